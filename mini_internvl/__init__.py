@@ -1,0 +1,32 @@
+"""mini-internvl: run, train, adapt and evaluate pocket vision-language models of the InternVL2 family.
+
+``load_model`` gives a torch module, ``load`` an engine that answers messages. Both import torch when first used;
+importing this package alone is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Engine", "GenerationConfig", "Reply", "__version__", "load", "load_model"]
+
+if TYPE_CHECKING:
+    from mini_internvl.engine import Engine, GenerationConfig, Reply, load
+    from mini_internvl.model.checkpoint import load_model
+
+_HOMES = {
+    "Engine": "mini_internvl.engine",
+    "GenerationConfig": "mini_internvl.engine",
+    "Reply": "mini_internvl.engine",
+    "load": "mini_internvl.engine",
+    "load_model": "mini_internvl.model.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,98 @@
+"""BDD-X control signals: the next speed (m/s) and the next turning angle (degrees), read from the answer's text.
+
+Figures per signal: RMSE in the signal's unit, and A_tau, the percentage of clips with an absolute error strictly below
+tau = 0.1, 0.5, 1 and 5, without wrap-around. How an answer becomes a number is defined nowhere, so it is stated here:
+the first decimal number in the text counts, whatever surrounds it. An answer without a readable number is never
+dropped: it is wrong in every A_tau and enters the RMSE with the error that WORST gives; the notes count them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from mini_internvl.benchmarks._bddx import answers_by_item, clip_items
+from mini_internvl.records import Item, Prediction, Score
+
+KINDS = ("speed", "turning_angle")
+WORST: Mapping[str, float] = {"speed": 50.0, "turning_angle": 180.0}
+"""Error of an unreadable answer, m/s and degrees: larger than any error that a plausible number can make."""
+TAUS = (0.1, 0.5, 1.0, 5.0)
+CLOSE = 1.0
+"""Error (m/s or degrees) below which :func:`right` calls one answer right."""
+HEADLINE = "speed/A1.0"
+LOWER_IS_BETTER = frozenset({"speed/RMSE", "turning_angle/RMSE"})
+
+_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)")
+
+
+def items(root: Path, split: str = "test") -> Iterator[Item]:
+    """Two items a clip of ``root/clips.jsonl``, ids ``<clip>/speed`` and ``<clip>/turning_angle``; nulls are left out.
+
+    Raises:
+        ValueError: the folder, a row or a frame is missing or wrong (named).
+    """
+    return clip_items(root, split, KINDS, max_new_tokens=16)
+
+
+def read_number(text: str) -> float | None:
+    """The first decimal number of a text, or None; a sign counts unless it joins words, as in ``Frame-1``."""
+    found = _NUMBER.search(text)
+    value = float(found.group().replace("\u2212", "-")) if found else math.nan
+    return value if math.isfinite(value) else None
+
+
+def right(item: Item, text: str) -> bool:
+    """Whether the answer's number is less than CLOSE from the truth."""
+    value = read_number(text)
+    return value is not None and abs(value - item.truth["answer"]) < CLOSE
+
+
+def score(items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
+    """The paper's ten columns, ``speed/RMSE`` to ``turning_angle/A5.0``.
+
+    Notes: ``unreadable`` counts the answers without a number, and ``worst_error`` repeats WORST.
+
+    Raises:
+        ValueError: there are no items.
+    """
+    from mini_internvl.metrics.signals import signal_scores
+
+    asked = list(items)
+    if not asked:
+        raise ValueError("bddx_signals: there are no items to score")
+    answers = answers_by_item(asked, predictions)
+    values: dict[str, float] = {}
+    unreadable: dict[str, int] = {}
+    for kind in KINDS:
+        mine = [item for item in asked if item.truth["kind"] == kind]
+        if not mine:
+            continue
+        truths = [float(item.truth["answer"]) for item in mine]
+        numbers = [read_number(answers[item.id] or "") for item in mine]
+        unreadable[kind] = sum(number is None for number in numbers)
+        filled = [truth + WORST[kind] if n is None else n for n, truth in zip(numbers, truths, strict=True)]
+        found = signal_scores(filled, truths)
+        values[f"{kind}/RMSE"] = found["rmse"]
+        values |= {f"{kind}/A{tau}": 100 * found[f"A_{tau}"] for tau in TAUS}
+    notes = {"unreadable": unreadable, "worst_error": dict(WORST)}
+    return Score(benchmark="bddx_signals", values=values, items=len(asked), notes=notes)
+
+
+EXAMPLE = (
+    [
+        {
+            "id": "test-000001",
+            "split": "test",
+            "frames": ["frames/test/000001-1.png"],
+            "description": "The car is slowing down.",
+            "justification": "because the light ahead is red.",
+            "speed": 9.31,
+            "turning_angle": -0.42,
+        }
+    ],
+    ["9.31", "-0.42 degrees"],
+    ["about 30 m/s", "it turns left"],
+)

@@ -1,0 +1,97 @@
+"""BDD-X text: what is the car doing, and why. CIDEr, BLEU-4 and ROUGE-L, all times 100, as the paper prints them.
+
+Each clip gives two items with one question each. ``full`` is the description, a space and the justification of the same
+clip, from the same two answers (by definition: no public scorer says how); a clip of which only one question is among
+the items has no part in it. An empty or missing answer is an empty caption: it lowers every figure and is counted in
+the notes. Captions go through the PTB tokenizer, so case and punctuation do not count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mini_internvl.benchmarks._bddx import answers_by_item, clip_items
+from mini_internvl.records import Item, Prediction, Score
+
+KINDS = ("description", "justification")
+COLUMNS = {"CIDEr": "CIDEr", "B4": "Bleu_4", "ROUGE": "ROUGE_L"}
+"""The paper's column -> the scorer's name."""
+HEADLINE = "description/CIDEr"
+LOWER_IS_BETTER: frozenset[str] = frozenset()
+
+
+def items(root: Path, split: str = "test") -> Iterator[Item]:
+    """Two items a clip of ``root/clips.jsonl``, ids ``<clip>/description`` and ``<clip>/justification``.
+
+    Raises:
+        ValueError: the folder, a row or a frame is missing or wrong (named).
+    """
+    return clip_items(root, split, KINDS, max_new_tokens=48)
+
+
+def score(items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
+    """The paper's nine columns, ``description/CIDEr`` to ``full/ROUGE``.
+
+    Notes: ``empty`` counts answers that were missing or blank, ``clips`` those in ``full``.
+
+    Raises:
+        ValueError: there are no items.
+    """
+    from mini_internvl.metrics.captions import caption_scores
+
+    asked = list(items)
+    if not asked:
+        raise ValueError("bddx_text: there are no items to score")
+    answers = {name: (text or "").strip() for name, text in answers_by_item(asked, predictions).items()}
+    clips: dict[str, dict[str, tuple[str, str]]] = {}  # clip -> kind -> (truth, answer)
+    for item in asked:
+        clips.setdefault(item.truth["clip"], {})[item.truth["kind"]] = (item.truth["answer"], answers[item.id])
+    pairs = {kind: [clip[kind] for clip in clips.values() if kind in clip] for kind in KINDS}
+    both = [(clip[KINDS[0]], clip[KINDS[1]]) for clip in clips.values() if len(clip) == len(KINDS)]
+    pairs["full"] = [(f"{one[0]} {two[0]}", f"{one[1]} {two[1]}") for one, two in both]
+
+    values: dict[str, float] = {}
+    for kind, rows in pairs.items():
+        if rows:
+            found = caption_scores([answer for _, answer in rows], [[truth] for truth, _ in rows])
+            values |= {f"{kind}/{column}": 100 * found[name] for column, name in COLUMNS.items()}
+    empty = sum(not text for text in answers.values())
+    return Score(benchmark="bddx_text", values=values, items=len(asked), notes={"empty": empty, "clips": len(both)})
+
+
+def right(item: Item, text: str) -> bool:
+    """Whether an answer has the truth's words; case and punctuation do not count, and the figures do not use it."""
+    return _words(text) == _words(item.truth["answer"])
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+EXAMPLE = (
+    [
+        {
+            "id": "test-000001",
+            "split": "test",
+            "frames": ["frames/test/000001-1.png"],
+            "description": "The car is slowing down.",
+            "justification": "because the light ahead is red.",
+        },
+        {
+            "id": "test-000002",
+            "split": "test",
+            "frames": ["frames/test/000002-1.png"],
+            "description": "The car accelerates and turns to the left.",
+            "justification": "because it is leaving the bend.",
+        },
+    ],
+    [
+        "The car is slowing down.",
+        "because the light ahead is red.",
+        "The car accelerates and turns to the left.",
+        "because it is leaving the bend.",
+    ],
+    ["A street.", "", "The car is slowing down.", "because the light ahead is red."],
+)

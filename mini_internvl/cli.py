@@ -1,0 +1,307 @@
+"""The ``minivl`` command: a table of commands, each importing its work only when called.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage. Errors are one or two lines that name the file, row or setting;
+``--debug`` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+app = typer.Typer(
+    name="minivl",
+    help="Pocket vision-language models of the InternVL2 family: ask, train, adapt to a domain, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Model = Annotated[Optional[str], typer.Option(help="Checkpoint folder or hub id; the nano model that ships with the package when left out.")]  # noqa: UP007, UP045, E501
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        from mini_internvl import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog='Example: minivl ask receipt.jpg "What is the total?"')
+def ask(
+    inputs: Annotated[list[str], typer.Argument(metavar="[PICTURE]... QUESTION", help="Pictures, then the question.")],
+    model: Model = None,
+    max_tiles: Annotated[Optional[int], typer.Option(help="Most tiles of all pictures together.")] = None,  # noqa: UP045
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of sampling.")] = None,  # noqa: UP045
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Ask about pictures; the answer is printed as it comes, then tiles, tokens and seconds."""
+    *pictures, question = inputs
+    if not pictures and Path(question).is_file():
+        raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
+    from mini_internvl import GenerationConfig, load
+
+    limits = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
+    content = [*({"type": "image", "image": path} for path in pictures), {"type": "text", "text": question}]
+    stream = engine.stream([{"role": "user", "content": content}], limits, max_tiles=max_tiles)
+    reply = _print_stream(stream, quiet=json)
+    if json:
+        _echo_json({name: getattr(reply, name) for name in ("text", "tiles", "prompt_tokens", "tokens", "seconds")})
+        return
+    speed = f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
+    typer.secho(speed, fg="bright_black", err=True)
+
+
+@app.command(epilog="Example: minivl chat --model OpenGVLab/InternVL2-1B")
+def chat(
+    model: Model = None,
+    picture: Annotated[Optional[list[str]], typer.Option("--picture", "-p", help="Picture of the first question.")] = None,  # noqa: UP045, E501
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Talk about pictures. ``/picture PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
+    from mini_internvl import load
+    from mini_internvl.commands.chat import talk
+
+    talk(load(model, device=device, dtype=dtype), picture or [])
+
+
+@app.command(epilog="Example: minivl train recipes/nano.yaml --output runs/nano stages.0.lr=5e-4")
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[a.b=value]...", help="Changes to the recipe.")] = None,  # noqa: UP045, E501
+    output: Annotated[Optional[Path], typer.Option(help="Run folder; runs/NAME when left out.")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
+) -> None:
+    """Train by a recipe. Ctrl-C stops after the step; the same command goes on."""
+    from mini_internvl import recipes, terminal
+    from mini_internvl.train.run import run_recipe
+
+    settings = recipes.load(recipe, overrides or [])
+    folder = output or Path("runs") / settings.name
+    with _stoppable() as should_stop:
+        best = run_recipe(
+            settings, folder, on_progress=terminal.Training(), should_stop=should_stop, workers=workers
+        )
+    typer.echo(f"checkpoint: {best}")
+
+
+@app.command(epilog="Example: minivl adapt driving-sim --epochs 4 --ratio 1")
+def adapt(
+    domain: Annotated[str, typer.Argument(help="Name of a domain, for instance driving-sim.")],
+    model: Model = None,
+    output: Annotated[Optional[Path], typer.Option(help="Run folder; runs/DOMAIN when left out.")] = None,  # noqa: UP045
+    data: Annotated[Optional[Path], typer.Option(help="Folder of raw records; built when left out.")] = None,  # noqa: UP045
+    train_clips: Annotated[Optional[int], typer.Option(help="Training clips to build.")] = None,  # noqa: UP045
+    test_clips: Annotated[Optional[int], typer.Option(help="Test clips to build.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[float], typer.Option(help="Passes over the domain's samples.")] = None,  # noqa: UP045
+    lr: Annotated[Optional[float], typer.Option(help="Peak learning rate.")] = None,  # noqa: UP045
+    ratio: Annotated[Optional[float], typer.Option(help="General to domain samples, the paper's r.")] = None,  # noqa: UP045
+    general_items: Annotated[int, typer.Option(help="Questions per kind of the general probe.")] = 100,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32 arithmetic.")] = "bf16",
+    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Adapt a model to a domain: score it, train, score again, probe what it forgot, write the report."""
+    from mini_internvl.adapt import AdaptConfig
+    from mini_internvl.commands.adapt import run
+
+    clips = {split: n for split, n in (("train", train_clips), ("test", test_clips)) if n is not None}
+    config = AdaptConfig(
+        domain=domain,
+        model=model,
+        output=output or Path("runs") / domain,
+        data=data,
+        clips=clips,
+        epochs=epochs,
+        lr=lr,
+        ratio=ratio,
+        general_items=general_items,
+        precision=precision,
+        seed=seed,
+        command=" ".join(["minivl", *sys.argv[1:]]),
+    )
+    with _stoppable() as should_stop:
+        run(config, should_stop, as_json=json)
+
+
+@app.command(epilog="Example: minivl demo")
+def demo(
+    output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    json: AsJson = False,
+) -> None:
+    """The whole way in minutes: nano answers about pictures, then learns to drive; ends with a table and a report."""
+    from mini_internvl.commands.demo import run
+
+    with _stoppable() as should_stop:
+        run(output, should_stop, as_json=json)
+
+
+@app.command(name="eval", epilog="Example: minivl eval synth --kinds shapes,words,charts --limit 200")
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help="Name of a benchmark, for instance synth.")],
+    model: Model = None,
+    data: Annotated[Optional[Path], typer.Option(help="Folder of the benchmark's files.")] = None,  # noqa: UP045
+    kinds: Annotated[str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")] = "shapes,words,charts",
+    limit: Annotated[Optional[int], typer.Option(help="At most this many items (synth: per kind).")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="synth: seed of the pictures.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
+    output: Annotated[Optional[Path], typer.Option(help="File that keeps every answer (jsonl).")] = None,  # noqa: UP045
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: AsJson = False,
+) -> None:
+    """Score a model on a benchmark."""
+    from mini_internvl.commands.evaluate import run
+
+    run(benchmark, model, data, kinds, limit, seed, batch_size, output, device, dtype, as_json=json)
+
+
+@app.command(epilog="Example: minivl report runs/driving-sim")
+def report(run: Annotated[Path, typer.Argument(help="Folder of an adaptation.")]) -> None:
+    """Write the HTML report of an adaptation again."""
+    from mini_internvl.report import adaptation
+
+    typer.echo(adaptation.build(run))
+
+
+@app.command(epilog="Example: minivl info --size 1B")
+def info(
+    size: Annotated[Optional[str], typer.Option(help="A released size: 1B, 2B or 4B.")] = None,  # noqa: UP045
+    model: Model = None,
+    json: AsJson = False,
+) -> None:
+    """Parameters and settings of a size or a checkpoint, without allocating its weights."""
+    from mini_internvl.commands.info import describe
+
+    facts = describe(size, model)
+    if json:
+        _echo_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:22} {value:,}" if isinstance(value, int) else f"{name:22} {value}")
+
+
+@data_app.command(epilog="Example: minivl data synth words charts --count 1000 --output data/synth")
+def synth(
+    kinds: Annotated[list[str], typer.Argument(help="Kinds of pictures, or all.")],
+    output: Annotated[Path, typer.Option(help="Folder for pictures and jsonl.")] = Path("data/synth"),
+    count: Annotated[int, typer.Option(help="Samples of each kind.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Other pictures for each seed.")] = 0,
+    split: Annotated[str, typer.Option(help="train, or test with held-out words, fonts and tables.")] = "train",
+) -> None:
+    """Draw pictures with questions and exact answers, as InternVL's meta JSON and jsonl."""
+    from mini_internvl import synth as drawing
+    from mini_internvl import terminal
+    from mini_internvl.synth import write
+
+    names = [k for k in drawing.KINDS if drawing.missing(k) is None] if kinds == ["all"] else kinds
+    meta = write.write(names, count, output, seed=seed, split=split, progress=terminal.Counter("drawing"))
+    typer.echo(meta)
+
+
+@data_app.command(epilog="Example: sudo apt-get install $(minivl data fonts)")
+def fonts() -> None:
+    """Names of the Debian font packages that nano's training used."""
+    from mini_internvl.synth.fonts import FONT_PACKAGES
+
+    typer.echo(" ".join(FONT_PACKAGES))
+
+
+def _print_stream(stream: Any, *, quiet: bool) -> Any:
+    """Print pieces as they come; returns the reply."""
+    while True:
+        try:
+            piece = next(stream)
+        except StopIteration as end:
+            if not quiet:
+                typer.echo()
+            return end.value
+        if not quiet:
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+
+
+def _echo_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+class _stoppable:
+    """First Ctrl-C asks the work to stop at the next safe point, the second stops at once."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        self.asked = False
+        self.before = signal.signal(signal.SIGINT, self._stop)
+        return lambda: self.asked
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        typer.echo("\nstopping after this step (Ctrl-C again stops at once)", err=True)
+
+    def __exit__(self, *error: Any) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+
+def main() -> None:
+    """Run the command line; every error ends as a plain line and an exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=False)
+    except typer.Abort:
+        _fail("stopped", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from what is saved", 1)
+    except Exception as error:
+        if debug:
+            raise
+        _explain(error)
+
+
+def _explain(error: Exception) -> None:
+    """One line for an expected error, two for an unexpected one."""
+    show = getattr(error, "format_message", None)
+    if show is not None:  # typer's usage errors
+        context = getattr(error, "ctx", None)
+        hint = f"\ntry: {context.command_path} --help" if context else ""
+        _fail(f"{show()}{hint}", getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Interrupted":
+        _fail(f"{error}; the same command goes on", 1)
+    if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
+        _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+    _fail(f"{type(error).__name__}: {error}\nthis should not happen; minivl --debug shows where", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.secho(f"minivl: {message}", err=True, fg="red" if sys.stderr.isatty() else None)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""``minivl chat``: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from mini_internvl.engine import Engine
+from mini_internvl.inputs.images import load_image
+from mini_internvl.records import Message
+
+
+def talk(engine: Engine, pictures: Sequence[str]) -> None:
+    """Ask line by line until /quit or the end of input; a bad picture is told and left out."""
+    messages: list[Message] = []
+    waiting = [path for path in pictures if _readable(path)]
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        if line == "/new":
+            messages, waiting = [], []
+        elif line.startswith("/picture"):
+            path = line.removeprefix("/picture").strip()
+            waiting += [path] if _readable(path) else []
+        elif line.startswith("/"):
+            typer.echo("commands: /picture PATH, /new, /quit", err=True)
+        elif line:
+            content: Any = [{"type": "image", "image": path} for path in waiting]
+            messages.append({"role": "user", "content": [*content, {"type": "text", "text": line}]})
+            waiting = []
+            messages.append({"role": "assistant", "content": _answer(engine, messages)})
+
+
+def _answer(engine: Engine, messages: Sequence[Message]) -> str:
+    pieces = []
+    for piece in engine.stream(messages):
+        typer.echo(piece, nl=False)
+        sys.stdout.flush()
+        pieces.append(piece)
+    typer.echo()
+    return "".join(pieces)
+
+
+def _readable(path: str) -> bool:
+    try:
+        load_image(path)
+    except (ValueError, OSError) as error:
+        typer.echo(f"minivl: {error}", err=True)
+        return False
+    return True

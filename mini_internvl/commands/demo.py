@@ -1,0 +1,39 @@
+"""``minivl demo``: nano answers about drawn pictures, then is adapted to driving, in minutes on two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from mini_internvl import load, synth
+from mini_internvl.adapt import AdaptConfig
+from mini_internvl.commands.adapt import run as run_adapt
+
+SHOWN = ("shapes", "words", "charts")
+
+
+def run(output: Path, should_stop: Callable[[], bool], *, as_json: bool = False) -> None:
+    """Show a few answers, then ``minivl adapt driving-sim`` with settings for a quick look."""
+    if not as_json:
+        _show_answers(output / "pictures")
+    config = AdaptConfig(
+        domain="driving-sim", output=output, command=f"minivl demo --output {output}"
+    )
+    run_adapt(config, should_stop, as_json=as_json)
+
+
+def _show_answers(folder: Path) -> None:
+    """Nano's answers on pictures it has never seen, kept as files to look at."""
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = load()
+    typer.echo("The nano model that ships with the package, on pictures it has never seen:")
+    for kind in (kind for kind in SHOWN if synth.missing(kind) is None):
+        image, (asked, *_) = synth.draw(kind, 4, 1, "test")
+        path = folder / f"{kind}.png"
+        image.save(path)
+        content = [{"type": "image", "image": path}, {"type": "text", "text": asked.question}]
+        reply = engine.chat([{"role": "user", "content": content}])
+        typer.echo(f'  minivl ask {path} "{asked.question}"\n    {reply.text}   (truth: {asked.answer})')
+    typer.echo("")

@@ -1,0 +1,39 @@
+"""``minivl info``: sizes and settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mini_internvl.engine.engine import resolve
+from mini_internvl.model.checkpoint import read_config
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.sizes import count_parameters, official_config
+
+
+def describe(size: str | None, model: str | None) -> dict[str, Any]:
+    """Counted on shapes alone: no weight is allocated or read.
+
+    Raises:
+        ValueError: both a size and a model are given, or one of them is unknown.
+    """
+    if size and model:
+        raise ValueError("give either --size or --model")
+    if size:
+        config, name = VLMConfig.from_official(official_config(size)), size
+    else:
+        folder = resolve(model)
+        config, name = read_config(folder), model or "nano"
+    counts = count_parameters(config)
+    return {
+        "model": name,
+        "vision encoder": counts["vision"],
+        "projector": counts["projector"],
+        "language model": counts["llm"],
+        "total": counts["total"],
+        "language model kind": config.llm.architecture,
+        "template": config.template,
+        "tile": f"{config.image_size} px, {config.tokens_per_tile} tokens",
+        "tiles of a picture": f"{config.min_tiles} to {config.max_tiles}"
+        + (", then a thumbnail" if config.use_thumbnail else ""),
+        "vocabulary": config.llm.vocab_size,
+    }

@@ -1,0 +1,282 @@
+"""Driving clips from a physics simulator, in BDD-X's question set: what the car does, why, next speed, next angle.
+
+``build`` drives Gymnasium's CarRacing-v3 (extra ``sim``) and writes pictures and ``clips.jsonl``; ``convert`` reads
+that folder, or any other in the same shape (``mini_internvl/benchmarks/_bddx.py``). Unusual:
+
+* Speed is in world units per second. Box2D works in metres and the simulated car is about 5 m long, hence "m/s".
+* The turning angle is the change of heading from the last frame to one interval after it, in degrees, left positive
+  (ISO 8855's counter-clockwise sense). The next speed is the speed at that same moment.
+* Splits use track seeds from ranges that never meet, one track a clip; the same seed gives the same files, also after
+  an interrupted build. Pictures show speed, front wheel angle and turning rate as bars (``_car_view.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.benchmarks._bddx import CLIPS, QUESTIONS, frame_parts, number_text, read_clips
+from mini_internvl.records import Message, Sample
+
+SOURCE = "driving-sim"
+TITLE = "Driving (simulated BDD-X)"
+FORMAT = 1
+"""Raised when drivers, pictures or wordings change, so that an old folder is not continued."""
+SEEDS: Mapping[str, int] = {"train": 0, "validation": 1_000_000_000, "test": 2_000_000_000}
+"""First track seed of each split."""
+SEEDS_PER_BUILD = 1_000_000
+"""Track seeds that one ``seed`` of :func:`build` may use in a split."""
+MAX_SEED = 1_000
+
+BENCHMARKS = ("bddx_text", "bddx_signals")
+
+RECIPE: Mapping[str, Any] = {
+    "epochs": 6,
+    "lr": 4e-4,
+    "weight_decay": 0.01,
+    "warmup_ratio": 0.03,
+    "batch_size": 16,
+    "general_ratio": 1.0,
+    "max_tiles": 1,
+    "clips": {"train": 600, "validation": 60, "test": 150},
+}
+"""Suggested settings for the nano model; the paper's 1B to 4B use lr 1e-5 and general data at the same ratio of 1."""
+
+WORDINGS: Mapping[str, Sequence[str]] = {
+    "description": (
+        QUESTIONS["description"],
+        "What is the current action of the car?",
+        "Describe what the car does in these frames.",
+        "How is the car being driven?",
+    ),
+    "justification": (
+        QUESTIONS["justification"],
+        "Why does the car behave like this?",
+        "What is the reason for this action?",
+        "Explain why the car acts this way.",
+    ),
+    "speed": (
+        QUESTIONS["speed"],
+        "What will the speed of the car be in the next frame, in m/s?",
+        "Now predict the car's next speed in m/s:",
+    ),
+    "turning_angle": (
+        QUESTIONS["turning_angle"],
+        "By how many degrees will the car turn until the next frame?",
+        "Now predict the car's next turning angle in degrees:",
+    ),
+}
+"""The ways a question is asked in training; the first of each is the benchmarks' own."""
+
+
+def convert(raw: Path, split: str = "train") -> Iterator[Sample]:
+    """One conversation a clip: the frames and four questions, in an order and wording drawn from the clip's id.
+
+    Raises:
+        ValueError: the folder, a row or a frame is missing or wrong (named).
+    """
+    for row in read_clips(Path(raw), split):
+        yield _sample(row, frame_parts(raw, row))
+
+
+def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
+    """The conversation of one row; null signals are not asked for."""
+    rng = random.Random(row["id"])
+    kinds = [kind for kind in QUESTIONS if row.get(kind) is not None]
+    rng.shuffle(kinds)
+    messages: list[Message] = []
+    for turn, kind in enumerate(kinds):
+        question = rng.choice(WORDINGS[kind])
+        content = question if turn else [*frames, {"type": "text", "text": question}]
+        answer = row[kind] if isinstance(row[kind], str) else number_text(row[kind])
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return Sample(id=row["id"], messages=messages, source=SOURCE, max_tiles=1)
+
+
+def build(
+    folder: str | Path,
+    *,
+    train: int = 600,
+    validation: int = 60,
+    test: int = 150,
+    frames: int = 4,
+    interval: float = 0.4,
+    size: int = 112,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Drives the clips and writes the raw folder; an interrupted build goes on where it stopped.
+
+    ``clips.jsonl`` appears when everything is there; until then finished clips wait in ``clips.part.jsonl``. A finished
+    folder is returned as it is, and extended when more clips are asked for.
+
+    Args:
+        folder: made if missing.
+        train, validation, test: clips of each split.
+        frames: pictures of a clip, ``interval`` seconds apart (a multiple of 0.02), ``size`` pixels square.
+        seed: 0..999, other clips for each.
+        progress: called with (clips done, clips in all) after each clip.
+
+    Returns:
+        The path of ``clips.jsonl``.
+
+    Raises:
+        ValueError: a setting is out of range, the folder was built with other settings, or gymnasium is missing.
+    """
+    counts = {"train": train, "validation": validation, "test": test}
+    settings = {"format": FORMAT, "frames": frames, "interval": interval, "size": size, "seed": seed}
+    _check_settings(counts, settings)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_same(folder / "build.json", settings)
+
+    wanted = [(split, index) for split, count in counts.items() for index in range(count)]
+    part = folder / "clips.part.jsonl"
+    done = {**_finished(folder / CLIPS), **_finished(part)}
+    if progress and done:
+        progress(sum(_clip_id(*clip) in done for clip in wanted), len(wanted))
+    _replace(part, "".join(map(_line, done.values())).encode())
+    with part.open("a", encoding="utf-8") as file:
+        for number, (split, index) in enumerate(wanted, 1):
+            if _clip_id(split, index) not in done:
+                row = _build_clip(folder, split, index, settings)
+                done[row["id"]] = row
+                file.write(_line(row))
+                file.flush()
+                if progress:
+                    progress(number, len(wanted))
+    text = "".join(_line(done[_clip_id(*clip)]) for clip in wanted)
+    _replace(folder / CLIPS, text.encode())
+    part.unlink()
+    return folder / CLIPS
+
+
+def _check_settings(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
+    for split, count in counts.items():
+        if not 0 <= count <= SEEDS_PER_BUILD:
+            raise ValueError(f"{split} is {count}; it must be between 0 and {SEEDS_PER_BUILD}")
+    if not 1 <= settings["frames"] <= 40:
+        raise ValueError(f"frames is {settings['frames']}; it must be between 1 and 40")
+    steps = settings["interval"] / 0.02
+    if steps < 0.5 or abs(steps - round(steps)) > 1e-6:
+        raise ValueError(f"interval is {settings['interval']}; it must be a multiple of 0.02 seconds")
+    if not 56 <= settings["size"] <= 1024:
+        raise ValueError(f"size is {settings['size']}; it must be between 56 and 1024 pixels")
+    if not 0 <= settings["seed"] < MAX_SEED:
+        raise ValueError(f"seed is {settings['seed']}; it must be between 0 and {MAX_SEED - 1}")
+
+
+def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
+    """Keeps the settings beside the clips, or checks them against those kept."""
+    if not path.exists():
+        _replace(path, json.dumps(settings, indent=1).encode())
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if kept.get(name) != value:
+            raise ValueError(
+                f"{path.parent} was built with {name} {kept.get(name)}, not {value}; delete it or use another folder"
+            )
+
+
+def _finished(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run whose frames are there, by id; a line torn by a kill is left out."""
+    rows: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if all((path.parent / frame).is_file() for frame in row["frames"]):
+                rows[row["id"]] = row
+    return rows
+
+
+def _build_clip(folder: Path, split: str, index: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Drives one clip, writes its frames, returns its row."""
+    from mini_internvl.domains._car_racing import simulate
+    from mini_internvl.domains._driving_words import captions
+
+    track_seed = SEEDS[split] + settings["seed"] * SEEDS_PER_BUILD + index
+    interval = settings["interval"]
+    rollout = simulate(track_seed, frames=settings["frames"], interval=interval, size=settings["size"])
+    names = [f"frames/{split}/{index:06d}-{number}.png" for number in range(1, settings["frames"] + 1)]
+    for name, frame in zip(names, rollout.frames, strict=True):
+        buffer = io.BytesIO()
+        frame.save(buffer, "PNG")
+        _replace(folder / name, buffer.getvalue())
+
+    *seen, after = rollout.states
+    description, justification = captions(seen, track_seed)
+    return {
+        "id": _clip_id(split, index),
+        "split": split,
+        "track_seed": track_seed,
+        "frames": names,
+        "interval": interval,
+        "description": description,
+        "justification": justification,
+        "speed": round(after.speed, 2) + 0.0,
+        "turning_angle": round(after.heading - seen[-1].heading, 2) + 0.0,
+        "situation": rollout.clip.situation,
+        "style": rollout.clip.style,
+        "states": [dataclasses.asdict(state) for state in rollout.states],
+    }
+
+
+def _clip_id(split: str, index: int) -> str:
+    return f"{split}-{index:06d}"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    os.replace(draft, path)
+
+
+EXAMPLE = (
+    {
+        "id": "train-000007",
+        "split": "train",
+        "frames": ["frames/train/000007-1.png", "frames/train/000007-2.png"],
+        "description": "The car is slowing down.",
+        "justification": "because the light ahead is red.",
+        "speed": 9.314,
+        "turning_angle": -0.4,
+    },
+    Sample(
+        id="train-000007",
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": "frames/train/000007-1.png", "name": "Frame-1"},
+                    {"type": "image", "image": "frames/train/000007-2.png", "name": "Frame-2"},
+                    {"type": "text", "text": "Explain why the car acts this way."},
+                ],
+            },
+            {"role": "assistant", "content": "because the light ahead is red."},
+            {"role": "user", "content": "What will the speed of the car be in the next frame, in m/s?"},
+            {"role": "assistant", "content": "9.31"},
+            {"role": "user", "content": "How is the car being driven?"},
+            {"role": "assistant", "content": "The car is slowing down."},
+            {"role": "user", "content": "Now predict the car's next turning angle in degrees:"},
+            {"role": "assistant", "content": "-0.40"},
+        ],
+        source=SOURCE,
+        max_tiles=1,
+    ),
+)

@@ -1,0 +1,263 @@
+"""The engine: a checkpoint folder with its tokenizer, template and tile settings, ready to answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.inputs import chat
+from mini_internvl.inputs.tiles import TileConfig, pixel_values
+from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
+from mini_internvl.model.checkpoint import CheckpointError, load_model, read_json
+from mini_internvl.model.vlm import InternVL
+from mini_internvl.records import ChatTemplate, Message
+
+NANO = Path(__file__).parent.parent / "nano"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A conversation as the model reads it."""
+
+    input_ids: list[int]
+    """Token ids, the assistant's turn open."""
+    pixel_values: Tensor
+    """(tiles, 3, S, S)."""
+    tiles: tuple[int, ...]
+    """Tiles of each picture, thumbnails counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer with what it cost; ``str(reply)`` is the text."""
+
+    text: str
+    """The answer."""
+    tiles: int
+    """Picture tiles read."""
+    prompt_tokens: int
+    """Tokens before the answer, visual ones included."""
+    tokens: int
+    """Tokens of the answer."""
+    seconds: float
+    """Wall-clock seconds from call to last token."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Engine:
+    """A model that answers messages.
+
+    Args:
+        model: loaded weights.
+        tokenizer: of the same checkpoint.
+        template: chat template.
+        system_message: replaces the template's own when not ``None``.
+        stop_ids: tokens that end an answer; the template's separator is always among them.
+        fast_images: resize pictures with the faster path, equal within 1/255.
+    """
+
+    def __init__(
+        self,
+        model: InternVL,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        *,
+        system_message: str | None = None,
+        stop_ids: Sequence[int] = (),
+        fast_images: bool = False,
+    ) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.system_message = system_message
+        self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep)])
+        self.fast_images = fast_images
+
+    def prepare(self, messages: Sequence[Message], *, max_tiles: int | None = None) -> Prompt:
+        """Messages -> ids and pixels.
+
+        Args:
+            messages: OpenAI shape, last turn from the user.
+            max_tiles: most tiles for all pictures together, thumbnails not counted; ``None`` uses the model's.
+
+        Raises:
+            ValueError: a picture cannot be read or the conversation is malformed.
+        """
+        if not messages or messages[-1]["role"] != "user":
+            raise ValueError("the last message must come from the user")
+        config = self.model.config
+        parts = chat.images(messages)
+        tiles = TileConfig(
+            image_size=config.image_size,
+            min_tiles=config.min_tiles,
+            max_tiles=chat.tile_limits(len(parts), max_tiles or config.max_tiles),
+            use_thumbnail=config.use_thumbnail,
+            fast=self.fast_images,
+        )
+        pixels = [pixel_values(part["image"], tiles) for part in parts]
+        encoded = chat.encode(
+            messages,
+            self.tokenizer,
+            template=self.template,
+            tiles=[len(p) for p in pixels],
+            tokens_per_tile=config.tokens_per_tile,
+            system_message=self.system_message,
+        )
+        empty = torch.empty(0, 3, config.image_size, config.image_size)
+        return Prompt(
+            input_ids=encoded.input_ids,
+            pixel_values=torch.cat(pixels) if pixels else empty,
+            tiles=tuple(len(p) for p in pixels),
+        )
+
+    def chat(
+        self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
+    ) -> Reply:
+        """Answer one conversation."""
+        return self.chat_batch([messages], config, max_tiles=max_tiles)[0]
+
+    def chat_batch(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        config: GenerationConfig | None = None,
+        *,
+        max_tiles: int | None = None,
+    ) -> list[Reply]:
+        """Answer several conversations at once; each gets the answer it would get alone."""
+        began = time.monotonic()
+        prompts = [self.prepare(messages, max_tiles=max_tiles) for messages in conversations]
+        answers: list[list[int]] = [[] for _ in prompts]
+        for tokens in self._generate(prompts, config or GenerationConfig()):
+            for row, token in tokens.items():
+                answers[row].append(token)
+        seconds = time.monotonic() - began
+        return [self._reply(p, ids, seconds / len(prompts)) for p, ids in zip(prompts, answers, strict=True)]
+
+    def stream(
+        self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
+    ) -> Iterator[str]:
+        """Answer one conversation piece by piece; the generator's return value is the whole :class:`Reply`.
+
+        A piece is held back while it ends inside a character that needs several tokens.
+        """
+        began = time.monotonic()
+        prompt = self.prepare(messages, max_tiles=max_tiles)
+        ids: list[int] = []
+        shown = ""
+        for tokens in self._generate([prompt], config or GenerationConfig()):
+            ids.append(tokens[0])
+            text = self.tokenizer.decode(ids)
+            if not text.endswith("\ufffd") and text.startswith(shown):
+                if text != shown:
+                    yield text[len(shown) :]
+                shown = text
+        reply = self._reply(prompt, ids, time.monotonic() - began)
+        whole = self.tokenizer.decode(ids)
+        if whole != shown:
+            yield whole[len(shown) :]
+        return reply
+
+    def _generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[dict[int, int]]:
+        pixels = torch.cat([prompt.pixel_values for prompt in prompts]).to(self.model.device)
+        with torch.inference_mode():
+            visual = self.model.encode_images(pixels) if len(pixels) else None
+        return generate(self.model, [prompt.input_ids for prompt in prompts], visual, config, self.stop_ids)
+
+    def _reply(self, prompt: Prompt, ids: list[int], seconds: float) -> Reply:
+        return Reply(
+            text=self.tokenizer.decode(ids).strip(),
+            tiles=sum(prompt.tiles),
+            prompt_tokens=len(prompt.input_ids),
+            tokens=len(ids),
+            seconds=seconds,
+        )
+
+
+def load(
+    path_or_hub_id: str | Path | None = None,
+    backend: str = "auto",
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    fast_images: bool = False,
+) -> Engine:
+    """Load an engine.
+
+    Args:
+        path_or_hub_id: a folder in the official layout, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
+            the nano model that ships with the package.
+        backend: "auto" or "torch".
+        dtype: "auto", "float32", "bfloat16" or "float16"; "auto" takes bfloat16 on a GPU, float32 on a CPU for small
+            models and where the processor has no bfloat16 arithmetic.
+        device: "auto", "cpu", "cuda", "mps", ...
+        fast_images: see :class:`Engine`.
+
+    Raises:
+        ValueError: the folder or hub id cannot be used; the message says why.
+    """
+    if backend not in ("auto", "torch"):
+        raise ValueError(f'unknown backend "{backend}"; known: auto, torch')
+    folder = resolve(path_or_hub_id)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    model = load_model(folder, dtype=_dtype(dtype, device, folder), device=device)
+    tokenizer = load_tokenizer(folder)
+    template = chat.find_template(model.config.template)
+    stop_ids: list[int] = []
+    if (folder / "generation_config.json").exists():
+        eos = read_json(folder / "generation_config.json").get("eos_token_id", [])
+        stop_ids = [eos] if isinstance(eos, int) else list(eos)
+    return Engine(
+        model,
+        tokenizer,
+        template,
+        system_message=model.config.system_message,
+        stop_ids=stop_ids,
+        fast_images=fast_images,
+    )
+
+
+def resolve(path_or_hub_id: str | Path | None) -> Path:
+    """The folder of a checkpoint: nano's for ``None``, a local one, or a downloaded snapshot of a hub id.
+
+    Raises:
+        CheckpointError: it is neither, or the download failed.
+    """
+    if path_or_hub_id is None:
+        return NANO
+    path = Path(path_or_hub_id)
+    if path.is_dir():
+        return path
+    name = str(path_or_hub_id)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"{name} is neither a checkpoint folder nor a hub id such as OpenGVLab/InternVL2-1B")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{name} is no local folder and could not be fetched from the hub: {first}") from None
+
+
+def _dtype(dtype: str, device: str, folder: Path) -> str:
+    if dtype != "auto":
+        return dtype
+    if device != "cpu":
+        return "bfloat16"
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return "bfloat16" if size > 200e6 and torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def user(text: str, *images: object) -> list[Message]:
+    """A one-turn conversation: pictures, then a question."""
+    parts = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]

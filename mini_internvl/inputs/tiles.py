@@ -1,0 +1,147 @@
+"""Dynamic resolution: a picture becomes the grid of tiles that fits its shape, then a thumbnail of the whole.
+
+The grid, the resizing and the numbers are the original's, bit for bit, by default; the work is arranged anew: decode once,
+resize the canvas and the thumbnail at the same time, and normalise all tiles in one go.
+Source: ``internvl/train/dataset.py`` (``dynamic_preprocess``, ``build_transform``); paper section 3.1.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from mini_internvl.inputs.images import ImageError, load_image
+
+__all__ = ["ImageError", "TileConfig", "choose_grid", "load_image", "normalise", "pixel_values", "split_tiles"]
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+LARGE = 600_000
+"""Pixels of a picture from which threads pay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileConfig:
+    """How a picture is cut."""
+
+    image_size: int = 448
+    """Tile side in pixels."""
+    min_tiles: int = 1
+    """Fewest tiles of the grid."""
+    max_tiles: int = 12
+    """Most tiles of the grid (12 in training, up to 40 in testing), thumbnail not counted."""
+    use_thumbnail: bool = True
+    """Append the whole picture as a last tile when the grid has several."""
+    fast: bool = False
+    """Resize with torch instead of Pillow: faster, equal within 1/255 but for a few pixels in a million."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tiles <= self.max_tiles:
+            raise ValueError(f"tiles must be 1 <= min <= max, not {self.min_tiles} and {self.max_tiles}")
+
+
+@functools.cache
+def _grids(min_tiles: int, max_tiles: int) -> list[tuple[int, int]]:
+    """All (columns, rows) with a product in range, smaller products first."""
+    sides = range(1, max_tiles + 1)
+    grids = [(i, j) for i in sides for j in sides if min_tiles <= i * j <= max_tiles]
+    return sorted(grids, key=lambda grid: grid[0] * grid[1])
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_grid(
+    width: int, height: int, *, min_tiles: int = 1, max_tiles: int = 12, image_size: int = 448
+) -> tuple[int, int]:
+    """(columns, rows) of the grid whose shape is nearest to the picture's.
+
+    Of equally near grids the larger one is taken when the picture's area exceeds half the grid's.
+    """
+    best, best_difference = (1, 1), float("inf")
+    for columns, rows in _grids(min_tiles, max_tiles):
+        difference = abs(width / height - columns / rows)
+        large_enough = width * height > 0.5 * image_size * image_size * columns * rows
+        if difference < best_difference or (difference == best_difference and large_enough):
+            best, best_difference = (columns, rows), difference
+    return best
+
+
+def split_tiles(image: Image.Image, config: TileConfig) -> np.ndarray:
+    """An RGB picture -> uint8 tiles (N, S, S, 3), row by row, the thumbnail last."""
+    size = config.image_size
+    columns, rows = choose_grid(
+        image.width, image.height, min_tiles=config.min_tiles, max_tiles=config.max_tiles, image_size=size
+    )
+    targets = [(columns * size, rows * size)]
+    if columns * rows > 1 and config.use_thumbnail:
+        targets.append((size, size))
+    resize = _resize_torch if config.fast else _resize_pillow
+    canvas, *thumbnail = resize(image, targets)
+    tiles = canvas.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
+    return np.concatenate([tiles, *(picture[None] for picture in thumbnail)])
+
+
+def _resize_pillow(image: Image.Image, targets: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Resize to each (width, height), bicubic; for a large picture each on a thread of its own.
+
+    A canvas is never cut into bands: Pillow picks the order of its two passes from the shapes, so that a band can come
+    out differently from the same rows of the whole.
+    """
+    jobs = [functools.partial(lambda size: np.asarray(image.resize(size)), target) for target in targets]
+    return _on_threads(jobs) if image.width * image.height >= LARGE else [job() for job in jobs]
+
+
+def _resize_torch(image: Image.Image, targets: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Resize with torch's antialiased bicubic kernel on bytes; the thumbnail on a second thread."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+
+    def one(width: int, height: int) -> np.ndarray:
+        resized = F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
+
+    return _on_threads([functools.partial(one, *target) for target in targets])
+
+
+def _on_threads(jobs: list[Callable[[], Any]]) -> list[Any]:
+    """Run the first job here and the others on threads; results in order."""
+    others = [_pool(os.getpid()).submit(job) for job in jobs[1:]]
+    first = jobs[0]()
+    return [first, *(other.result() for other in others)]
+
+
+@functools.cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """One pool per process: threads do not survive a fork."""
+    return ThreadPoolExecutor(2, thread_name_prefix="tiles")
+
+
+@functools.cache
+def _statistics() -> tuple[Tensor, Tensor]:
+    return torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def normalise(tiles: np.ndarray) -> Tensor:
+    """uint8 (N, S, S, 3) -> float32 (N, 3, S, S): to [0, 1], minus the ImageNet mean, over its deviation."""
+    mean, std = _statistics()
+    n, height, width, _ = tiles.shape
+    pixels = torch.empty(n, 3, height, width)
+    pixels.copy_(torch.from_numpy(tiles).permute(0, 3, 1, 2))
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+def pixel_values(source: Any, config: TileConfig) -> Tensor:
+    """A picture (see :func:`load_image`) -> normalised tiles (N, 3, S, S), float32.
+
+    Raises:
+        ImageError: the picture cannot be used.
+    """
+    return normalise(split_tiles(load_image(source), config))

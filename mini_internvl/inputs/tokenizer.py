@@ -1,0 +1,325 @@
+"""Tokenizers from a checkpoint folder's own files, without running code from the folder.
+
+Three kinds: ``vocab.json`` + ``merges.txt`` (Qwen2's byte-level BPE), ``tokenizer.model`` (sentencepiece, with the habits
+of the slow Llama and InternLM2 tokenizers, which the released models were trained with), and ``tokenizer.json``.
+
+Unusual: sentencepiece checkpoints are tokenised piece by piece between added tokens. The slow InternLM2 tokenizer puts a
+space before every piece; the slow Llama one (``legacy`` false) only before the first, and then drops it when an added
+token comes first. White space next to an added token goes where its ``lstrip`` / ``rstrip`` flags say so.
+Source: ``tokenization_utils.py`` and ``tokenization_llama.py`` of transformers 4.37, ``tokenization_internlm2.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sentencepiece
+    import tokenizers
+
+QWEN2_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's pre-tokenisation (``tokenization_qwen2.py``)."""
+SPACE = "\u2581"
+"""Sentencepiece's visible space."""
+NO_SPACE_IN_FRONT = b"\x1a\x02\x18\x00"
+"""``normalizer_spec { add_dummy_prefix: false }`` as protobuf; appended to a model file it overrides the field."""
+
+
+class TokenizerError(ValueError):
+    """Tokenizer files that are missing or broken; the message names the file and the fix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedToken:
+    """A token outside the base vocabulary, found in text before anything else."""
+
+    content: str
+    """The token's text."""
+    id: int
+    """Its number."""
+    lstrip: bool = False
+    """White space before it is dropped."""
+    rstrip: bool = False
+    """White space after it is dropped."""
+    single_word: bool = False
+    """Only found where no letter touches it."""
+    special: bool = True
+    """Left out of decoded text."""
+
+
+class Tokenizer:
+    """Text <-> token ids; made by :func:`load_tokenizer`."""
+
+    kind: str
+    """"bpe", "sentencepiece" or "json"."""
+
+    def __init__(self, added: Sequence[AddedToken]) -> None:
+        self.added = {token.content: token for token in added}
+        self._special = {token.id for token in added if token.special}
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, added ones included."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; a BOS comes first where the kind has one."""
+        raise NotImplementedError
+
+    def continue_ids(self, text: str) -> list[int]:
+        """Ids of a text that follows other text: no BOS, and nothing that only stands at a beginning."""
+        return self.encode(text)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of ids. A character whose last bytes are still missing shows as U+FFFD at the end."""
+        raise NotImplementedError
+
+    def token_id(self, token: str) -> int:
+        """Id of one token; ValueError when there is none of that text."""
+        if token in self.added:
+            return self.added[token].id
+        number = self._base_id(token)
+        if number is None:
+            raise TokenizerError(f'the tokenizer has no token "{token}"')
+        return number
+
+    def _base_id(self, token: str) -> int | None:
+        raise NotImplementedError
+
+    def _kept(self, ids: Iterable[int], skip_special: bool) -> list[int]:
+        return [number for number in map(int, ids) if not (skip_special and number in self._special)]
+
+
+class FastTokenizer(Tokenizer):
+    """A tokenizer that the ``tokenizers`` library runs."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, added: Sequence[AddedToken], kind: str) -> None:
+        super().__init__(added)
+        self.backend, self.kind = backend, kind
+
+    @property
+    def size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=self.kind == "json").ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        return self.backend.decode(self._kept(ids, skip_special), skip_special_tokens=False)
+
+    def _base_id(self, token: str) -> int | None:
+        return self.backend.token_to_id(token)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A ``tokenizer.model`` with the habits of the slow tokenizer it was trained with.
+
+    Args:
+        model: the loaded sentencepiece model.
+        added: added tokens.
+        prefix_every_piece: a space before every piece between added tokens (InternLM2, old Llama), or only before the
+            whole text (Llama with ``legacy`` false).
+        add_bos: whether BOS comes first.
+        named: tokens with a role (bos, eos, ..., additional special tokens); the leading space is dropped before these.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(
+        self,
+        model: sentencepiece.SentencePieceProcessor,
+        added: Sequence[AddedToken],
+        *,
+        prefix_every_piece: bool,
+        add_bos: bool,
+        named: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(added)
+        self.model, self.prefix_every_piece = model, prefix_every_piece
+        self._named = {self.added[token].id for token in named if token in self.added}
+        self.bos = [model.bos_id()] if add_bos else []
+        longest_first = sorted(self.added, key=len, reverse=True)
+        self._splitter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
+        self._unknown = model.id_to_piece(model.unk_id())
+        self._unknown_length = len(model.encode(self._unknown, out_type=str))
+
+    @property
+    def size(self) -> int:
+        return max(self.model.get_piece_size(), 1 + max((token.id for token in self.added.values()), default=0))
+
+    def encode(self, text: str) -> list[int]:
+        if self.prefix_every_piece or not text:
+            return self.bos + self.continue_ids(text)
+        ids = self.continue_ids(SPACE + text.replace(SPACE, " "))
+        lone_space = self.model.piece_to_id(SPACE)
+        if len(ids) > 1 and ids[0] == lone_space and ids[1] in self._named:
+            ids = ids[1:]
+        return self.bos + ids
+
+    def continue_ids(self, text: str) -> list[int]:
+        return [number for piece in self._pieces(text) for number in self._piece_ids(piece)]
+
+    def _pieces(self, text: str) -> list[str]:
+        """Cut a text at added tokens and move white space as their flags say."""
+        if self._splitter is None:
+            return [text]
+        pieces = [piece for piece in self._splitter.split(text) if piece]
+        for i, piece in enumerate(pieces):
+            token = self.added.get(piece)
+            if token is None:
+                continue
+            if token.rstrip and i + 1 < len(pieces):
+                pieces[i + 1] = pieces[i + 1].lstrip()
+            if token.lstrip and i:
+                pieces[i - 1] = pieces[i - 1].rstrip()
+        return [piece for piece in pieces if piece]
+
+    def _piece_ids(self, piece: str) -> list[int]:
+        if piece in self.added:
+            return [self.added[piece].id]
+        if self.prefix_every_piece or not piece.startswith((SPACE, " ")):
+            return self.model.encode(piece, out_type=int)
+        # A leading space must survive: tokenise behind the unknown token, then cut it off again.
+        return self.model.encode(self._unknown + piece, out_type=int)[self._unknown_length :]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        texts, run = [], []
+        by_id = {token.id: token.content for token in self.added.values()}
+        for number in self._kept(ids, skip_special):
+            if number in by_id:
+                texts += [self.model.decode(run), by_id[number]]
+                run = []
+            else:
+                run.append(number)
+        return "".join([*texts, self.model.decode(run)])
+
+    def _base_id(self, token: str) -> int | None:
+        number = self.model.piece_to_id(token)
+        return None if number == self.model.unk_id() and token != self._unknown else number
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Build the tokenizer of a checkpoint folder.
+
+    Raises:
+        TokenizerError: no tokenizer files, or one of them is broken.
+    """
+    folder = Path(folder)
+    config = _read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    added = _added_tokens(folder, config)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return _bpe(folder, added)
+    if (folder / "tokenizer.model").exists():
+        return _sentencepiece(folder, added, config)
+    if (folder / "tokenizer.json").exists():
+        return _json(folder)
+    raise TokenizerError(
+        f"{folder} holds no tokenizer: needed are vocab.json and merges.txt, or tokenizer.model, or tokenizer.json; "
+        "copy them from the original checkpoint"
+    )
+
+
+def _bpe(folder: Path, added: Sequence[AddedToken]) -> Tokenizer:
+    import tokenizers
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+
+    try:
+        model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(f"{folder}/vocab.json or merges.txt is broken ({error}); copy both again") from None
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    for token in sorted(added, key=lambda token: token.id):
+        backend.add_tokens([_backend_token(token)])
+        if backend.token_to_id(token.content) != token.id:
+            raise TokenizerError(
+                f'{folder}: added token "{token.content}" has id {token.id} but comes at '
+                f"{backend.token_to_id(token.content)}; vocab.json and added_tokens.json are of different models"
+            )
+    return FastTokenizer(backend, added, "bpe")
+
+
+def _backend_token(token: AddedToken) -> tokenizers.AddedToken:
+    import tokenizers
+
+    return tokenizers.AddedToken(
+        token.content,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        single_word=token.single_word,
+        normalized=False,
+        special=token.special,
+    )
+
+
+def _sentencepiece(folder: Path, added: Sequence[AddedToken], config: Mapping[str, Any]) -> Tokenizer:
+    import sentencepiece
+
+    sentencepiece.set_min_log_level(2)  # it warns of a null character in every InternLM2 model
+    llama = str(config.get("tokenizer_class", "")).startswith("Llama")
+    every_piece = not llama or bool(config.get("legacy", True))
+    proto = (folder / "tokenizer.model").read_bytes() + (b"" if every_piece else NO_SPACE_IN_FRONT)
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise TokenizerError(f"{folder}/tokenizer.model is broken ({error}); copy it again") from None
+    roles = {**config, **(_read(special) if (special := folder / "special_tokens_map.json").exists() else {})}
+    names = [roles.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+    names += roles.get("additional_special_tokens") or []
+    return SentencePieceTokenizer(
+        model,
+        added,
+        prefix_every_piece=every_piece,
+        add_bos=bool(config.get("add_bos_token", True)),
+        named=frozenset(name["content"] if isinstance(name, dict) else name for name in names if name),
+    )
+
+
+def _json(folder: Path) -> Tokenizer:
+    import tokenizers
+
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(f"{folder}/tokenizer.json is broken ({error}); copy it again") from None
+    rows = _read(folder / "tokenizer.json").get("added_tokens", [])
+    return FastTokenizer(backend, [_added(row["id"], row) for row in rows], "json")
+
+
+def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[AddedToken]:
+    """From ``added_tokens_decoder`` (with flags), completed by added_tokens.json (without)."""
+    tokens = {row["content"]: _added(number, row) for number, row in config.get("added_tokens_decoder", {}).items()}
+    if (folder / "added_tokens.json").exists():
+        for content, number in _read(folder / "added_tokens.json").items():
+            tokens.setdefault(content, AddedToken(content=content, id=int(number)))
+    return list(tokens.values())
+
+
+def _added(number: int | str, row: Mapping[str, Any]) -> AddedToken:
+    flags = {name: bool(row.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
+    return AddedToken(content=row["content"], id=int(number), **flags)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} is not valid JSON ({error}); copy it again") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} holds no JSON object; copy it again")
+    return value

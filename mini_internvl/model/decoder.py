@@ -1,0 +1,216 @@
+"""The decoder that the three language models share: RMSNorm, rotary attention with grouped keys, gated MLP, KV cache.
+
+The backbones differ only in names, fused matrices, biases and rotary kind, all of which ``model/llms`` describes.
+Shapes: B batch, T new tokens, S all tokens seen so far, H heads, K key-value heads, D width of a head.
+
+Keys enter the cache already rotated. For the "dynamic" and "longrope" kinds the rotation depends on the length at
+that moment, so a generation that crosses the limit keeps the earlier rotation of its earlier keys, as the original does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mini_internvl.model.attention import attend
+from mini_internvl.model.config import DecoderConfig, RopeConfig
+from mini_internvl.model.vision import RMSNorm
+
+
+def rotary_tables(rope: RopeConfig, head_dim: int, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of each position.
+
+    Args:
+        rope: the kind and its numbers.
+        head_dim: D.
+        positions: (B, T) integer positions of the new tokens.
+        length: S, the number of tokens in the sequence, padding and cache included (used by "dynamic").
+
+    Returns:
+        Two float32 tensors (B, 1, T, D).
+    """
+    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    theta, scale = rope.theta, 1.0
+    divisor: Tensor | float = 1.0
+    if rope.kind == "linear":
+        divisor = rope.factor
+    elif rope.kind == "dynamic" and length > rope.max_positions:
+        stretch = rope.factor * length / rope.max_positions - (rope.factor - 1)
+        theta = theta * stretch ** (head_dim / (head_dim - 2))
+    elif rope.kind == "longrope":
+        is_long = int(positions.max()) + 1 > rope.original_max_positions
+        factors = rope.long_factor if is_long else rope.short_factor
+        divisor = torch.tensor(factors, device=positions.device, dtype=torch.float32)
+        ratio = rope.max_positions / rope.original_max_positions
+        if ratio > 1:
+            scale = math.sqrt(1 + math.log(ratio) / math.log(rope.original_max_positions))
+    inv_freq = 1.0 / (divisor * theta**exponent)  # (D/2,)
+    angles = positions[:, None, :, None].float() * inv_freq  # (B, 1, T, D/2)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (B, H, T, D) by the tables; the two halves of D form the pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+
+
+class KVCache:
+    """Rotated keys and values of every layer, in buffers made once for the longest answer."""
+
+    def __init__(self, config: DecoderConfig, batch: int, capacity: int, *, dtype: torch.dtype, device: torch.device):
+        shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, K, T, D) after what is there; return everything up to and including it, (B, K, S, D)."""
+        end = self.length + k.shape[2]
+        assert end <= self.capacity, f"KV cache of {self.capacity} tokens is full"
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch (the others have finished)."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class Attention(nn.Module):
+    """Causal attention; each key-value head serves a group of query heads."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """(B, T, hidden) -> (B, T, hidden); ``mask`` (B, 1, T, S) is True where a key may be seen."""
+        b, t, _ = x.shape
+        q = self.q_proj(x).view(b, t, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k = rotate(q, *tables), rotate(k, *tables)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        x = attend(q, k, v, mask, causal=mask is None and t > 1)
+        return self.o_proj(x.transpose(1, 2).reshape(b, t, -1))
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, hidden) -> (B, T, hidden)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Pre-norm attention, then pre-norm MLP, both residual."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = GatedMLP(config)
+
+    def forward(
+        self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """(B, T, hidden) -> (B, T, hidden)."""
+        x = x + self.self_attn(self.input_layernorm(x), tables, mask, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def attention_mask(
+    padding: Tensor | None, new: int, total: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """Which keys each new token may see.
+
+    Args:
+        padding: (B, total), 1 at real tokens; ``None`` when there is no padding.
+        new: T, the last tokens of the sequence.
+        total: S.
+        window: sliding window, or ``None``.
+        device: where the mask is made.
+
+    Returns:
+        (B or 1, 1, T, S) bool, or ``None`` when plain causal attention says it all. A padding token sees itself,
+        so that no row is empty (its output is never read).
+    """
+    if padding is not None and bool(padding.all()):
+        padding = None
+    windowed = window is not None and total > window
+    if padding is None and not windowed and (new == 1 or new == total):
+        return None
+    rows = torch.arange(total - new, total, device=device)[:, None]
+    columns = torch.arange(total, device=device)[None, :]
+    seen = columns <= rows
+    if windowed:
+        assert window is not None
+        seen = seen & (columns > rows - window)
+    if padding is None:
+        return seen[None, None]
+    return ((seen & padding[:, None, :].bool()) | (columns == rows))[:, None]
+
+
+class Decoder(nn.Module):
+    """Token rows in, final hidden states out; ``lm_head`` turns them into logits."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        padding: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            x: (B, T, hidden) embedded tokens.
+            padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded.
+            position_ids: (B, T); ``None`` counts on from the cache, as the original's forward does.
+            cache: receives the new keys and values.
+
+        Returns:
+            (B, T, hidden) after the final norm.
+        """
+        b, t, _ = x.shape
+        past = cache.length if cache is not None else 0
+        if position_ids is None:
+            position_ids = torch.arange(past, past + t, device=x.device).expand(b, t)
+        tables = rotary_tables(self.config.rope, self.config.head_dim, position_ids, past + t)
+        mask = attention_mask(padding, t, past + t, self.config.sliding_window, x.device)
+        for index, block in enumerate(self.layers):
+            x = block(x, tables, mask, cache, index)
+        if cache is not None:
+            cache.length += t
+        return self.norm(x)

@@ -1,0 +1,56 @@
+"""Qwen2: the decoder of the 1B (Qwen2-0.5B-Instruct) and of nano. Biases on queries, keys and values only.
+
+Its official tensor names are ours, so nothing is cut or glued. The embedding table and the output matrix are separate
+tensors in this family although the base model ties them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mini_internvl.model.config import DecoderConfig
+from mini_internvl.model.llms import base_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARCHITECTURE = "Qwen2ForCausalLM"
+TEMPLATE = "Hermes-2"
+SIZES: dict[str, dict[str, Any]] = {
+    "1B": {
+        "architectures": [ARCHITECTURE],
+        "model_type": "qwen2",
+        "vocab_size": 151655,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-06,
+        "hidden_act": "silu",
+        "use_sliding_window": False,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+        "tie_word_embeddings": False,
+    },
+}
+
+
+def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    """Official llm_config -> DecoderConfig."""
+    window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
+    return base_config(raw, architecture=ARCHITECTURE, qkv_bias=True, sliding_window=window)
+
+
+def split(key: str, tensor: Tensor, config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:
+    """``model.layers.0...`` -> ``layers.0...``; ``lm_head.weight`` stays."""
+    yield key.removeprefix("model."), tensor
+
+
+def join(state: Mapping[str, Tensor], config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:
+    """Our tensors under the official names."""
+    for key, tensor in state.items():
+        yield (key if key.startswith("lm_head") else f"model.{key}"), tensor

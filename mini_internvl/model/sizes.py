@@ -1,0 +1,109 @@
+"""The released sizes as official config.json dictionaries, and fresh models made from a configuration.
+
+Numbers: config files of the 1B, 2B and 4B; parameter counts are checked against the published ones in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mini_internvl.model import llms
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.vision import Embeddings
+from mini_internvl.model.vlm import InternVL
+
+VIT_300M: dict[str, Any] = {
+    "architectures": ["InternVisionModel"],
+    "model_type": "intern_vit_6b",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
+    "norm_type": "layer_norm",
+    "layer_norm_eps": 1e-06,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "qk_normalization": False,
+    "initializer_factor": 1.0,
+    "initializer_range": 0.02,
+    "drop_path_rate": 0.0,
+    "attention_dropout": 0.0,
+}
+
+
+def compose(
+    vision: Mapping[str, Any], llm: Mapping[str, Any], *, image_size: int, max_tiles: int, **extra: Any
+) -> dict[str, Any]:
+    """An official config.json dictionary from its two halves; the template follows from the language model."""
+    return {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": image_size,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": max_tiles,
+        "pad2square": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": llms.find(llm["architectures"][0]).TEMPLATE,
+        "use_thumbnail": True,
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "torch_dtype": "bfloat16",
+        **extra,
+        "llm_config": dict(llm),
+        "vision_config": dict(vision),
+    }
+
+
+def official_config(size: str) -> dict[str, Any]:
+    """config.json of a released size.
+
+    Raises:
+        ValueError: the size is unknown; the message lists the known ones.
+    """
+    sizes = {name: llm for module in llms.backbones().values() for name, llm in module.SIZES.items()}
+    if size not in sizes:
+        raise ValueError(f'unknown size "{size}"; known: {", ".join(sorted(sizes))}')
+    return compose(VIT_300M, sizes[size], image_size=448, max_tiles=12)
+
+
+def count_parameters(config: VLMConfig) -> dict[str, int]:
+    """Parameters of each part, counted on shapes alone: ``vision``, ``projector``, ``llm`` and ``total``."""
+    with torch.device("meta"):
+        model = InternVL(config)
+    parts = {"vision": model.vision_model, "projector": model.mlp1, "llm": model.language_model}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return {**counts, "total": sum(counts.values())}
+
+
+def fresh(config: VLMConfig, seed: int) -> InternVL:
+    """A newly initialised model: normal weights of the configs' ranges, zero biases, norms at one."""
+    model = InternVL(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part, std in (
+            (model.vision_model, config.vision.initializer_range),
+            (model.mlp1, config.llm.initializer_range),
+            (model.language_model, config.llm.initializer_range),
+        ):
+            for module in part.modules():
+                _initialise(module, std, generator)
+    return model
+
+
+def _initialise(module: nn.Module, std: float, generator: torch.Generator) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
+        module.weight.normal_(0.0, std, generator=generator)
+        if getattr(module, "bias", None) is not None:
+            module.bias.zero_()
+    elif isinstance(module, Embeddings):  # as the original: unit deviation, so that places are told apart from the start
+        module.class_embedding.normal_(0.0, 1.0, generator=generator)
+        module.position_embedding.normal_(0.0, 1.0, generator=generator)

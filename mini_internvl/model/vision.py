@@ -1,0 +1,171 @@
+"""InternViT: the vision encoder of every size (300M), of the 6B teacher and of nano.
+
+Unusual next to other ViTs: no norm after the embedding or after the last block, a learned scale on each residual
+branch (layer scale), and, in the 6B, RMSNorm with queries and keys normalised over all heads together.
+Parameter names are those of the official checkpoints, so no key table is needed for this part.
+Source: ``internvl/model/internvl_chat/modeling_intern_vit.py``; paper section 3.1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mini_internvl.model.attention import attend
+from mini_internvl.model.config import VisionConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm computed in float32, scaled in the input's type."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        x32 = x.float()
+        x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * x32.to(x.dtype)
+
+
+def _norm(config: VisionConfig) -> nn.Module:
+    if config.norm_type == "rms_norm":
+        return RMSNorm(config.hidden_size, config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+
+
+class Embeddings(nn.Module):
+    """Patches, one class token and a position table that is resized to the picture's grid."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.grid = config.image_size // config.patch_size
+        self.class_embedding = nn.Parameter(torch.randn(1, 1, config.hidden_size))
+        self.patch_embedding = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size)
+        self.position_embedding = nn.Parameter(torch.randn(1, self.grid**2 + 1, config.hidden_size))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 1 + H/patch * W/patch, hidden)."""
+        patches = self.patch_embedding(pixel_values)  # (N, hidden, rows, columns)
+        rows, columns = patches.shape[-2:]
+        patches = patches.flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        x = torch.cat([class_token, patches], dim=1)
+        return x + self._positions(rows, columns).to(x.dtype)
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        table = self.position_embedding
+        if (rows, columns) == (self.grid, self.grid):
+            return table
+        square = table[:, 1:].float().reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        square = F.interpolate(square, size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([table[:, :1].float(), square.flatten(2).transpose(1, 2)], dim=1)
+
+
+class Attention(nn.Module):
+    """Full self-attention over one tile."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.hidden_size, config.norm_eps)
+            self.k_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.qk_norm = config.qk_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, hidden) -> (N, T, hidden)."""
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.qk_norm:  # over all heads together, before they are split
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.reshape(n, t, self.heads, c // self.heads).transpose(1, 2) for part in (q, k, v))
+        x = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        return self.proj(x.transpose(1, 2).reshape(n, t, c))
+
+
+class MLP(nn.Module):
+    """Two linear layers with the exact (erf) GELU between."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, hidden) -> (N, T, hidden)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm block: x + ls1 * attention(norm1(x)), then x + ls2 * mlp(norm2(x))."""
+
+    def __init__(self, config: VisionConfig, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = _norm(config), _norm(config)
+        self.attn, self.mlp = Attention(config), MLP(config)
+        self.ls1 = nn.Parameter(config.layer_scale * torch.ones(config.hidden_size))
+        self.ls2 = nn.Parameter(config.layer_scale * torch.ones(config.hidden_size))
+        self.drop_path = drop_path
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Drop whole tiles of a residual branch while training (stochastic depth)."""
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = 1.0 - self.drop_path
+        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep).div_(keep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, hidden) -> (N, T, hidden)."""
+        x = x + self._drop(self.ls1 * self.attn(self.norm1(x)))
+        return x + self._drop(self.ls2 * self.mlp(self.norm2(x)))
+
+
+class Encoder(nn.Module):
+    """The blocks; drop path grows linearly from 0 to the configured rate."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        rates = torch.linspace(0, config.drop_path_rate, config.layers, device="cpu").tolist()
+        self.layers = nn.ModuleList(Block(config, rate) for rate in rates)
+
+
+class InternViT(nn.Module):
+    """Picture tiles -> one row of features per patch, the class token first."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+
+    def forward(self, pixel_values: Tensor, select_layer: int = -1) -> Tensor:
+        """Return the chosen hidden state.
+
+        Args:
+            pixel_values: (N, 3, H, W), normalised.
+            select_layer: index into the embedding output followed by each block's output; -1 is the last block.
+
+        Returns:
+            (N, 1 + patches, hidden). Blocks after the chosen one are not run.
+        """
+        states = len(self.encoder.layers) + 1
+        if not -states <= select_layer < states:
+            raise ValueError(f"select_layer {select_layer} is outside this encoder's {states} hidden states")
+        x = self.embeddings(pixel_values)
+        for block in self.encoder.layers[: select_layer % states]:
+            x = block(x)
+        return x
+
+    def hidden_states(self, pixel_values: Tensor) -> list[Tensor]:
+        """Embedding output and every block's output, each (N, 1 + patches, hidden)."""
+        states = [self.embeddings(pixel_values)]
+        for block in self.encoder.layers:
+            states.append(block(states[-1]))
+        return states

@@ -1,0 +1,141 @@
+"""The whole model: tiles -> InternViT -> pixel unshuffle -> projector -> rows spliced into the decoder's input.
+
+Source: ``internvl/model/internvl_chat/modeling_internvl_chat.py``; paper section 3.1. Where the original cuts surplus
+visual tokens and carries on with a warning, this model raises: a mismatch is always a bug in the prompt.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.decoder import Decoder, KVCache
+from mini_internvl.model.vision import InternViT
+
+
+class TokenCountError(ValueError):
+    """The prompt reserves another number of visual tokens than the pictures give."""
+
+
+def pixel_unshuffle(x: Tensor, ratio: float, version: str = "v2") -> Tensor:
+    """Trade the token grid's area for width.
+
+    Args:
+        x: (N, rows, columns, C).
+        ratio: side of the new grid over side of the old, for instance 0.5.
+        version: "v2" keeps the spatial axes in order, "v1" leaves them transposed.
+
+    Returns:
+        (N, rows * ratio, columns * ratio, C / ratio**2) for a square grid.
+    """
+    n, w, h, c = x.shape
+    x = x.view(n, w, int(h * ratio), int(c / ratio)).permute(0, 2, 1, 3).contiguous()
+    x = x.view(n, int(h * ratio), int(w * ratio), int(c / ratio**2))
+    return x.permute(0, 2, 1, 3).contiguous() if version == "v2" else x
+
+
+class InternVL(nn.Module):
+    """A vision-language model of the InternVL2 family."""
+
+    def __init__(self, config: VLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_token_id = config.image_token_id
+        self.vision_model = InternViT(config.vision)
+        self.mlp1 = nn.Sequential(
+            nn.LayerNorm(config.projector_input),
+            nn.Linear(config.projector_input, config.llm.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.llm.hidden_size, config.llm.hidden_size),
+        )
+        self.language_model = Decoder(config.llm)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.language_model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.language_model.embed_tokens.weight.dtype
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, S, S) normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""
+        x = self.vision_model(pixel_values.to(self.dtype), self.config.select_layer)[:, 1:]  # without the class token
+        side = int(x.shape[1] ** 0.5)
+        x = pixel_unshuffle(x.reshape(len(x), side, side, -1), self.config.downsample_ratio, self.config.ps_version)
+        return self.mlp1(x.flatten(1, 2))
+
+    def embed(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
+        """Embed ids and write the visual tokens over the ``<IMG_CONTEXT>`` rows.
+
+        Args:
+            input_ids: (B, T).
+            visual_tokens: (N, tokens per tile, hidden) in the order of the placeholders, or ``None``.
+
+        Returns:
+            (B, T, hidden).
+
+        Raises:
+            TokenCountError: the two counts differ; the message gives both.
+        """
+        x = self.language_model.embed_tokens(input_ids)
+        if self.image_token_id is None:
+            if visual_tokens is not None and len(visual_tokens):
+                raise ValueError("image_token_id is not set: give the id of <IMG_CONTEXT> (model.image_token_id = ...)")
+            return x
+        places = input_ids == self.image_token_id
+        wanted = int(places.sum())
+        given = 0 if visual_tokens is None else visual_tokens.shape[0] * visual_tokens.shape[1]
+        if wanted != given:
+            raise TokenCountError(
+                f"the prompt holds {wanted} <IMG_CONTEXT> tokens but the pictures give {given} visual tokens"
+            )
+        if visual_tokens is None or not given:
+            return x
+        return x.masked_scatter(places[..., None], visual_tokens.to(x.dtype))
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+        visual_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states (B, T, hidden); the arguments are those of :meth:`forward`."""
+        if visual_tokens is None and pixel_values is not None and len(pixel_values):
+            visual_tokens = self.encode_images(pixel_values)
+        x = self.embed(input_ids, visual_tokens)
+        return self.language_model(x, padding=attention_mask, position_ids=position_ids, cache=cache)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+        visual_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of every position.
+
+        Args:
+            input_ids: (B, T) token ids, ``<IMG_CONTEXT>`` where visual tokens go.
+            pixel_values: (N, 3, S, S) normalised tiles of all rows in order, or ``None``.
+            attention_mask: (B, T), 1 at real tokens; with a cache (B, cached + T).
+            position_ids: (B, T); ``None`` counts from 0 or on from the cache.
+            cache: earlier keys and values; receives the new ones.
+            visual_tokens: (N, tokens per tile, hidden) made before by :meth:`encode_images`, instead of pixels.
+
+        Returns:
+            (B, T, V) in the model's type.
+
+        Raises:
+            TokenCountError: placeholders and visual tokens differ in number.
+        """
+        hidden = self.hidden(input_ids, pixel_values, attention_mask, position_ids, cache, visual_tokens)
+        return self.language_model.lm_head(hidden)

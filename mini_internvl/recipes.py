@@ -1,0 +1,230 @@
+"""Recipes: a whole run as data. YAML in, dotted overrides on top, every field checked before any work starts.
+
+A recipe names a starting model and a list of stages; a stage is a row of data: what trains, on which sources, for how
+many steps, at which learning rate. Unknown fields are refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+PARTS = ("vision", "projector", "llm")
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot run; the message names the field and the fix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRecipe:
+    """One source of training samples."""
+
+    kind: str
+    """``synth`` (drawn on the fly), ``jsonl`` (InternVL or OpenAI rows) or ``domain`` (a folder of raw records)."""
+    name: str = ""
+    """Synth kind or domain name."""
+    path: str = ""
+    """File of a jsonl source, folder of a domain source."""
+    weight: float = 1.0
+    """Share of the samples, relative to the other sources of the stage."""
+    seed: int = 0
+    """Seed of a synth source."""
+    split: str = "train"
+    """Split of a synth or domain source."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("synth", "jsonl", "domain"):
+            raise RecipeError(f'data.kind is "{self.kind}"; known: synth, jsonl, domain')
+        if self.weight <= 0:
+            raise RecipeError(f"data.weight of {self.kind} {self.name or self.path} is {self.weight}; it must be above 0")
+        if not (self.name if self.kind != "jsonl" else self.path):
+            raise RecipeError(f"data: a {self.kind} source needs {'a path' if self.kind == 'jsonl' else 'a name'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecipe:
+    """One stage of training: a row of data."""
+
+    name: str
+    """Names the stage in logs and checkpoints."""
+    data: tuple[SourceRecipe, ...]
+    """What is mixed."""
+    steps: int
+    """Optimiser steps."""
+    train: tuple[str, ...] = PARTS
+    """Parts that learn: any of vision, projector, llm; the others are frozen."""
+    lr: float = 4e-5
+    """Peak learning rate."""
+    min_lr_ratio: float = 0.0
+    """Learning rate at the end over the peak."""
+    warmup_ratio: float = 0.03
+    """Share of the steps in which the rate rises linearly from zero."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices; biases, norms and scales are exempt."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's averaging constants."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    batch_size: int = 32
+    """Samples per optimiser step."""
+    micro_batch: int = 16
+    """Samples per forward pass; the rest of the batch is accumulated."""
+    max_tiles: int = 12
+    """Most tiles of a sample, shared by its pictures, thumbnails not counted."""
+    max_length: int = 8192
+    """Longest sample in tokens; a longer one is an error, never cut."""
+    drop_path: float = 0.0
+    """Stochastic depth of the encoder's last block."""
+
+    def __post_init__(self) -> None:
+        where = f"stage {self.name}"
+        unknown = [part for part in self.train if part not in PARTS]
+        if unknown or not self.train:
+            raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
+        for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
+            if getattr(self, field) < 1:
+                raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be at least 1")
+        if not self.data:
+            raise RecipeError(f"{where}: data is empty")
+        if self.lr <= 0:
+            raise RecipeError(f"{where}: lr is {self.lr}; it must be above 0")
+        if not 0 <= self.warmup_ratio < 1:
+            raise RecipeError(f"{where}: warmup_ratio is {self.warmup_ratio}; it must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run."""
+
+    name: str
+    """Names the run and its default folder."""
+    stages: tuple[StageRecipe, ...]
+    """Run one after the other."""
+    model: str = ""
+    """Folder of the starting checkpoint; empty with ``build`` for a fresh model."""
+    build: str = ""
+    """Folder of a config.json with tokenizer files from which a fresh model is made."""
+    precision: str = "fp32"
+    """``fp32``, or ``bf16``: float32 weights, bfloat16 arithmetic."""
+    seed: int = 0
+    """Seed of mixing, fresh weights and drop path."""
+    held_out: tuple[SourceRecipe, ...] = ()
+    """Sources of the held-out loss."""
+    held_out_samples: int = 64
+    """Samples of the held-out loss."""
+    eval_every: int = 200
+    """Steps between held-out measurements."""
+    save_every: int = 200
+    """Steps between checkpoints from which a stopped run goes on."""
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.build):
+            raise RecipeError("give either model (a checkpoint to start from) or build (a config for a fresh model)")
+        if self.precision not in ("fp32", "bf16"):
+            raise RecipeError(f'precision is "{self.precision}"; known: fp32, bf16')
+        if not self.stages:
+            raise RecipeError("stages is empty")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise RecipeError(f"two stages share a name: {', '.join(names)}")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply ``a.b=c`` overrides (a number after the dot indexes a list: ``stages.0.lr=1e-4``).
+
+    Raises:
+        RecipeError: the file is missing or no YAML, or a field is unknown, missing or wrong.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of fields")
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return from_dict(Recipe, raw)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def to_dict(value: Any) -> Any:
+    """A recipe as plain lists and dictionaries, for the run's records."""
+    return dataclasses.asdict(value)
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f'override "{text}" has no "="; write a.b=value')
+    *parents, last = key.split(".")
+    target: Any = raw
+    for name in parents:
+        try:
+            target = target[int(name)] if isinstance(target, list) else target[name]
+        except (KeyError, IndexError, ValueError):
+            raise RecipeError(f'override "{text}": the recipe has no "{name}"') from None
+    if isinstance(target, list):
+        target[int(last)] = yaml.safe_load(value)
+    else:
+        target[last] = yaml.safe_load(value)
+
+
+def from_dict(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
+    """Build a frozen dataclass from plain data, checking names and types.
+
+    Raises:
+        RecipeError: names the field by its dotted path.
+    """
+    if not isinstance(raw, Mapping):
+        raise RecipeError(f"{where or cls.__name__} must be a mapping of fields, not {raw!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in raw:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            raise RecipeError(f'unknown field "{where}{key}"' + (f'; did you mean "{near[0]}"?' if near else ""))
+    required = (f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING)
+    missing = [name for name in required if name not in raw]
+    if missing:
+        raise RecipeError(f"missing field {where}{missing[0]}")
+    return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in raw.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, f"{where}.")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{where} must be a list, not {value!r}")
+        kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise RecipeError(f"{where} must hold {len(kinds)} values, not {len(value)}")
+        return tuple(_convert(kind, item, f"{where}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is types.UnionType:
+        return None if value is None else _convert(args[0], value, where)
+    if hint is float:
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            return float(value)
+        except (TypeError, ValueError):
+            raise RecipeError(f"{where} must be a number, not {value!r}") from None
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RecipeError(f"{where} must be {hint.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,147 @@
+"""What flows through the package: frozen records without logic.
+
+Every arrow of the three ways through (ask, train, evaluate) takes one of these and returns another.
+Importing this module imports neither torch nor PIL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+
+Part = Mapping[str, Any]
+"""One piece of a message, in the OpenAI shape.
+
+``{"type": "text", "text": str}`` or ``{"type": "image", "image": path | PIL image | bytes | data URL}``; an image may
+carry ``"name"`` (a view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``). ``{"type": "image_url",
+"image_url": {"url": ...}}`` is accepted too.
+"""
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the OpenAI shape."""
+
+    role: str
+    """``"system"``, ``"user"`` or ``"assistant"``."""
+    content: str | Sequence[Part]
+    """Plain text, or a list of text and image parts in reading order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """How a conversation becomes text for one family of language models (facts: ``internvl/conversation.py``)."""
+
+    name: str
+    """The value of ``template`` in config.json, for instance ``"Hermes-2"``."""
+    system_role: str
+    """Text before the system message, for instance ``"<|im_start|>system\\n"``."""
+    user_role: str
+    """Text before each question."""
+    assistant_role: str
+    """Text before each answer; alone it opens the turn to be answered."""
+    sep: str
+    """Text after every turn, system included; its token id also stops generation."""
+    system_message: str
+    """The system message used when neither the conversation nor config.json gives one."""
+    strips_turns: bool = False
+    """Whether white space around each turn of a training sample is dropped first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One training conversation, before tokens: what a domain, a data file or a generator yields."""
+
+    id: str
+    """Names the sample in errors and logs, unique in its source."""
+    messages: Sequence[Message]
+    """The turns; every assistant turn is supervised."""
+    source: str = ""
+    """Name of the data set the sample comes from."""
+    max_tiles: int | None = None
+    """Tile limit of this sample's pictures; ``None`` leaves it to the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Token ids of a conversation with its supervision mask."""
+
+    input_ids: list[int]
+    """Token ids, BOS first where the tokenizer has one."""
+    labels: list[int]
+    """Same length; the token id where it is supervised, -100 elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One sample as the model reads it, not yet batched."""
+
+    sample_id: str
+    """``Sample.source`` and ``Sample.id`` joined, for errors and logs."""
+    input_ids: torch.Tensor
+    """(T,) int64."""
+    labels: torch.Tensor
+    """(T,) int64, -100 where unsupervised."""
+    pixel_values: torch.Tensor
+    """(tiles, 3, S, S) float32, normalised; zero tiles for a text-only sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Examples padded on the right to one length."""
+
+    sample_ids: tuple[str, ...]
+    """One per row."""
+    input_ids: torch.Tensor
+    """(B, T) int64."""
+    labels: torch.Tensor
+    """(B, T) int64, -100 at padding and unsupervised tokens."""
+    attention_mask: torch.Tensor
+    """(B, T) int64, 1 at real tokens."""
+    pixel_values: torch.Tensor
+    """(tiles of all rows, 3, S, S) float32, in row order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question of a benchmark with what its scorer needs."""
+
+    id: str
+    """Unique in the benchmark."""
+    messages: Sequence[Message]
+    """The prompt as it is asked, last turn from the user."""
+    truth: Mapping[str, Any]
+    """Gold answers and everything else the scorer reads."""
+    max_tiles: int | None = None
+    """The benchmark's tile limit; ``None`` uses the model's."""
+    max_new_tokens: int = 100
+    """The benchmark's answer limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One answer, kept so that scoring again costs no inference."""
+
+    item_id: str
+    """The ``Item.id`` it answers."""
+    text: str
+    """The answer as decoded, stop token removed."""
+    seconds: float = 0.0
+    """Wall-clock seconds of this answer (its share of the batch)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A benchmark's result."""
+
+    benchmark: str
+    """Name of the benchmark file."""
+    values: Mapping[str, float]
+    """Figure name to value, in the unit that papers print."""
+    items: int
+    """How many items were scored."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Counts worth telling, for instance unreadable answers."""

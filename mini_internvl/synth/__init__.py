@@ -1,0 +1,98 @@
+"""Pictures that we draw, with questions and exact answers: the nano model's whole diet.
+
+``make(kind, seed, index, split)`` is a pure function of its arguments (and of the fonts and tables installed): the
+same call draws the same picture on every run. Training samples are conversations of several turns about one picture,
+because the vision part of a step is paid once per picture; test samples ask one question and use fonts, words, values
+and tables that no training sample uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..plugins import list_names
+from ..records import Message, Part, Sample
+from .base import QA
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["KINDS", "QA", "corpus", "draw", "make", "missing"]
+
+SPLITS = ("train", "test")
+MAX_TURNS = 6
+MAX_TILES = 6
+"""Tile limit that the picture sizes are chosen for (112-pixel tiles)."""
+
+
+KINDS: tuple[str, ...] = tuple(list_names("synth.kinds"))
+"""Names that ``make`` takes: one module each in ``mini_internvl/synth/kinds``."""
+
+
+def _rng(*parts: object) -> random.Random:
+    """A generator seeded by a hash of the parts."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
+    return random.Random(int.from_bytes(digest, "big"))
+
+
+def draw(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.Image, list[QA]]:
+    """The picture (RGB) and the questions of one sample, with their tasks.
+
+    Test samples have exactly one question. Raises ValueError for an unknown kind or split and for a kind whose data
+    package is not installed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of picture {kind!r}; known: {', '.join(KINDS)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
+    rng = _rng(kind, seed, index, split)
+    image, questions = importlib.import_module(f".kinds.{kind}", __package__).draw(rng, split)
+    if split == "test":
+        return image, [rng.choice([q for q in questions if q.main])]
+    rng.shuffle(questions)
+    return image, questions[:MAX_TURNS]
+
+
+def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
+    """One conversation about one drawn picture; the picture is a PIL image in the first user turn.
+
+    ``index`` counts the samples of one (kind, seed); raises like ``draw``.
+    """
+    image, questions = draw(kind, seed, index, split)
+    messages: list[Message] = []
+    for turn, qa in enumerate(questions):
+        first: list[Part] = [{"type": "image", "image": image}, {"type": "text", "text": qa.question}]
+        messages.append({"role": "user", "content": first if turn == 0 else qa.question})
+        messages.append({"role": "assistant", "content": qa.answer})
+    return Sample(id=f"{kind}-{split}-{seed}-{index}", messages=messages, source=f"synth-{kind}", max_tiles=MAX_TILES)
+
+
+def missing(kind: str) -> str | None:
+    """Why a kind cannot be drawn on this computer, with the line that installs what it needs; ``None`` if it can."""
+    try:
+        draw(kind, 0, 0)
+    except ModuleNotFoundError as error:
+        return str(error)
+    return None
+
+
+def corpus(n: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[str]:
+    """``n`` training conversations as plain text, one question and answer a line, for training a tokenizer.
+
+    Kinds whose data package is missing are left out.
+    """
+    names = list(kinds or KINDS)
+    index = 0
+    while index < n:
+        name = names[index % len(names)]
+        try:
+            _, questions = draw(name, seed, index)
+        except ModuleNotFoundError:
+            names.remove(name)
+            continue
+        yield "\n".join(f"{q.question}\n{q.answer}" for q in questions)
+        index += 1

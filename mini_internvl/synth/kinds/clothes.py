@@ -1,0 +1,51 @@
+"""Pieces of clothing (Fashion-MNIST): multiple choice, direct naming, yes or no."""
+
+from __future__ import annotations
+
+import random
+
+from PIL import Image
+
+from .. import canvas, glyphs
+from ..base import QA
+
+WHICH = ("What is shown in the picture?", "Which piece of clothing is this?", "What kind of clothing is this?",
+         "What item is this?", "What do you see?", "What is this?")  # fmt: skip
+NAME = ("Which piece of clothing is this?", "What kind of clothing is this?", "Name the piece of clothing.",
+        "What clothing item is shown?", "Which item of clothing do you see?")  # fmt: skip
+CLASSIFY = "Classify the image within one of the given classes: {0}. Answer with one word or short phrase."
+FEET = ("Is this worn on the feet?", "Is this a kind of shoe?")
+_FEET = {"sandal", "sneaker", "ankle boot"}
+
+
+def _is_it(name: str) -> str:
+    """A yes/no question about a class with the right article."""
+    if name == "trousers":
+        return "Does the picture show trousers?"
+    return f"Is this {'an' if name[0] in 'aeiou' else 'a'} {name}?"
+
+
+def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+    """One piece on about 112 x 112 pixels, in grey on black as in the data set or tinted on another background."""
+    pictures, classes = glyphs.clothes(split)
+    at = rng.randrange(len(classes))
+    name = glyphs.CLOTHES[int(classes[at])]
+    width, height = 112 - rng.randint(0, 8), 112 - rng.randint(0, 8)
+    if rng.random() < 0.4:
+        ink, paper = (255, 255, 255), (0, 0, 0)
+    else:
+        ink, paper = canvas.ink_and_paper(rng)
+    image = Image.new("RGB", (width, height), paper)
+    side = rng.randint(76, min(width, height))
+    box = (rng.randint(0, width - side), rng.randint(0, height - side), side)
+    glyphs.place(pictures[at], image, box, ink)
+    questions = [glyphs.choices(rng, rng.choice(WHICH), name, glyphs.CLOTHES), QA(rng.choice(NAME), name, "name")]
+    if rng.random() < 0.4:
+        listed = rng.sample(glyphs.CLOTHES, len(glyphs.CLOTHES))
+        questions.append(QA(CLASSIFY.format(", ".join(listed)), name, "classify"))
+    other = name if rng.random() < 0.5 else rng.choice(glyphs.CLOTHES)
+    questions.append(QA(_is_it(other), "Yes" if other == name else "No", "verify", main=False))
+    worn = "Yes" if name in _FEET else "No"
+    if rng.random() < 0.3:
+        questions.append(QA(rng.choice(FEET), worn, "feet", main=False))
+    return canvas.damage(rng, image, 0.08), questions

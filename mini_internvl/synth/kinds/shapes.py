@@ -1,0 +1,180 @@
+"""Coloured shapes: counting, colour, kind, relations, size, place, and regions given as boxes."""
+
+from __future__ import annotations
+
+import random
+
+from PIL import Image
+
+from ..base import QA
+from ..scene import SHAPE_COLOURS, SHAPES, Scene, Shape, compose
+
+COUNT_ALL = ("How many shapes are there?", "How many shapes are in the picture?", "Count the shapes.",
+             "How many objects are there?", "What is the number of shapes?")  # fmt: skip
+COUNT = ("How many {0}s are there?", "How many {0}s do you see?", "Count the {0}s.",
+         "How many {0}s are in the picture?", "What is the number of {0}s?")  # fmt: skip
+COUNT_COLOUR = ("How many {0} shapes are there?", "How many {0} shapes do you see?", "Count the {0} shapes.",
+                "How many shapes are {0}?", "How many {0} objects are there?")  # fmt: skip
+COLOUR = ("What colour is the {0}?", "What color is the {0}?", "Which colour is the {0}?",
+          "What is the colour of the {0}?", "What is the color of the {0}?")  # fmt: skip
+NAME = ("Which shape is {0}?", "What shape is {0}?", "What is the shape of the {0} object?", "What {0} shape is there?",
+        "What is the {0} shape?")  # fmt: skip
+THERE = ("Is there a {0}?", "Is there a {0} in the picture?", "Can you see a {0}?", "Do you see a {0}?",
+         "Does the picture show a {0}?")  # fmt: skip
+SIDE = ("Is the {0} {2} the {1}?", "Is the {0} placed {2} the {1}?", "Does the {0} stand {2} the {1}?")
+NEXT = ("What is {1} the {0}?", "Which shape is {1} the {0}?", "What shape is {1} the {0}?",
+        "What do you see {1} the {0}?")  # fmt: skip
+LARGER = ("Which is larger, the {0} or the {1}?", "Which is bigger, the {0} or the {1}?",
+          "Which shape is larger: the {0} or the {1}?")  # fmt: skip
+SMALLER = ("Which is smaller, the {0} or the {1}?", "Which shape is smaller: the {0} or the {1}?")
+PLACE = ("Where is the {0}?", "In which part of the picture is the {0}?", "Which corner is the {0} nearest to?",
+         "Where in the picture is the {0}?")  # fmt: skip
+REGION = ("What object is in this location<box>{0}</box>", "What object is in this location <box>{0}</box>?",
+          "What is in this region<box>{0}</box>?", "Name the object in <box>{0}</box>.")  # fmt: skip
+SIDES = ("left of", "right of", "above", "below")
+
+
+def article(text: str) -> str:
+    """``a red circle`` or ``an orange star``."""
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def _once(shapes: tuple[Shape, ...]) -> list[Shape]:
+    """Shapes whose colour and name occur once."""
+    labels = [s.label for s in shapes]
+    return [s for s in shapes if labels.count(s.label) == 1]
+
+
+def _offset(first: Shape, second: Shape, side: str) -> float:
+    """How far the first stands on that side of the second, in pixels."""
+    (ax, ay), (bx, by) = first.centre, second.centre
+    return {"left of": bx - ax, "right of": ax - bx, "above": by - ay, "below": ay - by}[side]
+
+
+def count(rng: random.Random, scene: Scene) -> QA:
+    """Counting all, a colour, a kind, or a colour and kind; 0 now and then."""
+    shapes, style = scene.shapes, rng.random()
+    if style < 0.35:
+        return QA(rng.choice(COUNT_ALL), str(len(shapes)), "count")
+    some = rng.choice(shapes)
+    absent = rng.random() < 0.15
+    colour = rng.choice(SHAPE_COLOURS) if absent else some.colour
+    name = rng.choice(SHAPES) if absent else some.name
+    if style < 0.6:
+        total = sum(s.colour == colour for s in shapes)
+        return QA(rng.choice(COUNT_COLOUR).format(colour), str(total), "count")
+    if style < 0.8:
+        total = sum(s.name == name for s in shapes)
+        return QA(rng.choice(COUNT).format("crosse" if name == "cross" else name), str(total), "count")
+    total = sum(s.colour == colour and s.name == name for s in shapes)
+    return QA(rng.choice(COUNT).format(f"{colour} {'crosse' if name == 'cross' else name}"), str(total), "count")
+
+
+def colour(rng: random.Random, scene: Scene) -> QA | None:
+    """The colour of a kind that occurs once."""
+    names = [s.name for s in scene.shapes]
+    once = [s for s in scene.shapes if names.count(s.name) == 1]
+    if not once:
+        return None
+    shape = rng.choice(once)
+    return QA(rng.choice(COLOUR).format(shape.name), shape.colour, "colour")
+
+
+def name(rng: random.Random, scene: Scene) -> QA | None:
+    """The kind of the only shape of a colour."""
+    colours = [s.colour for s in scene.shapes]
+    once = [s for s in scene.shapes if colours.count(s.colour) == 1]
+    if not once:
+        return None
+    shape = rng.choice(once)
+    return QA(rng.choice(NAME).format(shape.colour), shape.name, "name")
+
+
+def there(rng: random.Random, scene: Scene) -> QA:
+    """Whether something is in the picture; half of the answers are No."""
+    labels = {s.label for s in scene.shapes}
+    label = rng.choice(scene.shapes).label
+    if rng.random() < 0.5:
+        near = rng.choice(scene.shapes)
+        other = rng.random() < 0.5
+        label = f"{near.colour} {rng.choice(SHAPES)}" if other else f"{rng.choice(SHAPE_COLOURS)} {near.name}"
+    question = rng.choice(THERE).replace("a {0}", article(label))
+    return QA(question, "Yes" if label in labels else "No", "exist")
+
+
+def side(rng: random.Random, scene: Scene) -> QA | None:
+    """Whether one shape is left of, right of, above or below another, clearly one or the other."""
+    once = _once(scene.shapes)
+    for _ in range(4 if len(once) > 1 else 0):
+        first, second = rng.sample(once, 2)
+        where = rng.choice(SIDES)
+        offset = _offset(first, second, where)
+        if abs(offset) > (first.size + second.size) / 3:
+            question = rng.choice(SIDE).format(first.label, second.label, where)
+            return QA(question, "Yes" if offset > 0 else "No", "relation")
+    return None
+
+
+def neighbour(rng: random.Random, scene: Scene) -> QA | None:
+    """What stands on one side of a shape, where exactly one other does and no other is near the line."""
+    for shape in rng.sample(_once(scene.shapes), len(_once(scene.shapes))):
+        for where in rng.sample(SIDES, 4):
+            offsets = [(_offset(s, shape, where), s) for s in scene.shapes if s is not shape]
+            there = [s for o, s in offsets if o > shape.size / 3]
+            if len(there) == 1 and all(abs(o) > shape.size / 3 for o, _ in offsets):
+                return QA(rng.choice(NEXT).format(shape.label, where), there[0].label, "neighbour")
+    return None
+
+
+def size(rng: random.Random, scene: Scene) -> QA | None:
+    """The larger or smaller of two shapes of clearly different size."""
+    once = _once(scene.shapes)
+    pairs = [(a, b) for a in once for b in once if a.size > 1.3 * b.size]
+    if not pairs:
+        return None
+    large, small = rng.choice(pairs)
+    first, second = (large, small) if rng.random() < 0.5 else (small, large)
+    wanted, wordings = (large, LARGER) if rng.random() < 0.6 else (small, SMALLER)
+    return QA(rng.choice(wordings).format(first.label, second.label), wanted.label, "size")
+
+
+def place(rng: random.Random, scene: Scene) -> QA | None:
+    """The quadrant of a shape that stands clearly in one."""
+    width, height = scene.image.size
+    clear = [s for s in _once(scene.shapes)
+             if abs(s.centre[0] / width - 0.5) > 0.1 and abs(s.centre[1] / height - 0.5) > 0.1]  # fmt: skip
+    if not clear:
+        return None
+    shape = rng.choice(clear)
+    row = "top" if shape.centre[1] < height / 2 else "bottom"
+    column = "left" if shape.centre[0] < width / 2 else "right"
+    return QA(rng.choice(PLACE).format(shape.label), f"{row} {column}", "place")
+
+
+def region(rng: random.Random, scene: Scene) -> QA:
+    """The shape in a box given in text, answered with the box repeated."""
+    shape = rng.choice(scene.shapes)
+    box = scene.box(shape)
+    return QA(rng.choice(REGION).format(box), f"<ref>{shape.label}</ref><box>{box}</box>", "region")
+
+
+ASKERS = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2), (place, 3), (region, 1))
+
+
+def questions(rng: random.Random, scene: Scene, wanted: int) -> list[QA]:
+    """Up to ``wanted`` different questions about a scene."""
+    made: dict[str, QA] = {}
+    weights = [w for _, w in ASKERS]
+    for _ in range(4 * wanted):
+        qa = rng.choices(ASKERS, weights=weights)[0][0](rng, scene)
+        if qa is not None:
+            made.setdefault(qa.question, qa)
+        if len(made) == wanted:
+            break
+    return list(made.values()) or [count(rng, scene)]
+
+
+def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+    """A scene with three to six questions."""
+    scene = compose(rng)
+    return scene.image, questions(rng, scene, 1 if split == "test" else rng.randint(3, 6))

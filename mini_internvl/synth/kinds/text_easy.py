@@ -1,0 +1,63 @@
+"""One or two short lines, big and clean, in one tile: the first step of learning to read."""
+
+from __future__ import annotations
+
+import random
+
+from PIL import Image, ImageDraw
+
+from .. import canvas, fonts, lexicon
+from ..base import QA
+
+READ = (
+    "Read the text.", "What does it say?", "What is written here?", "What text is in the picture?",
+    "Read the text in the image.", "What is the text?", "Transcribe the text.",
+)  # fmt: skip
+
+
+def token(rng: random.Random, split: str, longest: int) -> str:
+    """A word, number or random string of at most ``longest`` characters."""
+    while True:
+        style = rng.random()
+        if style < 0.4:
+            text = lexicon.word(rng, split)
+        elif style < 0.55:
+            text = lexicon.number(rng, split)
+        else:
+            text = lexicon.random_text(rng, split, rng.randint(1, longest))
+        if len(text) <= longest:
+            return text
+
+
+def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+    """One line of up to 8 characters, or two of up to 4, on about 112 x 112 pixels."""
+    two = rng.random() < 0.25
+    width, height = rng.randint(104, 120), rng.randint(104, 120)
+    ink, paper = canvas.ink_and_paper(rng)
+    path = fonts.pick(rng, split)
+    lines = [token(rng, split, 4), token(rng, split, 4)] if two else [token(rng, split, 8)]
+    image = Image.new("RGB", (width, height), paper)
+    pen = ImageDraw.Draw(image)
+    row = height // len(lines)
+    largest = rng.randint(24, 44)
+    wide = max(lines, key=len)
+    font = canvas.fit(path, wide, width - 10, row - 8, largest)
+    for i, line in enumerate(lines):
+        left, top, right, bottom = canvas.size_of(font, line)
+        if right - left > width - 6:
+            font = canvas.fit(path, line, width - 8, row - 8, int(font.size))
+            left, top, right, bottom = canvas.size_of(font, line)
+        x = rng.randint(3, max(3, width - (right - left) - 3)) - left
+        y = i * row + rng.randint(3, max(3, row - (bottom - top) - 3)) - top
+        pen.text((x, y), line, font=font, fill=ink)
+    if rng.random() < 0.2:
+        image = canvas.turned(rng, image, paper, 3)
+    questions = [QA(rng.choice(READ), "\n".join(lines), "read")]
+    text = rng.choice(lines)
+    if rng.random() < 0.3:
+        where = f" of line {lines.index(text) + 1}" if two else ""
+        if rng.random() < 0.5:
+            questions.append(QA(f"What is the first character{where}?", text[0], "character", main=False))
+        else:
+            questions.append(QA(f"What is the last character{where}?", text[-1], "character", main=False))
+    return canvas.damage(rng, image, 0.08), questions

@@ -1,0 +1,288 @@
+"""Charts drawn with PIL on small canvases: bars, horizontal bars, lines, pies and tables, letters of 8 pixels and up.
+
+Each function draws one chart into the picture and returns nothing; what it cannot fit (labels wider than their bar)
+raises ``TooNarrow`` so that the caller chooses another chart.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+from . import canvas, fonts
+
+Font = ImageFont.FreeTypeFont
+
+
+class TooNarrow(Exception):
+    """The labels do not fit this chart at a readable size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Everything a chart shows."""
+
+    title: str
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    shown: tuple[str, ...]
+    """The values as printed."""
+    colours: tuple[str, ...]
+    """Colour name of each bar, slice or point."""
+    printed: bool
+    """Whether the values stand in the chart."""
+    ink: canvas.RGB
+    paper: canvas.RGB
+    path: str
+    """Font file."""
+    tall: int
+    """Wanted height of digits, pixels."""
+
+
+@lru_cache(maxsize=256)
+def sized(path: str, tall: int) -> Font:
+    """The font at the size whose digits are about ``tall`` pixels high."""
+    size = round(tall * 1.4)
+    for _ in range(3):
+        font = fonts.load(path, size)
+        box = canvas.size_of(font, "08")
+        high = box[3] - box[1]
+        if high == tall:
+            break
+        size += tall - high
+    return fonts.load(path, max(size, 8))
+
+
+def _width(font: Font, text: str) -> int:
+    box = canvas.size_of(font, text)
+    return box[2] - box[0]
+
+
+def fitted(path: str, texts: tuple[str, ...], width: float, tall: int, least: int = 8) -> Font:
+    """The font at the largest digit height from ``tall`` down whose texts fit the width; TooNarrow otherwise."""
+    for height in range(tall, least - 1, -1):
+        font = sized(path, height)
+        if max(_width(font, t) for t in texts) <= width:
+            return font
+    raise TooNarrow
+
+
+def _write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, font: Font, fill: canvas.RGB,
+           anchor: str = "mm") -> None:  # fmt: skip
+    """Text with its ink centred (or at the left/right edge) on x and its digits' middle on y."""
+    left, _, right, _ = canvas.size_of(font, text)
+    _, top, _, bottom = canvas.size_of(font, "08")
+    x -= {"l": left, "m": (left + right) / 2, "r": right}[anchor[0]]
+    pen.text((round(x), round(y - (top + bottom) / 2)), text, font=font, fill=fill)
+
+
+def rgb(name: str) -> canvas.RGB:
+    """The colour of a name."""
+    return canvas.COLOURS[name]
+
+
+def _title(pen: ImageDraw.ImageDraw, plot: Plot, width: int) -> int:
+    """Draws the title; returns the first free row."""
+    font = fitted(plot.path, (plot.title,), width - 8, plot.tall + 2, 7)
+    _write(pen, width / 2, plot.tall + 1, plot.title, font, plot.ink)
+    return 2 * plot.tall + 4
+
+
+def _scale(plot: Plot, from_zero: bool) -> tuple[float, float, float]:
+    """Lowest and highest axis value and the step between ticks, round numbers."""
+    low, high = min(plot.values), max(plot.values)
+    if from_zero and low >= 0:
+        low = 0
+    span = (high - low) or abs(high) or 1.0
+    raw = span / 4
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw)
+    bottom, top = math.floor(low / step) * step, math.ceil(high / step - 1e-9) * step
+    return bottom, max(top, bottom + step), step
+
+
+def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
+    """Tick values with their text."""
+    count = round((high - low) / step)
+    values = [low + i * step for i in range(count + 1)]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if f"{step:.3g}".endswith("25") and step < 25 else 0)
+    return [(v, f"{v + 0.0:.{decimals}f}") for v in values]
+
+
+def _frame(rng: random.Random, pen: ImageDraw.ImageDraw, plot: Plot, size: tuple[int, int], from_zero: bool,
+           font: Font) -> tuple[float, float, float, float, float, float]:  # fmt: skip
+    """Axes of a vertical chart: left, top, right, bottom of the plot area, lowest and highest axis value."""
+    width, height = size
+    top = _title(pen, plot, width) + (plot.tall + 5 if plot.printed else 4)
+    bottom = height - plot.tall - 9
+    low, high, step = _scale(plot, from_zero)
+    left = 6.0
+    if not plot.printed or rng.random() < 0.4:
+        ticks = _ticks(low, high, step)
+        small = sized(plot.path, 7)
+        left = 8 + max(_width(small, text) for _, text in ticks)
+        faint = tuple((3 * p + i) // 4 for p, i in zip(plot.paper, plot.ink, strict=True))
+        for value, text in ticks:
+            y = bottom - (value - low) / (high - low) * (bottom - top)
+            pen.line((left, y, width - 4, y), fill=faint)
+            _write(pen, left - 3, y, text, small, plot.ink, "rm")
+    pen.line((left, bottom, width - 4, bottom), fill=plot.ink)
+    if rng.random() < 0.6:
+        pen.line((left, top, left, bottom), fill=plot.ink)
+    return left, top, width - 4.0, bottom, low, high
+
+
+def bars(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+    """Vertical bars from zero with labels below."""
+    pen = ImageDraw.Draw(image)
+    slot = (image.width - (10 if plot.printed else 34)) / len(plot.labels)
+    font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
+    number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
+    left, top, right, bottom, low, high = _frame(rng, pen, plot, image.size, True, number)
+    slot = (right - left) / len(plot.labels)
+    if max(_width(font, t) for t in plot.labels) > slot - 2 or max(_width(number, t) for t in plot.shown) > slot:
+        raise TooNarrow
+    gap = slot * rng.uniform(0.1, 0.25)
+    zero = bottom - (0 - low) / (high - low) * (bottom - top) if low < 0 else bottom
+    edge = plot.ink if rng.random() < 0.3 else None
+    for i, value in enumerate(plot.values):
+        x, y = left + i * slot, bottom - (value - low) / (high - low) * (bottom - top)
+        pen.rectangle((round(x + gap), round(min(y, zero)), round(x + slot - gap), round(max(y, zero))),
+                      fill=rgb(plot.colours[i]), outline=edge)  # fmt: skip
+        _write(pen, x + slot / 2, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
+        if plot.printed:
+            _write(pen, x + slot / 2, min(y, zero) - plot.tall / 2 - 3, plot.shown[i], number, plot.ink)
+
+
+def rows(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+    """Horizontal bars with labels on the left and values at their ends."""
+    pen = ImageDraw.Draw(image)
+    width, height = image.size
+    if min(plot.values) < 0:
+        raise TooNarrow
+    top, bottom = _title(pen, plot, width) + 2, height - (4 if plot.printed else plot.tall + 8)
+    slot = (bottom - top) / len(plot.labels)
+    font = fitted(plot.path, plot.labels, width * 0.36, min(plot.tall, int(slot * 0.7)), 7)
+    left = 8 + max(_width(font, t) for t in plot.labels)
+    number = sized(plot.path, min(plot.tall, int(slot * 0.7)))
+    room = width - left - 6 - (max(_width(number, t) for t in plot.shown) + 4 if plot.printed else 6)
+    low, high, step = _scale(plot, True)
+    if plot.printed:
+        high = max(plot.values) or 1.0
+    else:
+        small = sized(plot.path, 7)
+        faint = tuple((3 * p + i) // 4 for p, i in zip(plot.paper, plot.ink, strict=True))
+        ticks = _ticks(low, high, step)
+        ticks = ticks[::2] if sum(_width(small, t) + 6 for _, t in ticks) > room else ticks
+        for value, text in ticks:
+            x = left + value / high * room
+            pen.line((x, top, x, bottom), fill=faint)
+            _write(pen, x, bottom + plot.tall / 2 + 3, text, small, plot.ink)
+    gap = slot * rng.uniform(0.12, 0.25)
+    for i, value in enumerate(plot.values):
+        y, x = top + i * slot, left + value / high * room
+        pen.rectangle((left, round(y + gap), max(left + 1, round(x)), round(y + slot - gap)), fill=rgb(plot.colours[i]))
+        _write(pen, left - 4, y + slot / 2, plot.labels[i], font, plot.ink, "rm")
+        if plot.printed:
+            _write(pen, x + 4, y + slot / 2, plot.shown[i], number, plot.ink, "lm")
+    pen.line((left, top, left, bottom), fill=plot.ink)
+
+
+def line(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+    """Points joined by a line; values above the points."""
+    pen = ImageDraw.Draw(image)
+    slot = (image.width - (10 if plot.printed else 34)) / len(plot.labels)
+    font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
+    number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
+    left, top, right, bottom, low, high = _frame(rng, pen, plot, image.size, rng.random() < 0.3, number)
+    slot = (right - left) / len(plot.labels)
+    if max(_width(font, t) for t in plot.labels) > slot - 2 or max(_width(number, t) for t in plot.shown) > slot:
+        raise TooNarrow
+    points = [(left + (i + 0.5) * slot, bottom - (v - low) / (high - low) * (bottom - top))
+              for i, v in enumerate(plot.values)]  # fmt: skip
+    ys = [points[0][1], *(y for _, y in points), points[-1][1]]
+    colour = rgb(plot.colours[0])
+    pen.line(points, fill=colour, width=rng.choice((2, 2, 3)), joint="curve")
+    radius = rng.choice((3, 3, 4))
+    for i, (x, y) in enumerate(points):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        _write(pen, x, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
+    for i, (x, y) in enumerate(points if plot.printed else []):
+        valley = ys[i] <= y >= ys[i + 2] and y + plot.tall + 8 < bottom
+        middle = y + plot.tall / 2 + 6 if valley else y - plot.tall / 2 - 6
+        half = _width(number, plot.shown[i]) / 2 + 1
+        pen.rectangle((x - half, middle - plot.tall / 2, x + half, middle + plot.tall / 2), fill=plot.paper)
+        _write(pen, x, middle, plot.shown[i], number, plot.ink)
+
+
+def pie(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+    """Slices with values on them and a legend of names."""
+    pen = ImageDraw.Draw(image)
+    width, height = image.size
+    total = sum(plot.values)
+    if min(plot.values) / total < 0.08 or len(plot.values) > 5:
+        raise TooNarrow
+    top = _title(pen, plot, width) + 2
+    count = len(plot.labels)
+    if width > height * 1.2:
+        diameter = min(height - top - 6, int(width * 0.58))
+        font = fitted(plot.path, plot.labels, width - diameter - 34, plot.tall)
+        legend = [(diameter + 16.0, top + (i + 0.5) * min(26, (height - top) / count) + 4) for i in range(count)]
+    else:
+        across = 2 if count <= 4 else 3
+        lines = math.ceil(count / across)
+        diameter = height - top - lines * (plot.tall + 7) - 6
+        font = fitted(plot.path, plot.labels, width / across - 22, plot.tall, 7)
+        legend = [(6 + (i % across) * width / across,
+                   height - (lines - i // across - 0.5) * (plot.tall + 7)) for i in range(count)]  # fmt: skip
+    number = sized(plot.path, plot.tall)
+    box_left = 6 if width > height * 1.2 else (width - diameter) // 2
+    middle = (box_left + diameter / 2, top + diameter / 2)
+    angle = rng.uniform(0, 360)
+    big = Image.new("RGB", (2 * diameter, 2 * diameter), plot.paper)
+    big_pen = ImageDraw.Draw(big)
+    spots = []
+    for i, value in enumerate(plot.values):
+        extent = 360 * value / total
+        big_pen.pieslice((0, 0, 2 * diameter - 1, 2 * diameter - 1), angle, angle + extent, fill=rgb(plot.colours[i]),
+                         outline=plot.paper, width=3)  # fmt: skip
+        turn = math.radians(angle + extent / 2)
+        spots.append((middle[0] + math.cos(turn) * diameter * 0.33, middle[1] + math.sin(turn) * diameter * 0.33))
+        angle += extent
+    image.paste(big.reduce(2), (int(box_left), int(top)))
+    for i, (x, y) in enumerate(spots):
+        if plot.printed:
+            light = canvas.luminance(rgb(plot.colours[i])) < 140
+            _write(pen, x, y, plot.shown[i], number, (255, 255, 255) if light else (0, 0, 0))
+        lx, ly = legend[i]
+        pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=rgb(plot.colours[i]))
+        _write(pen, lx + 14, ly, plot.labels[i], font, plot.ink, "lm")
+
+
+def table(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+    """Two columns, labels and values, with rules or stripes."""
+    pen = ImageDraw.Draw(image)
+    width, height = image.size
+    top = _title(pen, plot, width) + 2
+    slot = min(34.0, (height - top - 4) / len(plot.labels))
+    tall = min(plot.tall + 2, int(slot * 0.6))
+    font = fitted(plot.path, (*plot.labels, *plot.shown), width * 0.44, tall)
+    split = width * rng.uniform(0.5, 0.56)
+    striped, tint = rng.random() < 0.5, tuple((7 * p + i) // 8 for p, i in zip(plot.paper, plot.ink, strict=True))
+    align = rng.choice(("lm", "rm"))
+    for i, label in enumerate(plot.labels):
+        y = top + i * slot
+        if striped and i % 2 == 0:
+            pen.rectangle((4, y, width - 5, y + slot), fill=tint)
+        elif not striped:
+            pen.line((4, y, width - 5, y), fill=plot.ink)
+        _write(pen, 9, y + slot / 2, label, font, plot.ink, "lm")
+        _write(pen, split + 6 if align == "lm" else width - 10, y + slot / 2, plot.shown[i], font, plot.ink, align)
+    bottom = top + slot * len(plot.labels)
+    pen.rectangle((4, top, width - 5, bottom), outline=plot.ink)
+    if rng.random() < 0.7:
+        pen.line((split, top, split, bottom), fill=plot.ink)

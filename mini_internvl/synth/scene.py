@@ -1,0 +1,145 @@
+"""Scenes of coloured shapes without overlap: drawn at twice the size and reduced, with exact boxes."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from . import canvas
+
+SHAPES = ("circle", "square", "triangle", "star", "pentagon", "hexagon", "diamond", "cross", "ring")
+SHAPE_COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "black", "white")
+CANVASES = ((112, 112, 10), (168, 112, 2), (224, 112, 5), (112, 224, 1), (224, 224, 2))
+"""Width, height, weight."""
+_PAPERS: tuple[tuple[canvas.RGB, frozenset[str]], ...] = (
+    ((250, 250, 250), frozenset({"white"})), ((236, 232, 220), frozenset({"white"})),
+    ((212, 224, 236), frozenset({"white"})), ((190, 192, 196), frozenset({"white"})),
+    ((28, 28, 32), frozenset({"black", "brown"})), ((58, 62, 74), frozenset({"black", "brown"})),
+    ((226, 240, 222), frozenset({"white"})), ((44, 52, 40), frozenset({"black", "brown"})),
+)  # fmt: skip
+"""Backgrounds with the shape colours that would be hard to see on them."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawn shape."""
+
+    name: str
+    """One of ``SHAPES``."""
+    colour: str
+    """One of ``SHAPE_COLOURS``."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom of the ink in pixels."""
+    size: float
+    """Diameter of the circle that the shape is made in, in pixels."""
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Middle of the box, pixels."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+    @property
+    def label(self) -> str:
+        """Colour and name, for instance ``red circle``."""
+        return f"{self.colour} {self.name}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with its shapes."""
+
+    image: Image.Image
+    shapes: tuple[Shape, ...]
+
+    def box(self, shape: Shape) -> str:
+        """The shape's box as the model writes it: integers 0 to 1000 of width and height."""
+        width, height = self.image.size
+        scale = (1000 / width, 1000 / height) * 2
+        scaled = (min(1000, max(0, round(v * s))) for v, s in zip(shape.box, scale, strict=True))
+        return "[[" + ", ".join(map(str, scaled)) + "]]"
+
+
+def _star(points: int, inner: float, turn: float) -> list[tuple[float, float]]:
+    """Corner points around the unit circle; ``inner`` 1 gives a regular polygon."""
+    steps = points * (1 if inner == 1 else 2)
+    radii = [1.0 if inner == 1 or i % 2 == 0 else inner for i in range(steps)]
+    return [(r * math.sin(2 * math.pi * i / steps + turn), -r * math.cos(2 * math.pi * i / steps + turn))
+            for i, r in enumerate(radii)]  # fmt: skip
+
+
+def _outline(name: str) -> list[tuple[float, float]]:
+    """Corner points of a shape in the unit circle; empty for round ones."""
+    arm = 0.36
+    outlines: dict[str, list[tuple[float, float]]] = {
+        "circle": [], "ring": [],
+        "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+        "triangle": [(0, -0.95), (0.95, 0.8), (-0.95, 0.8)],
+        "star": _star(5, 0.42, 0), "pentagon": _star(5, 1, 0), "hexagon": _star(6, 1, math.pi / 6),
+        "diamond": [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)],
+        "cross": [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm), (arm, 1), (-arm, 1),
+                  (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)],
+    }  # fmt: skip
+    return outlines[name]
+
+
+_OUTLINES = {name: _outline(name) for name in SHAPES}
+
+
+def _place(rng: random.Random, width: int, height: int, sizes: list[float]) -> list[tuple[float, float, float]]:
+    """Centres and diameters without overlap; drops what finds no room."""
+    placed: list[tuple[float, float, float]] = []
+    for size in sizes:
+        for _ in range(40):
+            x = rng.uniform(size / 2 + 2, width - size / 2 - 2)
+            y = rng.uniform(size / 2 + 2, height - size / 2 - 2)
+            if all(math.hypot(x - a, y - b) > (size + d) / 2 + 3 for a, b, d in placed):
+                placed.append((x, y, size))
+                break
+    return placed
+
+
+def _paint(pen: ImageDraw.ImageDraw, name: str, x: float, y: float, size: float, fill: canvas.RGB,
+           hole: canvas.RGB) -> tuple[float, float, float, float]:  # fmt: skip
+    """Draws one shape at twice the scale; returns its box in picture pixels."""
+    radius = size / 2
+    points = _OUTLINES[name]
+    if not points:
+        box = (x - radius, y - radius, x + radius, y + radius)
+        big = [v * 2 for v in box]
+        if name == "ring":
+            pen.ellipse(big, outline=fill, width=max(4, int(size * 0.36)))
+        else:
+            pen.ellipse(big, fill=fill)
+        return box
+    corners = [(x + px * radius, y + py * radius) for px, py in points]
+    pen.polygon([(2 * a, 2 * b) for a, b in corners], fill=fill)
+    return (min(a for a, _ in corners), min(b for _, b in corners),
+            max(a for a, _ in corners), max(b for _, b in corners))  # fmt: skip
+
+
+def compose(rng: random.Random, count: int | None = None) -> Scene:
+    """A scene of 1 to 6 shapes; colours and names repeat often enough for counting to matter."""
+    wide, high, _ = rng.choices(CANVASES, weights=[c[2] for c in CANVASES])[0]
+    width, height = wide - rng.randint(0, wide // 12), high - rng.randint(0, high // 12)
+    paper, hidden = rng.choice(_PAPERS)
+    count = count or rng.randint(1, 6)
+    base = min(width, height) * rng.uniform(0.2, 0.3)
+    if count <= 2 and rng.random() < 0.5:
+        base *= 1.5
+    grades = (base, base * 1.5) if rng.random() < 0.5 else (base,)
+    limit = 0.62 * math.sqrt(width * height / count)
+    placed = _place(rng, width, height, [min(rng.choice(grades), limit) for _ in range(count)])
+    usable = [c for c in SHAPE_COLOURS if c not in hidden]
+    colours = rng.sample(usable, rng.randint(2, 5)) if rng.random() < 0.7 else usable
+    names = rng.sample(SHAPES, rng.randint(2, 5)) if rng.random() < 0.7 else SHAPES
+    big = canvas.background(rng, width, height, canvas.jitter(rng, paper, 5), 20).resize((2 * width, 2 * height))
+    pen = ImageDraw.Draw(big)
+    shapes = []
+    for x, y, size in placed:
+        name, colour = rng.choice(names), rng.choice(colours)
+        box = _paint(pen, name, x, y, size, canvas.jitter(rng, canvas.COLOURS[colour], 10), paper)
+        shapes.append(Shape(name=name, colour=colour, box=box, size=size))
+    return Scene(image=canvas.damage(rng, big.reduce(2), 0.1), shapes=tuple(shapes))

@@ -1,0 +1,267 @@
+"""From sources of samples to the batches of each optimiser step.
+
+Everything is a pure function of the step number: which source a sample comes from, which of its samples it is, and how
+a step is cut into micro batches. So a run resumes anywhere without replaying, and workers share nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mini_internvl import plugins, synth
+from mini_internvl.inputs import chat
+from mini_internvl.inputs.tiles import TileConfig, pixel_values
+from mini_internvl.inputs.tokenizer import Tokenizer
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.records import Batch, ChatTemplate, Example, Sample
+from mini_internvl.recipes import SourceRecipe, StageRecipe
+
+IGNORE = -100
+
+
+class DataError(ValueError):
+    """A training sample that cannot be used; the message names it."""
+
+
+class Source(Protocol):
+    """Samples by number; numbers past the end begin again."""
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class SynthSource:
+    """Pictures drawn on the fly; never runs out."""
+
+    kind: str
+    seed: int
+    split: str
+
+    def __getitem__(self, index: int) -> Sample:
+        return synth.make(self.kind, self.seed, index, self.split)
+
+
+class ListSource:
+    """Samples held in a list, shuffled anew for each pass."""
+
+    def __init__(self, samples: Sequence[Sample], seed: int, name: str) -> None:
+        if not samples:
+            raise DataError(f"{name} holds no samples")
+        self.samples, self.seed = samples, seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, index: int) -> Sample:
+        turn, place = divmod(index, len(self.samples))
+        if self._order is None or self._order[0] != turn:
+            self._order = (turn, np.random.default_rng((self.seed, turn)).permutation(len(self.samples)))
+        return self.samples[int(self._order[1][place])]
+
+
+def open_source(recipe: SourceRecipe, seed: int) -> Source:
+    """Open one source of a recipe.
+
+    Raises:
+        DataError: the file or folder is missing, or a row is wrong (named by file and line).
+    """
+    if recipe.kind == "synth":
+        if recipe.name not in synth.KINDS:
+            raise DataError(f'unknown synth kind "{recipe.name}"; known: {", ".join(synth.KINDS)}')
+        return SynthSource(recipe.name, recipe.seed, recipe.split)
+    if recipe.kind == "domain":
+        domain = plugins.find("domains", recipe.name)
+        return ListSource(list(domain.convert(Path(recipe.path), recipe.split)), seed, f"{recipe.path} ({recipe.split})")
+    return ListSource(list(read_jsonl(Path(recipe.path))), seed, recipe.path)
+
+
+def read_jsonl(path: Path) -> list[Sample]:
+    """Rows of InternVL's jsonl (``conversations``, ``image``) or of OpenAI messages (``messages``).
+
+    Picture paths are relative to the file's folder.
+
+    Raises:
+        DataError: names the file and line.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    samples = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{where}: not valid JSON ({error.msg})") from None
+            try:
+                messages = row["messages"] if "messages" in row else from_conversations(row, path.parent)
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{where}: {error if isinstance(error, ValueError) else f'no field {error}'}") from None
+            samples.append(Sample(id=str(row.get("id", number)), messages=messages, source=path.stem))
+    return samples
+
+
+def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
+    """InternVL's ``{image, conversations: [{from, value}]}`` -> messages with picture parts.
+
+    A row with one picture and no ``<image>`` mark gets it in front, as the original does.
+
+    Raises:
+        ValueError: marks and pictures differ in number, or a speaker is unknown.
+    """
+    names = row.get("image") or []
+    images = [str(folder / name) for name in ([names] if isinstance(names, str) else names)]
+    turns = list(row["conversations"])
+    if turns and turns[0]["from"] not in ("human", "system"):
+        turns = turns[1:]
+    marks = sum(turn["value"].count("<image>") for turn in turns)
+    if len(images) == 1 and marks == 0:
+        first = next(i for i, turn in enumerate(turns) if turn["from"] == "human")
+        turns[first] = {**turns[first], "value": "<image>\n" + turns[first]["value"]}
+        marks = 1
+    if marks != len(images):
+        raise ValueError(f"{marks} <image> marks but {len(images)} pictures")
+    roles = {"human": "user", "gpt": "assistant", "system": "system"}
+    messages, rest = [], iter(images)
+    for turn in turns:
+        if turn["from"] not in roles:
+            raise ValueError(f'unknown speaker "{turn["from"]}"; known: human, gpt, system')
+        text = turn["value"]
+        content: Any = text
+        if "<image>" in text:
+            content = [{"type": "image", "image": next(rest)} for _ in range(text.count("<image>"))]
+            content.append({"type": "text", "text": text})
+        messages.append({"role": roles[turn["from"]], "content": content})
+    return messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Sample -> Example for one model."""
+
+    tokenizer: Tokenizer
+    """The checkpoint's tokenizer."""
+    template: ChatTemplate
+    """The checkpoint's chat template."""
+    system_message: str | None
+    """From config.json, or ``None`` for the template's own."""
+    config: VLMConfig
+    """Tile size, thumbnail, tokens per tile."""
+    max_tiles: int
+    """Most tiles of a sample, shared by its pictures."""
+    max_length: int
+    """Longest sample in tokens."""
+
+    def __call__(self, sample: Sample) -> Example:
+        """Render pictures and text.
+
+        Raises:
+            DataError: names the sample and what is wrong.
+        """
+        name = f"{sample.source}/{sample.id}"
+        try:
+            parts = chat.images(sample.messages)
+            limit = chat.tile_limits(len(parts), sample.max_tiles or self.max_tiles)
+            tiles = [
+                pixel_values(
+                    part["image"],
+                    TileConfig(
+                        image_size=self.config.image_size,
+                        min_tiles=self.config.min_tiles,
+                        max_tiles=limit,
+                        use_thumbnail=self.config.use_thumbnail,
+                    ),
+                )
+                for part in parts
+            ]
+            encoded = chat.encode(
+                sample.messages,
+                self.tokenizer,
+                template=self.template,
+                tiles=[len(t) for t in tiles],
+                tokens_per_tile=self.config.tokens_per_tile,
+                system_message=self.system_message,
+            )
+        except (ValueError, OSError) as error:
+            raise DataError(f"sample {name}: {error}") from error
+        if len(encoded.input_ids) > self.max_length:
+            raise DataError(
+                f"sample {name} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; "
+                "raise max_length or lower max_tiles"
+            )
+        size = self.config.image_size
+        return Example(
+            sample_id=name,
+            input_ids=torch.tensor(encoded.input_ids),
+            labels=torch.tensor(encoded.labels),
+            pixel_values=torch.cat(tiles) if tiles else torch.empty(0, 3, size, size),
+        )
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad on the right to the longest; pixel tiles are joined in row order."""
+    length = max(len(example.input_ids) for example in examples)
+    shape = (len(examples), length)
+    ids = torch.full(shape, pad_id)
+    labels = torch.full(shape, IGNORE)
+    mask = torch.zeros(shape, dtype=torch.int64)
+    for row, example in enumerate(examples):
+        n = len(example.input_ids)
+        ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
+    return Batch(
+        sample_ids=tuple(example.sample_id for example in examples),
+        input_ids=ids,
+        labels=labels,
+        attention_mask=mask,
+        pixel_values=torch.cat([example.pixel_values for example in examples]),
+    )
+
+
+class StepDataset(Dataset[list[Batch]]):
+    """Optimiser step -> its micro batches, similar lengths together so that little is padded."""
+
+    def __init__(self, stage: StageRecipe, encode: Callable[[Sample], Example], *, pad_id: int, seed: int) -> None:
+        self.stage, self.encode, self.pad_id = stage, encode, pad_id
+        self.sources = [open_source(source, seed + i) for i, source in enumerate(stage.data)]
+        weights = np.array([source.weight for source in stage.data])
+        count = stage.steps * stage.batch_size
+        choices = np.random.default_rng(seed).choice(len(weights), size=count, p=weights / weights.sum())
+        self.choices = choices.astype(np.int16)
+        # numbers[n]: how many earlier samples came from the same source
+        self.numbers = np.zeros(count, dtype=np.int64)
+        for source in range(len(weights)):
+            own = self.choices == source
+            self.numbers[own] = np.arange(own.sum())
+
+    def __len__(self) -> int:
+        return self.stage.steps
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        size = self.stage.batch_size
+        numbers = range(step * size, (step + 1) * size)
+        examples = [self.encode(self.sources[self.choices[n]][int(self.numbers[n])]) for n in numbers]
+        examples.sort(key=lambda example: len(example.input_ids))
+        micro = self.stage.micro_batch
+        return [collate(examples[i : i + micro], self.pad_id) for i in range(0, size, micro)]
+
+
+def loader(dataset: StepDataset, start: int, workers: int = 1) -> DataLoader[list[Batch]]:
+    """Micro batches of each step from ``start`` on, drawn ahead in a worker process."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start, len(dataset)),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def supervised_tokens(batches: Sequence[Batch]) -> int:
+    """Tokens that carry loss: labelled ones that have a token before them."""
+    return int(sum((batch.labels[:, 1:] != IGNORE).sum() for batch in batches))

@@ -1,0 +1,177 @@
+"""The two BDD-X benchmarks on simulated clips: true answers are perfect, trivial ones are not."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mini_internvl.benchmarks import bddx_signals, bddx_text
+from mini_internvl.benchmarks._bddx import number_text, read_clips
+from mini_internvl.records import Item, Prediction, Score
+
+
+def answered(items: list[Item], texts: list[str]) -> list[Prediction]:
+    return [Prediction(item_id=item.id, text=text) for item, text in zip(items, texts, strict=True)]
+
+
+def truths(items: list[Item]) -> list[str]:
+    answers = (item.truth["answer"] for item in items)
+    return [answer if isinstance(answer, str) else number_text(answer) for answer in answers]
+
+
+def of_kind(items: list[Item], kind: str) -> list[Item]:
+    return [item for item in items if item.truth["kind"] == kind]
+
+
+def test_prompts(clips: Path) -> None:
+    items = [*bddx_text.items(clips), *bddx_signals.items(clips)]
+    assert len(items) == 160
+    assert len({item.id for item in items}) == 160
+    first = items[0]
+    assert first.id == "test-000000/description"
+    [message] = first.messages
+    assert [part.get("name") for part in message["content"]] == ["Frame-1", "Frame-2", None]
+    assert message["content"][-1] == {"type": "text", "text": "What is the car doing?"}
+    assert all(item.max_tiles == 1 for item in items)
+
+
+def test_true_answers_are_perfect(clips: Path) -> None:
+    items = list(bddx_text.items(clips))
+    score = bddx_text.score(items, answered(items, truths(items)))
+    assert len(score.values) == 9
+    for figure, value in score.values.items():
+        if figure.endswith("CIDEr"):
+            assert value > 900
+        else:
+            assert value == pytest.approx(100, abs=1e-4), figure
+    assert score.notes["empty"] == 0
+    assert score.notes["clips"] == 40
+
+    items = list(bddx_signals.items(clips))
+    score = bddx_signals.score(items, answered(items, truths(items)))
+    assert len(score.values) == 10
+    for figure, value in score.values.items():
+        assert value == pytest.approx(0 if figure.endswith("RMSE") else 100, abs=1e-6), figure
+
+
+def clearly_worse(score: Score, share: float) -> None:
+    """Every caption figure below ``share`` of a perfect one, but for those that a constant cannot spoil."""
+    for figure, value in score.values.items():
+        assert value < share * (1000 if figure.endswith("CIDEr") else 100), figure
+
+
+def test_shuffled_and_constant_captions_are_clearly_worse(clips: Path) -> None:
+    items = list(bddx_text.items(clips))
+    shuffled: list[Prediction] = []
+    constant: list[Prediction] = []
+    for kind in bddx_text.KINDS:
+        mine = of_kind(items, kind)
+        texts = truths(mine)
+        constant += answered(mine, [Counter(texts).most_common(1)[0][0]] * len(mine))
+        random.Random(0).shuffle(texts)
+        shuffled += answered(mine, texts)
+    clearly_worse(bddx_text.score(items, shuffled), 0.6)
+    clearly_worse(bddx_text.score(items, constant), 0.6)
+
+
+def test_constant_signals_are_clearly_worse(clips: Path) -> None:
+    items = list(bddx_signals.items(clips))
+    speeds = [item.truth["answer"] for item in of_kind(items, "speed")]
+    mean = sum(speeds) / len(speeds)
+    texts = [f"{mean:.2f}" if item.truth["kind"] == "speed" else "0.00" for item in items]
+    values = bddx_signals.score(items, answered(items, texts)).values
+    assert values["speed/RMSE"] > 3
+    assert values["turning_angle/RMSE"] > 3
+    assert values["speed/A1.0"] < 30
+    assert values["turning_angle/A1.0"] < 70
+    assert all(value < 90 for figure, value in values.items() if not figure.endswith("RMSE"))
+
+
+def test_order_missing_and_foreign_predictions(clips: Path) -> None:
+    items = list(bddx_text.items(clips))
+    predictions = answered(items, truths(items))
+    full = bddx_text.score(items, predictions)
+    again = bddx_text.score(items, [*reversed(predictions), Prediction(item_id="elsewhere", text="x")])
+    assert again.values == pytest.approx(full.values)
+    missing = bddx_text.score(items, predictions[2:])
+    assert missing.items == 80
+    assert missing.notes["empty"] == 2
+    assert all(missing.values[figure] < full.values[figure] for figure in full.values)
+
+
+def test_full_needs_both_answers(clips: Path) -> None:
+    items = list(bddx_text.items(clips))[:5]  # two clips and one description
+    score = bddx_text.score(items, answered(items, truths(items)))
+    assert score.notes["clips"] == 2
+    assert {figure.split("/")[0] for figure in score.values} == {"description", "justification", "full"}
+
+
+def test_unreadable_numbers_count_with_the_stated_error(clips: Path) -> None:
+    items = of_kind(list(bddx_signals.items(clips)), "speed")[:4]
+    texts = ["a fast car", *truths(items)[1:]]
+    score = bddx_signals.score(items, answered(items, texts))
+    assert score.notes["unreadable"] == {"speed": 1}
+    assert score.values["speed/A5.0"] == 75.0
+    assert score.values["speed/RMSE"] == pytest.approx(bddx_signals.WORST["speed"] / 2, rel=1e-6)
+    assert score.items == 4
+    nothing = bddx_signals.score(items, [])
+    assert nothing.notes["unreadable"] == {"speed": 4}
+    assert nothing.values["speed/RMSE"] == pytest.approx(bddx_signals.WORST["speed"])
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12.34", 12.34),
+        ("about -3.5 degrees", -3.5),
+        ("\u22122.0", -2.0),
+        ("+.5", 0.5),
+        ("In Frame-4 the speed is 7 m/s2", 4.0),
+        ("7m", 7.0),
+        ("speed: 7. Then 9", 7.0),
+        ("v2 drives", None),
+        ("", None),
+        ("fast", None),
+        ("9" * 400, None),
+    ],
+)
+def test_reading_a_number(text: str, number: float | None) -> None:
+    assert bddx_signals.read_number(text) == number
+
+
+@pytest.mark.parametrize("benchmark", [bddx_text, bddx_signals])
+def test_nothing_to_score_is_an_error(benchmark: object) -> None:
+    with pytest.raises(ValueError, match="no items"):
+        benchmark.score([], [])  # type: ignore[attr-defined]
+
+
+ROW = {"id": "a", "split": "test", "frames": ["a.png"], "description": "x", "justification": "y", "speed": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "no valid JSON"),
+        ("[1]", "must be a JSON object"),
+        (json.dumps({**ROW, "id": 3}), '"id" must be a text'),
+        (json.dumps({**ROW, "frames": []}), '"frames" must be a list'),
+        (json.dumps({**ROW, "speed": "fast"}), '"speed" must be a number or null'),
+        (json.dumps({**ROW, "speed": float("nan")}), '"speed" must be a number or null'),
+        (json.dumps({**ROW, "id": "b", "frames": ["gone.png"]}), "the frame gone.png is missing"),
+        (json.dumps(ROW), 'the id "a" is used twice'),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_line(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "clips.jsonl").write_text(json.dumps(ROW) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=rf"clips\.jsonl:2: .*{message}"):
+        list(read_clips(tmp_path, "test"))
+
+
+def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clips\.jsonl is missing"):
+        list(bddx_text.items(tmp_path))

@@ -1,0 +1,70 @@
+"""Shared by all tests: no network, two threads, and a tiny checkpoint in the official layout, made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from mini_internvl.inputs.bpe import grow_merges, write_tokenizer
+from mini_internvl.model.checkpoint import save_model
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.sizes import compose, fresh
+
+torch.set_num_threads(2)
+
+TINY_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+    "norm_type": "layer_norm",
+    "qkv_bias": True,
+    "qk_normalization": False,
+}
+TINY_LLM = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_theta": 10000.0,
+}
+TEXTS = ("What is this? What is the word in the picture?", "What does the car do? Why does the car turn?")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the official layout: 56-pixel tiles of 4 tokens, random float32 weights, its own BPE tokenizer.
+
+    Shared by the whole session: read it, never write into it.
+    """
+    root = tmp_path_factory.mktemp("tiny")
+    vocabulary = write_tokenizer(root / "tokenizer", grow_merges(TEXTS, 60))
+    llm = {**TINY_LLM, "vocab_size": vocabulary}
+    raw = compose(TINY_VISION, llm, image_size=56, max_tiles=4, img_context_token_id=vocabulary - 7)
+    model = fresh(VLMConfig.from_official(raw), seed=0)
+    model.image_token_id = vocabulary - 7
+    return save_model(model, root / "checkpoint", extra_files=sorted((root / "tokenizer").iterdir()))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A 120 x 80 PNG: a red disc and a blue square on white, two tiles wide for the tiny checkpoint."""
+    image = Image.new("RGB", (120, 80), "white")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((10, 20, 50, 60), fill="red")
+    pen.rectangle((70, 20, 110, 60), fill="blue")
+    path = tmp_path / "picture.png"
+    image.save(path)
+    return path

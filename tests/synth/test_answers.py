@@ -1,0 +1,164 @@
+"""Answers against what the picture holds: boxes by their pixels, relations by geometry, charts by their values."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import numpy as np
+import pytest
+
+from mini_internvl import synth
+from mini_internvl.synth import canvas, plots, scene
+from mini_internvl.synth.kinds import charts, shapes
+
+
+def _box(text: str) -> list[int]:
+    found = re.search(r"<box>\[\[(\d+), (\d+), (\d+), (\d+)\]\]</box>", text)
+    assert found, text
+    return [int(v) for v in found.groups()]
+
+
+def test_boxes_enclose_exactly_the_ink():
+    rng, checked = random.Random(0), 0
+    while checked < 12:
+        made = scene.compose(rng, 1)
+        shape = made.shapes[0]
+        pixels = np.asarray(made.image).astype(int)
+        far = np.abs(pixels - np.array(canvas.COLOURS[shape.colour])).sum(-1) < 60
+        if far.sum() < 50 or np.abs(pixels[0, 0] - pixels[2, 2]).sum() > 30:
+            continue
+        ys, xs = np.nonzero(far)
+        found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert np.abs(np.array(found) - np.array(shape.box)).max() < 3.5, (shape, found)
+        checked += 1
+
+
+def test_detect_answers_repeat_the_expression_and_stay_inside():
+    for index in range(60):
+        for qa in synth.draw("boxes", 2, index)[1]:
+            x1, y1, x2, y2 = _box(qa.answer)
+            assert 0 <= x1 < x2 <= 1000
+            assert 0 <= y1 < y2 <= 1000
+            if qa.task == "detect":
+                expression = re.search(r"<ref>(.*)</ref>", qa.question)
+                assert expression
+                assert qa.answer.startswith(f"<ref>{expression.group(1)}</ref><box>")
+            else:
+                assert _box(qa.question) == [x1, y1, x2, y2]
+
+
+def test_shapes_do_not_overlap():
+    rng = random.Random(1)
+    for _ in range(50):
+        made = scene.compose(rng)
+        for i, a in enumerate(made.shapes):
+            for b in made.shapes[i + 1 :]:
+                apart = np.hypot(a.centre[0] - b.centre[0], a.centre[1] - b.centre[1])
+                assert apart > (a.size + b.size) / 2 - 0.2 * max(a.size, b.size)
+
+
+def test_counts_match_the_scene():
+    rng = random.Random(2)
+    for _ in range(100):
+        made = scene.compose(rng)
+        qa = shapes.count(rng, made)
+        words = re.findall(r"[a-z]+", qa.question.replace("crosses", "cross"))
+        colour = next((c for c in scene.SHAPE_COLOURS if c in words), None)
+        name = next((n for n in scene.SHAPES if n in words or n + "s" in words), None)
+        total = sum(colour in (None, s.colour) and name in (None, s.name) for s in made.shapes)
+        assert qa.answer == str(total)
+
+
+def test_relations_are_true_both_ways():
+    rng, seen = random.Random(3), 0
+    for _ in range(200):
+        made = scene.compose(rng, 3)
+        qa = shapes.side(rng, made)
+        if qa is None:
+            continue
+        found = re.search(r"the (\w+ \w+) .*?(left of|right of|above|below) the (\w+ \w+)\?", qa.question)
+        assert found, qa.question
+        by_label = {s.label: s for s in made.shapes}
+        first, second = by_label[found.group(1)], by_label[found.group(3)]
+        (ax, ay), (bx, by) = first.centre, second.centre
+        true = {"left of": ax < bx, "right of": ax > bx, "above": ay < by, "below": ay > by}[found.group(2)]
+        assert qa.answer == ("Yes" if true else "No")
+        seen += 1
+    assert seen > 50
+
+
+def test_yes_and_no_are_balanced():
+    answers = [qa.answer for i in range(400) for qa in synth.draw("shapes", 4, i)[1] if qa.answer in ("Yes", "No")]
+    assert 0.35 < answers.count("Yes") / len(answers) < 0.65
+
+
+@pytest.fixture
+def plot():
+    return plots.Plot(title="Rain 2012", labels=("Jan", "Feb", "Mar"), values=(3.0, 1.0, 2.0), shown=("3", "1", "2"),
+                      colours=("red", "green", "blue"), printed=True, ink=(0, 0, 0), paper=(255, 255, 255),
+                      path="<pillow>", tall=9)  # fmt: skip
+
+
+def test_chart_questions_follow_the_values(plot):
+    made = {qa.task: qa for qa in charts.questions(random.Random(0), plot, "bars")}
+    assert made["highest"].answer == "Jan"
+    assert made["lowest"].answer == "Feb"
+    assert made["count"].answer == "3"
+    assert made["title"].answer == "Rain 2012"
+    assert made["type"].answer == "bar chart"
+    for qa in charts.questions(random.Random(1), plot, "pie"):
+        if qa.task == "value":
+            label = next(name for name in plot.labels if name in qa.question)
+            assert qa.answer == plot.shown[plot.labels.index(label)]
+
+
+@pytest.mark.parametrize("style", ["bars", "rows", "line", "pie", "table"])
+def test_each_chart_draws_its_colours_and_ink(plot, style):
+    from PIL import Image
+
+    image = Image.new("RGB", (224, 224), plot.paper)
+    getattr(plots, style)(random.Random(0), image, plot)
+    colours = {c for _, c in image.getcolors(100_000)}
+    assert (0, 0, 0) in colours
+    if style != "table":
+        assert canvas.COLOURS["red"] in colours
+
+
+def test_taller_bars_stand_for_larger_values(plot):
+    from PIL import Image
+
+    image = Image.new("RGB", (224, 224), plot.paper)
+    plots.bars(random.Random(0), image, plot)
+    counts = {c: n for n, c in image.getcolors(100_000)}
+    red, green, blue = (counts[canvas.COLOURS[c]] for c in plot.colours)
+    assert red == pytest.approx(3 * green, rel=0.1)
+    assert blue == pytest.approx(2 * green, rel=0.1)
+
+
+def test_values_are_asked_only_where_they_are_printed():
+    if synth.missing("charts"):
+        pytest.skip("no tables")
+    for index in range(60):
+        rng = random.Random(index)
+        plot = charts._plot(rng, "train", "bars")
+        tasks = {qa.task for qa in charts.questions(rng, plot, "bars")}
+        assert ("value" in tasks) == plot.printed
+
+
+def test_choices_hold_the_answer_once():
+    for kind in ("digits", "clothes"):
+        if synth.missing(kind):
+            continue
+        seen = set()
+        for index in range(60):
+            questions = synth.draw(kind, 0, index)[1]
+            direct = [q.answer for q in questions if q.task == "name"]
+            for qa in questions:
+                if qa.task == "choice" and direct:
+                    options = dict(re.findall(r"^([A-E])\. (.+)$", qa.question, re.M))
+                    assert options[qa.answer] == direct[0]
+                    assert len(set(options.values())) == len(options)
+                    assert qa.question.endswith("Answer with the option's letter from the given choices directly.")
+                    seen.add(qa.answer)
+        assert len(seen) >= 3

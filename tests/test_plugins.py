@@ -1,0 +1,53 @@
+"""Plug-ins are found by file name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mini_internvl import plugins
+
+
+def test_lists_files_without_their_helpers() -> None:
+    assert "driving_sim" in plugins.list_names("domains")
+    assert {"bddx_text", "bddx_signals"} <= set(plugins.list_names("benchmarks"))
+    assert not [name for name in plugins.list_names("domains") if name.startswith("_")]
+
+
+def test_finds_by_name_and_by_hyphens() -> None:
+    module = plugins.find("domains", "driving-sim")
+    assert module.__name__ == "mini_internvl.domains.driving_sim"
+    assert plugins.find("domains", "driving_sim") is module
+
+
+def test_unknown_name_gives_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r'called "bdx_text"; did you mean bddx_text'):
+        plugins.find("benchmarks", "bdx_text")
+    with pytest.raises(ValueError, match=r"known: .*driving_sim"):
+        plugins.find("domains", "qqqqqqq")
+
+
+@pytest.mark.parametrize("name", ["_car_racing", "../records", "driving_sim.build", "", "os"])
+def test_refuses_what_is_no_plug_in(name: str) -> None:
+    with pytest.raises(ValueError, match="plug-in"):
+        plugins.find("domains", name)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "", "domains/..", "records"])
+def test_refuses_an_unknown_folder(folder: str) -> None:
+    with pytest.raises(ValueError, match="no plug-in folder"):
+        plugins.list_names(folder)
+
+
+def test_listing_and_finding_import_no_heavy_package() -> None:
+    code = (
+        "import sys; from mini_internvl import plugins\n"
+        "for folder in ('domains', 'benchmarks'):\n"
+        "    for name in plugins.list_names(folder): plugins.find(folder, name)\n"
+        "print([m for m in ('torch', 'gymnasium', 'pygame', 'Box2D') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
