@@ -27,7 +27,9 @@ def picture() -> bytes:
     image = Image.fromarray(np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(image)
     for _ in range(400):
-        pen.line([tuple(map(int, rng.integers(0, 2000, 2))) for _ in range(2)], fill=tuple(map(int, rng.integers(0, 256, 3))))
+        pen.line(
+            [tuple(map(int, rng.integers(0, 2000, 2))) for _ in range(2)], fill=tuple(map(int, rng.integers(0, 256, 3)))
+        )
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -79,7 +81,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"threads": torch.get_num_threads(), "tiles": len(results["plain"]), **rows}))
         return
-    print(f"3000x2000 JPEG -> {len(results['plain'])} tiles, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(
+        f"3000x2000 JPEG -> {len(results['plain'])} tiles, {torch.get_num_threads()} threads, {arguments.rounds} rounds"
+    )
     for name, row in rows.items():
         print(f"{name:8} {row['pictures_per_s']:6.2f} pictures/s  {row['ratio']:.2f}x  largest difference "
               f"{row['largest_difference_255ths']:.2f}/255")  # fmt: skip

@@ -1,9 +1,9 @@
 """Adapt a model to a domain, from raw records to a report: score, train, score again, and show what it cost.
 
-The steps are those of the paper's framework (section 3.3): domain samples in the unified formats, general samples mixed
-in at ratio r, full-parameter training for a few passes, the domain's own benchmarks. General ability is probed before and
-after, since a gain that forgets everything else is no gain. Every step leaves its result in the run folder, so the same
-command goes on where it was stopped.
+The steps are those of the paper's framework (section 3.3): domain samples in the unified formats, general samples
+mixed in at ratio r, full-parameter training for a few passes, the domain's own benchmarks. General ability is probed
+before and after, since a gain that forgets everything else is no gain. Every step leaves its result in the run folder,
+so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -235,9 +235,7 @@ def _score(
         listener.step(f"score {label}: {name}")
         with clock.timed(f"score {label}"):
             keep = config.output / "answers" / f"{name}-{sha[:12]}.jsonl"
-            scores[name], predictions[name] = evaluate(
-                engine, modules[name], items, keep=keep, progress=listener.count
-            )
+            scores[name], predictions[name] = evaluate(engine, modules[name], items, keep=keep, progress=listener.count)
     return Scored(scores=scores, predictions=predictions, sha256=sha)
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,10 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-Model = Annotated[Optional[str], typer.Option(help="Checkpoint folder or hub id; the nano model that ships with the package when left out.")]  # noqa: UP007, UP045, E501
+Model = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder or hub id; the nano model that ships with the package when left out."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,11 +50,11 @@ def _options(
 def ask(
     inputs: Annotated[list[str], typer.Argument(metavar="[PICTURE]... QUESTION", help="Pictures, then the question.")],
     model: Model = None,
-    max_tiles: Annotated[Optional[int], typer.Option(help="Most tiles of all pictures together.")] = None,  # noqa: UP045
+    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all pictures together.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of sampling.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
@@ -78,7 +81,7 @@ def ask(
 @app.command(epilog="Example: minivl chat --model OpenGVLab/InternVL2-1B")
 def chat(
     model: Model = None,
-    picture: Annotated[Optional[list[str]], typer.Option("--picture", "-p", help="Picture of the first question.")] = None,  # noqa: UP045, E501
+    picture: Annotated[list[str] | None, typer.Option("--picture", "-p", help="Picture of the first question.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
@@ -92,8 +95,10 @@ def chat(
 @app.command(epilog="Example: minivl train recipes/nano.yaml --output runs/nano stages.0.lr=5e-4")
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[a.b=value]...", help="Changes to the recipe.")] = None,  # noqa: UP045, E501
-    output: Annotated[Optional[Path], typer.Option(help="Run folder; runs/NAME when left out.")] = None,  # noqa: UP045
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[a.b=value]...", help="Changes to the recipe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME when left out.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
 ) -> None:
     """Train by a recipe. Ctrl-C stops after the step; the same command goes on."""
@@ -103,9 +108,7 @@ def train(
     settings = recipes.load(recipe, overrides or [])
     folder = output or Path("runs") / settings.name
     with _stoppable() as should_stop:
-        best = run_recipe(
-            settings, folder, on_progress=terminal.Training(), should_stop=should_stop, workers=workers
-        )
+        best = run_recipe(settings, folder, on_progress=terminal.Training(), should_stop=should_stop, workers=workers)
     typer.echo(f"checkpoint: {best}")
 
 
@@ -113,13 +116,13 @@ def train(
 def adapt(
     domain: Annotated[str, typer.Argument(help="Name of a domain, for instance driving-sim.")],
     model: Model = None,
-    output: Annotated[Optional[Path], typer.Option(help="Run folder; runs/DOMAIN when left out.")] = None,  # noqa: UP045
-    data: Annotated[Optional[Path], typer.Option(help="Folder of raw records; built when left out.")] = None,  # noqa: UP045
-    train_clips: Annotated[Optional[int], typer.Option(help="Training clips to build.")] = None,  # noqa: UP045
-    test_clips: Annotated[Optional[int], typer.Option(help="Test clips to build.")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[float], typer.Option(help="Passes over the domain's samples.")] = None,  # noqa: UP045
-    lr: Annotated[Optional[float], typer.Option(help="Peak learning rate.")] = None,  # noqa: UP045
-    ratio: Annotated[Optional[float], typer.Option(help="General to domain samples, the paper's r.")] = None,  # noqa: UP045
+    output: Annotated[Path | None, typer.Option(help="Run folder; runs/DOMAIN when left out.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of raw records; built when left out.")] = None,
+    train_clips: Annotated[int | None, typer.Option(help="Training clips to build.")] = None,
+    test_clips: Annotated[int | None, typer.Option(help="Test clips to build.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the domain's samples.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="General to domain samples, the paper's r.")] = None,
     general_items: Annotated[int, typer.Option(help="Questions per kind of the general probe.")] = 100,
     precision: Annotated[str, typer.Option(help="bf16 or fp32 arithmetic.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
@@ -164,12 +167,14 @@ def demo(
 def evaluate(
     benchmark: Annotated[str, typer.Argument(help="Name of a benchmark, for instance synth.")],
     model: Model = None,
-    data: Annotated[Optional[Path], typer.Option(help="Folder of the benchmark's files.")] = None,  # noqa: UP045
-    kinds: Annotated[str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")] = "shapes,words,charts",
-    limit: Annotated[Optional[int], typer.Option(help="At most this many items (synth: per kind).")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="synth: seed of the pictures.")] = None,  # noqa: UP045
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmark's files.")] = None,
+    kinds: Annotated[
+        str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")
+    ] = "shapes,words,charts",
+    limit: Annotated[int | None, typer.Option(help="At most this many items (synth: per kind).")] = None,
+    seed: Annotated[int | None, typer.Option(help="synth: seed of the pictures.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
-    output: Annotated[Optional[Path], typer.Option(help="File that keeps every answer (jsonl).")] = None,  # noqa: UP045
+    output: Annotated[Path | None, typer.Option(help="File that keeps every answer (jsonl).")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: AsJson = False,
@@ -190,7 +195,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of an adaptation.")]
 
 @app.command(epilog="Example: minivl info --size 1B")
 def info(
-    size: Annotated[Optional[str], typer.Option(help="A released size: 1B, 2B or 4B.")] = None,  # noqa: UP045
+    size: Annotated[str | None, typer.Option(help="A released size: 1B, 2B or 4B.")] = None,
     model: Model = None,
     json: AsJson = False,
 ) -> None:
@@ -219,7 +224,15 @@ def synth(
     from mini_internvl.synth import write
 
     names = [k for k in drawing.KINDS if drawing.missing(k) is None] if kinds == ["all"] else kinds
-    meta = write.write(names, count, output, seed=seed, split=split, progress=terminal.Counter("drawing"))
+    counters = {name: terminal.Counter(f"drawing {name}") for name in names}
+    meta = write.write(
+        names,
+        count,
+        output,
+        seed=seed,
+        split=split,
+        progress=lambda kind, done, total: counters[kind](done, total),
+    )
     typer.echo(meta)
 
 

@@ -46,7 +46,9 @@ class SourceRecipe:
         if self.kind not in ("synth", "jsonl", "domain"):
             raise RecipeError(f'data.kind is "{self.kind}"; known: synth, jsonl, domain')
         if self.weight <= 0:
-            raise RecipeError(f"data.weight of {self.kind} {self.name or self.path} is {self.weight}; it must be above 0")
+            raise RecipeError(
+                f"data.weight of {self.kind} {self.name or self.path} is {self.weight}; it must be above 0"
+            )
         if not (self.name if self.kind != "jsonl" else self.path):
             raise RecipeError(f"data: a {self.kind} source needs {'a path' if self.kind == 'jsonl' else 'a name'}")
 
@@ -215,7 +217,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise RecipeError(f"{where} must hold {len(kinds)} values, not {len(value)}")
-        return tuple(_convert(kind, item, f"{where}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            _convert(kind, item, f"{where}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is types.UnionType:
         return None if value is None else _convert(args[0], value, where)
     if hint is float:

@@ -55,7 +55,7 @@ class Line:
 
 
 class Counter:
-    """"title  done/total  time left" for a counted step."""
+    """ "title  done/total  time left" for a counted step."""
 
     def __init__(self, title: str) -> None:
         self.title, self.line = title, Line()

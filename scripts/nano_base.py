@@ -16,16 +16,19 @@ from mini_internvl.model.sizes import compose
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "nano"
 MERGES = 1700
-COMMON = """ the a an is are of in on to and or not it this that these those there here what which who where when why how
-many much do does did can could will would should has have had was were be been with without for from by at as than then
-his her its their our your my me you we they he she I am no yes one two three four five six seven eight nine ten first
-second third last next big small large little long short high low left right top bottom up down middle centre center
-front back near far between above below under over inside outside black white grey red green blue yellow orange purple
-pink brown picture image photo text word number letter line name colour color shape object thing person people man woman
+READ = ("read", "character", "value", "title", "whose", "highest", "lowest")
+"""Tasks whose answers are spelled out of the picture; no merges are made for them."""
+COMMON = """
+the a an is are of in on to and or not it this that these those there here what which who where when why how many much
+do does did can could will would should has have had was were be been with without for from by at as than then his her
+its their our your my me you we they he she I am no yes one two three four five six seven eight nine ten first second
+third last next big small large little long short high low left right top bottom up down middle centre center front
+back near far between above below under over inside outside black white grey red green blue yellow orange purple pink
+brown picture image photo text word number letter line name colour color shape object thing person people man woman
 child car bus truck bike road street sign light house building tree sky water sea dog cat bird animal food table chair
 chart graph bar pie title value axis label year day time date price total more less most least same different same
 answer question turning angle degrees speed next metres per second predict driver vehicle ego frame video action
-reason following option options letter choose select describe describe please tell show see read write count"""
+reason following option options letter choose select describe please tell show see read write count"""
 FIRST = [f"{word} is it" for word in ("What", "Which", "How", "Where", "Why", "Is", "Are", "Does", "Do", "The", "Read")]
 
 
@@ -35,13 +38,18 @@ def questions(count: int) -> Iterator[str]:
         for kind in synth.KINDS:
             _, asked = synth.draw(kind, 0, index)
             yield from (qa.question for qa in asked)
-            yield from (" " + qa.answer for qa in asked if qa.answer.isascii() and qa.task not in ("read", "character", "value", "title", "whose", "highest", "lowest"))
+            yield from (f" {qa.answer}" for qa in asked if qa.answer.isascii() and qa.task not in READ)
 
 
 def main() -> None:
     """Write the tokenizer and config.json."""
     driving = [text for value in vars(_driving_words).values() for text in _texts(value)]
-    corpus = [*questions(400), *(" " + text for text in driving for _ in range(30)), *([" " + COMMON] * 20), *(FIRST * 50)]
+    corpus = [
+        *questions(400),
+        *(" " + text for text in driving for _ in range(30)),
+        *([" " + COMMON] * 20),
+        *(FIRST * 50),
+    ]
     size = write_tokenizer(FOLDER, grow_merges(corpus, MERGES))
     vision = {
         "architectures": ["InternVisionModel"],

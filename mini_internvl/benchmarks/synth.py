@@ -1,7 +1,7 @@
 """The drawn pictures as a benchmark: exact answers on fonts, words, values and tables that training never used.
 
-There are no files to read: ``items`` draws them, the same for the same seed, fonts and tables. A kind whose data package
-is missing is left out by ``kinds`` and named by ``synth.missing``. Boxes count as right at an IoU of 0.5 or more.
+There are no files to read: ``items`` draws them, the same for the same seed, fonts and tables. A kind whose data
+package is missing is left out by ``kinds`` and named by ``synth.missing``. Boxes count as right at an IoU of 0.5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mini_internvl import synth
 from mini_internvl.inputs import boxes
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item, Part, Prediction, Score
 
 MAIN = ("shapes", "words", "charts")
 """Kinds of the headline: coloured shapes, rendered words and numbers, charts."""
@@ -41,7 +41,7 @@ def items(
         for index in range(count):
             image, questions = synth.draw(kind, seed, index, split)
             asked = questions[0]
-            content = [{"type": "image", "image": image}, {"type": "text", "text": asked.question}]
+            content: list[Part] = [{"type": "image", "image": image}, {"type": "text", "text": asked.question}]
             yield Item(
                 id=f"{kind}/{seed}/{index}",
                 messages=[{"role": "user", "content": content}],

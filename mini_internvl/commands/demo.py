@@ -10,6 +10,7 @@ import typer
 from mini_internvl import load, synth
 from mini_internvl.adapt import AdaptConfig
 from mini_internvl.commands.adapt import run as run_adapt
+from mini_internvl.records import Part
 
 SHOWN = ("shapes", "words", "charts")
 
@@ -18,9 +19,7 @@ def run(output: Path, should_stop: Callable[[], bool], *, as_json: bool = False)
     """Show a few answers, then ``minivl adapt driving-sim`` with settings for a quick look."""
     if not as_json:
         _show_answers(output / "pictures")
-    config = AdaptConfig(
-        domain="driving-sim", output=output, command=f"minivl demo --output {output}"
-    )
+    config = AdaptConfig(domain="driving-sim", output=output, command=f"minivl demo --output {output}")
     run_adapt(config, should_stop, as_json=as_json)
 
 
@@ -33,7 +32,7 @@ def _show_answers(folder: Path) -> None:
         image, (asked, *_) = synth.draw(kind, 4, 1, "test")
         path = folder / f"{kind}.png"
         image.save(path)
-        content = [{"type": "image", "image": path}, {"type": "text", "text": asked.question}]
+        content: list[Part] = [{"type": "image", "image": path}, {"type": "text", "text": asked.question}]
         reply = engine.chat([{"role": "user", "content": content}])
         typer.echo(f'  minivl ask {path} "{asked.question}"\n    {reply.text}   (truth: {asked.answer})')
     typer.echo("")

@@ -42,7 +42,12 @@ def run(
         return
     counts = score.notes.get("counts", {})
     rows = [
-        (key, f"{value:.1f}", f"{_standard_error(value, counts[key]):.1f}" if key in counts else "", str(counts.get(key, "")))
+        (
+            key,
+            f"{value:.1f}",
+            f"{_standard_error(value, counts[key]):.1f}" if key in counts else "",
+            str(counts.get(key, "")),
+        )
         for key, value in score.values.items()
     ]
     terminal.table(f"{name}: {model or 'nano'}, {score.items} items", ("", "score", "± s.e.", "items"), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,7 +141,7 @@ class Engine:
 
     def stream(
         self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Reply]:
         """Answer one conversation piece by piece; the generator's return value is the whole :class:`Reply`.
 
         A piece is held back while it ends inside a character that needs several tokens.

@@ -86,9 +86,7 @@ def generate(
         padding[row, longest - len(prompt) :] = 1
     ids, padding = ids.to(device), padding.to(device)
     positions = (padding[:, :longest].cumsum(1) - 1).clamp(min=0)
-    cache = KVCache(
-        model.config.llm, len(prompts), longest + config.max_new_tokens, dtype=model.dtype, device=device
-    )
+    cache = KVCache(model.config.llm, len(prompts), longest + config.max_new_tokens, dtype=model.dtype, device=device)
     generator = None
     if config.temperature > 0:
         generator = torch.Generator(device)

@@ -1,7 +1,7 @@
 """Ask a benchmark's items and score the answers.
 
-Items of similar cost share a batch, so little is padded; results come back in the items' own order. Answers are appended
-to a file as they come, keyed by the question, so that an evaluation that was killed goes on where it stopped.
+Items of similar cost share a batch, so little is padded; results come back in the items' own order. Answers are
+appended to a file as they come, keyed by the question, so that an evaluation that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def predict(
         engine: the model that answers.
         items: questions; ids are unique.
         batch_size: questions answered together.
-        keep: jsonl file of answers; those already in it are not asked again. It belongs to one model: the caller names it
-            after the model.
+        keep: jsonl file of answers; those already in it are not asked again. It belongs to one model: the caller names
+            it after the model.
         progress: called with (answered, all).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Boxes: pixels <-> the family's 0..1000 integers, ``<ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>`` in and out, drawing.
+"""Boxes: pixels <-> the family's 0..1000 integers, ``<ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>`` text, drawing.
 
 Source: the chat data format of the official documentation; paper section 3.3.
 """
@@ -26,18 +26,14 @@ def to_thousand(box: Sequence[float], width: int, height: int) -> tuple[int, int
     if len(box) != 4 or box[0] > box[2] or box[1] > box[3]:
         raise ValueError(f"a box is x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, not {list(box)}")
     sides = (width, height, width, height)
-    x1, y1, x2, y2 = (
-        min(1000, max(0, round(1000 * value / side))) for value, side in zip(box, sides, strict=True)
-    )
+    x1, y1, x2, y2 = (min(1000, max(0, round(1000 * value / side))) for value, side in zip(box, sides, strict=True))
     return x1, y1, x2, y2
 
 
 def to_pixels(box: Sequence[float], width: int, height: int) -> Box:
     """Integers 0..1000 -> pixel box, clipped to the picture."""
     sides = (width, height, width, height)
-    x1, y1, x2, y2 = (
-        min(float(side), max(0.0, value / 1000 * side)) for value, side in zip(box, sides, strict=True)
-    )
+    x1, y1, x2, y2 = (min(float(side), max(0.0, value / 1000 * side)) for value, side in zip(box, sides, strict=True))
     return x1, y1, x2, y2
 
 

@@ -1,7 +1,7 @@
 """Messages -> token ids and supervision mask: the only renderer, used by training, answering and evaluation alike.
 
-A conversation is cut into segments (headers, questions, answers); the mask follows the segments, and ids are made of the
-whole text at once, as the original does. Supervised are each answer and the separator after it, nothing else.
+A conversation is cut into segments (headers, questions, answers) and the mask follows the segments; the ids are those
+of the whole text, as in the original. Supervised are each answer and the separator after it, nothing else.
 Templates: ``internvl/conversation.py``; masks: ``internvl/train/dataset.py``.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.records import ChatTemplate, Encoded, Message, Part
@@ -164,7 +163,7 @@ def _segments(
         yield template.assistant_role, False
 
 
-def _text(message: Message, turn: int, count: int, counter: Iterator[int] = iter(())) -> str:
+def _text(message: Message, turn: int, count: int, counter: Iterator[int] | None = None) -> str:
     """A turn's text with ``<image>`` marks; ``count`` is the number of pictures in the conversation."""
     content = message["content"]
     if isinstance(content, str):
@@ -180,7 +179,7 @@ def _text(message: Message, turn: int, count: int, counter: Iterator[int] = iter
             _refuse_reserved(part["text"], turn)
             pieces.append(part["text"])
         else:
-            number = next(counter)
+            number = next(counter) if counter else 1
             if not marked:
                 label = f"{part['name']}: " if part.get("name") else f"Image-{number}: " if count > 1 else ""
                 pieces.append(f"{label}{IMAGE}\n")

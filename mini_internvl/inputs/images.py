@@ -44,7 +44,8 @@ def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     width, height = opened.size
     if width * height > max_pixels:
         raise ImageError(
-            f"{name} is {width}x{height}, {width * height / 1e6:,.0f} megapixels; the limit is {max_pixels / 1e6:,.0f}: "
+            f"{name} is {width}x{height}, {width * height / 1e6:,.0f} megapixels; the limit is "
+            f"{max_pixels / 1e6:,.0f}: "
             "scale it down, or raise max_pixels if you trust the file"
         )
     if min(width, height) < 1:

@@ -1,7 +1,7 @@
 """Dynamic resolution: a picture becomes the grid of tiles that fits its shape, then a thumbnail of the whole.
 
-The grid, the resizing and the numbers are the original's, bit for bit, by default; the work is arranged anew: decode once,
-resize the canvas and the thumbnail at the same time, and normalise all tiles in one go.
+The grid, the resizing and the numbers are the original's, bit for bit, by default; the work is arranged anew: decode
+once, resize the canvas and the thumbnail at the same time, and normalise all tiles in one go.
 Source: ``internvl/train/dataset.py`` (``dynamic_preprocess``, ``build_transform``); paper section 3.1.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +111,7 @@ def _resize_torch(image: Image.Image, targets: list[tuple[int, int]]) -> list[np
     return _on_threads([functools.partial(one, *target) for target in targets])
 
 
-def _on_threads(jobs: list[Callable[[], Any]]) -> list[Any]:
+def _on_threads(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run the first job here and the others on threads; results in order."""
     others = [_pool(os.getpid()).submit(job) for job in jobs[1:]]
     first = jobs[0]()

@@ -1,11 +1,11 @@
 """Tokenizers from a checkpoint folder's own files, without running code from the folder.
 
-Three kinds: ``vocab.json`` + ``merges.txt`` (Qwen2's byte-level BPE), ``tokenizer.model`` (sentencepiece, with the habits
-of the slow Llama and InternLM2 tokenizers, which the released models were trained with), and ``tokenizer.json``.
+Three kinds: ``vocab.json`` + ``merges.txt`` (Qwen2's byte-level BPE), ``tokenizer.model`` (sentencepiece, with the
+habits of the slow Llama and InternLM2 tokenizers, which the released models were trained with), ``tokenizer.json``.
 
-Unusual: sentencepiece checkpoints are tokenised piece by piece between added tokens. The slow InternLM2 tokenizer puts a
-space before every piece; the slow Llama one (``legacy`` false) only before the first, and then drops it when an added
-token comes first. White space next to an added token goes where its ``lstrip`` / ``rstrip`` flags say so.
+Unusual: sentencepiece checkpoints are tokenised piece by piece between added tokens. The slow InternLM2 tokenizer puts
+a space before every piece; the slow Llama one (``legacy`` false) only before the first, and drops it again when a token
+with a role (BOS, EOS, ...) comes first. White space next to an added token goes as its ``lstrip`` and ``rstrip`` say.
 Source: ``tokenization_utils.py`` and ``tokenization_llama.py`` of transformers 4.37, ``tokenization_internlm2.py``.
 """
 
@@ -191,7 +191,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self.model.encode(self._unknown + piece, out_type=int)[self._unknown_length :]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        texts, run = [], []
+        texts: list[str] = []
+        run: list[int] = []
         by_id = {token.id: token.content for token in self.added.values()}
         for number in self._kept(ids, skip_special):
             if number in by_id:

@@ -1,7 +1,7 @@
 """One attention for encoder and decoder: torch's fused kernel, except where plain matrix products are faster.
 
 On a CPU the fused kernel is slow when bfloat16 gradients are needed: for the few dozen to few hundred tokens of a small
-model's training the plain form took a fifth to two thirds of its time (see ``bench/attention.py``).
+model's training the plain form took a fifth to two thirds of its time (``bench/train.py`` measures both).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ PLAIN_UP_TO = 512
 """Longest sequence for which the plain form is used; its memory grows with the square."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
     """softmax(q k^T / sqrt(D)) v.
 
     Args:

@@ -56,7 +56,9 @@ def weight_files(folder: Path) -> list[Path]:
         names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing or not names:
-            raise CheckpointError(f"{folder / INDEX} names {missing or 'no files'}, not in the folder; fetch them again")
+            raise CheckpointError(
+                f"{folder / INDEX} names {missing or 'no files'}, not in the folder; fetch them again"
+            )
         return [folder / name for name in names]
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
@@ -97,7 +99,9 @@ def load_model(folder: str | Path, *, dtype: str | torch.dtype = "float32", devi
     with torch.device("meta"):
         model = InternVL(config)
     _assign(model, _from_official(read_tensors(folder), config), folder, as_dtype(dtype), device)
-    model.image_token_id = config.image_token_id if config.image_token_id is not None else _image_token_id(folder, config)
+    model.image_token_id = (
+        config.image_token_id if config.image_token_id is not None else _image_token_id(folder, config)
+    )
     return model.eval()
 
 
@@ -145,7 +149,9 @@ def _assign(
         state[key] = tensor.to(device=device, dtype=dtype)
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
-        raise CheckpointError(f"{folder}: {_listed('missing', missing)}{_listed('unexpected', extra)}the weights do not fit")
+        raise CheckpointError(
+            f"{folder}: {_listed('missing', missing)}{_listed('unexpected', extra)}the weights do not fit"
+        )
     model.load_state_dict(state, assign=True)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+RopeKind = Literal["default", "linear", "dynamic", "longrope"]
+
 
 class ConfigError(ValueError):
     """A config.json that is not of this family, or is wrong in one field."""
@@ -87,7 +89,7 @@ class RopeConfig:
 
     theta: float
     """Base of the wavelengths."""
-    kind: Literal["default", "linear", "dynamic", "longrope"] = "default"
+    kind: RopeKind = "default"
     """``dynamic`` raises the base beyond ``max_positions`` (InternLM2); ``longrope`` is Phi-3's "su"."""
     factor: float = 1.0
     """Scale of ``linear`` and ``dynamic``."""

@@ -4,7 +4,7 @@ The backbones differ only in names, fused matrices, biases and rotary kind, all 
 Shapes: B batch, T new tokens, S all tokens seen so far, H heads, K key-value heads, D width of a head.
 
 Keys enter the cache already rotated. For the "dynamic" and "longrope" kinds the rotation depends on the length at
-that moment, so a generation that crosses the limit keeps the earlier rotation of its earlier keys, as the original does.
+that moment, so a generation that crosses the limit keeps the earlier rotation of its earlier keys, as in the original.
 """
 
 from __future__ import annotations

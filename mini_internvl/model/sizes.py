@@ -102,8 +102,11 @@ def fresh(config: VLMConfig, seed: int) -> InternVL:
 def _initialise(module: nn.Module, std: float, generator: torch.Generator) -> None:
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
         module.weight.normal_(0.0, std, generator=generator)
-        if getattr(module, "bias", None) is not None:
-            module.bias.zero_()
-    elif isinstance(module, Embeddings):  # as the original: unit deviation, so that places are told apart from the start
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            bias.zero_()
+    elif isinstance(
+        module, Embeddings
+    ):  # as the original: unit deviation, so that places are told apart from the start
         module.class_embedding.normal_(0.0, 1.0, generator=generator)
         module.position_embedding.normal_(0.0, 1.0, generator=generator)

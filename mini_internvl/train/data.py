@@ -21,8 +21,8 @@ from mini_internvl.inputs import chat
 from mini_internvl.inputs.tiles import TileConfig, pixel_values
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.records import Batch, ChatTemplate, Example, Sample
 from mini_internvl.recipes import SourceRecipe, StageRecipe
+from mini_internvl.records import Batch, ChatTemplate, Example, Sample
 
 IGNORE = -100
 
@@ -77,7 +77,9 @@ def open_source(recipe: SourceRecipe, seed: int) -> Source:
         return SynthSource(recipe.name, recipe.seed, recipe.split)
     if recipe.kind == "domain":
         domain = plugins.find("domains", recipe.name)
-        return ListSource(list(domain.convert(Path(recipe.path), recipe.split)), seed, f"{recipe.path} ({recipe.split})")
+        return ListSource(
+            list(domain.convert(Path(recipe.path), recipe.split)), seed, f"{recipe.path} ({recipe.split})"
+        )
     return ListSource(list(read_jsonl(Path(recipe.path))), seed, recipe.path)
 
 

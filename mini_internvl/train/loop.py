@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import Batch
 from mini_internvl.recipes import StageRecipe
+from mini_internvl.records import Batch
 from mini_internvl.train import state
 from mini_internvl.train.data import StepDataset, loader, supervised_tokens
 from mini_internvl.train.losses import cross_entropy

@@ -20,8 +20,8 @@ from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
 from mini_internvl.model.checkpoint import load_model, read_config, read_json, save_model
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import Batch
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
+from mini_internvl.records import Batch
 from mini_internvl.train import state
 from mini_internvl.train.data import Encoder, StepDataset, collate, open_source
 from mini_internvl.train.loop import Progress, Run, held_out_loss, run_stage

@@ -22,9 +22,7 @@ from mini_internvl.model.vlm import InternVL
 STATE, COUNTERS = "state.safetensors", "state.json"
 
 
-def save_state(
-    folder: Path, model: InternVL, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]
-) -> None:
+def save_state(folder: Path, model: InternVL, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]) -> None:
     """Write the state folder atomically; ``counters`` is JSON data such as the step."""
     tensors = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -1,7 +1,6 @@
 """Recorded outputs of the original implementation: ``tests/golden/data``, or any folder of that layout.
 
-Set MINIVL_GOLDEN to another folder to check other cases; file names, counts and shapes are read from it. Since the cases
-decide how many tests there are, test modules find them with :func:`folder` while pytest collects.
+Set MINIVL_GOLDEN to another folder to check other cases; file names, counts and shapes are read from it.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
-from mini_internvl.model.config import ConfigError, DecoderConfig, RopeConfig
+from mini_internvl.model.config import ConfigError, DecoderConfig, RopeConfig, RopeKind
 
 
 @functools.cache
@@ -90,7 +90,9 @@ def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
         half = raw["hidden_size"] // raw["num_attention_heads"] // 2
         for name in ("short_factor", "long_factor"):
             if len(scaling.get(name, ())) != half:
-                raise ConfigError(f"llm_config.rope_scaling.{name} holds {len(scaling.get(name, ()))} numbers, not {half}")
+                raise ConfigError(
+                    f"llm_config.rope_scaling.{name} holds {len(scaling.get(name, ()))} numbers, not {half}"
+                )
         return RopeConfig(
             theta=theta,
             kind="longrope",
@@ -101,4 +103,6 @@ def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
         )
     if kind not in ("linear", "dynamic", "default"):
         raise ConfigError(f'llm_config.rope_scaling.type is "{kind}"; known: linear, dynamic, su, longrope')
-    return RopeConfig(theta=theta, kind=kind, factor=float(scaling.get("factor", 1.0)), max_positions=limit)
+    return RopeConfig(
+        theta=theta, kind=cast(RopeKind, kind), factor=float(scaling.get("factor", 1.0)), max_positions=limit
+    )

@@ -1,0 +1,349 @@
+"""A small longest-match lexer generator: a table of regular expressions becomes one lazily built automaton.
+
+Python's `re` takes the first alternative that fits; a classical lexer takes the *longest* match over all its rules, and
+the earlier rule on a tie. This module provides the second kind: the rules are compiled to one nondeterministic
+automaton (Thompson's construction), which is made deterministic (subset construction) state by state as text needs it.
+After a short warm-up, reading a character costs one dictionary look-up.
+
+The pattern language is small: literals (matched in any case), `[...]` and `[^...]` (matched as written), groups, `|`,
+`?`, `*`, `+`, `{m}` and `{m,n}`, `\\` before a character that has a meaning, and `{NAME}` for a named set of characters
+or another named pattern. White space in a pattern means nothing, except inside brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+CharSet = Callable[[str], bool]
+
+#: A node of a parsed pattern: ("set", test) | ("cat", nodes) | ("or", nodes) | ("repeat", node, least, most or None).
+Node = tuple
+
+#: Characters that count as the same letter when a literal is matched in any case, beyond lower and upper case.
+_ALSO_SAME = {"i": "ıİ", "k": "\u212a", "s": "ſ"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One kind of token.
+
+    The rule competes with the length of `pattern` and `before` together, but `before` is not part of the token.
+    """
+
+    name: str  #: What the rule recognises, for readers and error messages.
+    pattern: str  #: The text of the token, in the pattern language of this module.
+    before: str = ""  #: What must follow the token.
+    give_back: int = 0  #: Characters at the end of the match that are not part of the token but are read again.
+    keep: int = 0  #: When above 0: only this many characters are the token, the others are read again.
+    text: Callable[[str], str] | None = None  #: Changes the token's text; "" drops the token; None leaves it.
+
+
+class PatternSyntaxError(ValueError):
+    """A pattern of the rule table cannot be read."""
+
+
+class _Parser:
+    """Recursive descent over one pattern; `names` holds the named sets (callables) and patterns (strings)."""
+
+    def __init__(self, pattern: str, names: Mapping[str, str | CharSet]) -> None:
+        self.pattern, self.names, self.at = pattern, names, 0
+
+    def parse(self) -> Node:
+        node = self._alternatives()
+        if self.at != len(self.pattern):
+            raise PatternSyntaxError(f"unexpected {self.pattern[self.at]!r} at {self.at} in pattern {self.pattern!r}")
+        return node
+
+    def _peek(self) -> str:
+        while self.at < len(self.pattern) and self.pattern[self.at].isspace():
+            self.at += 1
+        return self.pattern[self.at : self.at + 1]
+
+    def _alternatives(self) -> Node:
+        options = [self._sequence()]
+        while self._peek() == "|":
+            self.at += 1
+            options.append(self._sequence())
+        return options[0] if len(options) == 1 else ("or", options)
+
+    def _sequence(self) -> Node:
+        items = []
+        while self._peek() not in ("", "|", ")"):
+            items.append(self._repeated())
+        return ("cat", items)
+
+    def _repeated(self) -> Node:
+        node = self._atom()
+        while (mark := self._peek()) in ("?", "*", "+") or (mark == "{" and self.pattern[self.at + 1].isdigit()):
+            if mark == "{":
+                least, _, most = self._until("}").partition(",")
+                node = ("repeat", node, int(least), int(most or least))
+            else:
+                self.at += 1
+                node = ("repeat", node, int(mark == "+"), 1 if mark == "?" else None)
+        return node
+
+    def _until(self, end: str) -> str:
+        """The text between the current one-character mark and `end`; moves behind it."""
+        stop = self.pattern.index(end, self.at)
+        inner, self.at = self.pattern[self.at + 1 : stop], stop + 1
+        return inner
+
+    def _atom(self) -> Node:
+        mark = self._peek()
+        if mark == "(":
+            self.at += 1
+            node = self._alternatives()
+            if self._peek() != ")":
+                raise PatternSyntaxError(f"missing ')' in pattern {self.pattern!r}")
+            self.at += 1
+            return node
+        if mark == "[":
+            return ("set", self._bracket())
+        if mark == "{":
+            value = self.names[self._until("}")]
+            return ("set", value) if callable(value) else _Parser(value, self.names).parse()
+        if mark == "\\":
+            self.at += 1
+        letter = self.pattern[self.at]
+        self.at += 1
+        return ("set", _any_case(letter))
+
+    def _bracket(self) -> CharSet:
+        self.at += 1
+        negated = self.pattern[self.at] == "^"
+        self.at += negated
+        singles: set[str] = set()
+        ranges: list[tuple[str, str]] = []
+        tests: list[CharSet] = []
+        while (mark := self.pattern[self.at]) != "]":
+            if mark == "{":
+                test = self.names[self._until("}")]
+                if not callable(test):
+                    raise PatternSyntaxError(f"a pattern is named inside [...] in {self.pattern!r}: only sets fit")
+                tests.append(test)
+                continue
+            first = self._bracket_letter()
+            if self.pattern[self.at] == "-" and self.pattern[self.at + 1] != "]":
+                self.at += 1
+                ranges.append((first, self._bracket_letter()))
+            else:
+                singles.add(first)
+        self.at += 1
+
+        def contains(char: str) -> bool:
+            inside = (
+                char in singles or any(low <= char <= high for low, high in ranges) or any(test(char) for test in tests)
+            )
+            return inside != negated
+
+        return contains
+
+    def _bracket_letter(self) -> str:
+        self.at += self.pattern[self.at] == "\\"
+        self.at += 1
+        return self.pattern[self.at - 1]
+
+
+def _any_case(letter: str) -> CharSet:
+    """The set of characters that a literal matches: itself in any case."""
+    same = {letter, letter.lower(), letter.upper(), *_ALSO_SAME.get(letter.lower(), "")}
+    return lambda char: char in same
+
+
+class _Network:
+    """The nondeterministic automaton: numbered places, arcs that read a character of a set, and free moves."""
+
+    def __init__(self) -> None:
+        self.free: list[list[int]] = []
+        self.arc: list[tuple[CharSet, int] | None] = []
+        self.accepts: dict[int, int] = {}  # place -> number of the rule that is complete there
+
+    def place(self) -> int:
+        self.free.append([])
+        self.arc.append(None)
+        return len(self.free) - 1
+
+    def add(self, node: Node, start: int) -> int:
+        """Adds what `node` describes behind place `start`; returns the place where it ends."""
+        kind = node[0]
+        if kind == "set":
+            # A fresh place carries the arc, so that no place ever needs two.
+            here, end = self.place(), self.place()
+            self.free[start].append(here)
+            self.arc[here] = (node[1], end)
+            return end
+        if kind == "cat":
+            for part in node[1]:
+                start = self.add(part, start)
+            return start
+        if kind == "or":
+            end = self.place()
+            for part in node[1]:
+                fork = self.place()
+                self.free[start].append(fork)
+                self.free[self.add(part, fork)].append(end)
+            return end
+        _, inner, least, most = node
+        for _ in range(least):
+            start = self.add(inner, start)
+        if most is None:
+            loop = self.place()
+            self.free[start].append(loop)
+            self.free[self.add(inner, loop)].append(loop)
+            end = self.place()
+            self.free[loop].append(end)
+            return end
+        end = self.place()
+        self.free[start].append(end)
+        for _ in range(most - least):
+            start = self.add(inner, start)
+            self.free[start].append(end)
+        return end
+
+    def spread(self, places: Sequence[int]) -> frozenset[int]:
+        """All places reachable from `places` by free moves, reduced to those that matter (arcs and accepting)."""
+        seen, todo = set(places), list(places)
+        while todo:
+            for place in self.free[todo.pop()]:
+                if place not in seen:
+                    seen.add(place)
+                    todo.append(place)
+        return frozenset(p for p in seen if self.arc[p] is not None or p in self.accepts)
+
+
+class _State(dict):
+    """A state of the deterministic automaton: class mark -> next state, filled when a mark is first seen.
+
+    `rule` is the number of the rule that is complete here, or -1; the dead state is the one with no places.
+    """
+
+    __slots__ = ("automaton", "places", "rule")
+
+    def __init__(self, automaton: Automaton, places: frozenset[int]) -> None:
+        super().__init__()
+        self.automaton, self.places = automaton, places
+        self.rule = min((automaton.network.accepts[p] for p in places if p in automaton.network.accepts), default=-1)
+
+    def __missing__(self, mark: str) -> _State:
+        state = self[mark] = self.automaton.successor(self.places, mark)
+        return state
+
+
+class CharClasses(dict):
+    """Maps a code point to a mark (a character) that stands for all characters no set of the rules tells apart.
+
+    It is a table for `str.translate`: a whole text is classified in one call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sets: list[CharSet] = []
+        self.marks: dict[tuple[bool, ...], str] = {}
+        self.members: dict[str, str] = {}  # mark -> one character of the class
+
+    def __missing__(self, point: int) -> str:
+        char = chr(point)
+        signature = tuple(test(char) for test in self.sets)
+        mark = self.marks.setdefault(signature, chr(len(self.marks) + 1))
+        self.members.setdefault(mark, char)
+        self[point] = mark
+        return mark
+
+
+class Automaton:
+    """Longest-match automaton over one or more patterns that share a table of character classes."""
+
+    def __init__(self, nodes: Sequence[Node], classes: CharClasses) -> None:
+        self.classes = classes
+        self.network = _Network()
+        self.states: dict[frozenset[int], _State] = {}
+        start = self.network.place()
+        for number, node in enumerate(nodes):
+            end = self.network.add(node, start)
+            self.network.accepts.setdefault(end, number)
+        self.dead = self._state(frozenset())
+        self.start = self._state(self.network.spread([start]))
+
+    def _state(self, places: frozenset[int]) -> _State:
+        if places not in self.states:
+            self.states[places] = _State(self, places)
+        return self.states[places]
+
+    def successor(self, places: frozenset[int], mark: str) -> _State:
+        """The state reached from `places` by any character of the class `mark`."""
+        char = self.classes.members.get(mark)
+        if char is None:  # the end of the text: nothing reads it
+            return self.dead
+        arcs = (self.network.arc[place] for place in places)
+        return self._state(self.network.spread([target for test, target in filter(None, arcs) if test(char)]))
+
+    def accepting_ends(self, marks: str, start: int, stop: int) -> Iterator[int]:
+        """Every position in start..stop at which a match that began at `start` is complete, in rising order."""
+        state = self.start
+        for at in range(start, stop + 1):
+            if state.rule >= 0:
+                yield at
+            if at < stop:
+                state = state[marks[at]]
+
+
+@dataclass
+class Lexer:
+    """The compiled rule table. `names` holds the named sets of characters and the named patterns."""
+
+    rules: Sequence[Rule]
+    names: Mapping[str, str | CharSet]
+    classes: CharClasses = field(default_factory=CharClasses)
+
+    def __post_init__(self) -> None:
+        tokens = [_Parser(rule.pattern, self.names).parse() for rule in self.rules]
+        contexts = [_Parser(rule.before, self.names).parse() for rule in self.rules]
+        self.classes.sets.extend(_sets_of(("cat", [*tokens, *contexts])))
+        self.automaton = Automaton(
+            [("cat", [t, c]) for t, c in zip(tokens, contexts, strict=True)], self.classes
+        )
+        # Where a following context can have several lengths, the split is found by two more automata.
+        self.context_length = [_fixed_length(context) for context in contexts]
+        self.splitters = {
+            number: (Automaton([tokens[number]], self.classes), Automaton([contexts[number]], self.classes))
+            for number, length in enumerate(self.context_length)
+            if length is None
+        }
+
+    def token_end(self, number: int, marks: str, start: int, stop: int) -> int:
+        """Where the token of rule `number` ends when rule and context together match marks[start:stop]."""
+        rule, length = self.rules[number], self.context_length[number]
+        if rule.keep:
+            return start + rule.keep
+        if length is not None:
+            return stop - length - rule.give_back
+        token, context = self.splitters[number]
+        # The longest token whose remainder is a complete context.
+        ends = [e for e in token.accepting_ends(marks, start, stop) if stop in context.accepting_ends(marks, e, stop)]
+        return ends[-1] - rule.give_back
+
+
+def _sets_of(node: Node) -> list[CharSet]:
+    """All sets of characters in a parsed pattern."""
+    if node[0] == "set":
+        return [node[1]]
+    inner = node[1] if node[0] in ("cat", "or") else [node[1]]
+    return [found for part in inner for found in _sets_of(part)]
+
+
+def _fixed_length(node: Node) -> int | None:
+    """The number of characters that every match of `node` has, or None when matches differ in length."""
+    if node[0] == "set":
+        return 1
+    if node[0] == "repeat":
+        _, inner, least, most = node
+        length = _fixed_length(inner)
+        return None if length is None or least != most else length * least
+    lengths = [_fixed_length(part) for part in node[1]]
+    if None in lengths:
+        return None
+    if node[0] == "cat":
+        return sum(length for length in lengths if length is not None)
+    return lengths[0] if len(set(lengths)) == 1 else None
