@@ -1,8 +1,8 @@
-"""Pictures from paths, bytes, data URLs or PIL, as 8-bit RGB; everything that cannot be one is refused in plain words.
+"""Pictures from paths, bytes, data URLs or PIL, as 8-bit RGB; what cannot be one is refused in plain words.
 
-Like the original, colour with alpha is converted by dropping alpha. Beyond it: EXIF orientation is applied, 16-bit and
-float pictures are scaled to 8 bits instead of clipped, an animation gives its first frame, and a size is checked in the
-header, before anything is decoded.
+Like the original, colour with alpha is converted by dropping alpha, and colour profiles are not applied. Beyond it:
+EXIF orientation is applied, grey of more than 8 bits is scaled instead of clipped, an animation gives its first frame,
+and the size is checked in the header, before anything is decoded.
 """
 
 from __future__ import annotations
@@ -10,85 +10,86 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import warnings
+import os
+import threading
+import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """Largest accepted picture, width times height."""
+MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"
+"""Environment variable with another limit."""
 MAX_RATIO = 200
 """Largest accepted ratio of the sides; beyond it tiles show nothing but smear."""
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
+
+_opening = threading.Lock()
 
 
 class ImageError(ValueError):
     """A picture that cannot be used; the message names it and says why."""
 
 
-def load_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: str | Path | bytes | bytearray | Image.Image, *, max_pixels: int | None = None) -> Image.Image:
     """Open a picture.
 
     Args:
-        source: path, ``data:`` URL, bytes, or a PIL image.
-        max_pixels: refuse larger ones before decoding. Pillow's own ``Image.MAX_IMAGE_PIXELS`` applies as well.
+        source: path, ``data:`` URL, bytes, or a PIL image (which is not changed).
+        max_pixels: refuse larger ones before decoding; ``None`` takes the environment variable MINIVL_MAX_PIXELS, or
+            100 million.
 
     Returns:
-        An RGB image of 8 bits, upright.
+        An RGB image of 8 bits, upright. Grey of 16 or 32 bits is scaled by its range (see :func:`_to_8_bits`).
 
     Raises:
-        ImageError: missing, no picture, truncated, too large or too thin.
+        ImageError: missing, no picture, cut off, too large, too thin, or without pixels.
     """
-    name, opened = _open(source)
-    width, height = opened.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{name} is {width}x{height}, {width * height / 1e6:,.0f} megapixels; the limit is "
-            f"{max_pixels / 1e6:,.0f}: "
-            "scale it down, or raise max_pixels if you trust the file"
-        )
-    if min(width, height) < 1:
-        raise ImageError(f"{name} is {width}x{height}: it has no pixels")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(
-            f"{name} is {width}x{height}: one side is more than {MAX_RATIO} times the other; crop it or pad it"
-        )
-    try:
-        opened.load()
-        return _to_rgb(_upright(opened))
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name} is damaged or cut off ({error}); fetch it again") from None
-
-
-def _open(source: Any) -> tuple[str, Image.Image]:
-    """A name for messages, and the picture with only its header read."""
+    limit = _limit() if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
-        return "the picture", source
-    if isinstance(source, bytes | bytearray):
-        name, stream = "the picture", io.BytesIO(source)
-    elif isinstance(source, str) and source.startswith("data:"):
-        name, stream = "the data URL", io.BytesIO(_decode_url(source))
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise ImageError(f"{source} is a web address; download it and give the file")
-    elif isinstance(source, str | Path):
-        name = str(source)
-        try:
-            stream = io.BytesIO(Path(source).read_bytes())
-        except FileNotFoundError:
-            raise ImageError(f"{name} does not exist") from None
-        except OSError as error:
-            raise ImageError(f"{name} cannot be read: {error.strerror}") from None
-    else:
-        raise ImageError(f"a picture must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
+        return _finish(source, "the picture", limit)
+    name, stream = _stream(source)
+    with stream:
+        return _finish(_header(stream, name), name, limit)
+
+
+def _limit() -> int:
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "")
+    if not text:
+        return MAX_PIXELS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return name, Image.open(stream)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is far too large: {error}; scale it down") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise ImageError(f"{name} is no picture that Pillow knows") from None
+        return int(float(text))
+    except (ValueError, OverflowError):
+        raise ImageError(f'{MAX_PIXELS_VARIABLE} is "{text}"; set it to a number of pixels, for instance 2e8') from None
+
+
+def _stream(source: object) -> tuple[str, BinaryIO]:
+    """A name for messages, and the file's bytes."""
+    if isinstance(source, bytes | bytearray):
+        return "the picture", io.BytesIO(source)
+    if isinstance(source, str) and source.startswith("data:"):
+        return "the data URL", io.BytesIO(_decode_url(source))
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise ImageError(f"{_short(source)} is a web address; download it and give the file")
+    if not isinstance(source, str | Path):
+        raise ImageError(f"a picture must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
+    name = _short(str(source))
+    try:
+        return name, open(source, "rb")
+    except FileNotFoundError:
+        raise ImageError(f"{name} does not exist; check the path") from None
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # for instance a null character in the path
+        raise ImageError(f"{name} is no path: {error}") from None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:100]}... ({len(name)} characters)"
 
 
 def _decode_url(url: str) -> bytes:
@@ -96,16 +97,74 @@ def _decode_url(url: str) -> bytes:
     if not comma or not head.endswith(";base64"):
         raise ImageError("the data URL is not base64; write data:image/png;base64,...")
     try:
-        return base64.b64decode(body, validate=True)
+        return base64.b64decode(urllib.parse.unquote(body), validate=True)
     except binascii.Error:
-        raise ImageError("the data URL is not valid base64") from None
+        raise ImageError("the data URL is not valid base64; encode the file again") from None
+
+
+def _header(stream: BinaryIO, name: str) -> Image.Image:
+    """Open a picture without decoding it."""
+    # Pillow's own size limit would hide the size from our message and could not be raised by max_pixels. Its only
+    # switch is global, so it is off only while a header is read; the lock keeps our own threads apart.
+    with _opening:
+        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(stream)
+        except UnidentifiedImageError:
+            raise ImageError(_why_unknown(stream, name)) from None
+        except Exception as error:  # a broken header makes plug-ins raise many kinds
+            raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = kept
+    if image.format not in FORMATS:
+        raise ImageError(
+            f"{name} is a picture of the format {image.format}, which is not read; convert it to PNG or JPEG"
+        )
+    return image
+
+
+def _why_unknown(stream: BinaryIO, name: str) -> str:
+    stream.seek(0)
+    start = stream.read(512)
+    if not start:
+        return f"{name} is empty; fetch it again"
+    looks_like_text = all(byte in b"\t\n\r\f\x1b" or byte >= 32 for byte in start)
+    kind = "its content is text" if looks_like_text else "its first bytes are of no known format, or it is cut off"
+    return f"{name} is not a picture: {kind}; give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+
+
+def _finish(image: Image.Image, name: str, limit: int) -> Image.Image:
+    """Check the size, decode, turn upright and convert."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} is {width}x{height}: it has no pixels")
+    if width * height > limit:
+        raise ImageError(
+            f"{name} is {width}x{height}, that is {width * height:,} pixels, more than the limit of {limit:,}; "
+            f"scale it down, or raise max_pixels or {MAX_PIXELS_VARIABLE} if you trust the file"
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageError(
+            f"{name} is {width}x{height}: one side is more than {MAX_RATIO} times the other; crop it or pad it"
+        )
+    try:
+        image.load()
+    except Exception as error:  # decoders raise many kinds
+        raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
+    return _to_rgb(_upright(image))
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """First frame, turned as EXIF says."""
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
-    return ImageOps.exif_transpose(image)
+    """Turned as EXIF says; EXIF that cannot be read says nothing."""
+    try:
+        turned = image.getexif().get(0x0112, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # EXIF parsing raises many kinds
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -113,15 +172,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # says what its palette means; alpha is dropped next
+        image = image.convert("RGBA")  # the same colours, without Pillow's warning; alpha is dropped next
     return image.convert("RGB")
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits -> 0..255: 16-bit range, 8-bit range or 0..1, whichever holds the largest."""
-    values = np.nan_to_num(values.astype(np.float64))
-    largest = values.max(initial=0.0)
-    fraction = bool((values != np.round(values)).any())
-    scale = 255.0 if fraction and largest <= 1 else 1.0 if largest <= 255 else 1 / 257
-    return np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
+    """Grey of more than 8 bits (H, W) -> uint8 (H, W).
+
+    The largest value tells the range: floats up to 1 are 0..1; up to 255 it is 0..255, kept as it is; up to 65535 it is
+    0..65535, divided by 257; beyond, the largest value becomes white. Negative values, NaN and infinity become black.
+    Pictures of 10 or 12 bits stored in 16 come out dark, as in other viewers: scale them before.
+    """
+    finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    largest = finite.max(initial=0.0)
+    if largest <= 1 and np.issubdtype(values.dtype, np.floating):
+        scale = 255.0
+    elif largest <= 255:
+        scale = 1.0
+    else:
+        scale = 1 / 257 if largest <= 65535 else 255 / largest
+    return np.clip(np.round(finite * scale), 0, 255).astype(np.uint8)

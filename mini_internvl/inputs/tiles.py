@@ -84,31 +84,66 @@ def split_tiles(image: Image.Image, config: TileConfig) -> np.ndarray:
     targets = [(columns * size, rows * size)]
     if columns * rows > 1 and config.use_thumbnail:
         targets.append((size, size))
+    image.load()  # not left to the threads
     resize = _resize_torch if config.fast else _resize_pillow
     canvas, *thumbnail = resize(image, targets)
     tiles = canvas.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
     return np.concatenate([tiles, *(picture[None] for picture in thumbnail)])
 
 
-def _resize_pillow(image: Image.Image, targets: list[tuple[int, int]]) -> list[np.ndarray]:
-    """Resize to each (width, height), bicubic; for a large picture each on a thread of its own.
+def _vertical_first(width: int, height: int, target: tuple[int, int]) -> bool:
+    """Whether Pillow 13 resizes vertically before horizontally; the order shows, as it rounds to bytes in between."""
+    shrinks = height - target[1]
+    return shrinks > 0 and shrinks > 2 * (width - target[0])
 
-    A canvas is never cut into bands: Pillow picks the order of its two passes from the shapes, so that a band can come
-    out differently from the same rows of the whole.
+
+def _resize_pillow(image: Image.Image, targets: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Resize to each (width, height), bicubic; a large picture half by half on two threads."""
+    if image.width * image.height < LARGE:
+        return [np.asarray(image.resize(target)) for target in targets]
+    outputs = [np.empty((height, width, 3), np.uint8) for width, height in targets]
+    _on_threads([functools.partial(_resize_half, image, outputs, half) for half in (0, 1)])
+    return outputs
+
+
+def _resize_half(image: Image.Image, outputs: Sequence[np.ndarray], half: int) -> None:
+    """Fill the left (0) or right (1) half of each output (H, W, 3) with the picture's resized half.
+
+    Halves are equal to the whole bit for bit: they are cut across the direction that Pillow resizes first, so that it
+    keeps its order, and at the middle, whose place in the source is a whole or half pixel, exact in Pillow's floats.
+    Where it resizes vertically first, the halves are the upper and the lower one. An odd side is not cut.
     """
-    jobs = [functools.partial(lambda size: np.asarray(image.resize(size)), target) for target in targets]
-    return _on_threads(jobs) if image.width * image.height >= LARGE else [job() for job in jobs]
+    width, height = image.size
+    for output in outputs:
+        rows, columns, _ = output.shape
+        vertical = _vertical_first(width, height, (columns, rows))
+        side = rows if vertical else columns
+        if side % 2:
+            if half == 0:
+                output[:] = np.asarray(image.resize((columns, rows)))
+            continue
+        begin, end = half * side // 2, (half + 1) * side // 2
+        if vertical:
+            box = (0.0, height * half / 2, float(width), height * (half + 1) / 2)
+            output[begin:end] = np.asarray(image.resize((columns, rows // 2), box=box))
+        else:
+            box = (width * half / 2, 0.0, width * (half + 1) / 2, float(height))
+            output[:, begin:end] = np.asarray(image.resize((columns // 2, rows), box=box))
 
 
-def _resize_torch(image: Image.Image, targets: list[tuple[int, int]]) -> list[np.ndarray]:
-    """Resize with torch's antialiased bicubic kernel on bytes; the thumbnail on a second thread."""
+def _resize_torch(image: Image.Image, targets: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Resize with torch's antialiased bicubic kernel on bytes, in Pillow's order; the thumbnail on a second thread."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
 
     def one(width: int, height: int) -> np.ndarray:
-        resized = F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+        source = pixels
+        if _vertical_first(image.width, image.height, (width, height)):
+            source = F.interpolate(source, size=(height, image.width), mode="bicubic", antialias=True)
+        resized = F.interpolate(source, size=(height, width), mode="bicubic", antialias=True)
         return resized[0].permute(1, 2, 0).numpy()
 
-    return _on_threads([functools.partial(one, *target) for target in targets])
+    jobs = [functools.partial(one, *target) for target in targets]
+    return _on_threads(jobs) if image.width * image.height >= LARGE else [job() for job in jobs]
 
 
 def _on_threads(jobs: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -61,8 +61,9 @@ class Tokenizer:
     kind: str
     """"bpe", "sentencepiece" or "json"."""
 
-    def __init__(self, added: Sequence[AddedToken]) -> None:
+    def __init__(self, added: Sequence[AddedToken], pad_token: str | None = None) -> None:
         self.added = {token.content: token for token in added}
+        self.pad_token = pad_token
         self._special = {token.id for token in added if token.special}
 
     @property
@@ -101,8 +102,10 @@ class Tokenizer:
 class FastTokenizer(Tokenizer):
     """A tokenizer that the ``tokenizers`` library runs."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, added: Sequence[AddedToken], kind: str) -> None:
-        super().__init__(added)
+    def __init__(
+        self, backend: tokenizers.Tokenizer, added: Sequence[AddedToken], kind: str, pad_token: str | None
+    ) -> None:
+        super().__init__(added, pad_token)
         self.backend, self.kind = backend, kind
 
     @property
@@ -111,6 +114,9 @@ class FastTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=self.kind == "json").ids
+
+    def continue_ids(self, text: str) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return self.backend.decode(self._kept(ids, skip_special), skip_special_tokens=False)
@@ -141,8 +147,9 @@ class SentencePieceTokenizer(Tokenizer):
         prefix_every_piece: bool,
         add_bos: bool,
         named: frozenset[str] = frozenset(),
+        pad_token: str | None = None,
     ) -> None:
-        super().__init__(added)
+        super().__init__(added, pad_token)
         self.model, self.prefix_every_piece = model, prefix_every_piece
         self._named = {self.added[token].id for token in named if token in self.added}
         self.bos = [model.bos_id()] if add_bos else []
@@ -150,6 +157,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._splitter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
         self._unknown = model.id_to_piece(model.unk_id())
         self._unknown_length = len(model.encode(self._unknown, out_type=str))
+        self._by_id = {token.id: token.content for token in self.added.values()}
 
     @property
     def size(self) -> int:
@@ -158,13 +166,16 @@ class SentencePieceTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         if self.prefix_every_piece or not text:
             return self.bos + self.continue_ids(text)
-        ids = self.continue_ids(SPACE + text.replace(SPACE, " "))
+        ids = self._ids(SPACE + text.replace(SPACE, " "))
         lone_space = self.model.piece_to_id(SPACE)
         if len(ids) > 1 and ids[0] == lone_space and ids[1] in self._named:
             ids = ids[1:]
         return self.bos + ids
 
     def continue_ids(self, text: str) -> list[int]:
+        return self._ids(text if self.prefix_every_piece else text.replace(SPACE, " "))
+
+    def _ids(self, text: str) -> list[int]:
         return [number for piece in self._pieces(text) for number in self._piece_ids(piece)]
 
     def _pieces(self, text: str) -> list[str]:
@@ -180,6 +191,10 @@ class SentencePieceTokenizer(Tokenizer):
                 pieces[i + 1] = pieces[i + 1].lstrip()
             if token.lstrip and i:
                 pieces[i - 1] = pieces[i - 1].rstrip()
+            if token.single_word and i and pieces[i - 1][-1:] not in ("", " "):
+                pieces[i - 1], pieces[i] = pieces[i - 1] + piece, ""
+            elif token.single_word and i + 1 < len(pieces) and pieces[i + 1][:1] not in ("", " "):
+                pieces[i + 1], pieces[i] = piece + pieces[i + 1], ""
         return [piece for piece in pieces if piece]
 
     def _piece_ids(self, piece: str) -> list[int]:
@@ -191,16 +206,19 @@ class SentencePieceTokenizer(Tokenizer):
         return self.model.encode(self._unknown + piece, out_type=int)[self._unknown_length :]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        kept = self._kept(ids, skip_special)
         texts: list[str] = []
         run: list[int] = []
-        by_id = {token.id: token.content for token in self.added.values()}
-        for number in self._kept(ids, skip_special):
-            if number in by_id:
-                texts += [self.model.decode(run), by_id[number]]
+        for number in kept:
+            if number in self._by_id:
+                texts += [self.model.decode(run), self._by_id[number]]
                 run = []
             else:
                 run.append(number)
-        return "".join([*texts, self.model.decode(run)])
+        text = "".join([*texts, self.model.decode(run)])
+        # The space put before the first word when encoding; a model that puts it itself has taken it off already.
+        starts_word = kept and kept[0] not in self._by_id and self.model.id_to_piece(kept[0]).startswith(SPACE)
+        return text[1:] if starts_word and not self.prefix_every_piece else text
 
     def _base_id(self, token: str) -> int | None:
         number = self.model.piece_to_id(token)
@@ -214,28 +232,45 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         TokenizerError: no tokenizer files, or one of them is broken.
     """
     folder = Path(folder)
-    config = _read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    added = _added_tokens(folder, config)
+    config = _read(folder / "tokenizer_config.json", missing_ok=True)
+    try:
+        added = _added_tokens(folder, config)
+        roles = _roles({**config, **_read(folder / "special_tokens_map.json", missing_ok=True)})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, TokenizerError):
+            raise
+        raise TokenizerError(
+            f"{folder}: the added tokens cannot be read ({type(error).__name__}: {error}); copy tokenizer_config.json, "
+            "added_tokens.json and special_tokens_map.json again"
+        ) from None
+    pad_token = roles.get("pad_token")
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return _bpe(folder, added)
+        return _bpe(folder, added, pad_token)
     if (folder / "tokenizer.model").exists():
-        return _sentencepiece(folder, added, config)
+        return _sentencepiece(folder, added, config, roles)
     if (folder / "tokenizer.json").exists():
-        return _json(folder)
+        return _json(folder, pad_token)
     raise TokenizerError(
         f"{folder} holds no tokenizer: needed are vocab.json and merges.txt, or tokenizer.model, or tokenizer.json; "
         "copy them from the original checkpoint"
     )
 
 
-def _bpe(folder: Path, added: Sequence[AddedToken]) -> Tokenizer:
+def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> Tokenizer:
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
+    vocab = _read(folder / "vocab.json")
     try:
-        model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        # The original's reader takes every line that begins with "#" for a comment, so that "##" stays two tokens.
+        pairs = (line.split() for line in lines if line.strip() and not line.startswith("#"))
+        merges = [(left, right) for left, right in pairs]
+        model = models.BPE(vocab, merges)
     except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{folder}/vocab.json or merges.txt is broken ({error}); copy both again") from None
+        raise TokenizerError(
+            f"{folder}/merges.txt is broken or of another vocab.json ({error}); copy both again"
+        ) from None
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -252,7 +287,7 @@ def _bpe(folder: Path, added: Sequence[AddedToken]) -> Tokenizer:
                 f'{folder}: added token "{token.content}" has id {token.id} but comes at '
                 f"{backend.token_to_id(token.content)}; vocab.json and added_tokens.json are of different models"
             )
-    return FastTokenizer(backend, added, "bpe")
+    return FastTokenizer(backend, added, "bpe", pad_token)
 
 
 def _backend_token(token: AddedToken) -> tokenizers.AddedToken:
@@ -268,7 +303,9 @@ def _backend_token(token: AddedToken) -> tokenizers.AddedToken:
     )
 
 
-def _sentencepiece(folder: Path, added: Sequence[AddedToken], config: Mapping[str, Any]) -> Tokenizer:
+def _sentencepiece(
+    folder: Path, added: Sequence[AddedToken], config: Mapping[str, Any], roles: Mapping[str, str]
+) -> Tokenizer:
     import sentencepiece
 
     sentencepiece.set_min_log_level(2)  # it warns of a null character in every InternLM2 model
@@ -279,19 +316,17 @@ def _sentencepiece(folder: Path, added: Sequence[AddedToken], config: Mapping[st
         model = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
         raise TokenizerError(f"{folder}/tokenizer.model is broken ({error}); copy it again") from None
-    roles = {**config, **(_read(special) if (special := folder / "special_tokens_map.json").exists() else {})}
-    names = [roles.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
-    names += roles.get("additional_special_tokens") or []
     return SentencePieceTokenizer(
         model,
         added,
         prefix_every_piece=every_piece,
         add_bos=bool(config.get("add_bos_token", True)),
-        named=frozenset(name["content"] if isinstance(name, dict) else name for name in names if name),
+        named=frozenset(roles.values()),
+        pad_token=roles.get("pad_token"),
     )
 
 
-def _json(folder: Path) -> Tokenizer:
+def _json(folder: Path, pad_token: str | None) -> Tokenizer:
     import tokenizers
 
     try:
@@ -299,15 +334,14 @@ def _json(folder: Path) -> Tokenizer:
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{folder}/tokenizer.json is broken ({error}); copy it again") from None
     rows = _read(folder / "tokenizer.json").get("added_tokens", [])
-    return FastTokenizer(backend, [_added(row["id"], row) for row in rows], "json")
+    return FastTokenizer(backend, [_added(row["id"], row) for row in rows], "json", pad_token)
 
 
 def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[AddedToken]:
     """From ``added_tokens_decoder`` (with flags), completed by added_tokens.json (without)."""
     tokens = {row["content"]: _added(number, row) for number, row in config.get("added_tokens_decoder", {}).items()}
-    if (folder / "added_tokens.json").exists():
-        for content, number in _read(folder / "added_tokens.json").items():
-            tokens.setdefault(content, AddedToken(content=content, id=int(number)))
+    for content, number in _read(folder / "added_tokens.json", missing_ok=True).items():
+        tokens.setdefault(content, AddedToken(content=content, id=int(number)))
     return list(tokens.values())
 
 
@@ -316,7 +350,22 @@ def _added(number: int | str, row: Mapping[str, Any]) -> AddedToken:
     return AddedToken(content=row["content"], id=int(number), **flags)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _roles(config: Mapping[str, Any]) -> dict[str, str]:
+    """Role ("bos_token", ...) -> token; the additional special tokens under their own text."""
+    named = {
+        f"{role}_token": config.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+    }
+    texts = {role: token["content"] if isinstance(token, dict) else token for role, token in named.items() if token}
+    more = [
+        token["content"] if isinstance(token, dict) else token
+        for token in config.get("additional_special_tokens") or ()
+    ]
+    return {**texts, **{token: token for token in more}}
+
+
+def _read(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    if missing_ok and not path.exists():
+        return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

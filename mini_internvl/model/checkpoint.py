@@ -234,9 +234,24 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     temporary.chmod(0o755)
-    old = folder.with_name(f".{folder.name}.old")
+    recover_folder(folder)
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(temporary, folder)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        recover_folder(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Put the old folder back when a kill fell between the two renames of :func:`replace_folder`."""
+    if not folder.exists() and _old(folder).exists():
+        os.replace(_old(folder), folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from mini_internvl.model.checkpoint import replace_folder
+from mini_internvl.model.checkpoint import recover_folder, replace_folder
 from mini_internvl.model.vlm import InternVL
 
 STATE, COUNTERS = "state.safetensors", "state.json"
@@ -42,6 +42,7 @@ def save_state(folder: Path, model: InternVL, optimizer: torch.optim.Optimizer, 
 
 def read_counters(folder: Path) -> dict[str, Any] | None:
     """The counters of a state folder, or ``None`` when there is no state."""
+    recover_folder(folder)
     path = folder / COUNTERS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 

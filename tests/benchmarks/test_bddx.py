@@ -29,8 +29,8 @@ def of_kind(items: list[Item], kind: str) -> list[Item]:
 
 def test_prompts(clips: Path) -> None:
     items = [*bddx_text.items(clips), *bddx_signals.items(clips)]
-    assert len(items) == 160
-    assert len({item.id for item in items}) == 160
+    assert len(items) == 96
+    assert len({item.id for item in items}) == 96
     first = items[0]
     assert first.id == "test-000000/description"
     [message] = first.messages
@@ -49,7 +49,7 @@ def test_true_answers_are_perfect(clips: Path) -> None:
         else:
             assert value == pytest.approx(100, abs=1e-4), figure
     assert score.notes["empty"] == 0
-    assert score.notes["clips"] == 40
+    assert score.notes["clips"] == 24
 
     items = list(bddx_signals.items(clips))
     score = bddx_signals.score(items, answered(items, truths(items)))
@@ -98,7 +98,7 @@ def test_order_missing_and_foreign_predictions(clips: Path) -> None:
     again = bddx_text.score(items, [*reversed(predictions), Prediction(item_id="elsewhere", text="x")])
     assert again.values == pytest.approx(full.values)
     missing = bddx_text.score(items, predictions[2:])
-    assert missing.items == 80
+    assert missing.items == 48
     assert missing.notes["empty"] == 2
     assert all(missing.values[figure] < full.values[figure] for figure in full.values)
 

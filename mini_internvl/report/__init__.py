@@ -1,0 +1,1 @@
+"""Reports: self-contained HTML files with tables, pictures and curves."""

@@ -1,0 +1,221 @@
+"""Pictures of every mode and origin become upright RGB; what is no picture is refused in one plain line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mini_internvl.inputs.images import ImageError, load_image
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(size=(12, 8)):
+    """A picture in which every pixel differs from its neighbours."""
+    columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    return Image.fromarray(np.stack([columns * 20, rows * 30, columns + rows], axis=-1).astype(np.uint8))
+
+
+def png_header(width, height):
+    """A PNG of this size that holds no pixels, a few dozen bytes."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La"]
+)
+def test_every_mode_becomes_rgb(mode):
+    source = gradient()
+    if mode in ("LAB", "RGBa", "La", "PA"):
+        image = Image.new(mode, source.size)
+    else:
+        image = source.convert(mode)
+    loaded = load_image(image)
+    assert (loaded.mode, loaded.size) == ("RGB", source.size)
+    if mode in ("RGB", "RGBA", "RGBX"):
+        assert np.array_equal(loaded, source)
+    if mode in ("L", "I", "F", "LA"):
+        assert np.abs(np.asarray(loaded).astype(int) - np.asarray(source.convert("L"))[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I;16N"])
+def test_sixteen_bits_are_scaled_and_not_clipped(mode):
+    values = np.linspace(0, 65535, 96).astype(np.uint16).reshape(8, 12)
+    kind = ">u2" if mode == "I;16B" else "<u2"
+    image = Image.frombytes(mode, (12, 8), values.astype(kind).tobytes())
+    grey = np.asarray(load_image(image))[..., 0]
+    assert np.abs(grey - values / 257).max() <= 1.0
+    assert len(np.unique(grey)) > 80
+
+
+def test_a_sixteen_bit_png_file():
+    values = np.linspace(0, 65535, 96).astype(np.uint16).reshape(8, 12)
+    grey = np.asarray(load_image(encoded(Image.fromarray(values))))[..., 0]
+    assert np.abs(grey - values / 257).max() <= 1.0
+
+
+def test_floats_of_either_range_are_scaled():
+    unit = Image.fromarray(np.linspace(0, 1, 96).astype(np.float32).reshape(8, 12))
+    bytes_ = Image.fromarray(np.linspace(0, 255, 96).astype(np.float32).reshape(8, 12))
+    for image in (unit, bytes_):
+        grey = np.asarray(load_image(image))[..., 0]
+        assert np.abs(grey.ravel() - np.linspace(0, 255, 96)).max() <= 1.0
+    strange = Image.fromarray(np.array([[np.nan, -5.0, 300.0]], dtype=np.float32))
+    assert load_image(strange).size == (3, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    upright = gradient()
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(load_image(encoded(stored, exif=exif)), upright)
+
+
+def test_an_animation_gives_its_first_frame():
+    first, second = Image.new("RGB", (6, 4), "red"), Image.new("RGB", (6, 4), "blue")
+    data = encoded(first, "GIF", save_all=True, append_images=[second, first])
+    assert np.asarray(load_image(data))[0, 0].tolist() == [255, 0, 0]
+    image = Image.open(io.BytesIO(data))
+    image.seek(1)
+    assert np.asarray(load_image(image))[0, 0].tolist() == [0, 0, 255]  # an opened picture: the frame that was chosen
+
+
+def test_palette_transparency_is_read_without_a_warning():
+    image = gradient().quantize(8)
+    loaded = load_image(encoded(image, transparency=bytes([0, 128, 255, 255, 255, 255, 255, 255])))
+    assert np.array_equal(loaded, image.convert("RGB"))
+
+
+def test_alpha_is_dropped_as_in_the_original():
+    image = gradient().convert("RGBA")
+    image.putalpha(0)
+    assert np.array_equal(load_image(encoded(image)), gradient())
+
+
+def test_paths_bytes_and_data_urls_give_the_same_picture(tmp_path):
+    data = encoded(gradient())
+    path = tmp_path / "a picture.png"
+    path.write_bytes(data)
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    for source in (path, str(path), data, bytearray(data), url, gradient()):
+        assert np.array_equal(load_image(source), gradient())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("data:image/png,abc", "is not base64; write data:image/png;base64"),
+        ("data:image/png;base64", "is not base64"),
+        ("data:image/png;base64,@@@", "is not valid base64"),
+        ("data:image/png;base64,aGVsbG8=", "the data URL is not a picture"),
+        ("https://example.com/a.png", "https://example.com/a.png is a web address; download it"),
+        ("http://example.com/a.png", "is a web address"),
+    ],
+)
+def test_urls_that_hold_no_picture_are_refused(url, message):
+    with pytest.raises(ImageError, match=message):
+        load_image(url)
+
+
+def test_missing_folders_and_texts_are_refused(tmp_path):
+    text = tmp_path / "notes.png"
+    text.write_text("this is a text file\n" * 50)
+    (tmp_path / "empty.png").touch()
+    for source, message in (
+        (tmp_path / "none.png", r"none\.png does not exist"),
+        (text, r"notes\.png is not a picture: its content is text"),
+        (tmp_path / "empty.png", r"empty\.png is empty"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (b"", "the picture is empty"),
+        (None, "not NoneType"),
+        (7, "not int"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            load_image(source)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b.png"])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(ImageError):
+        load_image(name)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_cut_off_file_is_refused(tmp_path, kind):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    path = tmp_path / f"cut.{kind.lower()}"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match=r"cut\.\w+ (is damaged or cut off|is not a picture)") as caught:
+        load_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_exif_block_is_no_traceback():
+    good = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01")
+    try:
+        assert load_image(good).size == (12, 8)
+    except ImageError as error:
+        assert "damaged" in str(error)
+
+
+@pytest.mark.parametrize("size", [(30000, 30000), (20000, 6000), (100_000, 100_000)])
+def test_a_decompression_bomb_is_refused_by_its_header(size):
+    data = png_header(*size)
+    assert len(data) < 200
+    with pytest.raises(ImageError, match=rf"is {size[0]}x{size[1]}.* the limit of 100,000,000") as caught:
+        load_image(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_pixel_limit_can_be_set(monkeypatch):
+    assert load_image(gradient(), max_pixels=96).size == (12, 8)
+    with pytest.raises(ImageError, match="12x8"):
+        load_image(gradient(), max_pixels=95)
+    monkeypatch.setenv("MINIVL_MAX_PIXELS", "95")
+    with pytest.raises(ImageError, match="12x8"):
+        load_image(gradient())
+    monkeypatch.setenv("MINIVL_MAX_PIXELS", "9e9")  # allowed by its header, then found empty
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        load_image(png_header(12_000, 9_000))
+    monkeypatch.setenv("MINIVL_MAX_PIXELS", "many")
+    with pytest.raises(ImageError, match='MINIVL_MAX_PIXELS is "many"'):
+        load_image(gradient())
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (20, 4020)])
+def test_a_thin_strip_is_refused(size):
+    with pytest.raises(ImageError, match=rf"is {size[0]}x{size[1]}: one side is more than 200 times the other") as caught:
+        load_image(encoded(Image.new("RGB", size)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_without_pixels_is_refused():
+    with pytest.raises(ImageError, match="0x5: it has no pixels"):
+        load_image(Image.new("RGB", (0, 5)))

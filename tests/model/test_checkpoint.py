@@ -1,0 +1,226 @@
+"""Checkpoint folders: what is saved is what is loaded, and every broken folder is refused in plain words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mini_internvl.model import checkpoint as files
+from mini_internvl.model.checkpoint import CheckpointError, load_model, load_vision, save_model
+from mini_internvl.model.config import ConfigError
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A copy of the tiny checkpoint that a test may spoil."""
+    return shutil.copytree(checkpoint, tmp_path / "model")
+
+
+def rewrite(folder, change):
+    """Apply ``change`` to the dictionary of tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["qwen2", "internlm2", "phi3"])
+def test_saved_equals_loaded(make, tmp_path, name):
+    model = make(name)
+    first = save_model(model, tmp_path / "first")
+    loaded = load_model(first)
+    assert not loaded.training
+    assert loaded.image_token_id == 54
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    second = save_model(loaded, tmp_path / "second")
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    assert json.loads((first / "config.json").read_text()) == json.loads((second / "config.json").read_text())
+    ids, pixels = torch.tensor([[1, 54, 54, 54, 54, 2]]), torch.randn(1, 3, 56, 56)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids, pixels), model(ids, pixels))
+
+
+def test_unknown_fields_of_the_config_survive(make, tmp_path):
+    model = make(pad2square=False, a_field_of_tomorrow={"x": [1]})
+    raw = json.loads((save_model(model, tmp_path / "m") / "config.json").read_text())
+    assert raw["a_field_of_tomorrow"] == {"x": [1]}
+    assert raw["torch_dtype"] == "float32"
+    assert raw["img_context_token_id"] == 54
+
+
+def test_weights_are_saved_and_loaded_in_the_wanted_type(make, tmp_path):
+    model = make()
+    saved = save_model(model, tmp_path / "m", dtype="bfloat16", metadata={"stage": "x"})
+    tensors = load_file(saved / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert json.loads((saved / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert load_model(saved).dtype == torch.float32
+    assert load_model(saved, dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match='unknown dtype "float64"; known: float32, bfloat16, float16'):
+        load_model(saved, dtype="float64")
+
+
+def test_shards_give_the_same_model(checkpoint, folder):
+    tensors = load_file(folder / "model.safetensors")
+    keys = sorted(tensors)
+    names = {"model-00001-of-00002.safetensors": keys[::2], "model-00002-of-00002.safetensors": keys[1::2]}
+    for name, own in names.items():
+        save_file({key: tensors[key] for key in own}, folder / name)
+    index = {"metadata": {}, "weight_map": {key: name for name, own in names.items() for key in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    whole, shards = load_model(checkpoint).state_dict(), load_model(folder).state_dict()
+    assert all(torch.equal(whole[key], shards[key]) for key in whole)
+    last = folder / "model-00002-of-00002.safetensors"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors is damaged or incomplete"):
+        load_model(folder)
+    last.unlink()
+    with pytest.raises(CheckpointError, match=r"index\.json names \['model-00002.*fetch them again"):
+        load_model(folder)
+
+
+def test_the_placeholder_id_comes_from_config_tokens_or_vocabulary(folder):
+    vocabulary = load_model(folder).config.llm.vocab_size
+    raw = json.loads((folder / "config.json").read_text())
+    assert load_model(folder).image_token_id == raw.pop("img_context_token_id")
+    (folder / "config.json").write_text(json.dumps(raw))
+    (folder / "added_tokens.json").write_text(json.dumps({"<IMG_CONTEXT>": 17}))
+    assert load_model(folder).image_token_id == 17
+    (folder / "added_tokens.json").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"content": "<IMG_CONTEXT>", "id": 18}]}))
+    assert load_model(folder).image_token_id == 18
+    (folder / "tokenizer.json").unlink()
+    assert load_model(folder).image_token_id == vocabulary - 7
+
+
+def test_a_missing_folder_or_config_is_named(folder, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere is not a folder"):
+        load_model(tmp_path / "nowhere")
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing; is .*model a checkpoint folder\?"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"config\.json is not valid JSON"),
+        (b"\xff\xfe\x00", r"config\.json is not valid JSON"),
+        (b"[1]", "holds no JSON object"),
+        (b'{"model_type": "llava", "architectures": ["X"]}', r'config\.json: this is a config of "llava" \(X\)'),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(folder, content, message):
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises((CheckpointError, ConfigError), match=message):
+        load_model(folder)
+
+
+def test_a_file_cut_in_half_is_refused(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or incomplete .*fetch or save it again"):
+        load_model(folder)
+
+
+def test_pickle_is_refused_by_name_and_never_opened(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="has neither model.safetensors nor model.safetensors.index.json"):
+        load_model(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle file, which can run code"):
+        load_model(folder)
+
+
+def test_missing_and_unexpected_tensors_are_listed(folder):
+    def change(tensors):
+        del tensors["mlp1.0.bias"], tensors["language_model.model.norm.weight"]
+        tensors["language_model.model.extra.weight"] = torch.ones(1)
+
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert "missing tensors language_model.norm.weight, mlp1.0.bias; " in message
+    assert "unexpected tensors language_model.extra.weight; " in message
+
+
+def test_many_missing_tensors_are_counted(folder):
+    rewrite(folder, lambda tensors: [tensors.pop(key) for key in list(tensors) if ".norm1." in key or ".mlp." in key])
+    with pytest.raises(CheckpointError, match=r"missing tensors (\S+, ){3}\S+ and \d+ more; the weights do not fit"):
+        load_model(folder)
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(folder):
+    rewrite(folder, lambda tensors: tensors.update({"mlp1.1.bias": torch.ones(5)}))
+    with pytest.raises(CheckpointError, match=r"mlp1\.1\.bias has shape \(5,\), config\.json asks for \(48,\)"):
+        load_model(folder)
+
+
+def test_a_failed_save_leaves_the_old_folder(monkeypatch, make, tmp_path):
+    target = save_model(make(), tmp_path / "m")
+    before = (target / "model.safetensors").read_bytes()
+    other = make()
+    with torch.no_grad():
+        other.mlp1[1].weight.add_(1)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    for module, name in ((files, "save_file"), (files.os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                save_model(other, target)
+        assert (target / "model.safetensors").read_bytes() == before
+        assert os.listdir(tmp_path) == ["m"]  # nothing half-written beside it
+    save_model(other, target)
+    assert (target / "model.safetensors").read_bytes() != before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_rename_that_fails_or_is_killed_loses_nothing(monkeypatch, make, tmp_path):
+    target = save_model(make(), tmp_path / "m")
+    before = (target / "model.safetensors").read_bytes()
+    real, calls = os.replace, []
+
+    def fails(source, destination):
+        calls.append(source)
+        if len(calls) == 2:  # the old folder is out of the way, the new one not yet there
+            raise OSError(5, "Input/output error")
+        real(source, destination)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            save_model(make(), target)
+    assert (target / "model.safetensors").read_bytes() == before
+
+    target.rename(tmp_path / ".m.old")  # what a kill between the two renames leaves
+    files.recover_folder(target)
+    assert (target / "model.safetensors").read_bytes() == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_extra_files_go_along(make, tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "vocab.json").chmod(0o444)
+    saved = save_model(make(), tmp_path / "deep" / "m", extra_files=[tmp_path / "vocab.json"])
+    assert (saved / "vocab.json").read_text() == "{}"
+
+
+def test_a_bare_encoder_is_loaded_and_others_refused(make, tmp_path, checkpoint):
+    model = make()
+    save_file(model.vision_model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(model.config.official["vision_config"]))
+    encoder, pixels = load_vision(tmp_path), torch.randn(1, 3, 56, 56)
+    with torch.no_grad():
+        assert torch.equal(encoder(pixels), model.vision_model(pixels))
+    with pytest.raises(ConfigError, match="this is no InternViT config"):
+        load_vision(checkpoint)

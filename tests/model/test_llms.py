@@ -1,0 +1,195 @@
+"""The three backbones: reading configs, cutting and gluing tensors, and twins of transformers."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from mini_internvl.model import llms
+from mini_internvl.model.config import ConfigError
+from mini_internvl.model.decoder import Decoder
+
+
+def official(model):
+    return dict(llms.find(model.config.architecture).join(model.state_dict(), model.config))
+
+
+def ours(state, config):
+    backbone = llms.find(config.architecture)
+    return {name: part for key, tensor in state.items() for name, part in backbone.split(key, tensor, config)}
+
+
+def test_gluing_and_cutting_are_inverse(llm):
+    torch.manual_seed(0)
+    model = Decoder(llms.read_config(llm))
+    state = official(model)
+    back = ours(state, model.config)
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[key], value) for key, value in model.state_dict().items())
+    again = official_of(back, model.config)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
+
+
+def official_of(state, config):
+    return dict(llms.find(config.architecture).join(state, config))
+
+
+def test_official_names_and_shapes():
+    """Of the second layer of each backbone, written out."""
+    from_name = {module.__name__.rpartition(".")[2]: module for module in llms.backbones().values()}
+    base = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    expected = {
+        "internlm2": {
+            "attention.wqkv": (16, 8),
+            "attention.wo": (8, 8),
+            "feed_forward.w1": (6, 8),
+            "feed_forward.w2": (8, 6),
+            "feed_forward.w3": (6, 8),
+            "attention_norm": (8,),
+            "ffn_norm": (8,),
+        },
+        "phi3": {
+            "self_attn.qkv_proj": (16, 8),
+            "self_attn.o_proj": (8, 8),
+            "mlp.gate_up_proj": (12, 8),
+            "mlp.down_proj": (8, 6),
+            "input_layernorm": (8,),
+            "post_attention_layernorm": (8,),
+        },
+    }
+    top = {
+        "internlm2": {"model.tok_embeddings.weight", "model.norm.weight", "output.weight"},
+        "phi3": {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"},
+    }
+    for name, layer in expected.items():
+        config = llms.read_config({**base, **heads, "architectures": [from_name[name].ARCHITECTURE]})
+        state = official(Decoder(config))
+        shapes = {key: tuple(value.shape) for key, value in state.items() if ".1." in key}
+        assert shapes == {f"model.layers.1.{key}.weight": shape for key, shape in layer.items()}
+        assert {key for key in state if ".layers." not in key} == top[name]
+
+
+def test_internlm2_rows_are_grouped_by_key_head():
+    """Rows of wqkv for 4 heads, 2 key heads, width 2: q0 q1 k0 v0, q2 q3 k1 v1."""
+    config = llms.read_config(
+        {
+            "architectures": ["InternLM2ForCausalLM"],
+            "vocab_size": 11,
+            "hidden_size": 8,
+            "intermediate_size": 6,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        }
+    )
+    rows = torch.arange(16.0)[:, None].expand(16, 8).contiguous()
+    parts = dict(llms.find(config.architecture).split("model.layers.0.attention.wqkv.weight", rows, config))
+    first = {key.split(".")[3]: value[:, 0].tolist() for key, value in parts.items()}
+    assert first == {
+        "q_proj": [0, 1, 2, 3, 8, 9, 10, 11],
+        "k_proj": [4, 5, 12, 13],
+        "v_proj": [6, 7, 14, 15],
+    }
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"])
+def test_a_missing_field_is_named(llm, field):
+    del llm[field]
+    with pytest.raises(ConfigError, match=f'llm_config: the field "{field}" is missing'):
+        llms.read_config(llm)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, 'is "LlamaForCausalLM"; known: InternLM2ForCausalLM, Phi3'),
+        ({"architectures": []}, "known: InternLM2ForCausalLM"),
+        ({"hidden_act": "relu"}, 'hidden_act is "relu"'),
+        ({"num_key_value_heads": 3}, "4 heads are no multiple of 3"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, 'rope_scaling.type is "yarn"'),
+        ({"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0] * 4}}, "short_factor holds 1"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4}}, "long_factor holds 0 numbers, not 4"),
+    ],
+)
+def test_configs_that_cannot_be_right_are_refused(llm, change, message):
+    with pytest.raises(ConfigError, match=message):
+        llms.read_config({**llm, **change})
+
+
+def test_internlm2_with_biases_is_refused_and_qwen2_windows_only_when_told():
+    base = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with pytest.raises(ConfigError, match=r"llm_config\.bias is true"):
+        llms.read_config({**base, "architectures": ["InternLM2ForCausalLM"], "bias": True})
+    qwen = {**base, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 4}
+    assert llms.read_config(qwen).sliding_window is None
+    assert llms.read_config({**qwen, "use_sliding_window": True}).sliding_window == 4
+
+
+TINY = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rope_theta": 1000.0,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+LONG = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 2.0, 4.0, 8.0],
+}
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("transformers")
+
+
+def twin(transformers, name):
+    """The same random model in transformers and here."""
+    torch.manual_seed(0)
+    extra = {"original_max_position_embeddings": 16, "rope_scaling": dict(LONG)} if name == "Phi3" else {}
+    plain = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager"}
+    config = getattr(transformers, f"{name}Config")(**TINY, **extra, **plain)
+    theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    config = llms.read_config({**TINY, **extra, "architectures": [f"{name}ForCausalLM"]})
+    model = Decoder(config).eval()
+    model.load_state_dict(ours(theirs.state_dict(), config))
+    return theirs, model
+
+
+def logits(model, ids):
+    return model.lm_head(model(model.embed_tokens(ids)))
+
+
+@pytest.mark.parametrize(("name", "length"), [("Qwen2", 40), ("Phi3", 16), ("Phi3", 17), ("Phi3", 40)])
+def test_twins_of_transformers_give_the_same_logits(transformers, name, length):
+    theirs, model = twin(transformers, name)
+    ids = torch.randint(0, 61, (2, length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(logits(model, ids), theirs(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Phi3"])
+def test_transformers_reads_what_we_write(transformers, name):
+    theirs, model = twin(transformers, name)
+    ids = torch.randint(0, 61, (1, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        theirs.load_state_dict(official(model))
+        torch.testing.assert_close(theirs(ids).logits, logits(model, ids), atol=1e-4, rtol=1e-4)
