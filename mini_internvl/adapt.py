@@ -242,7 +242,7 @@ def _score(
 def _validation_probe(
     config: AdaptConfig, benchmarks: Mapping[str, ModuleType], data: Path, base: Path
 ) -> Callable[[InternVL], dict[str, float]]:
-    """Measures the headline of each benchmark on validation questions; their mean picks the best checkpoint."""
+    """Measures each benchmark's headline on validation questions; the mean share of their maxima picks the best."""
     tokenizer = load_tokenizer(base)
     items = {name: list(b.items(data, "validation"))[: config.validation_items] for name, b in benchmarks.items()}
 
@@ -253,7 +253,8 @@ def _validation_probe(
         for name, benchmark in benchmarks.items():
             score, _ = evaluate(engine, benchmark, items[name])
             measured[f"{name} {benchmark.HEADLINE}"] = score.values[benchmark.HEADLINE]
-        measured["score"] = sum(measured.values()) / len(measured)
+        shares = [measured[f"{name} {b.HEADLINE}"] / getattr(b, "HEADLINE_MAX", 100.0) for name, b in benchmarks.items()]
+        measured["score"] = sum(shares) / len(shares)
         return measured
 
     return probe

@@ -100,8 +100,14 @@ class StageRecipe:
             raise RecipeError(f"{where}: data is empty")
         if self.lr <= 0:
             raise RecipeError(f"{where}: lr is {self.lr}; it must be above 0")
-        if not 0 <= self.warmup_ratio < 1:
-            raise RecipeError(f"{where}: warmup_ratio is {self.warmup_ratio}; it must be in [0, 1)")
+        for field in ("warmup_ratio", "drop_path"):
+            if not 0 <= getattr(self, field) < 1:
+                raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be in [0, 1)")
+        for field in ("min_lr_ratio", "weight_decay"):
+            if getattr(self, field) < 0:
+                raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be 0 or above")
+        if self.clip <= 0:
+            raise RecipeError(f"{where}: clip is {self.clip}; it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,9 @@ class Recipe:
             raise RecipeError(f'precision is "{self.precision}"; known: fp32, bf16')
         if not self.stages:
             raise RecipeError("stages is empty")
+        for field in ("held_out_samples", "eval_every", "save_every"):
+            if getattr(self, field) < 1:
+                raise RecipeError(f"{field} is {getattr(self, field)}; it must be at least 1")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise RecipeError(f"two stages share a name: {', '.join(names)}")
@@ -174,16 +183,19 @@ def _override(raw: dict[str, Any], text: str) -> None:
     if not equals:
         raise RecipeError(f'override "{text}" has no "="; write a.b=value')
     *parents, last = key.split(".")
+    try:
+        new = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f'override "{text}": the value is not valid YAML') from None
     target: Any = raw
-    for name in parents:
-        try:
+    name = last
+    try:
+        for name in parents:
             target = target[int(name)] if isinstance(target, list) else target[name]
-        except (KeyError, IndexError, ValueError):
-            raise RecipeError(f'override "{text}": the recipe has no "{name}"') from None
-    if isinstance(target, list):
-        target[int(last)] = yaml.safe_load(value)
-    else:
-        target[last] = yaml.safe_load(value)
+        name = last
+        target[int(last) if isinstance(target, list) else last] = new
+    except (KeyError, IndexError, ValueError, TypeError):
+        raise RecipeError(f'override "{text}": the recipe has no "{name}" there') from None
 
 
 def from_dict(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:

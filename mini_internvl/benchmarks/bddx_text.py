@@ -19,6 +19,7 @@ KINDS = ("description", "justification")
 COLUMNS = {"CIDEr": "CIDEr", "B4": "Bleu_4", "ROUGE": "ROUGE_L"}
 """The paper's column -> the scorer's name."""
 HEADLINE = "description/CIDEr"
+HEADLINE_MAX = 1000.0
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 
 

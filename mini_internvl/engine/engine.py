@@ -91,6 +91,8 @@ class Engine:
         """
         if not messages or messages[-1]["role"] != "user":
             raise ValueError("the last message must come from the user")
+        if max_tiles is not None and max_tiles < 1:
+            raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
         config = self.model.config
         parts = chat.images(messages)
         tiles = TileConfig(
@@ -130,6 +132,8 @@ class Engine:
         max_tiles: int | None = None,
     ) -> list[Reply]:
         """Answer several conversations at once; each gets the answer it would get alone."""
+        if not conversations:
+            return []
         began = time.monotonic()
         prompts = [self.prepare(messages, max_tiles=max_tiles) for messages in conversations]
         answers: list[list[int]] = [[] for _ in prompts]
@@ -235,14 +239,17 @@ def resolve(path_or_hub_id: str | Path | None) -> Path:
     if path.is_dir():
         return path
     name = str(path_or_hub_id)
+    neither = f"{name} is neither a checkpoint folder nor a hub id such as OpenGVLab/InternVL2-1B"
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name} is neither a checkpoint folder nor a hub id such as OpenGVLab/InternVL2-1B")
+        raise CheckpointError(neither)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
         return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError:
+        raise CheckpointError(neither) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{name} is no local folder and could not be fetched from the hub: {first}") from None

@@ -108,5 +108,8 @@ def generate(
             rows = [rows[i] for i in going]
             tokens, padding, next_position = tokens[kept], padding[kept], next_position[kept]
             cache.keep(kept)
-        hidden = model.hidden(tokens[:, None], None, padding[:, : longest + step + 1], next_position, cache)
+        # Not through model.hidden: an <IMG_CONTEXT> that the model itself writes is a token like any other.
+        x = model.language_model.embed_tokens(tokens[:, None])
+        seen = padding[:, : longest + step + 1]
+        hidden = model.language_model(x, padding=seen, position_ids=next_position, cache=cache)
         next_position = next_position + 1

@@ -7,7 +7,9 @@ appended to a file as they come, keyed by the question, so that an evaluation th
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -40,19 +42,14 @@ def predict(
     """
     known = _kept(keep)
     waiting = [item for item in items if _key(item) not in known]
-    waiting.sort(key=lambda item: (item.max_new_tokens, _pictures(item), len(_question(item))))
+    waiting.sort(key=lambda item: (*_limits(item), _pictures(item), len(_question(item))))
     done = len(items) - len(waiting)
-    for start in range(0, len(waiting), batch_size):
-        batch = waiting[start : start + batch_size]
-        limit = max(item.max_new_tokens for item in batch)
-        tiles = batch[0].max_tiles
-        groups = [batch] if all(item.max_tiles == tiles for item in batch) else [[item] for item in batch]
-        for group in groups:
-            replies = engine.chat_batch(
-                [item.messages for item in group], GenerationConfig(max_new_tokens=limit), max_tiles=group[0].max_tiles
-            )
-            for item, reply in zip(group, replies, strict=True):
-                known[_key(item)] = Prediction(item_id=item.id, text=reply.text, seconds=reply.seconds)
+    groups = (list(group) for _, group in itertools.groupby(waiting, key=_limits))
+    for batch in (group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)):
+        limits = GenerationConfig(max_new_tokens=batch[0].max_new_tokens)
+        replies = engine.chat_batch([item.messages for item in batch], limits, max_tiles=batch[0].max_tiles)
+        for item, reply in zip(batch, replies, strict=True):
+            known[_key(item)] = Prediction(item_id=item.id, text=reply.text, seconds=reply.seconds)
         _append(keep, [(item, known[_key(item)]) for item in batch])
         done += len(batch)
         if progress:
@@ -84,6 +81,11 @@ def _question(item: Item) -> str:
     return "\n".join(texts)
 
 
+def _limits(item: Item) -> tuple[int, int]:
+    """Items of a batch have these in common, so that no answer depends on its neighbours."""
+    return item.max_new_tokens, item.max_tiles or 0
+
+
 def _pictures(item: Item) -> int:
     contents = [message["content"] for message in item.messages]
     return sum(part["type"] != "text" for content in contents if not isinstance(content, str) for part in content)
@@ -100,7 +102,7 @@ def _kept(path: Path | None) -> dict[str, Prediction]:
     if path is None or not path.exists():
         return {}
     kept = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: an answer may hold U+2028
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -113,6 +115,11 @@ def _append(path: Path | None, rows: Sequence[tuple[Item, Prediction]]) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as end:
+            end.seek(-1, os.SEEK_END)
+            if end.read() != b"\n":  # torn by a kill
+                end.write(b"\n")
     with path.open("a", encoding="utf-8") as file:
         for item, prediction in rows:
             row = {"key": _key(item), "id": item.id, "question": _question(item), "answer": prediction.text}

@@ -1,30 +1,37 @@
-"""Boxes: pixels <-> the family's 0..1000 integers, ``<ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>`` text, drawing.
+"""Boxes: pixels <-> the family's 0..1000 integers, their tagged text in and out, drawing.
 
+The text is ``<ref>phrase</ref><box>[[x1, y1, x2, y2], ...]</box>``.
+Unusual: :func:`parse` also reads boxes without their tags, because decoding drops the tags as special tokens.
 Source: the chat data format of the official documentation; paper section 3.3.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
-_TAGGED = re.compile(r"(?:<ref>(.*?)</ref>\s*)?<box>\s*(\[.*?\])\s*</box>", re.DOTALL)
+_NUMBER = r"\s*(-?\d{1,9}(?:\.\d+)?)\s*"
+_ROW = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
+_TAGGED = re.compile(r"(?:<ref>((?:(?!</?ref>).)*)</ref>\s*)?<box>([^<]*)</box>", re.DOTALL)
+_BARE = re.compile(r"\[\s*(?:\[[^\[\]]*\][\s,]*)+\]")
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
 def to_thousand(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Pixel box -> integers 0..1000 of the picture's sides.
+    """Pixel box -> integers 0..1000 of the picture's sides; what lies outside the picture is cut off.
 
     Raises:
-        ValueError: the box has not four numbers, or its corners are swapped.
+        ValueError: the box has not four numbers, or its corners are swapped, or the picture is empty.
     """
-    if len(box) != 4 or box[0] > box[2] or box[1] > box[3]:
+    if len(box) != 4 or not (box[0] <= box[2] and box[1] <= box[3]):
         raise ValueError(f"a box is x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, not {list(box)}")
+    if width < 1 or height < 1:
+        raise ValueError(f"the picture of a box is {width}x{height}; it must have pixels")
     sides = (width, height, width, height)
     x1, y1, x2, y2 = (min(1000, max(0, round(1000 * value / side))) for value, side in zip(box, sides, strict=True))
     return x1, y1, x2, y2
@@ -44,22 +51,25 @@ def render(phrase: str, boxes: Sequence[Sequence[int]]) -> str:
 
 
 def parse(text: str) -> list[tuple[str, list[Box]]]:
-    """Every phrase with its boxes (0..1000) in a text; what is not four numbers is left out."""
+    """Every phrase with its boxes (0..1000) in a text.
+
+    With tags, the phrase is what ``<ref>`` holds ("" where there is none). In a text without any ``<box>``, boxes are
+    found by their double brackets, and the phrase is what stands before them on the line. Rows that are not four
+    numbers are left out, and so is a phrase without a box.
+    """
+    pairs: list[tuple[str, str]] = _TAGGED.findall(text)
+    if "<box>" not in text:
+        begin = 0
+        for match in _BARE.finditer(text):
+            before = text[begin : match.start()].replace("<ref>", "").replace("</ref>", "")
+            pairs.append((before.rpartition("\n")[2], match.group()))
+            begin = match.end()
     found = []
-    for phrase, body in _TAGGED.findall(text):
-        try:
-            value = json.loads(body)
-        except json.JSONDecodeError:
-            continue
-        rows = [value] if value and not isinstance(value[0], list) else value
-        boxes = [tuple(map(float, row)) for row in rows if _is_box(row)]
+    for phrase, body in pairs:
+        boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in _ROW.findall(body)]
         if boxes:
             found.append((phrase.strip(), boxes))
-    return found  # type: ignore[return-value]
-
-
-def _is_box(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 4 and all(isinstance(v, int | float) for v in row)
+    return found
 
 
 def iou(first: Sequence[float], second: Sequence[float]) -> float:
@@ -72,15 +82,18 @@ def iou(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def draw(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[str] = ()) -> Image.Image:
-    """A copy of the picture with boxes (pixels) and their labels drawn on it."""
+    """A copy of the picture, RGB, with boxes (pixels; swapped corners are put right) and their labels drawn on it."""
     image = image.convert("RGB")
     pen = ImageDraw.Draw(image)
     line = max(1, round(min(image.size) / 200))
-    for i, box in enumerate(boxes):
-        colour = _COLOURS[i % len(_COLOURS)]
-        pen.rectangle(tuple(box), outline=colour, width=line)
-        if i < len(labels):
-            x, y = box[0] + line, box[1] + line
-            pen.rectangle(pen.textbbox((x, y), labels[i]), fill=colour)
-            pen.text((x, y), labels[i], fill="white")
+    font = ImageFont.load_default(max(11, min(image.size) // 28))
+    for number, (box, label) in enumerate(zip_longest(boxes, labels[: len(boxes)])):
+        colour = _COLOURS[number % len(_COLOURS)]
+        (left, right), (top, bottom) = sorted((box[0], box[2])), sorted((box[1], box[3]))
+        pen.rectangle((left, top, right, bottom), outline=colour, width=line)
+        if label:
+            place = (left + 2 * line, top + 2 * line)
+            x1, y1, x2, y2 = pen.textbbox(place, label, font=font)
+            pen.rectangle((x1 - line, y1 - line, x2 + line, y2 + line), fill=colour)
+            pen.text(place, label, fill="white", font=font)
     return image

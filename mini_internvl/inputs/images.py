@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import io
 import os
 import threading
@@ -70,7 +71,7 @@ def _limit() -> int:
 def _stream(source: object) -> tuple[str, BinaryIO]:
     """A name for messages, and the file's bytes."""
     if isinstance(source, bytes | bytearray):
-        return "the picture", io.BytesIO(source)
+        return "the given data", io.BytesIO(source)
     if isinstance(source, str) and source.startswith("data:"):
         return "the data URL", io.BytesIO(_decode_url(source))
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -89,6 +90,8 @@ def _stream(source: object) -> tuple[str, BinaryIO]:
 
 
 def _short(name: str) -> str:
+    """A path fit for a message of one line."""
+    name = name if name.isprintable() else repr(name)
     return name if len(name) <= 200 else f"{name[:100]}... ({len(name)} characters)"
 
 
@@ -128,9 +131,16 @@ def _why_unknown(stream: BinaryIO, name: str) -> str:
     start = stream.read(512)
     if not start:
         return f"{name} is empty; fetch it again"
-    looks_like_text = all(byte in b"\t\n\r\f\x1b" or byte >= 32 for byte in start)
-    kind = "its content is text" if looks_like_text else "its first bytes are of no known format, or it is cut off"
+    kind = "its content is text" if _is_text(start) else "its first bytes are of no known format, or it is cut off"
     return f"{name} is not a picture: {kind}; give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+
+
+def _is_text(start: bytes) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()  # the last character may be cut
+    try:
+        return "\0" not in decoder.decode(start)
+    except UnicodeDecodeError:
+        return False
 
 
 def _finish(image: Image.Image, name: str, limit: int) -> Image.Image:

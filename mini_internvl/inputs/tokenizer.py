@@ -158,6 +158,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._unknown = model.id_to_piece(model.unk_id())
         self._unknown_length = len(model.encode(self._unknown, out_type=str))
         self._by_id = {token.id: token.content for token in self.added.values()}
+        self._special |= {model.bos_id(), model.eos_id()} - set(self._by_id)
 
     @property
     def size(self) -> int:

@@ -17,8 +17,14 @@ from dataclasses import dataclass, field
 
 CharSet = Callable[[str], bool]
 
-#: A node of a parsed pattern: ("set", test) | ("cat", nodes) | ("or", nodes) | ("repeat", node, least, most or None).
+#: The mark behind the last character of a text; no pattern reads it.
+END = "\0"
+
+#: A node of a parsed pattern: ("set", number) | ("cat", nodes) | ("or", nodes) | ("repeat", node, least, most or None).
 Node = tuple
+
+#: Escapes of control characters; any other escaped character is itself.
+_ESCAPES = {"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"}
 
 #: Characters that count as the same letter when a literal is matched in any case, beyond lower and upper case.
 _ALSO_SAME = {"i": "ıİ", "k": "\u212a", "s": "ſ"}
@@ -46,8 +52,8 @@ class PatternSyntaxError(ValueError):
 class _Parser:
     """Recursive descent over one pattern; `names` holds the named sets (callables) and patterns (strings)."""
 
-    def __init__(self, pattern: str, names: Mapping[str, str | CharSet]) -> None:
-        self.pattern, self.names, self.at = pattern, names, 0
+    def __init__(self, pattern: str, names: Mapping[str, str | CharSet], classes: CharClasses) -> None:
+        self.pattern, self.names, self.classes, self.at = pattern, names, classes, 0
 
     def parse(self) -> Node:
         node = self._alternatives()
@@ -102,15 +108,17 @@ class _Parser:
         if mark == "[":
             return ("set", self._bracket())
         if mark == "{":
-            value = self.names[self._until("}")]
-            return ("set", value) if callable(value) else _Parser(value, self.names).parse()
-        if mark == "\\":
-            self.at += 1
-        letter = self.pattern[self.at]
-        self.at += 1
-        return ("set", _any_case(letter))
+            name = self._until("}")
+            value = self.names[name]
+            if callable(value):
+                return ("set", self.classes.register("{" + name + "}", value))
+            return _Parser(value, self.names, self.classes).parse()
+        letter = self._letter()
+        same = {letter, letter.lower(), letter.upper(), *_ALSO_SAME.get(letter.lower(), "")}
+        return ("set", self.classes.register(letter.lower(), lambda char: char in same))
 
-    def _bracket(self) -> CharSet:
+    def _bracket(self) -> int:
+        begin = self.at
         self.at += 1
         negated = self.pattern[self.at] == "^"
         self.at += negated
@@ -120,14 +128,13 @@ class _Parser:
         while (mark := self.pattern[self.at]) != "]":
             if mark == "{":
                 test = self.names[self._until("}")]
-                if not callable(test):
-                    raise PatternSyntaxError(f"a pattern is named inside [...] in {self.pattern!r}: only sets fit")
+                assert callable(test), f"a pattern is named inside brackets in {self.pattern!r}; only sets fit there"
                 tests.append(test)
                 continue
-            first = self._bracket_letter()
+            first = self._letter()
             if self.pattern[self.at] == "-" and self.pattern[self.at + 1] != "]":
                 self.at += 1
-                ranges.append((first, self._bracket_letter()))
+                ranges.append((first, self._letter()))
             else:
                 singles.add(first)
         self.at += 1
@@ -138,18 +145,17 @@ class _Parser:
             )
             return inside != negated
 
-        return contains
+        return self.classes.register(self.pattern[begin : self.at], contains)
 
-    def _bracket_letter(self) -> str:
-        self.at += self.pattern[self.at] == "\\"
-        self.at += 1
-        return self.pattern[self.at - 1]
-
-
-def _any_case(letter: str) -> CharSet:
-    """The set of characters that a literal matches: itself in any case."""
-    same = {letter, letter.lower(), letter.upper(), *_ALSO_SAME.get(letter.lower(), "")}
-    return lambda char: char in same
+    def _letter(self) -> str:
+        """Reads one literal character, escaped or not."""
+        if self.pattern[self.at] != "\\":
+            self.at += 1
+            return self.pattern[self.at - 1]
+        kind = self.pattern[self.at + 1]
+        digits = {"x": 2, "u": 4}.get(kind, 0)
+        self.at += 2 + digits
+        return chr(int(self.pattern[self.at - digits : self.at], 16)) if digits else _ESCAPES.get(kind, kind)
 
 
 class _Network:
@@ -157,7 +163,7 @@ class _Network:
 
     def __init__(self) -> None:
         self.free: list[list[int]] = []
-        self.arc: list[tuple[CharSet, int] | None] = []
+        self.arc: list[tuple[int, int] | None] = []  # (number of a set, place reached)
         self.accepts: dict[int, int] = {}  # place -> number of the rule that is complete there
 
     def place(self) -> int:
@@ -240,14 +246,21 @@ class CharClasses(dict):
     def __init__(self) -> None:
         super().__init__()
         self.sets: list[CharSet] = []
-        self.marks: dict[tuple[bool, ...], str] = {}
-        self.members: dict[str, str] = {}  # mark -> one character of the class
+        self.numbers: dict[str, int] = {}  # notation of a set -> its number
+        self.marks: dict[tuple[bool, ...], str] = {}  # which sets hold a character -> mark
+        self.signatures: dict[str, tuple[bool, ...]] = {}  # the reverse
+
+    def register(self, notation: str, contains: CharSet) -> int:
+        """The number of a set of characters; sets of the same notation share one."""
+        if notation not in self.numbers:
+            self.numbers[notation] = len(self.sets)
+            self.sets.append(contains)
+        return self.numbers[notation]
 
     def __missing__(self, point: int) -> str:
-        char = chr(point)
-        signature = tuple(test(char) for test in self.sets)
+        signature = tuple(contains(chr(point)) for contains in self.sets)
         mark = self.marks.setdefault(signature, chr(len(self.marks) + 1))
-        self.members.setdefault(mark, char)
+        self.signatures[mark] = signature
         self[point] = mark
         return mark
 
@@ -273,11 +286,11 @@ class Automaton:
 
     def successor(self, places: frozenset[int], mark: str) -> _State:
         """The state reached from `places` by any character of the class `mark`."""
-        char = self.classes.members.get(mark)
-        if char is None:  # the end of the text: nothing reads it
+        if mark == END:
             return self.dead
-        arcs = (self.network.arc[place] for place in places)
-        return self._state(self.network.spread([target for test, target in filter(None, arcs) if test(char)]))
+        inside = self.classes.signatures[mark]
+        arcs = filter(None, (self.network.arc[place] for place in places))
+        return self._state(self.network.spread([target for number, target in arcs if inside[number]]))
 
     def accepting_ends(self, marks: str, start: int, stop: int) -> Iterator[int]:
         """Every position in start..stop at which a match that began at `start` is complete, in rising order."""
@@ -298,12 +311,10 @@ class Lexer:
     classes: CharClasses = field(default_factory=CharClasses)
 
     def __post_init__(self) -> None:
-        tokens = [_Parser(rule.pattern, self.names).parse() for rule in self.rules]
-        contexts = [_Parser(rule.before, self.names).parse() for rule in self.rules]
-        self.classes.sets.extend(_sets_of(("cat", [*tokens, *contexts])))
-        self.automaton = Automaton(
-            [("cat", [t, c]) for t, c in zip(tokens, contexts, strict=True)], self.classes
-        )
+        tokens = [_Parser(rule.pattern, self.names, self.classes).parse() for rule in self.rules]
+        contexts = [_Parser(rule.before, self.names, self.classes).parse() for rule in self.rules]
+        both = [("cat", pair) for pair in zip(tokens, contexts, strict=True)]
+        self.automaton = Automaton(both, self.classes)
         # Where a following context can have several lengths, the split is found by two more automata.
         self.context_length = [_fixed_length(context) for context in contexts]
         self.splitters = {
@@ -323,14 +334,6 @@ class Lexer:
         # The longest token whose remainder is a complete context.
         ends = [e for e in token.accepting_ends(marks, start, stop) if stop in context.accepting_ends(marks, e, stop)]
         return ends[-1] - rule.give_back
-
-
-def _sets_of(node: Node) -> list[CharSet]:
-    """All sets of characters in a parsed pattern."""
-    if node[0] == "set":
-        return [node[1]]
-    inner = node[1] if node[0] in ("cat", "or") else [node[1]]
-    return [found for part in inner for found in _sets_of(part)]
 
 
 def _fixed_length(node: Node) -> int | None:

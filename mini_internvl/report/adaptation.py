@@ -1,99 +1,155 @@
 """The report of an adaptation: ``adapt.json`` and ``metrics.jsonl`` of a run folder -> one HTML file.
 
-Everything is inside the file: style, charts and pictures. It names no domain: columns, groups and clips come from
-``adapt.json``, so a new domain needs nothing here.
+Everything is inside the file: style, charts and pictures; it runs no script. It names no domain: columns, groups and
+clips come from ``adapt.json``, so a new domain needs nothing here.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.report import svg
+import yaml
 
-NEEDED = ("title", "model", "benchmarks", "columns", "general", "clips", "recipe", "data")
+from mini_internvl.report import curves, svg
+from mini_internvl.report.run_folder import SIDES, read_metrics, read_result
+
+PICTURE_BYTES = 1_800_000
+"""For all pictures of a page together; as base64 a third more, which keeps the file below 3 MB."""
+LONGEST_ANSWER = 600
+"""Characters of one answer that are shown."""
+LARGE_FALL = 0.10
+"""Share of its value that a general ability may lose before the page warns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure of the score table."""
+    """One column of the score table, before and after."""
 
     group: str
     """For instance "Description" or "Speed"."""
     label: str
     """For instance "CIDEr"."""
     base: float
-    """Before."""
+    """Before; NaN where the model has no value."""
     adapted: float
-    """After."""
+    """After; NaN where the model has no value."""
     higher_is_better: bool
     """Direction."""
+    unit: str = ""
+    """Unit of both values, empty where the label says it."""
+
+    @property
+    def name(self) -> str:
+        """Group and label."""
+        return f"{self.group} {self.label}"
+
+    @property
+    def change(self) -> float:
+        """After minus before."""
+        return self.adapted - self.base
 
     @property
     def better(self) -> bool | None:
-        """Whether the adapted value is better; ``None`` when both are equal."""
-        if self.base == self.adapted:
+        """Whether the adapted value is better; None when both are equal or one is missing."""
+        if math.isnan(self.change) or self.change == 0:
             return None
-        return (self.adapted > self.base) == self.higher_is_better
+        return (self.change > 0) == self.higher_is_better
 
 
 def rows(data: Mapping[str, Any]) -> list[Row]:
-    """The score table in the order of ``columns``; figures that a model has no value for are left out."""
+    """The score table in the order of ``columns``. A figure that a model has no value for is NaN, never dropped."""
     table = []
     for column in data["columns"]:
         sides = data["benchmarks"][column["benchmark"]]
-        values = [sides[side]["values"].get(column["key"]) for side in ("base", "adapted")]
-        if None not in values:
-            table.append(
-                Row(
-                    group=column["group"],
-                    label=column["label"],
-                    base=float(values[0]),
-                    adapted=float(values[1]),
-                    higher_is_better=column["higher_is_better"],
-                )
+        base, adapted = (sides[side]["values"].get(column["key"]) for side in SIDES)
+        table.append(
+            Row(
+                group=column["group"],
+                label=column["label"],
+                base=math.nan if base is None else float(base),
+                adapted=math.nan if adapted is None else float(adapted),
+                higher_is_better=column["higher_is_better"],
+                unit=column.get("unit", ""),
             )
+        )
     return table
 
 
 def verdict(data: Mapping[str, Any]) -> str:
-    """The result in two plain sentences."""
+    """The result in one plain sentence: on how many columns it is better, and what became of general ability."""
     table = rows(data)
     better = sum(row.better is True for row in table)
-    worse = [f"{row.group} {row.label}" for row in table if row.better is False]
-    text = f"The adapted model is better than the base on {better} of {len(table)} figures"
-    text += f"; worse on {', '.join(worse)}. " if worse else ". "
-    before, after = data["general"]["mean"]["base"], data["general"]["mean"]["adapted"]
-    change = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
-    return text + f"General ability went from {before:.1f} to {after:.1f} % right{change}."
+    text = f"The adapted model is better than the base on {better} of {len(table)} columns"
+    mean = (data.get("general") or {}).get("mean")
+    if not mean:
+        return f"{text}; general ability was not measured."
+    before, after = float(mean["base"]), float(mean["adapted"])
+    if before == after:
+        return f"{text}; general ability stayed at {before:.1f}."
+    share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
+    return f"{text}; general ability changed from {before:.1f} to {after:.1f}{share}."
+
+
+def warnings(data: Mapping[str, Any]) -> list[str]:
+    """What became worse or could not be compared, one plain sentence each; empty when nothing did."""
+    table = rows(data)
+    worse = [f"{row.name} ({row.base:.2f} to {row.adapted:.2f})" for row in table if row.better is False]
+    equal = [row.name for row in table if row.change == 0]
+    missing = [row.name for row in table if math.isnan(row.change)]
+    found = []
+    if worse:
+        found.append(f"Worse than before on {_count(worse, 'column')}: {', '.join(worse)}.")
+    if equal:
+        found.append(f"Unchanged on {_count(equal, 'column')}: {', '.join(equal)}.")
+    if missing:
+        found.append(f"Not compared, because a value is missing, on {_count(missing, 'column')}: {', '.join(missing)}.")
+    general = data.get("general") or {}
+    figures = [(kind, *(float(general[side][kind]) for side in SIDES)) for kind in general.get("kinds", ())]
+    if general.get("mean"):
+        figures.append(("the mean", *(float(general["mean"][side]) for side in SIDES)))
+    fallen = [f"{_words(k)} ({a:.1f} to {b:.1f})" for k, a, b in figures if a > 0 and (a - b) / a > LARGE_FALL]
+    if fallen:
+        found.append(f"General ability fell by more than {LARGE_FALL:.0%} of its value on: {', '.join(fallen)}.")
+    return found
 
 
 def build(run: str | Path) -> Path:
-    """Write ``report.html`` into the run folder.
+    """Write ``report.html`` into the run folder, whole or not at all.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ValueError: ``adapt.json`` is missing, broken or lacks a key (named).
+        ValueError: ``adapt.json`` is missing, malformed or lacks a key (file and key named), or jinja2 is missing.
     """
     run = Path(run)
-    data = _read(run / "adapt.json")
+    data, metrics = read_result(run), read_metrics(run)
+    table = rows(data)
     page = _environment().get_template("adaptation.html").render(
         data=data,
         verdict=verdict(data),
-        groups=_grouped(rows(data)),
-        charts=_charts(run),
-        clips=[_clip(clip, run) for clip in data["clips"]],
-        recipe=json.dumps(data["recipe"], indent=1, ensure_ascii=False),
-        seconds=data.get("seconds", {}),
+        warnings=warnings(data),
+        tiles=_tiles(data, table),
+        table=table,
+        groups=_grouped(table),
+        notes=[note for name, sides in data["benchmarks"].items() if (note := _notes(name, sides))["rows"]],
+        general=_general(data["general"]),
+        training=curves.figures(metrics),
+        charts=curves.charts(metrics),
+        clips=_clips(data["clips"], run),
+        states=_states(data["clips"]),
+        recipe=yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True) if data["recipe"] else "",
+        seeds=", ".join(dict.fromkeys(_seeds(data["recipe"]))),
     )
     path = run / "report.html"
-    temporary = path.with_name("report.html.new")
-    temporary.write_text(page, encoding="utf-8")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    temporary.write_text(page, encoding="utf-8", errors="replace")
     os.replace(temporary, path)
     return path
 
@@ -103,22 +159,34 @@ def _environment() -> Any:
         from jinja2 import Environment, PackageLoader
     except ImportError:
         raise ValueError('the report needs jinja2: pip install "mini-internvl[report]"') from None
-    return Environment(
-        loader=PackageLoader("mini_internvl.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    loader = PackageLoader("mini_internvl.report")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "signed": _signed, "words": _words, "duration": _duration}
+    return environment
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; is {path.parent} the folder of a finished adaptation?") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); run the adaptation again") from None
-    missing = [key for key in NEEDED if key not in data]
-    if missing:
-        raise ValueError(f'{path} has no "{missing[0]}"; run the adaptation again')
-    return data
+def _number(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def _words(key: object) -> str:
+    return str(key).replace("_", " ")
+
+
+def _duration(seconds: object) -> str:
+    """ "42 s" or "3 min 05 s"; anything but a number as it is."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return str(seconds)
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.3g} s"
+
+
+def _count(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _grouped(table: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -128,45 +196,108 @@ def _grouped(table: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return list(groups.items())
 
 
-def _charts(run: Path) -> list[dict[str, str]]:
-    """Loss, the measurements made while training, and the learning rate."""
-    path = next((p for p in (run / "train" / "metrics.jsonl", run / "metrics.jsonl") if p.exists()), None)
-    if path is None:
+def _tiles(data: Mapping[str, Any], table: Sequence[Row]) -> list[dict[str, str]]:
+    """The four figures on top of the page; those without data are left out."""
+    better = sum(row.better is True for row in table)
+    tiles = [{"label": "columns better than the base", "value": f"{better}", "of": f"of {len(table)}"}]
+    if data["general"]:
+        mean = data["general"]["mean"]
+        of = f"from {_number(mean['base'], 1)} %"
+        tiles.append({"label": "general ability, right answers", "value": f"{_number(mean['adapted'], 1)} %", "of": of})
+    right = Counter(side for clip in data["clips"] for q in clip["questions"] for side in SIDES if q[f"{side}_right"])
+    judged = sum(q["adapted_right"] is not None for clip in data["clips"] for q in clip["questions"])
+    if judged:
+        of = f"of {judged}, from {right['base']}"
+        tiles.append({"label": "right answers on the clips below", "value": str(right["adapted"]), "of": of})
+    seconds = data["seconds"]
+    if "total" in seconds:
+        of = f"adapting {_duration(seconds['adapt'])}" if "adapt" in seconds else ""
+        tiles.append({"label": "for the whole run", "value": _duration(seconds["total"]), "of": of})
+    return tiles
+
+
+def _notes(name: str, sides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a benchmark noted, base beside adapted."""
+    base, adapted = (dict(_flat(sides[side].get("notes") or {})) for side in SIDES)
+    counts = [(_words(key), base.get(key, "–"), adapted.get(key, "–")) for key in {**base, **adapted}]
+    if sides["base"].get("items") is not None:
+        counts.insert(0, ("questions", str(sides["base"]["items"]), str(sides["adapted"].get("items", "–"))))
+    return {"name": name, "rows": counts}
+
+
+def _flat(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested notes as ("unreadable, speed", "3")."""
+    for key, value in notes.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}, ")
+        else:
+            yield f"{prefix}{key}", f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _general(general: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the general table, the mean last."""
+    if not general:
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-
-    def points(key: str) -> list[tuple[float, float]]:
-        return [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
-
-    known = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
-    measured = sorted({key for line in lines for key in line} - known)
-    wanted = [
-        ("Loss", [("training", points("loss")), ("held out", points("held_out_loss"))]),
-        *((f"Validation: {key.replace('_', ' ')}", [(key, points(key))]) for key in measured),
-        ("Learning rate", [("learning rate", points("lr"))]),
+    table = [
+        {"kind": kind, "count": general["counts"].get(kind), **{side: float(general[side][kind]) for side in SIDES}}
+        for kind in general["kinds"]
     ]
-    charts = []
-    for title, series in wanted:
-        drawn = svg.line_chart(title, "step", series)
-        if drawn:
-            charts.append({"title": title, "svg": drawn, "names": [n for n, p in series if p] if len(series) > 1 else []})
-    return charts  # type: ignore[return-value]
+    table.append({"kind": "mean", "count": None, **{side: float(general["mean"][side]) for side in SIDES}})
+    for row in table:
+        row["bars"] = svg.bars(row["base"], row["adapted"], 100.0)
+    return table
 
 
-def _clip(clip: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    frames = [_picture(run / frame) for frame in clip["frames"]]
-    return {"id": clip["id"], "frames": frames, "questions": clip["questions"]}
+STATES = {
+    (False, True): ("learned", "Wrong before, right after"),
+    (True, False): ("lost", "Right before, wrong after"),
+    (False, False): ("wrong", "Wrong both times"),
+    (True, True): ("kept", "Right both times"),
+}
+"""(base right, adapted right) -> class and words of the filter."""
 
 
-def _picture(path: Path) -> str:
-    """A picture as a data URL, small enough for a page."""
-    from PIL import Image
+def _state(question: Mapping[str, Any]) -> str:
+    return STATES.get((question["base_right"], question["adapted_right"]), ("unjudged", ""))[0]
 
-    try:
-        image = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"the frame {path} cannot be read ({error})") from None
-    image.thumbnail((320, 320))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+def _states(clips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
+    """Choices of the filter: class, words, how many questions."""
+    counts = Counter(_state(question) for clip in clips for question in clip["questions"])
+    return [("all", "All", sum(counts.values())), *((name, text, counts[name]) for name, text in STATES.values())]
+
+
+def _clips(clips: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]]:
+    from mini_internvl.report.pictures import data_url
+
+    budget = PICTURE_BYTES // max(1, sum(len(clip["frames"]) for clip in clips))
+    shown = []
+    for clip in clips:
+        questions = [
+            {**question, **{side: _short(question[side]) for side in ("truth", *SIDES)}, "state": _state(question)}
+            for question in clip["questions"]
+        ]
+        right = {side: sum(q[f"{side}_right"] is True for q in questions) for side in SIDES}
+        judged = sum(q["state"] != "unjudged" for q in questions)
+        frames = [(frame, data_url(run / frame, budget)) for frame in clip["frames"]]
+        shown.append({"id": clip["id"], "frames": frames, "questions": questions, "right": right, "judged": judged})
+    return shown
+
+
+def _short(text: str) -> str:
+    left = len(text) - LONGEST_ANSWER
+    return text if left <= 0 else f"{text[:LONGEST_ANSWER]} … ({left:,} more characters)"
+
+
+def _seeds(recipe: Any, name: str = "run") -> Iterator[str]:
+    """Every seed in a recipe with the name of what it seeds: "run 0", "driving-sim 0", "shapes 7"."""
+    if isinstance(recipe, Mapping):
+        if "seed" in recipe:
+            yield f"{name} {recipe['seed']}"
+        parts = list(recipe.items())
+    elif isinstance(recipe, list):
+        parts = [(name, part) for part in recipe]
+    else:
+        return
+    for key, part in parts:
+        yield from _seeds(part, str(part.get("name", key)) if isinstance(part, Mapping) else str(key))

@@ -1,72 +1,211 @@
-"""Small line charts as inline SVG that takes its colours from the page, so that it follows light and dark."""
+"""Small charts as inline SVG that take every colour from the page's style sheet, so that they follow light and dark.
+
+Drawn for a width of about 340 CSS pixels, so that letters keep their size on a phone. Classes name roles (``grid``,
+``tick``, ``c1`` ...); nothing here names a colour or a font.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 460, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+WIDTH, HEIGHT = 360, 224
+LEFT, RIGHT, TOP, BOTTOM = 44, 48, 28, 40
+MOST_POINTS = 240
+"""Points of one line; more than the chart has pixels would only make the file larger."""
+LABEL_GAP = 13.0
+"""Least distance of two value labels, in SVG units."""
 Point = tuple[float, float]
 
 
-def line_chart(title: str, x_title: str, series: Sequence[tuple[str, Sequence[Point]]]) -> str:
-    """One chart; each series is (name, points) and gets the page's colours 1, 2, ...
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line of a chart."""
 
-    A long series is thinned to about 300 points. Values that are not finite are left out.
+    name: str
+    """What the legend says."""
+    points: Sequence[Point]
+    """(x, y) in order of x; pairs that are not finite are left out."""
+    colour: int = 1
+    """Role of the line, class ``c1``, ``c2``, ...; odd ones are solid, even ones dashed, so that colour is not needed."""
+    faint: bool = False
+    """Drawn thin behind the others and without a value label: raw values behind their mean."""
+    dots: bool = False
+    """Marks each point: for values measured now and then."""
+
+    def finite(self) -> list[Point]:
+        """The points that can be drawn."""
+        return [(x, y) for x, y in self.points if math.isfinite(x) and math.isfinite(y)]
+
+
+def line_chart(
+    *, title: str, x_title: str, y_title: str, series: Sequence[Series], borders: Sequence[tuple[float, str]] = ()
+) -> str:
+    """One chart with grid, ticks, axis titles and the last value of each line; an empty text without any point.
+
+    ``borders`` are upright lines with a name, for instance where a stage of training begins. The text for screen
+    readers gives the first, lowest, highest and last value of every line.
     """
-    cleaned = [(name, _thin([p for p in points if all(map(math.isfinite, p))])) for name, points in series]
-    cleaned = [(name, points) for name, points in cleaned if points]
-    if not cleaned:
+    drawn = [line for line in series if line.finite()]
+    if not drawn:
         return ""
-    xs = [x for _, points in cleaned for x, _ in points]
-    ys = [y for _, points in cleaned for _, y in points]
-    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
-    x_low, x_high = min(xs[0], min(xs), x_ticks[0]), max(max(xs), x_ticks[-1])
-    y_low, y_high = min(min(ys), y_ticks[0]), max(max(ys), y_ticks[-1])
-
-    def place(x: float, y: float) -> str:
-        across = LEFT + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
-        down = TOP + (y_high - y) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
-        return f"{across:.1f},{down:.1f}"
-
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for tick in y_ticks:
-        x, y = place(x_low, tick).split(",")
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{float(x) - 6:.1f}" y="{float(y) + 4:.1f}" text-anchor="end">{_label(tick)}</text>')
-    for tick in x_ticks:
-        x, _ = place(tick, y_low).split(",")
-        parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_label(tick)}</text>')
-    parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_title)}</text>')
-    for number, (name, points) in enumerate(cleaned, 1):
-        path = " ".join(place(x, y) for x, y in points)
-        parts.append(f'<polyline class="line c{number}" points="{path}"><title>{escape(name)}</title></polyline>')
-        if len(points) <= 12:
-            for x, y in points:
-                across, down = place(x, y).split(",")
-                parts.append(f'<circle class="dot c{number}" cx="{across}" cy="{down}" r="3"><title>{_label(y)}</title></circle>')
+    xs = [x for line in drawn for x, _ in line.finite()]
+    ys = [y for line in drawn for _, y in line.finite()]
+    scale = _Scale(xs, ys)
+    told = "; ".join(describe(line, x_title) for line in drawn if not line.faint)
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}. {told}")}">']
+    parts += _axes(scale, x_title, y_title)
+    for x, name in borders:
+        across = scale.across(x)
+        parts.append(f'<line class="border" x1="{across:.1f}" x2="{across:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text class="tick" x="{across + 4:.1f}" y="{TOP + 10}">{escape(name)}</text>')
+    for line in sorted(drawn, key=lambda line: not line.faint):
+        parts += _line(line, scale)
+    parts += _end_labels([line for line in drawn if not line.faint], scale)
     return "".join([*parts, "</svg>"])
 
 
-def _thin(points: Sequence[Point], most: int = 300) -> list[Point]:
-    step = max(1, len(points) // most)
-    thinned = list(points[::step])
-    return thinned if not points or thinned[-1] == points[-1] else [*thinned, points[-1]]
+def describe(line: Series, x_title: str) -> str:
+    """A line in words: "training: from 3.21 at step 1 to 0.42 at step 450, lowest 0.4 at step 430, highest ..."."""
+    points = line.finite()
+    (first_x, first), (last_x, last) = points[0], points[-1]
+    if len(points) == 1:
+        return f"{line.name}: {number(first)} at {x_title} {number(first_x)}"
+    low_x, low = min(points, key=lambda point: point[1])
+    high_x, high = max(points, key=lambda point: point[1])
+    return (
+        f"{line.name}: from {number(first)} at {x_title} {number(first_x)} to {number(last)} at {x_title} "
+        f"{number(last_x)}, lowest {number(low)} at {number(low_x)}, highest {number(high)} at {number(high_x)}"
+    )
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers that cover the range."""
+def swatch(line: Series) -> str:
+    """A short sample of the line for the legend."""
+    dot = f'<circle class="dot c{line.colour}" cx="13" cy="6" r="3"/>' if line.dots else ""
+    kind = "line faint" if line.faint else "line"
+    stroke = f'<line class="{kind} c{line.colour}" x1="1" x2="25" y1="6" y2="6"/>'
+    return f'<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true">{stroke}{dot}</svg>'
+
+
+def bars(base: float, adapted: float, most: float) -> str:
+    """Two bars, base above adapted, as a picture of numbers that stand beside it; hidden from screen readers."""
+    parts = ['<svg class="bars" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">']
+    for y, role, value in ((1, "base", base), (10, "adapted", adapted)):
+        share = min(1.0, max(0.0, value / most)) if most > 0 and math.isfinite(value) else 0.0
+        parts.append(f'<rect class="track" x="0" y="{y}" width="200" height="7"/>')
+        parts.append(f'<rect class="bar {role}" x="0" y="{y}" width="{200 * share:.1f}" height="7"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def number(value: float) -> str:
+    """A value in three or four significant digits: "0.42", "12.3", "1,310", "4e-4"."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 0.001:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    text = f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 4}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+class _Scale:
+    """Where values lie on the canvas, and the round numbers beside it."""
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+        low, high = min(ys), max(ys)
+        if 0 <= low < high / 2:
+            low = 0.0
+        self.y_step, self.y_ticks = _ticks(low, high, 4)
+        self.y_low, self.y_high = self.y_ticks[0], self.y_ticks[-1]
+        self.x_low, self.x_high = min(xs), max(xs)
+        if self.x_low == self.x_high:
+            self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
+        self.x_step, ticks = _ticks(self.x_low, self.x_high, 4)
+        self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
+
+    def across(self, x: float) -> float:
+        return LEFT + (x - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT)
+
+    def down(self, y: float) -> float:
+        return TOP + (self.y_high - y) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
+
+
+def _ticks(low: float, high: float, count: int) -> tuple[float, list[float]]:
+    """A round step and its multiples that cover low..high, about ``count`` + 1 of them."""
     span = (high - low) or abs(high) or 1.0
-    rough = span / count
-    magnitude = 10 ** math.floor(math.log10(rough))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough)
-    first = math.floor(low / step) * step
-    return [first + i * step for i in range(count + 3) if first + (i - 1) * step < high or i == 0]
+    magnitude = 10.0 ** math.floor(math.log10(span / count))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= span / count * (1 - 1e-9))
+    first = math.floor(low / step + 1e-9)
+    last = max(first + 1, math.ceil(high / step - 1e-9))
+    return step, [i * step for i in range(first, last + 1)]
 
 
-def _label(value: float) -> str:
-    if value and abs(value) < 0.01:
-        return f"{value:.0e}"
-    return f"{value:,.2f}".rstrip("0").rstrip(".")
+def _tick_label(value: float, step: float) -> str:
+    if abs(value) < step / 2:
+        return "0"
+    if step < 0.001:
+        return number(value)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if round(step * 10**decimals, 6) % 1:
+        decimals += 1
+    return f"{value:,.{decimals}f}"
+
+
+def _axes(scale: _Scale, x_title: str, y_title: str) -> list[str]:
+    parts = []
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    for tick in scale.y_ticks:
+        y = scale.down(tick)
+        kind = "axis" if tick == scale.y_ticks[0] else "grid"
+        parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        label = _tick_label(tick, scale.y_step)
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    for tick in scale.x_ticks:
+        x = scale.across(tick)
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
+        label = _tick_label(tick, scale.x_step)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{label}</text>')
+    parts.append(f'<text class="tick" x="{right}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>')
+    parts.append(f'<text class="tick" x="4" y="13">{escape(y_title)}</text>')
+    return parts
+
+
+def _line(line: Series, scale: _Scale) -> list[str]:
+    points = _thin(line.finite())
+    placed = [(scale.across(x), scale.down(y)) for x, y in points]
+    kind = "line faint" if line.faint else "line"
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    parts = [f'<polyline class="{kind} c{line.colour}" points="{path}"/>']
+    if line.dots or len(points) == 1:
+        for (x, y), (_, value) in zip(placed, points, strict=True):
+            circle = f'<circle class="dot c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
+            parts.append(f"{circle}<title>{number(value)}</title></circle>")
+    return parts
+
+
+def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
+    """The last value of each line beside its end, moved apart where two would touch."""
+    ends = sorted(lines, key=lambda line: scale.down(line.finite()[-1][1]))
+    heights = [scale.down(line.finite()[-1][1]) for line in ends]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + LABEL_GAP)
+    lowest = HEIGHT - BOTTOM
+    for i in range(len(heights) - 1, -1, -1):
+        heights[i] = min(heights[i], lowest)
+        lowest = heights[i] - LABEL_GAP
+    parts = []
+    for height, line in zip(heights, ends, strict=True):
+        x, y = line.finite()[-1]
+        place = f'x="{scale.across(x) + 6:.1f}" y="{height + 4:.1f}"'
+        parts.append(f'<text class="value c{line.colour}" {place}>{number(y)}</text>')
+    return parts
+
+
+def _thin(points: Sequence[Point]) -> list[Point]:
+    """At most about MOST_POINTS of them, evenly, the last always among them."""
+    step = max(1, math.ceil(len(points) / MOST_POINTS))
+    kept = list(points[::step])
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]

@@ -96,17 +96,42 @@ def read_jsonl(path: Path) -> list[Sample]:
     samples = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             where = f"{path}:{number}"
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{where}: not valid JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{where}: a row is an object with messages or conversations")
             try:
-                messages = row["messages"] if "messages" in row else from_conversations(row, path.parent)
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{where}: {error if isinstance(error, ValueError) else f'no field {error}'}") from None
+                convert = _from_messages if "messages" in row else from_conversations
+                messages = convert(row, path.parent)
+            except KeyError as error:
+                raise DataError(f"{where}: no field {error}") from None
+            except (AttributeError, TypeError, ValueError) as error:
+                raise DataError(f"{where}: {error}") from None
             samples.append(Sample(id=str(row.get("id", number)), messages=messages, source=path.stem))
     return samples
+
+
+def _from_messages(row: Mapping[str, Any], folder: Path) -> list[Any]:
+    """OpenAI messages as they are, picture paths relative to ``folder``."""
+    messages = []
+    for message in row["messages"]:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_beside(part, folder) for part in content]
+        messages.append({**message, "content": content})
+    return messages
+
+
+def _beside(part: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    image = part.get("image")
+    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")):
+        return part
+    return {**part, "image": str(folder / image)}
 
 
 def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
@@ -124,7 +149,9 @@ def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
         turns = turns[1:]
     marks = sum(turn["value"].count("<image>") for turn in turns)
     if len(images) == 1 and marks == 0:
-        first = next(i for i, turn in enumerate(turns) if turn["from"] == "human")
+        first = next((i for i, turn in enumerate(turns) if turn["from"] == "human"), None)
+        if first is None:
+            raise ValueError("a picture but no question: no turn is from human")
         turns[first] = {**turns[first], "value": "<image>\n" + turns[first]["value"]}
         marks = 1
     if marks != len(images):
@@ -254,13 +281,17 @@ class StepDataset(Dataset[list[Batch]]):
 
 
 def loader(dataset: StepDataset, start: int, workers: int = 1) -> DataLoader[list[Batch]]:
-    """Micro batches of each step from ``start`` on, drawn ahead in a worker process."""
+    """Micro batches of each step from ``start`` on, drawn ahead in a worker process.
+
+    The loader has a generator of its own: it would else take a number from torch's, and a resumed run would differ.
+    """
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=range(start, len(dataset)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),
     )
 
 

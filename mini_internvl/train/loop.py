@@ -176,6 +176,9 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: StepDataset, run: Ru
             group["lr"] = lr
         loss, _ = accumulate(model, batches, run.precision)
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.clip))
+        if not math.isfinite(norm):
+            names = ", ".join(name for batch in batches for name in batch.sample_ids)
+            raise NonFiniteLoss(f"the gradient's norm is {norm} on samples {names}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         done = step + 1

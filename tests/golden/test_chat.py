@@ -41,7 +41,11 @@ def test_ids_and_labels(case):
         tiles=case["context_tokens_per_image"],
         tokens_per_tile=1,
     )
-    sample = encode(messages)
+    try:
+        sample = encode(messages)
+    except chat.ChatError:
+        assert case.get("warning"), "only a sample that the original gives up may be refused"
+        return
     assert sample.input_ids == case["input_ids"]
     assert sample.labels == case["labels"]
     assert encode(messages[:-1]).input_ids == case["generation_input_ids"]

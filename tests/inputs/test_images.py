@@ -41,10 +41,7 @@ def png_header(width, height):
 )
 def test_every_mode_becomes_rgb(mode):
     source = gradient()
-    if mode in ("LAB", "RGBa", "La", "PA"):
-        image = Image.new(mode, source.size)
-    else:
-        image = source.convert(mode)
+    image = Image.new(mode, source.size) if mode in ("LAB", "RGBa", "La", "PA") else source.convert(mode)
     loaded = load_image(image)
     assert (loaded.mode, loaded.size) == ("RGB", source.size)
     if mode in ("RGB", "RGBA", "RGBX"):
@@ -152,7 +149,7 @@ def test_missing_folders_and_texts_are_refused(tmp_path):
         (text, r"notes\.png is not a picture: its content is text"),
         (tmp_path / "empty.png", r"empty\.png is empty"),
         (tmp_path, "cannot be read: Is a directory"),
-        (b"", "the picture is empty"),
+        (b"", "the given data is empty"),
         (None, "not NoneType"),
         (7, "not int"),
     ):
@@ -179,10 +176,7 @@ def test_a_cut_off_file_is_refused(tmp_path, kind):
 
 def test_a_broken_exif_block_is_no_traceback():
     good = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01")
-    try:
-        assert load_image(good).size == (12, 8)
-    except ImageError as error:
-        assert "damaged" in str(error)
+    assert load_image(good).size == (12, 8)
 
 
 @pytest.mark.parametrize("size", [(30000, 30000), (20000, 6000), (100_000, 100_000)])
@@ -211,7 +205,9 @@ def test_the_pixel_limit_can_be_set(monkeypatch):
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (20, 4020)])
 def test_a_thin_strip_is_refused(size):
-    with pytest.raises(ImageError, match=rf"is {size[0]}x{size[1]}: one side is more than 200 times the other") as caught:
+    with pytest.raises(
+        ImageError, match=rf"is {size[0]}x{size[1]}: one side is more than 200 times the other"
+    ) as caught:
         load_image(encoded(Image.new("RGB", size)))
     assert "\n" not in str(caught.value)
 

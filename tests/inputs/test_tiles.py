@@ -100,7 +100,20 @@ def test_threads_change_no_bit(monkeypatch):
     assert np.array_equal(split_tiles(image, config), threaded)
 
 
-@pytest.mark.parametrize("size", [(1100, 700), (300, 200), (60, 90)])
+@settings(deadline=None, max_examples=120)
+@given(width=st.integers(2, 260), height=st.integers(2, 260), columns=st.integers(1, 6), rows=st.integers(1, 6))
+def test_threads_change_no_bit_for_any_shape(width, height, columns, rows):
+    """Smaller and larger canvases, odd and even sides, either order of Pillow's two passes."""
+    image = scene(width, height)
+    targets = [(columns * 28, rows * 28), (28, 28), (columns * 7, rows * 7)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "LARGE", 0)
+        threaded = tiles._resize_pillow(image, targets)
+    for target, pixels in zip(targets, threaded, strict=True):
+        assert np.array_equal(pixels, np.asarray(image.resize(target))), target
+
+
+@pytest.mark.parametrize("size", [(1100, 700), (300, 200), (60, 90), (150, 900), (700, 1300)])
 def test_the_fast_path_stays_near(size):
     image = scene(*size)
     plain = split_tiles(image, TileConfig(image_size=112, max_tiles=6)).astype(int)

@@ -1,0 +1,239 @@
+"""Answering: batches, streams, limits, sampling, and everything that is refused."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+
+import pytest
+import torch
+from PIL import Image
+
+from mini_internvl.engine import GenerationConfig, load
+from mini_internvl.engine import engine as module
+from mini_internvl.engine.engine import resolve, user
+from mini_internvl.model.checkpoint import CheckpointError
+
+SHORT = GenerationConfig(max_new_tokens=12)
+
+
+def conversations():
+    """Mixed lengths, no, one and several pictures, several turns."""
+    wide, tall = Image.new("RGB", (200, 60), "red"), Image.new("RGB", (50, 160), "blue")
+    return [
+        user("What is this?", wide),
+        user("Why?"),
+        user("Which of the two pictures is red, and how do you know that? Explain.", tall, wide),
+        [*user("What is it?", tall), {"role": "assistant", "content": "A car."}, *user("Sure?")],
+        user("A.", Image.new("RGB", (56, 56))),
+    ]
+
+
+def test_a_batch_answers_as_each_would_alone(engine):
+    together = engine.chat_batch(conversations(), SHORT)
+    alone = [engine.chat(messages, SHORT) for messages in conversations()]
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    assert [reply.tokens for reply in together] == [reply.tokens for reply in alone]
+    assert len({reply.text for reply in together}) > 2  # else the test says little
+    assert [reply.tiles for reply in together] == [4, 0, 3 + 3, 4, 1]
+
+
+def test_rows_that_stop_leave_the_others_alone(engine):
+    """Each row stops at another step: every row's tokens up to the stop are those it gives alone."""
+    prompts = [engine.prepare(messages) for messages in conversations()]
+    plain = [list(_tokens(engine, [prompt])[0]) for prompt in prompts]
+    stop = plain[0][3]
+    cut = [row[: row.index(stop)] if stop in row else row for row in plain]
+    assert len({len(row) for row in cut}) > 1
+    stopping = copy.copy(engine)
+    stopping.stop_ids = frozenset([stop])
+    assert _tokens(stopping, prompts) == cut
+
+
+def _tokens(engine, prompts):
+    rows = [[] for _ in prompts]
+    for step in engine._generate(prompts, SHORT):
+        for row, token in step.items():
+            rows[row].append(token)
+    return rows
+
+
+def test_pieces_of_a_stream_make_the_reply(engine):
+    for messages in conversations()[:3]:
+        pieces, reply = drain(engine.stream(messages, SHORT))
+        assert "".join(pieces).strip() == reply.text == engine.chat(messages, SHORT).text
+        assert reply.tokens <= 12
+        assert all(pieces)
+
+
+def drain(stream):
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "pieces"),
+    [
+        ("a\U0001f697 b", None, ["a", "\U0001f697", " b"]),
+        ("a\U0001f697", 3, ["a", "\ufffd"]),  # the limit falls inside a character
+        ("\u00e9", None, ["\u00e9"]),
+    ],
+)
+def test_a_character_is_shown_when_it_is_complete(engine, monkeypatch, text, cut, pieces):
+    ids = engine.tokenizer.encode(text)[:cut]
+    monkeypatch.setattr(module, "generate", lambda *args: iter([{0: number} for number in ids]))
+    shown, reply = drain(engine.stream(user("Q")))
+    assert "".join(shown) == "".join(pieces)
+    assert shown[0] == pieces[0]
+    assert all("\ufffd" not in piece for piece in shown[: -1 if cut else None])
+    assert reply.text == "".join(pieces)
+
+
+def test_the_answer_ends_at_the_limit_or_at_a_stop_token(engine):
+    messages = user("What is this?")
+    assert engine.chat(messages, GenerationConfig(max_new_tokens=1)).tokens == 1
+    assert engine.chat(messages, GenerationConfig(max_new_tokens=7)).tokens == 7
+    first = _tokens(engine, [engine.prepare(messages)])[0][0]
+    stopping = copy.copy(engine)
+    stopping.stop_ids = frozenset([first])
+    reply = stopping.chat(messages, SHORT)
+    assert (reply.text, reply.tokens) == ("", 0)
+    assert drain(stopping.stream(messages, SHORT))[0] == []
+
+
+def test_the_separator_always_stops(engine, checkpoint):
+    assert engine.tokenizer.token_id("<|im_end|>") in engine.stop_ids
+    assert module.Engine(engine.model, engine.tokenizer, engine.template, stop_ids=[3]).stop_ids == {
+        3,
+        engine.tokenizer.token_id("<|im_end|>"),
+    }
+
+
+def test_sampling_is_repeatable_by_its_seed(engine):
+    messages = user("What is this?")
+    texts = {
+        seed: engine.chat(messages, GenerationConfig(max_new_tokens=12, temperature=2.0, seed=seed)).text
+        for seed in (1, 2, 3)
+    }
+    again = engine.chat(messages, GenerationConfig(max_new_tokens=12, temperature=2.0, seed=1)).text
+    assert again == texts[1]
+    assert len(set(texts.values())) > 1
+
+
+def test_a_placeholder_that_the_model_writes_is_a_token_like_any_other(engine, monkeypatch):
+    context = engine.model.image_token_id
+    generate = importlib.import_module("mini_internvl.engine.generate")
+    monkeypatch.setattr(generate, "pick", lambda logits, config, generator: torch.full((len(logits),), context))
+    reply = engine.chat(user("Q", Image.new("RGB", (56, 56))), GenerationConfig(max_new_tokens=3))
+    assert (reply.text, reply.tokens) == ("", 3)
+
+
+@pytest.mark.parametrize("limits", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
+def test_the_narrowest_sampling_is_greedy(engine, limits):
+    messages = user("What is this?")
+    config = GenerationConfig(**{"max_new_tokens": 12, "temperature": 1.5, "seed": 0, **limits})
+    assert engine.chat(messages, config).text == engine.chat(messages, SHORT).text
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_k": -1}, "top_k is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationConfig(**setting)
+
+
+def test_text_alone_needs_no_picture(engine):
+    reply = engine.chat([{"role": "user", "content": "Hello"}], SHORT)
+    assert reply.tiles == 0
+    assert reply.prompt_tokens == len(engine.prepare(user("Hello")).input_ids)
+    assert str(reply) == reply.text
+
+
+def test_an_empty_batch_has_no_answers(engine):
+    assert engine.chat_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], [{"role": "assistant", "content": "a"}], [*user("a"), {"role": "assistant", "content": "b"}]],
+)
+def test_the_last_message_is_the_users(engine, messages):
+    with pytest.raises(ValueError, match="the last message must come from the user"):
+        engine.chat(messages)
+
+
+def test_tile_limits_are_kept(engine):
+    image = Image.new("RGB", (400, 100))
+    assert engine.prepare(user("Q", image)).tiles == (5,)
+    assert engine.prepare(user("Q", image), max_tiles=1).tiles == (1,)
+    assert engine.prepare(user("Q", image), max_tiles=2).tiles == (3,)
+    assert engine.prepare(user("Q", image, image), max_tiles=4).tiles == (3, 3)
+    assert engine.prepare(user("Q", image, image, image, image, image)).tiles == (1,) * 5
+    with pytest.raises(ValueError, match="max_tiles is 0; it must be at least 1"):
+        engine.prepare(user("Q", image), max_tiles=0)
+
+
+def test_pictures_and_prompt_agree(engine):
+    prompt = engine.prepare(user("Q", Image.new("RGB", (400, 100))))
+    context = engine.tokenizer.token_id("<IMG_CONTEXT>")
+    assert prompt.input_ids.count(context) == 5 * engine.model.config.tokens_per_tile
+    assert prompt.pixel_values.shape == (5, 3, 56, 56)
+
+
+def test_the_picture_matters(engine):
+    red, noise = Image.new("RGB", (56, 56), "red"), Image.effect_noise((56, 56), 100)
+    logits = []
+    for image in (red, noise):
+        prompt = engine.prepare(user("Q", image))
+        with torch.no_grad():
+            logits.append(engine.model(torch.tensor([prompt.input_ids]), prompt.pixel_values)[0, -1])
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_loading_reads_settings_of_the_folder(checkpoint, tmp_path):
+    import json
+    import shutil
+
+    folder = shutil.copytree(checkpoint, tmp_path / "m")
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"system_message": "Be brief."}))
+    for eos, wanted in ((3, {3}), ([3, 4], {3, 4})):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+        engine = load(folder, device="cpu")
+        assert wanted < engine.stop_ids
+    assert "Be brief." in engine.tokenizer.decode(engine.prepare(user("Q")).input_ids)
+    with pytest.raises(ValueError, match='unknown backend "magic"; known: auto, torch'):
+        load(folder, backend="magic")
+    with pytest.raises(ValueError, match='unknown dtype "int3"'):
+        load(folder, device="cpu", dtype="int3")
+
+
+def test_what_is_no_checkpoint_is_told(checkpoint, tmp_path):
+    assert resolve(checkpoint) == checkpoint
+    assert resolve(str(checkpoint)) == checkpoint
+    (tmp_path / "file.txt").touch()
+    for name in ("./nowhere", str(tmp_path / "none"), "a/b/c", "word", str(tmp_path / "file.txt"), "~/x", "a b/c d"):
+        with pytest.raises(CheckpointError, match="is neither a checkpoint folder nor a hub id such as"):
+            resolve(name)
+
+
+def test_a_hub_id_without_a_network_is_told_in_one_line():
+    with pytest.raises(CheckpointError, match="is no local folder and could not be fetched from the hub") as caught:
+        resolve("OpenGVLab/InternVL2-1B-nowhere")
+    assert "\n" not in str(caught.value)
+
+
+def test_nano_is_the_default():
+    assert resolve(None).name == "nano"

@@ -1,0 +1,98 @@
+"""A small data set on disk and the recipe of a run of a few steps on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
+from mini_internvl.train.data import Encoder
+from mini_internvl.train.run import Start, encoder, open_start
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Fixed, so that sums come out in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five samples: one and two pictures, text alone, one and two answers of several lengths."""
+    folder = tmp_path_factory.mktemp("rows")
+    for name, size in (("a", (56, 56)), ("b", (110, 50))):
+        Image.effect_noise(size, 90).convert("RGB").save(folder / f"{name}.png")
+
+    def row(number: int, image: Any, *texts: str) -> dict[str, Any]:
+        turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+        return {"id": f"r{number}", "image": image, "conversations": turns}
+
+    content = [
+        row(0, "a.png", "<image>\nWhat?", "Seven."),
+        row(1, "b.png", "Where?", "To the left of the house.", "Why?", "It turns."),
+        row(2, None, "Who are you?", "A model."),
+        row(3, ["a.png", "b.png"], "<image> and <image>?", "Both."),
+        row(4, "a.png", "<image>\nWhich word?", "no"),
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in r.items() if v}) + "\n" for r in content))
+    return path
+
+
+@pytest.fixture
+def stage(rows: Path) -> Callable[..., StageRecipe]:
+    """``stage(steps=3, ...)``: a stage on those rows."""
+
+    def make(**changes: Any) -> StageRecipe:
+        settings: dict[str, Any] = {
+            "name": "one",
+            "data": (SourceRecipe(kind="jsonl", path=str(rows)),),
+            "steps": 6,
+            "batch_size": 4,
+            "micro_batch": 2,
+            "max_tiles": 2,
+            "lr": 1e-3,
+        }
+        return StageRecipe(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def recipe(checkpoint: Path, rows: Path, stage: Callable[..., StageRecipe]) -> Callable[..., Recipe]:
+    """``recipe(stage_changes, ...)``: a run of one stage from the tiny checkpoint."""
+
+    def make(changes: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+        plain: dict[str, Any] = {
+            "name": "tiny",
+            "model": str(checkpoint),
+            "stages": (stage(**(changes or {})),),
+            "save_every": 2,
+            "eval_every": 3,
+            "held_out": (SourceRecipe(kind="jsonl", path=str(rows)),),
+            "held_out_samples": 3,
+        }
+        return Recipe(**(plain | settings))
+
+    return make
+
+
+@pytest.fixture
+def start(recipe: Callable[..., Recipe]) -> Start:
+    """The tiny checkpoint, loaded anew."""
+    return open_start(recipe())
+
+
+@pytest.fixture
+def encode(start: Start) -> Encoder:
+    """Its encoder."""
+    return encoder(start, max_tiles=2, max_length=500)

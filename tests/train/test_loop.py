@@ -1,0 +1,200 @@
+"""The loop: one loss whatever the split, schedules, freezing, and stops that name the samples."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mini_internvl.train import loop
+from mini_internvl.train.data import StepDataset, collate, read_jsonl, supervised_tokens
+from mini_internvl.train.loop import (
+    NonFiniteLoss,
+    Run,
+    accumulate,
+    evaluating,
+    held_out_loss,
+    learning_rate,
+    make_optimizer,
+    run_stage,
+    set_drop_path,
+    set_trainable,
+)
+
+
+@pytest.fixture
+def examples(rows, encode):
+    return [encode(sample) for sample in read_jsonl(rows)]
+
+
+def split(examples, size):
+    return [collate(examples[i : i + size], 0) for i in range(0, len(examples), size)]
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_loss_does_not_depend_on_the_split(start, examples, size):
+    model = start.model.train()
+    loss, count = accumulate(model, split(examples, 5), "fp32")
+    whole = gradients(model)
+    model.zero_grad()
+    parts, parts_count = accumulate(model, split(examples, size), "fp32")
+    assert parts_count == count == supervised_tokens(split(examples, 5))
+    assert parts == pytest.approx(loss, rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, whole[name], atol=1e-6, rtol=1e-4)
+    assert len(whole) == len(list(model.parameters()))  # text-only samples beside pictures: every weight learns
+
+
+def test_the_loss_is_the_mean_over_all_supervised_tokens(start, examples):
+    model = start.model
+    loss, count = accumulate(model, split(examples, 2), "fp32")
+    total = 0.0
+    with torch.no_grad():
+        for example in examples:
+            logits = model(example.input_ids[None], example.pixel_values)[0]
+            total += F.cross_entropy(logits[:-1], example.labels[1:], ignore_index=-100, reduction="sum").item()
+    assert loss == pytest.approx(total / count, rel=1e-5)
+    assert held_out_loss(model, split(examples, 1)) == pytest.approx(loss, rel=1e-5)
+    assert held_out_loss(model, split(examples, 5)) == pytest.approx(loss, rel=1e-5)
+
+
+def test_bfloat16_arithmetic_is_near(start, examples):
+    model = start.model.train()
+    exact, _ = accumulate(model, split(examples, 2), "fp32")
+    near, _ = accumulate(model, split(examples, 2), "bf16")
+    assert near == pytest.approx(exact, rel=0.02)
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_samples_without_labels_teach_nothing(start, examples):
+    batch = split(examples, 5)[0]
+    batch.labels.fill_(-100)
+    loss, count = accumulate(start.model, [batch], "fp32")
+    assert (loss, count) == (0.0, 0)
+    assert all((g == 0).all() for g in gradients(start.model).values())
+
+
+def test_the_rate_rises_then_falls_along_a_cosine(stage):
+    row = stage(steps=100, lr=1.0, warmup_ratio=0.1, min_lr_ratio=0.2)
+    rates = [learning_rate(row, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.2 + 0.8 * 0.5)
+    assert rates[99] == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate(stage(steps=1, lr=0.5, warmup_ratio=0.0), 0) == 0.5
+
+
+def test_matrices_decay_and_everything_else_does_not(start, stage):
+    optimizer = make_optimizer(start.model, stage(weight_decay=0.3, betas=(0.8, 0.7)))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    names = dict(start.model.named_parameters())
+    assert len(decay) == len(names)
+    for name, parameter in names.items():
+        exempt = name.endswith("bias") or "norm" in name or name.endswith((".ls1", ".ls2", "mlp1.0.weight"))
+        assert decay[id(parameter)] == (0.0 if exempt else 0.3), name
+    assert optimizer.defaults["betas"] == (0.8, 0.7)
+
+
+def test_drop_path_is_set_over_the_blocks(start):
+    set_drop_path(start.model, 0.4)
+    assert [block.drop_path for block in start.model.vision_model.encoder.layers] == pytest.approx([0.0, 0.4])
+
+
+@pytest.mark.parametrize("parts", [("projector",), ("vision", "llm"), ("vision", "projector", "llm")])
+def test_frozen_parts_stay_as_they_are(start, stage, encode, tmp_path, parts):
+    model = start.model
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    row = stage(steps=2, train=parts)
+    run_stage(model, row, StepDataset(row, encode, pad_id=0, seed=0), Run(folder=tmp_path, workers=0))
+    homes = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
+    for part, home in homes.items():
+        changed = [not torch.equal(before[n], p) for n, p in model.named_parameters() if n.startswith(home)]
+        assert all(changed) if part in parts else not any(changed), part
+    set_trainable(model, ("vision", "projector", "llm"))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, encode, tmp_path, monkeypatch):
+    norms = []
+    row = stage(steps=1, clip=1e-3)
+    real = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        gradients = [p.grad.norm() for group in self.param_groups for p in group["params"]]
+        norms.append(torch.stack(gradients).norm().item())
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    told = []
+    run = Run(folder=tmp_path, workers=0, on_progress=told.append)
+    run_stage(start.model, row, StepDataset(row, encode, pad_id=0, seed=0), run)
+    assert norms == pytest.approx([1e-3], rel=1e-3)
+    assert told[0].grad_norm > 1e-2
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(start, examples):
+    with torch.no_grad():
+        start.model.mlp1[1].weight[0, 0] = torch.nan
+    pictures, text = [examples[0], examples[3]], examples[2]
+    assert accumulate(start.model, [collate([text], 0)], "fp32")[1] > 0
+    with pytest.raises(NonFiniteLoss, match="the loss is nan on samples rows/r0, rows/r3"):
+        accumulate(start.model, [collate([text], 0), collate(pictures, 0)], "fp32")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start, stage, encode, tmp_path):
+    model = start.model
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.mlp1[1].weight.register_hook(lambda gradient: gradient * torch.inf)
+    row = stage(steps=2)
+    with pytest.raises(NonFiniteLoss, match=r"gradient's norm is (nan|inf) on samples rows/"):
+        run_stage(model, row, StepDataset(row, encode, pad_id=0, seed=0), Run(folder=tmp_path, workers=0))
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert not (tmp_path / "state").exists()
+
+
+def test_measuring_leaves_random_numbers_and_modes_alone(start):
+    model = start.model.train()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with evaluating(model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        torch.rand(5)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_log_drops_lines_that_are_done_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = loop.MetricsLog(path, "a", 0)
+    for step in (1, 2, 3):
+        log.write(step, loss=step)
+    with path.open("a") as file:
+        file.write('{"stage": "a", "st')  # torn by a kill
+    loop.MetricsLog(path, "a", 2).write(3, loss=30)
+    loop.MetricsLog(path, "b", 0).write(1, loss=5)
+    import json
+
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["stage"], row["step"], row["loss"]) for row in rows] == [
+        ("a", 1, 1),
+        ("a", 2, 2),
+        ("a", 3, 30),
+        ("b", 1, 5),
+    ]
+
+
+def test_progress_counts_down(stage):
+    pace = loop.Pace(0, 10)
+    pace.update(1, 100)
+    progress = pace.progress("one", 4, 1.0, 0.1, 2.0, {})
+    assert (progress.step, progress.steps) == (4, 10)
+    assert progress.tokens_per_s > 0
+    assert progress.seconds_left == pytest.approx(6 * pace.step_seconds)

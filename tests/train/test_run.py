@@ -1,0 +1,173 @@
+"""Whole runs: stopped and continued equals uninterrupted, bit for bit; folders and checkpoints."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mini_internvl.engine import load
+from mini_internvl.model.checkpoint import load_model
+from mini_internvl.recipes import RecipeError, to_dict
+from mini_internvl.train.loop import Interrupted
+from mini_internvl.train.run import open_start, run_recipe
+
+
+def log(folder):
+    """metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows]
+
+
+def same(first, second):
+    """Every tensor of two runs' states and checkpoints."""
+    for name in ("state/state.safetensors", "last/model.safetensors", "best/model.safetensors"):
+        a, b = load_file(first / name), load_file(second / name)
+        assert a.keys() == b.keys()
+        different = [key for key in a if not torch.equal(a[key], b[key])]
+        assert not different, (name, different[:3])
+    assert log(first) == log(second)
+
+
+def stop_after(steps):
+    asked = count(1)
+    return lambda: next(asked) >= steps
+
+
+class Killed(Exception):
+    """Stands for a kill that nothing can prepare for."""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stopped_and_continued_equals_uninterrupted(recipe, tmp_path, workers):
+    """With drop path, so that the random state counts; stopped between two saves, then killed after one."""
+    settings = recipe({"drop_path": 0.5, "steps": 6})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_recipe(settings, whole, workers=workers)
+    with pytest.raises(Interrupted, match="stopped after step 1 of 6 in one; the state is saved"):
+        run_recipe(settings, parts, workers=workers, should_stop=stop_after(1))
+    assert json.loads((parts / "state/state.json").read_text())["step"] == 1
+
+    def kill(progress):
+        if progress.step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_recipe(settings, parts, workers=workers, on_progress=kill)
+    assert json.loads((parts / "state/state.json").read_text())["step"] == 4
+    run_recipe(settings, parts, workers=workers)
+    same(whole, parts)
+    assert [row["step"] for row in log(parts)] == [1, 2, 3, 4, 5, 6]
+    assert {"stage", "step", "loss", "lr", "grad_norm"} <= log(parts)[0].keys()
+    assert "held_out_loss" in log(parts)[2]
+
+
+def test_workers_change_nothing(recipe, tmp_path):
+    for workers in (0, 1):
+        run_recipe(recipe({"steps": 2}), tmp_path / str(workers), workers=workers)
+    same(tmp_path / "0", tmp_path / "1")
+
+
+def test_two_stages_stopped_in_the_second(recipe, stage, tmp_path):
+    settings = recipe(stages=(stage(steps=2, train=("projector",)), stage(name="two", steps=3, drop_path=0.5)))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_recipe(settings, whole, workers=0)
+    for stops in (2, 1):  # after the first step of the second stage, then after its second
+        with pytest.raises(Interrupted, match="in (one|two)"):
+            run_recipe(settings, parts, workers=0, should_stop=stop_after(stops))
+    run_recipe(settings, parts, workers=0)
+    same(whole, parts)
+    assert [(row["stage"], row["step"]) for row in log(parts)] == [
+        ("one", 1),
+        ("one", 2),
+        ("two", 1),
+        ("two", 2),
+        ("two", 3),
+    ]
+
+
+def test_a_finished_run_is_not_run_again(recipe, tmp_path):
+    settings = recipe({"steps": 2})
+    best = run_recipe(settings, tmp_path, workers=0)
+    before = (tmp_path / "metrics.jsonl").read_bytes(), (best / "model.safetensors").read_bytes()
+    told = []
+    assert run_recipe(settings, tmp_path, workers=0, on_progress=told.append) == best == tmp_path / "best"
+    assert told == []
+    assert ((tmp_path / "metrics.jsonl").read_bytes(), (best / "model.safetensors").read_bytes()) == before
+
+
+def test_a_folder_of_another_recipe_is_refused(recipe, tmp_path):
+    run_recipe(recipe({"steps": 1}), tmp_path, workers=0)
+    with pytest.raises(RecipeError, match="holds a run of another recipe; give another folder"):
+        run_recipe(recipe({"steps": 2}), tmp_path, workers=0)
+    assert json.loads((tmp_path / "recipe.json").read_text()) == json.loads(json.dumps(to_dict(recipe({"steps": 1}))))
+
+
+def test_training_learns_and_its_checkpoints_answer(recipe, tmp_path):
+    told = []
+    best = run_recipe(recipe({"steps": 12, "lr": 3e-3}), tmp_path, workers=0, on_progress=told.append)
+    assert told[-1].loss < 0.8 * told[0].loss
+    assert [bool(progress.held_out) for progress in told] == [step % 3 == 0 for step in range(1, 13)]
+    assert {t.dtype for t in load_file(best / "model.safetensors").values()} == {torch.bfloat16}
+    assert load(best, device="cpu").chat([{"role": "user", "content": "Hi"}]).tokens >= 0
+
+
+def test_the_best_checkpoint_is_the_one_that_measured_best(recipe, tmp_path):
+    scores = iter([0.5, 0.9, 0.7])
+    seen = []
+
+    def probe(model):
+        assert not model.training
+        seen.append(model.mlp1[1].bias.detach().to(torch.bfloat16).clone())
+        return {"score": next(scores)}
+
+    best = run_recipe(recipe({"steps": 3}, eval_every=1), tmp_path, workers=0, probe=probe)
+    assert best.name == "best"
+    assert torch.equal(load_file(best / "model.safetensors")["mlp1.1.bias"], seen[1])
+    assert torch.equal(load_file(tmp_path / "last/model.safetensors")["mlp1.1.bias"], seen[2])
+    assert [row["score"] for row in log(tmp_path)] == [0.5, 0.9, 0.7]
+    assert all("held_out_loss" in row for row in log(tmp_path))
+
+
+def test_a_later_run_does_not_forget_the_best_score(recipe, tmp_path):
+    settings = recipe({"steps": 3}, eval_every=1, save_every=1)
+    first, second = iter([0.9]), iter([0.5, 0.6])
+    with pytest.raises(Interrupted):
+        run_recipe(settings, tmp_path, workers=0, probe=lambda m: {"score": next(first)}, should_stop=lambda: True)
+    kept = (tmp_path / "best/model.safetensors").read_bytes()
+    run_recipe(settings, tmp_path, workers=0, probe=lambda m: {"score": next(second)})
+    assert (tmp_path / "best/model.safetensors").read_bytes() == kept
+
+
+def test_without_held_out_data_the_last_checkpoint_is_the_result(recipe, tmp_path):
+    best = run_recipe(recipe({"steps": 2}, held_out=(), eval_every=1), tmp_path, workers=0)
+    assert load_file(best / "model.safetensors").keys() == load_file(tmp_path / "last/model.safetensors").keys()
+    last = load_file(tmp_path / "last/model.safetensors")
+    assert all(torch.equal(last[key], value) for key, value in load_file(best / "model.safetensors").items())
+    assert (best / "tokenizer_config.json").exists()
+
+
+def test_a_fresh_model_is_built_from_a_folder(checkpoint, recipe, tmp_path):
+    names = ("config.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
+    folder = tmp_path / "build"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes((checkpoint / name).read_bytes())
+    settings = recipe({"steps": 1}, model="", build=str(folder), seed=3)
+    first, second = open_start(settings).model, open_start(settings).model
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert first.image_token_id == load_model(checkpoint).image_token_id
+    run_recipe(settings, tmp_path / "run", workers=0)
+    assert (tmp_path / "run/best/vocab.json").exists()
+
+
+def test_a_state_whose_replacement_was_killed_is_found_again(recipe, tmp_path):
+    settings = recipe({"steps": 3}, save_every=1)
+    with pytest.raises(Interrupted):
+        run_recipe(settings, tmp_path, workers=0, should_stop=lambda: True)
+    (tmp_path / "state").rename(tmp_path / ".state.old")  # killed between the two renames
+    run_recipe(settings, tmp_path, workers=0)
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3]
