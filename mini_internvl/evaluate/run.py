@@ -102,7 +102,8 @@ def _kept(path: Path | None) -> dict[str, Prediction]:
     if path is None or not path.exists():
         return {}
     kept = {}
-    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: an answer may hold U+2028
+    # A line may be torn inside a character; and no splitlines, since an answer may hold U+2028.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import contextlib
 import io
 import os
 import threading
 import urllib.parse
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +32,7 @@ MAX_RATIO = 200
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
 
-_opening = threading.Lock()
+_reading = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -105,11 +108,19 @@ def _decode_url(url: str) -> bytes:
         raise ImageError("the data URL is not valid base64; encode the file again") from None
 
 
+@contextlib.contextmanager
+def _metadata() -> Iterator[None]:
+    """One thread at a time, and without Pillow's warnings of broken EXIF, which does not concern the pixels."""
+    with _reading, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _header(stream: BinaryIO, name: str) -> Image.Image:
     """Open a picture without decoding it."""
     # Pillow's own size limit would hide the size from our message and could not be raised by max_pixels. Its only
     # switch is global, so it is off only while a header is read; the lock keeps our own threads apart.
-    with _opening:
+    with _metadata():
         kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(stream)
@@ -171,7 +182,8 @@ def _line(error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as EXIF says; EXIF that cannot be read says nothing."""
     try:
-        turned = image.getexif().get(0x0112, 1) != 1
+        with _metadata():
+            turned = image.getexif().get(0x0112, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # EXIF parsing raises many kinds
         return image

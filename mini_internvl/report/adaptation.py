@@ -26,6 +26,15 @@ LONGEST_ANSWER = 600
 LARGE_FALL = 0.10
 """Share of its value that a general ability may lose before the page warns."""
 
+STATES = {
+    (False, True): ("learned", "Wrong before, right after"),
+    (True, False): ("lost", "Right before, wrong after"),
+    (False, False): ("wrong", "Wrong both times"),
+    (True, True): ("kept", "Right both times"),
+}
+"""(base right, adapted right) -> class and words of the filter."""
+UNJUDGED = "unjudged"
+"""Class of a question that the benchmark gave no marks for."""
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -138,7 +147,7 @@ def build(run: str | Path) -> Path:
         tiles=_tiles(data, table),
         table=table,
         groups=_grouped(table),
-        notes=[note for name, sides in data["benchmarks"].items() if (note := _notes(name, sides))["rows"]],
+        notes=[(name, _notes(sides)) for name, sides in data["benchmarks"].items()],
         general=_general(data["general"]),
         training=curves.figures(metrics),
         charts=curves.charts(metrics),
@@ -196,33 +205,32 @@ def _grouped(table: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return list(groups.items())
 
 
-def _tiles(data: Mapping[str, Any], table: Sequence[Row]) -> list[dict[str, str]]:
-    """The four figures on top of the page; those without data are left out."""
+def _tiles(data: Mapping[str, Any], table: Sequence[Row]) -> list[tuple[str, str]]:
+    """The figures on top of the page, (value, what it is); those without data are left out."""
     better = sum(row.better is True for row in table)
-    tiles = [{"label": "columns better than the base", "value": f"{better}", "of": f"of {len(table)}"}]
+    tiles = [(f"{better} of {len(table)}", "columns better than the base")]
     if data["general"]:
         mean = data["general"]["mean"]
-        of = f"from {_number(mean['base'], 1)} %"
-        tiles.append({"label": "general ability, right answers", "value": f"{_number(mean['adapted'], 1)} %", "of": of})
-    right = Counter(side for clip in data["clips"] for q in clip["questions"] for side in SIDES if q[f"{side}_right"])
-    judged = sum(q["adapted_right"] is not None for clip in data["clips"] for q in clip["questions"])
+        tiles.append((f"{_number(mean['adapted'], 1)} %", f"general ability, from {_number(mean['base'], 1)} %"))
+    questions = [question for clip in data["clips"] for question in clip["questions"]]
+    judged = sum(_state(question) != UNJUDGED for question in questions)
     if judged:
-        of = f"of {judged}, from {right['base']}"
-        tiles.append({"label": "right answers on the clips below", "value": str(right["adapted"]), "of": of})
+        base, adapted = (sum(question[f"{side}_right"] is True for question in questions) for side in SIDES)
+        tiles.append((f"{adapted} of {judged}", f"answers right on the clips below, from {base}"))
     seconds = data["seconds"]
     if "total" in seconds:
-        of = f"adapting {_duration(seconds['adapt'])}" if "adapt" in seconds else ""
-        tiles.append({"label": "for the whole run", "value": _duration(seconds["total"]), "of": of})
+        part = f", adapting {_duration(seconds['adapt'])} of it" if "adapt" in seconds else ""
+        tiles.append((_duration(seconds["total"]), f"for the whole run{part}"))
     return tiles
 
 
-def _notes(name: str, sides: Mapping[str, Any]) -> dict[str, Any]:
-    """What a benchmark noted, base beside adapted."""
-    base, adapted = (dict(_flat(sides[side].get("notes") or {})) for side in SIDES)
-    counts = [(_words(key), base.get(key, "–"), adapted.get(key, "–")) for key in {**base, **adapted}]
-    if sides["base"].get("items") is not None:
-        counts.insert(0, ("questions", str(sides["base"]["items"]), str(sides["adapted"].get("items", "–"))))
-    return {"name": name, "rows": counts}
+def _notes(sides: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a benchmark counted, (name, "97 → 0") or (name, "150") where both sides agree."""
+    base, adapted = (
+        {"questions": str(sides[side].get("items", "–"))} | dict(_flat(sides[side].get("notes") or {})) for side in SIDES
+    )
+    pairs = [(_words(key), base.get(key, "–"), adapted.get(key, "–")) for key in {**base, **adapted}]
+    return [(name, before if before == after else f"{before} → {after}") for name, before, after in pairs]
 
 
 def _flat(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -248,17 +256,8 @@ def _general(general: Mapping[str, Any]) -> list[dict[str, Any]]:
     return table
 
 
-STATES = {
-    (False, True): ("learned", "Wrong before, right after"),
-    (True, False): ("lost", "Right before, wrong after"),
-    (False, False): ("wrong", "Wrong both times"),
-    (True, True): ("kept", "Right both times"),
-}
-"""(base right, adapted right) -> class and words of the filter."""
-
-
 def _state(question: Mapping[str, Any]) -> str:
-    return STATES.get((question["base_right"], question["adapted_right"]), ("unjudged", ""))[0]
+    return STATES.get((question["base_right"], question["adapted_right"]), (UNJUDGED, ""))[0]
 
 
 def _states(clips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
@@ -278,7 +277,7 @@ def _clips(clips: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]
             for question in clip["questions"]
         ]
         right = {side: sum(q[f"{side}_right"] is True for q in questions) for side in SIDES}
-        judged = sum(q["state"] != "unjudged" for q in questions)
+        judged = sum(q["state"] != UNJUDGED for q in questions)
         frames = [(frame, data_url(run / frame, budget)) for frame in clip["frames"]]
         shown.append({"id": clip["id"], "frames": frames, "questions": questions, "right": right, "judged": judged})
     return shown

@@ -46,12 +46,19 @@ def _wanted(metrics: Metrics) -> Iterator[tuple[str, str, list[svg.Series]]]:
         yield "Loss", "loss per token", [svg.Series(name="training", points=loss), held_out]
     score = _points(metrics, "score")
     if score != [(step, -value) for step, value in held_out.points]:  # otherwise there was no other measure
-        yield "Domain score (validation)", "score", [svg.Series(name="score", points=score, dots=True)]
-    measured = [key for key in dict.fromkeys(key for row in metrics for key in row) if key not in LOGGED]
-    for key in measured:
-        values = svg.Series(name=key, points=_points(metrics, key), dots=True)
-        yield f"{key.replace('_', ' ')} (validation)", key.rpartition("/")[2].replace("_", " "), [values]
+        yield "Validation: domain score", "score", [svg.Series(name="score", points=score, dots=True)]
+    for key, name in _measured(metrics).items():
+        values = svg.Series(name=name, points=_points(metrics, key), dots=True)
+        yield f"Validation: {name}", name.rpartition(" ")[2], [values]
     yield "Learning rate", "learning rate", [svg.Series(name="learning rate", points=_points(metrics, "lr"))]
+
+
+def _measured(metrics: Metrics) -> dict[str, str]:
+    """Logged keys such as "bddx_text description/CIDEr" -> "description CIDEr", whole where that is not unique."""
+    keys = [key for key in dict.fromkeys(key for row in metrics for key in row) if key not in LOGGED]
+    ends = [key.partition(" ")[2] or key for key in keys]
+    names = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+    return {key: name.replace("_", " ").replace("/", " ") for key, name in zip(keys, names, strict=True)}
 
 
 def figures(metrics: Metrics) -> list[tuple[str, str]]:
@@ -67,9 +74,9 @@ def figures(metrics: Metrics) -> list[tuple[str, str]]:
         step, score = max(scores, key=lambda point: (point[1], point[0]))
         facts.append(("best score", f"{svg.number(score)} at step {step:,.0f}"))
     if rates := _points(metrics, "lr"):
-        facts.append(("highest learning rate", svg.number(max(rate for _, rate in rates))))
+        facts.append(("peak learning rate", svg.number(max(rate for _, rate in rates))))
     if paces := sorted(pace for _, pace in _points(metrics, "tokens_per_s")):
-        facts.append(("tokens per second, median", f"{paces[len(paces) // 2]:,.0f}"))
+        facts.append(("tokens/s (median)", f"{paces[len(paces) // 2]:,.0f}"))
     return facts
 
 

@@ -123,7 +123,7 @@ class _Scale:
         self.x_low, self.x_high = min(xs), max(xs)
         if self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
-        self.x_step, ticks = _ticks(self.x_low, self.x_high, 4)
+        self.x_step, ticks = _ticks(self.x_low, self.x_high, 5)
         self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
 
     def across(self, x: float) -> float:

@@ -111,8 +111,8 @@ def test_an_interrupted_evaluation_goes_on(tmp_path):
     keep, items = tmp_path / "a.jsonl", [item(i) for i in range(9)]
     with pytest.raises(KeyboardInterrupt):
         predict(FakeEngine(fail_after=2), items, batch_size=3, keep=keep)
-    with keep.open("a") as file:
-        file.write('{"key": "0123", "id": "i8", "answ')  # torn by a kill
+    with keep.open("ab") as file:
+        file.write('{"key": "0123", "id": "i8", "answer": "汉'.encode()[:-1])  # torn by a kill, inside a character
     engine = FakeEngine()
     predictions = predict(engine, items, batch_size=3, keep=keep)
     assert len(engine.asked) == 3

@@ -1,0 +1,366 @@
+"""The command line: answers on stdout, plain errors on stderr, exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+
+import pytest
+import typer
+import yaml
+from PIL import Image
+
+from mini_internvl import __version__, cli
+
+
+@pytest.fixture
+def minivl(monkeypatch, capsys):
+    """``minivl("ask", ...)`` -> (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["minivl", *map(str, arguments)])
+        try:
+            code = cli.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code or 0, out, err
+
+    return run
+
+
+def one_line(err):
+    """The error, checked to be one plain line."""
+    assert err.startswith("minivl: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err.strip()
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import mini_internvl, sys; assert 'torch' not in sys.modules; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_a_real_process_answers_with_its_exit_code(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "mini_internvl", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    good, bad = run("--version"), run("train", "none.yaml")
+    assert (good.returncode, good.stdout.strip(), good.stderr) == (0, __version__, "")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert one_line(bad.stderr) == "minivl: none.yaml does not exist"
+
+
+def commands():
+    def walk(command, path):
+        for name, child in getattr(command, "commands", {}).items():
+            yield from walk(child, [*path, name])
+        if path and not hasattr(command, "commands"):
+            yield path
+
+    return list(walk(typer.main.get_command(cli.app), []))
+
+
+def test_there_are_the_commands_of_the_design():
+    names = {" ".join(path) for path in commands()}
+    assert {"ask", "chat", "train", "adapt", "demo", "eval", "report", "info", "data synth"} <= names
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(minivl, path):
+    code, out, err = minivl(*path, "--help")
+    assert (code, err) == (0, "")
+    assert "Example: " in " ".join(out.split())
+    assert out.startswith("Usage: ") or "Usage: " in out
+
+
+def test_no_command_shows_the_help(minivl):
+    code, out, err = minivl()
+    assert code in (0, 2)
+    assert "ask" in out + err
+    code, out, err = minivl("--help")
+    assert code == 0
+    assert "adapt" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["aks"], "No such command"),
+        (["ask"], "Missing argument"),
+        (["ask", "--nonsense", "a", "b"], "No such option"),
+        (["info", "--size"], "requires an argument"),
+        (["eval", "synth", "--limit", "many"], "is not a valid int"),
+    ],
+)
+def test_wrong_usage_is_2(minivl, arguments, message):
+    code, out, err = minivl(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") <= 2
+    assert "--help" in err
+
+
+def test_a_forgotten_question_is_wrong_usage(minivl, picture):
+    code, _, err = minivl("ask", picture)
+    assert code == 2
+    assert "the question is missing" in err
+
+
+def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, picture):
+    code, out, err = minivl("ask", picture, "What is this?", "--model", checkpoint, "--max-new-tokens", 5)
+    assert code == 0
+    assert out.endswith("\n")
+    assert "5 tiles, " in err
+    assert " tokens, " in err
+    code, out, err = minivl("ask", "Who?", "--model", checkpoint, "--max-new-tokens", 3)
+    assert code == 0
+    assert "0 tiles, " in err
+
+
+def test_ask_gives_json(minivl, checkpoint, picture):
+    arguments = ["ask", picture, picture, "Same?", "--model", checkpoint, "--max-new-tokens", 4, "--max-tiles", 2]
+    code, out, err = minivl(*arguments, "--json")
+    answer = json.loads(out)
+    assert (code, err) == (0, "")
+    assert answer["tiles"] == 2
+    assert answer["tokens"] <= 4
+    assert answer.keys() == {"text", "tiles", "prompt_tokens", "tokens", "seconds"}
+    seeded = [minivl(*arguments, "--json", "--temperature", 2, "--seed", 1)[1] for _ in range(2)]
+    assert json.loads(seeded[0])["text"] == json.loads(seeded[1])["text"]
+
+
+def bad_picture(folder, kind):
+    """A file that cannot be used, and a word of the message that it deserves."""
+    path = folder / "bad.png"
+    if kind == "missing":
+        return path, "does not exist"
+    if kind == "text":
+        path.write_text("no picture at all\n" * 100)
+        return path, "is not a picture"
+    if kind == "truncated":
+        buffer = io.BytesIO()
+        Image.effect_noise((200, 200), 90).convert("RGB").save(buffer, "JPEG")
+        path = folder / "bad.jpg"
+        path.write_bytes(buffer.getvalue()[:3000])
+        return path, "damaged or cut off"
+    if kind == "strip":
+        Image.new("RGB", (1, 5000)).save(path)
+        return path, "1x5000"
+    assert kind == "bomb"
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return path, "30000x30000"
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "strip", "bomb"])
+def test_a_picture_that_cannot_be_used_is_one_line(minivl, checkpoint, tmp_path, kind):
+    path, message = bad_picture(tmp_path, kind)
+    code, out, err = minivl("ask", path, "What?", "--model", checkpoint)
+    assert (code, out) == (1, "")
+    assert message in one_line(err)
+    assert path.name in err
+
+
+def spoil(folder, kind):
+    weights = folder / "model.safetensors"
+    if kind == "other model":
+        (folder / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": ["Llava"]}))
+        return 'config of "llava"'
+    if kind == "no config":
+        (folder / "config.json").unlink()
+        return "config.json is missing"
+    if kind == "half a shard":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+        return "model.safetensors is damaged or incomplete"
+    if kind == "pickle":
+        weights.rename(folder / "pytorch_model.bin")
+        return "pytorch_model.bin is a pickle file"
+    if kind == "no tokenizer":
+        (folder / "vocab.json").unlink()
+        return "holds no tokenizer"
+    assert kind == "template"
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"template": "vicuna"}))
+    return 'unknown chat template "vicuna"'
+
+
+@pytest.mark.parametrize("kind", ["other model", "no config", "half a shard", "pickle", "no tokenizer", "template"])
+def test_a_checkpoint_that_cannot_be_used_is_one_line(minivl, checkpoint, picture, tmp_path, kind):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    message = spoil(folder, kind)
+    code, out, err = minivl("ask", picture, "What?", "--model", folder)
+    assert (code, out) == (1, "")
+    assert message in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "What?", "--model", "./nowhere"], "neither a checkpoint folder nor a hub id"),
+        (["ask", "What?", "--model", "OpenGVLab/InternVL2-1B-nowhere"], "could not be fetched from the hub"),
+        (["ask", "What?", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["ask", "What?", "--temperature", "-1"], "temperature is -1.0"),
+        (["info", "--size", "9B"], 'unknown size "9B"; known: 1B, 2B, 4B'),
+        (["info", "--size", "1B", "--model", "x"], "give either --size or --model"),
+        (["train", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["eval", "sinth"], "did you mean synth?"),
+        (["eval", "bddx_text"], "give it with --data"),
+        (["adapt", "driving", "--output", "OUT"], "did you mean driving_sim?"),
+        (["report", "nowhere"], "nowhere"),
+        (["data", "synth", "shape", "--output", "OUT"], "shape"),
+    ],
+)
+def test_work_that_fails_is_1_and_one_line(minivl, tmp_path, arguments, message):
+    code, out, err = minivl(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+    assert (code, out) == (1, "")
+    assert message in one_line(err)
+
+
+def test_an_unknown_dtype_and_device_are_told(minivl, checkpoint):
+    code, _, err = minivl("ask", "What?", "--model", checkpoint, "--dtype", "int3")
+    assert code == 1
+    assert 'unknown dtype "int3"' in one_line(err)
+    code, _, err = minivl("ask", "What?", "--model", checkpoint, "--device", "toaster")
+    assert code == 1
+    assert "toaster" in one_line(err)
+
+
+def test_debug_shows_the_traceback(minivl):
+    with pytest.raises(ValueError, match="unknown size"):
+        minivl("--debug", "info", "--size", "9B")
+
+
+def test_an_unexpected_error_is_two_lines(minivl, monkeypatch):
+    import mini_internvl.commands.info as info
+
+    def broken(*args):
+        raise KeyError("x")
+
+    monkeypatch.setattr(info, "describe", broken)
+    code, _, err = minivl("info")
+    assert code == 1
+    assert err.splitlines() == ["minivl: KeyError: 'x'", "this should not happen; minivl --debug shows where"]
+
+
+def test_ctrl_c_is_told_plainly(minivl, monkeypatch):
+    import mini_internvl.commands.info as info
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "describe", stopped)
+    code, _, err = minivl("info")
+    assert code == 1
+    assert one_line(err).startswith("minivl: stopped")
+
+
+@pytest.mark.parametrize(
+    ("size", "numbers"),
+    [
+        ("1B", ["304,012,288", "4,482,816", "629,663,872", "938,158,976"]),
+        ("2B", ["304,012,288", "12,595,200", "1,889,146,880", "2,205,754,368"]),
+        ("4B", ["304,012,288", "22,034,432", "3,820,809,216", "4,146,855,936"]),
+    ],
+)
+def test_info_prints_the_published_numbers(minivl, size, numbers):
+    code, out, err = minivl("info", "--size", size)
+    assert (code, err) == (0, "")
+    assert all(number in out for number in numbers)
+    facts = json.loads(minivl("info", "--size", size, "--json")[1])
+    assert facts["total"] == int(numbers[3].replace(",", ""))
+
+
+def test_info_describes_a_checkpoint(minivl, checkpoint):
+    code, out, _ = minivl("info", "--model", checkpoint, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["tile"] == "56 px, 4 tokens"
+    assert facts["language model kind"] == "Qwen2ForCausalLM"
+
+
+def test_eval_prints_a_table_or_json_and_keeps_answers(minivl, checkpoint, tmp_path):
+    arguments = ["eval", "synth", "--kinds", "shapes", "--limit", 2, "--model", checkpoint]
+    keep = tmp_path / "answers.jsonl"
+    code, out, _ = minivl(*arguments, "--output", keep)
+    assert code == 0
+    assert "shapes" in out
+    assert len(keep.read_text().splitlines()) == 2
+    code, out, _ = minivl(*arguments, "--output", keep, "--json")
+    assert (code, json.loads(out)["items"]) == (0, 2)
+
+
+def test_data_synth_draws_and_train_reads_it(minivl, checkpoint, tmp_path):
+    code, out, _ = minivl("data", "synth", "shapes", "--count", 4, "--output", tmp_path / "drawn")
+    assert code == 0
+    assert out.strip().endswith(".json")
+    rows = next((tmp_path / "drawn").glob("*.jsonl"))
+    recipe = {
+        "name": "t",
+        "model": str(checkpoint),
+        "stages": [
+            {
+                "name": "one",
+                "steps": 2,
+                "batch_size": 2,
+                "max_tiles": 1,
+                "data": [{"kind": "jsonl", "path": str(rows)}],
+            }
+        ],
+    }
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    arguments = ["train", path, "--output", tmp_path / "run", "--workers", 0]
+    code, out, err = minivl(*arguments, "stages.0.lr=1e-3")
+    assert code == 0, err
+    assert "step 2/2" in err
+    assert out.startswith("checkpoint: ")
+    code, _, err = minivl(*arguments, "stages.0.lr=2e-3")
+    assert code == 1
+    assert "holds a run of another recipe" in one_line(err)
+    code, _, err = minivl(*arguments, "stages.0.learning=2e-3")
+    assert code == 1
+    assert "unknown field" in one_line(err)
+
+
+def test_chat_answers_line_by_line(minivl, checkpoint, picture, monkeypatch, tmp_path):
+    lines = iter(["What is this?", "/picture " + str(tmp_path / "none.png"), "", f"/picture {picture}", "And this?", "/new", "/x"])
+
+    def answer(prompt=""):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    asked = []
+    from mini_internvl.engine import Engine
+
+    def stream(self, messages, config=None, *, max_tiles=None):
+        asked.append(json.loads(json.dumps(messages, default=str)))
+        yield "fine"
+
+    monkeypatch.setattr(Engine, "stream", stream)
+    code, out, err = minivl("chat", "--model", checkpoint, "--picture", picture)
+    assert (code, out) == (0, "fine\nfine\n")
+    assert "none.png does not exist" in err
+    assert "commands: /picture PATH, /new, /quit" in err
+    assert [len(messages) for messages in asked] == [1, 3]
+    pictures = [sum(part["type"] == "image" for part in messages[-1]["content"]) for messages in asked]
+    assert pictures == [1, 1]
