@@ -17,10 +17,47 @@ from collections.abc import Callable
 
 from mini_internvl.metrics.captions import caption_scores
 
-WORDS = (
-    "the car is slowing down stopped moving forward turning left right merges into lane because a light has turned red "
-    "green traffic ahead pedestrian crossing to avoid parked vehicle on road bends sharply it its wet and then waits"
-).split()
+WORDS = [
+    "the",
+    "car",
+    "is",
+    "slowing",
+    "down",
+    "stopped",
+    "moving",
+    "forward",
+    "turning",
+    "left",
+    "right",
+    "merges",
+    "into",
+    "lane",
+    "because",
+    "a",
+    "light",
+    "has",
+    "turned",
+    "red",
+    "green",
+    "traffic",
+    "ahead",
+    "pedestrian",
+    "crossing",
+    "to",
+    "avoid",
+    "parked",
+    "vehicle",
+    "on",
+    "road",
+    "bends",
+    "sharply",
+    "it",
+    "its",
+    "wet",
+    "and",
+    "then",
+    "waits",
+]
 NAMES = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr")
 
 
@@ -91,7 +128,9 @@ def main() -> None:
         print(json.dumps(rows))
         return
     for row in rows:
-        beside = f"  java {row['java_s']:.2f} s, {row['ratio']}x, differs by {row['largest_difference']:.1e}" if java else ""
+        beside = (
+            f"  java {row['java_s']:.2f} s, {row['ratio']}x, differs by {row['largest_difference']:.1e}" if java else ""
+        )
         print(f"{row['pairs']:5} pairs  {row['ours_s']:.2f} s{beside}")
     if not java:
         print("pycocoevalcap or Java is not installed: nothing to compare with")

@@ -1,8 +1,8 @@
 """Training speed of the nano model in tokens per second: float32 and bfloat16, plain and fused attention.
 
 Run ``python bench/train.py [--json]``. The same batches go through forward, backward and AdamW in each way, in turn,
-round after round; medians and ratios to float32 are printed. Tokens are those of the decoder, padding left out; the encoder's
-patches come on top and are the same for all.
+round after round; medians and ratios to float32 are printed. Tokens are those of the decoder, padding left out; the
+encoder's patches come on top and are the same for all.
 """
 
 from __future__ import annotations

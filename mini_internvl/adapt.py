@@ -253,7 +253,9 @@ def _validation_probe(
         for name, benchmark in benchmarks.items():
             score, _ = evaluate(engine, benchmark, items[name])
             measured[f"{name} {benchmark.HEADLINE}"] = score.values[benchmark.HEADLINE]
-        shares = [measured[f"{name} {b.HEADLINE}"] / getattr(b, "HEADLINE_MAX", 100.0) for name, b in benchmarks.items()]
+        shares = [
+            measured[f"{name} {b.HEADLINE}"] / getattr(b, "HEADLINE_MAX", 100.0) for name, b in benchmarks.items()
+        ]
         measured["score"] = sum(shares) / len(shares)
         return measured
 

@@ -25,6 +25,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130
+"""What typer returns for a Ctrl-C instead of raising it."""
+
 Model = Annotated[
     str | None,
     typer.Option(help="Checkpoint folder or hub id; the nano model that ships with the package when left out."),
@@ -285,16 +288,21 @@ class _stoppable:
 def main() -> None:
     """Run the command line; every error ends as a plain line and an exit code."""
     debug = "--debug" in sys.argv
+    code = None
     try:
-        app(standalone_mode=False)
+        code = app(prog_name="minivl", standalone_mode=False)
     except typer.Abort:
         _fail("stopped", 1)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from what is saved", 1)
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             raise
         _explain(error)
+    if code == INTERRUPTED:
+        _fail("stopped; the same command goes on from what is saved", 1)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 def _explain(error: Exception) -> None:

@@ -177,7 +177,12 @@ def test_a_missing_field_of_a_stage_is_named(load):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "is not valid YAML"), (b"- 1", "a recipe is a mapping"), (b"", "a recipe is a mapping"), (b"\xff\xfe\xfa", "YAML")],
+    [
+        (b"a: [", "is not valid YAML"),
+        (b"- 1", "a recipe is a mapping"),
+        (b"", "a recipe is a mapping"),
+        (b"\xff\xfe\xfa", "YAML"),
+    ],
 )
 def test_files_that_are_no_recipes_are_told(tmp_path, content, message):
     path = tmp_path / "r.yaml"

@@ -37,8 +37,8 @@ MAX_SEED = 1_000
 BENCHMARKS = ("bddx_text", "bddx_signals")
 
 RECIPE: Mapping[str, Any] = {
-    "epochs": 6,
-    "lr": 4e-4,
+    "epochs": 3,
+    "lr": 6e-4,
     "weight_decay": 0.01,
     "warmup_ratio": 0.03,
     "batch_size": 16,

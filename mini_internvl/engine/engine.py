@@ -76,7 +76,7 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.system_message = system_message
-        self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep)])
+        self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep.strip())])
         self.fast_images = fast_images
 
     def prepare(self, messages: Sequence[Message], *, max_tiles: int | None = None) -> Prompt:

@@ -1,7 +1,7 @@
 """Dynamic resolution: a picture becomes the grid of tiles that fits its shape, then a thumbnail of the whole.
 
 The grid, the resizing and the numbers are the original's, bit for bit, by default; the work is arranged anew: decode
-once, resize the canvas and the thumbnail at the same time, and normalise all tiles in one go.
+once, resize canvas and thumbnail in halves on two threads, and normalise all tiles in one go.
 Source: ``internvl/train/dataset.py`` (``dynamic_preprocess``, ``build_transform``); paper section 3.1.
 """
 

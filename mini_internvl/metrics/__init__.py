@@ -1,1 +1,1 @@
-"""Pure scoring functions that benchmarks share: captions (PTB tokens, BLEU, ROUGE-L, CIDEr) and control signals."""
+"""Metrics as pure functions: caption scores without Java, and control-signal errors. Importing this costs nothing."""

@@ -1,7 +1,7 @@
 """BLEU-1..4, ROUGE-L and CIDEr over PTB tokens, equal to pycocoevalcap 1.2 but without Java.
 
-Corpus values and per-item values come from one pass. Unusual next to other packages: BLEU adds tiny constants instead of
-smoothing, ROUGE-L takes the best precision and the best recall over the references separately, and CIDEr's length
+Corpus values and per-item values come from one pass. Unusual next to other packages: BLEU adds tiny constants instead
+of smoothing, ROUGE-L takes the best precision and the best recall over the references separately, and CIDEr's length
 penalty compares counts of *bigrams*. N-grams are counted once per distinct caption.
 Source: pycocoevalcap ``bleu_scorer.py``, ``rouge.py``, ``cider_scorer.py``.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,13 +30,13 @@ class CaptionScores(Mapping[str, float]):
 
     corpus: Mapping[str, float]
     """Name -> value over all items."""
-    items: Mapping[str, Sequence[float]]
+    per_item: Mapping[str, Sequence[float]]
     """Name -> value of each item alone (CIDEr with the corpus's document frequencies)."""
 
     def __getitem__(self, name: str) -> float:
         return self.corpus[name]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter(self.corpus)
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
     items["CIDEr"] = _cider(captions, groups)
     for name in ("ROUGE_L", "CIDEr"):
         corpus[name] = math.fsum(items[name]) / len(captions)
-    return CaptionScores(corpus=corpus, items=items)
+    return CaptionScores(corpus=corpus, per_item=items)
 
 
 def _tokens(text: str) -> Tokens:
@@ -75,9 +75,7 @@ def _tokens(text: str) -> Tokens:
 @lru_cache(maxsize=65536)
 def _ngrams(tokens: Tokens) -> tuple[Counter[Tokens], ...]:
     """Counts of the 1- to 4-grams."""
-    return tuple(
-        Counter(zip(*(tokens[i:] for i in range(order)), strict=False)) for order in range(1, ORDERS + 1)
-    )
+    return tuple(Counter(zip(*(tokens[i:] for i in range(order)), strict=False)) for order in range(1, ORDERS + 1))
 
 
 def _bleu(
@@ -170,7 +168,9 @@ def _cider(captions: Sequence[Tokens], groups: Sequence[Sequence[Tokens]]) -> li
             penalty = math.exp(-(difference**2) / (2 * SIGMA**2))
             for (mine, norm), (theirs, other_norm) in zip(vector(caption), vector(reference), strict=True):
                 if norm and other_norm:
-                    product = sum(min(value, theirs[gram]) * theirs[gram] for gram, value in mine.items() if gram in theirs)
+                    product = sum(
+                        min(value, theirs[gram]) * theirs[gram] for gram, value in mine.items() if gram in theirs
+                    )
                     total += product / (norm * other_norm) * penalty
         scores.append(10 * total / ORDERS / len(group))
     return scores

@@ -12,8 +12,9 @@ or another named pattern. White space in a pattern means nothing, except inside 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 CharSet = Callable[[str], bool]
 
@@ -40,8 +41,8 @@ class Rule:
     name: str  #: What the rule recognises, for readers and error messages.
     pattern: str  #: The text of the token, in the pattern language of this module.
     before: str = ""  #: What must follow the token.
-    give_back: int = 0  #: Characters at the end of the match that are not part of the token but are read again.
     keep: int = 0  #: When above 0: only this many characters are the token, the others are read again.
+    again: int = 0  #: Characters at the end of the token that are read once more, as the beginning of what follows.
     text: Callable[[str], str] | None = None  #: Changes the token's text; "" drops the token; None leaves it.
 
 
@@ -302,17 +303,26 @@ class Automaton:
                 state = state[marks[at]]
 
 
-@dataclass
 class Lexer:
-    """The compiled rule table. `names` holds the named sets of characters and the named patterns."""
+    """The compiled rule table: cuts a text into tokens.
 
-    rules: Sequence[Rule]
-    names: Mapping[str, str | CharSet]
-    classes: CharClasses = field(default_factory=CharClasses)
+    Names: `names` holds the named sets of characters and the named patterns. Short cut: `shortcut` matches text that is
+    known to consist of tokens with one space behind each, unless one of the `exceptions` is among them; such text is
+    cut at the spaces without asking the automaton, which makes ordinary prose several times faster.
+    """
 
-    def __post_init__(self) -> None:
-        tokens = [_Parser(rule.pattern, self.names, self.classes).parse() for rule in self.rules]
-        contexts = [_Parser(rule.before, self.names, self.classes).parse() for rule in self.rules]
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        names: Mapping[str, str | CharSet],
+        *,
+        shortcut: re.Pattern[str] | None = None,
+        exceptions: frozenset[str] = frozenset(),
+    ) -> None:
+        self.rules, self.shortcut, self.exceptions = rules, shortcut, exceptions
+        self.classes = CharClasses()
+        tokens = [_Parser(rule.pattern, names, self.classes).parse() for rule in rules]
+        contexts = [_Parser(rule.before, names, self.classes).parse() for rule in rules]
         both = [("cat", pair) for pair in zip(tokens, contexts, strict=True)]
         self.automaton = Automaton(both, self.classes)
         # Where a following context can have several lengths, the split is found by two more automata.
@@ -323,17 +333,45 @@ class Lexer:
             if length is None
         }
 
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of `text` in order, each changed as its rule says; tokens that became empty are left out."""
+        marks = text.translate(self.classes) + END
+        begin, dead = self.automaton.start, self.automaton.dead
+        run_at = self.shortcut.match if self.shortcut is not None else (lambda text, at: None)
+        rules, found = self.rules, []
+        at, size = 0, len(text)
+        while at < size:
+            if (run := run_at(text, at)) and self.exceptions.isdisjoint(words := run.group().split(" ")):
+                words.pop()  # what split() finds behind the last space
+                found += words
+                at = run.end()
+                continue
+            state, here, number, stop = begin, at, -1, at
+            while state is not dead:
+                state = state[marks[here]]
+                here += 1
+                if state.rule >= 0:
+                    number, stop = state.rule, here
+            assert number >= 0, f"no rule matches {text[at : at + 10]!r}"
+            end = self.token_end(number, marks, at, stop)
+            change = rules[number].text
+            token = text[at:end] if change is None else change(text[at:end])
+            if token:
+                found.append(token)
+            at = end - rules[number].again
+        return found
+
     def token_end(self, number: int, marks: str, start: int, stop: int) -> int:
         """Where the token of rule `number` ends when rule and context together match marks[start:stop]."""
-        rule, length = self.rules[number], self.context_length[number]
-        if rule.keep:
-            return start + rule.keep
+        length = self.context_length[number]
+        if self.rules[number].keep:
+            return start + self.rules[number].keep
         if length is not None:
-            return stop - length - rule.give_back
+            return stop - length
         token, context = self.splitters[number]
         # The longest token whose remainder is a complete context.
         ends = [e for e in token.accepting_ends(marks, start, stop) if stop in context.accepting_ends(marks, e, stop)]
-        return ends[-1] - rule.give_back
+        return ends[-1]
 
 
 def _fixed_length(node: Node) -> int | None:

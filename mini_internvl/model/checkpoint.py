@@ -233,6 +233,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     for path in temporary.iterdir():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
     temporary.chmod(0o755)
     recover_folder(folder)
     old = _old(folder)

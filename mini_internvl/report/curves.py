@@ -44,9 +44,10 @@ def _wanted(metrics: Metrics) -> Iterator[tuple[str, str, list[svg.Series]]]:
         yield "Loss", "loss per token", [raw, mean, held_out]
     else:
         yield "Loss", "loss per token", [svg.Series(name="training", points=loss), held_out]
-    score = _points(metrics, "score")
-    if score != [(step, -value) for step, value in held_out.points]:  # otherwise there was no other measure
-        yield "Validation: domain score", "score", [svg.Series(name="score", points=score, dots=True)]
+    score = svg.Series(name="score", points=_points(metrics, "score"), dots=True)
+    told = [held_out.points, *(_points(metrics, key) for key in _measured(metrics))]
+    if not any(_same(score.points, points) for points in told):
+        yield "Validation: domain score", "score", [score]
     for key, name in _measured(metrics).items():
         values = svg.Series(name=name, points=_points(metrics, key), dots=True)
         yield f"Validation: {name}", name.rpartition(" ")[2], [values]
@@ -83,8 +84,12 @@ def figures(metrics: Metrics) -> list[tuple[str, str]]:
 def _points(metrics: Metrics, key: str) -> list[svg.Point]:
     """(step, value) where the log has a finite number under a key."""
     steps, _ = _steps(metrics)
-    values = [row.get(key) for row in metrics]
-    return [(step, float(value)) for step, value in zip(steps, values, strict=True) if _is_value(value)]
+    return [(step, float(row[key])) for step, row in zip(steps, metrics, strict=True) if _is_value(row.get(key))]
+
+
+def _same(some: Sequence[svg.Point], others: Sequence[svg.Point]) -> bool:
+    """Whether two lines are equal but for their sign: a score that only repeats another measurement."""
+    return [(x, abs(y)) for x, y in some] == [(x, abs(y)) for x, y in others]
 
 
 def _is_value(value: Any) -> bool:

@@ -29,7 +29,7 @@ class Series:
     points: Sequence[Point]
     """(x, y) in order of x; pairs that are not finite are left out."""
     colour: int = 1
-    """Role of the line, class ``c1``, ``c2``, ...; odd ones are solid, even ones dashed, so that colour is not needed."""
+    """Role of the line, class ``c1`` (solid) or ``c2`` (dashed, so that colour is not needed)."""
     faint: bool = False
     """Drawn thin behind the others and without a value label: raw values behind their mean."""
     dots: bool = False
@@ -107,8 +107,8 @@ def number(value: float) -> str:
     if size < 0.001:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    text = f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 4}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    decimals = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 0.1 else 4
+    return f"{value:,.{decimals}f}"
 
 
 class _Scale:
@@ -116,14 +116,17 @@ class _Scale:
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         low, high = min(ys), max(ys)
-        if 0 <= low < high / 2:
+        if low == high:
+            low, high = min(0.0, low), max(0.0, high) or (0.0 if low else 1.0)
+        elif 0 <= low < high / 2:
             low = 0.0
         self.y_step, self.y_ticks = _ticks(low, high, 4)
         self.y_low, self.y_high = self.y_ticks[0], self.y_ticks[-1]
         self.x_low, self.x_high = min(xs), max(xs)
         if self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
-        self.x_step, ticks = _ticks(self.x_low, self.x_high, 5)
+        whole = all(float(x).is_integer() for x in xs)
+        self.x_step, ticks = _ticks(self.x_low, self.x_high, 5, least=1.0 if whole else 0.0)
         self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
 
     def across(self, x: float) -> float:
@@ -133,11 +136,11 @@ class _Scale:
         return TOP + (self.y_high - y) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
 
 
-def _ticks(low: float, high: float, count: int) -> tuple[float, list[float]]:
-    """A round step and its multiples that cover low..high, about ``count`` + 1 of them."""
-    span = (high - low) or abs(high) or 1.0
-    magnitude = 10.0 ** math.floor(math.log10(span / count))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= span / count * (1 - 1e-9))
+def _ticks(low: float, high: float, count: int, least: float = 0.0) -> tuple[float, list[float]]:
+    """A round step of at least ``least`` and its multiples that cover low..high, about ``count`` + 1 of them."""
+    rough = max((high - low) / count, least)
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
     first = math.floor(low / step + 1e-9)
     last = max(first + 1, math.ceil(high / step - 1e-9))
     return step, [i * step for i in range(first, last + 1)]
@@ -192,7 +195,7 @@ def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
     heights = [scale.down(line.finite()[-1][1]) for line in ends]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + LABEL_GAP)
-    lowest = HEIGHT - BOTTOM
+    lowest = float(HEIGHT - BOTTOM)
     for i in range(len(heights) - 1, -1, -1):
         heights[i] = min(heights[i], lowest)
         lowest = heights[i] - LABEL_GAP

@@ -219,6 +219,11 @@ class Encoder:
             )
         except (ValueError, OSError) as error:
             raise DataError(f"sample {name}: {error}") from error
+        if all(label == IGNORE for label in encoded.labels):
+            raise DataError(
+                f"sample {name} has no supervised token; end it with an answer, and keep the template's control tokens "
+                "out of its text"
+            )
         if len(encoded.input_ids) > self.max_length:
             raise DataError(
                 f"sample {name} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; "

@@ -101,7 +101,8 @@ def test_kept_answers_are_not_asked_again(tmp_path):
 def test_another_question_or_limit_is_asked_anew(tmp_path):
     keep = tmp_path / "a.jsonl"
     predict(FakeEngine(), [item(1, "first")], keep=keep)
-    for changed in (item(1, "other"), item(1, "first", max_tiles=3), item(1, "first", max_new_tokens=7), item(2, "first")):
+    limited = (item(1, "first", max_tiles=3), item(1, "first", max_new_tokens=7))
+    for changed in (item(1, "other"), item(2, "first"), *limited):
         engine = FakeEngine()
         predict(engine, [changed], keep=keep)
         assert len(engine.asked) == 1

@@ -41,7 +41,7 @@ def test_caption_scores(golden):
     scores = caption_scores([c["input"]["hyp"] for c in cases], [c["input"]["refs"] for c in cases])
     for name, wanted in data["aggregate"].items():
         assert _close(scores[name], wanted), name
-        for case, value in zip(cases, scores.items[name], strict=True):
+        for case, value in zip(cases, scores.per_item[name], strict=True):
             assert _close(value, case["expected"][name]), (name, case["id"])
     for block in (value for key, value in data.items() if key.startswith("set_of_")):
         scores = caption_scores(block["hyps"], block["refs"])
@@ -52,12 +52,10 @@ def test_caption_scores(golden):
 def test_bddx_text(golden, kind):
     data = _read(golden, "bddx_text")
     cases = data["cases"]
-    scores = caption_scores(
-        [c["input"][f"pred_{kind}"] for c in cases], [[c["input"][f"gold_{kind}"]] for c in cases]
-    )
+    scores = caption_scores([c["input"][f"pred_{kind}"] for c in cases], [[c["input"][f"gold_{kind}"]] for c in cases])
     for name in ("CIDEr", "Bleu_4", "ROUGE_L"):
         assert _close(scores[name], data["aggregate"][kind][name]), name
-        for case, value in zip(cases, scores.items[name], strict=True):
+        for case, value in zip(cases, scores.per_item[name], strict=True):
             assert _close(value, case["expected"][kind][name]), (name, case["id"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -13,6 +13,7 @@ side = st.integers(1, 5000)
 share = st.floats(0, 1)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(width=side, height=side, shares=st.tuples(share, share, share, share))
 def test_pixels_survive_the_way_there_and_back(width, height, shares):
     x1, x2 = sorted((shares[0] * width, shares[1] * width))
@@ -77,6 +78,7 @@ def test_boxes_whose_tags_were_dropped_are_read(text, found):
     assert boxes.parse(text) == found
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text("[],12 <>refbox/\n", max_size=60))
 def test_any_text_can_be_read(text):
     for _, rows in boxes.parse(text):

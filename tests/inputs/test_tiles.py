@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -25,7 +25,7 @@ def scene(width, height, seed=0):
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
 @given(width=sides, height=sides, max_tiles=limits)
 def test_no_other_grid_is_nearer_and_ties_go_by_area(width, height, max_tiles):
     columns, rows = choose_grid(width, height, max_tiles=max_tiles)
@@ -38,7 +38,7 @@ def test_no_other_grid_is_nearer_and_ties_go_by_area(width, height, max_tiles):
     assert columns * rows == (max(fitting) if fitting else equal[0])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(side=sides, max_tiles=limits)
 def test_a_square_picture_has_a_square_grid(side, max_tiles):
     columns, rows = choose_grid(side, side, max_tiles=max_tiles)
@@ -100,7 +100,7 @@ def test_threads_change_no_bit(monkeypatch):
     assert np.array_equal(split_tiles(image, config), threaded)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=120)
 @given(width=st.integers(2, 260), height=st.integers(2, 260), columns=st.integers(1, 6), rows=st.integers(1, 6))
 def test_threads_change_no_bit_for_any_shape(width, height, columns, rows):
     """Smaller and larger canvases, odd and even sides, either order of Pillow's two passes."""

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mini_internvl.inputs.tokenizer import TokenizerError, load_tokenizer
@@ -26,7 +26,7 @@ def folder(checkpoint, tmp_path):
     return tmp_path
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(text=st.text(max_size=40))
 def test_any_text_comes_back(tokenizer, text):
     import unicodedata

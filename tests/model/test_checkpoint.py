@@ -78,7 +78,7 @@ def test_shards_give_the_same_model(checkpoint, folder):
     assert all(torch.equal(whole[key], shards[key]) for key in whole)
     last = folder / "model-00002-of-00002.safetensors"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors is damaged or incomplete"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is damaged or incomplete"):
         load_model(folder)
     last.unlink()
     with pytest.raises(CheckpointError, match=r"index\.json names \['model-00002.*fetch them again"):
@@ -131,7 +131,7 @@ def test_a_file_cut_in_half_is_refused(folder):
 
 def test_pickle_is_refused_by_name_and_never_opened(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="has neither model.safetensors nor model.safetensors.index.json"):
+    with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor model\.safetensors\.index\.json"):
         load_model(folder)
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle file, which can run code"):
@@ -213,6 +213,8 @@ def test_extra_files_go_along(make, tmp_path):
     (tmp_path / "vocab.json").chmod(0o444)
     saved = save_model(make(), tmp_path / "deep" / "m", extra_files=[tmp_path / "vocab.json"])
     assert (saved / "vocab.json").read_text() == "{}"
+    assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {0o644}  # others may read them
+    assert saved.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_bare_encoder_is_loaded_and_others_refused(make, tmp_path, checkpoint):

@@ -114,10 +114,8 @@ def test_masks_say_what_the_words_say(window, new, total, padding):
             row = total - new + t
             for s in range(total):
                 seen = s <= row and (window is None or s > row - window) and bool(real[b, s])
-                if mask is None:
-                    given = s <= row  # plain causal attention
-                else:
-                    given = bool(mask.expand(2, 1, new, total)[b, 0, t, s])
+                # without a mask attention is plainly causal
+                given = s <= row if mask is None else bool(mask.expand(2, 1, new, total)[b, 0, t, s])
                 assert given == (seen or (s == row and not real[b, row])), (b, t, s)
 
 

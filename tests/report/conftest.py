@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -31,12 +32,15 @@ TEXT = {  # column -> base, adapted
     "full": {"CIDEr": (0.31, 331.02), "B4": (0.0, 56.45), "ROUGE": (10.6, 70.99)},
 }
 SIGNALS = {
-    "speed": {"RMSE": (41.27, 1.38), "A0.1": (0.67, 18.0), "A0.5": (2.0, 52.67), "A1.0": (4.67, 74.0), "A5.0": (18.0, 99.33)},
+    "speed": {
+        "RMSE": (41.27, 1.38),
+        **{"A0.1": (0.67, 18.0), "A0.5": (2.0, 52.67), "A1.0": (4.67, 74.0), "A5.0": (18.0, 99.33)},
+    },
     "turning_angle": {
         "RMSE": (112.8, 3.91),
         **{"A0.1": (2.0, 24.67), "A0.5": (5.33, 41.33), "A1.0": (8.0, 54.67), "A5.0": (22.67, 88.0)},
     },
-}  # fmt: skip
+}
 
 
 def frame(kind: int, number: int) -> Image.Image:
@@ -69,7 +73,11 @@ def make_clips(folder: Path, count: int = 12) -> list[dict[str, Any]]:
             right = rng.random() < 0.75
             base_right = place > 1 and rng.random() < 0.2
             wrong = other[place] if place < 2 else f"{float(truth) + 2.4:.2f}"
-            base = truth if base_right else ("3 red circles", "7", "", "a blue square is left of the triangle")[place - i % 2]
+            base = (
+                truth
+                if base_right
+                else ("3 red circles", "7", "", "a blue square is left of the triangle")[place - i % 2]
+            )
             questions.append(
                 {"kind": kind, "question": question, "truth": truth, "base": base, "adapted": truth if right else wrong}
                 | {"base_right": base_right, "adapted_right": right}
@@ -101,17 +109,20 @@ def make_result(folder: Path) -> dict[str, Any]:
     benchmarks: dict[str, Any] = {}
     columns = []
     groups = {"bddx_text": TEXT, "bddx_signals": SIGNALS}
+    worst = {"worst_error": {"speed": 50.0, "turning_angle": 180.0}}
     notes: dict[str, dict[str, Any]] = {
         "bddx_text": {"base": {"empty": 31, "clips": 150}, "adapted": {"empty": 0, "clips": 150}},
         "bddx_signals": {
-            "base": {"unreadable": {"speed": 97, "turning_angle": 88}, "worst_error": {"speed": 50.0, "turning_angle": 180.0}},
-            "adapted": {"unreadable": {"speed": 0, "turning_angle": 0}, "worst_error": {"speed": 50.0, "turning_angle": 180.0}},
+            "base": {"unreadable": {"speed": 97, "turning_angle": 88}, **worst},
+            "adapted": {"unreadable": {"speed": 0, "turning_angle": 0}, **worst},
         },
-    }  # fmt: skip
+    }
     for benchmark, kinds in groups.items():
         sides: dict[str, Any] = {}
         for place, side in enumerate(("base", "adapted")):
-            values = {f"{kind}/{label}": pair[place] for kind, labels in kinds.items() for label, pair in labels.items()}
+            values = {
+                f"{kind}/{label}": pair[place] for kind, labels in kinds.items() for label, pair in labels.items()
+            }
             sides[side] = {"items": 300, "values": values, "notes": notes[benchmark][side]}
         benchmarks[benchmark] = sides
         for kind, labels in kinds.items():
@@ -128,7 +139,13 @@ def make_result(folder: Path) -> dict[str, Any]:
             {
                 "name": "adapt",
                 "data": [
-                    {"kind": "domain", "name": "driving-sim", "path": "runs/driving-sim/data", "weight": 1.0, "seed": 0},
+                    {
+                        "kind": "domain",
+                        "name": "driving-sim",
+                        "path": "runs/driving-sim/data",
+                        "weight": 1.0,
+                        "seed": 0,
+                    },
                     *({**source, "name": name} for name in ("shapes", "words", "charts", "text")),
                 ],
                 **{"steps": 450, "lr": 4e-4, "warmup_ratio": 0.03, "weight_decay": 0.01, "batch_size": 16},
@@ -160,10 +177,25 @@ def make_result(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with frames and the content of its adapt.json; read both, change neither."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, make_result(folder)
+
+
 @pytest.fixture
-def result(tmp_path: Path) -> dict[str, Any]:
-    """The content of adapt.json; its frames lie in ``tmp_path``."""
-    return make_result(tmp_path)
+def result(tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The content of adapt.json, to be changed freely; its frames are found from ``tmp_path``."""
+    folder, content = finished
+    (tmp_path / "frames").symlink_to(folder / "frames")
+    return copy.deepcopy(content)
+
+
+@pytest.fixture(scope="session")
+def metrics() -> list[dict[str, Any]]:
+    """The training log; not to be changed."""
+    return make_metrics()
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_missing_and_empty_sources_are_named(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match=r"empty\.jsonl holds no samples"):
         open_source(SourceRecipe(kind="jsonl", path=str(tmp_path / "empty.jsonl")), 0)
-    with pytest.raises(DataError, match='unknown synth kind "shape"; known: .*shapes'):
+    with pytest.raises(DataError, match=r'unknown synth kind "shape"; known: .*shapes'):
         open_source(SourceRecipe(kind="synth", name="shape"), 0)
     with pytest.raises(ValueError, match='called "driving"'):
         open_source(SourceRecipe(kind="domain", name="driving", path=str(tmp_path)), 0)

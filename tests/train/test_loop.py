@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 
 import pytest
@@ -87,7 +89,7 @@ def test_the_rate_rises_then_falls_along_a_cosine(stage):
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.2 + 0.8 * 0.5)
     assert rates[99] == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 89 / 90)))
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert learning_rate(stage(steps=1, lr=0.5, warmup_ratio=0.0), 0) == 0.5
 
 
@@ -180,8 +182,6 @@ def test_a_log_drops_lines_that_are_done_again(tmp_path):
         file.write('{"stage": "a", "st')  # torn by a kill
     loop.MetricsLog(path, "a", 2).write(3, loss=30)
     loop.MetricsLog(path, "b", 0).write(1, loss=5)
-    import json
-
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["stage"], row["step"], row["loss"]) for row in rows] == [
         ("a", 1, 1),

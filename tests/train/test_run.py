@@ -76,7 +76,7 @@ def test_two_stages_stopped_in_the_second(recipe, stage, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_recipe(settings, whole, workers=0)
     for stops in (2, 1):  # after the first step of the second stage, then after its second
-        with pytest.raises(Interrupted, match="in (one|two)"):
+        with pytest.raises(Interrupted, match=r"in (one|two)"):
             run_recipe(settings, parts, workers=0, should_stop=stop_after(stops))
     run_recipe(settings, parts, workers=0)
     same(whole, parts)
