@@ -26,16 +26,15 @@ PUNCTUATION = frozenset(
 
 _LINE_BREAKS = re.compile("[\r\v\f\u2028\u2029]")
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
-# Plain words with one space behind each: whatever follows, each is one token, apart from the listed contractions.
-_PLAIN_WORDS = re.compile("(?:[A-Za-z]+ )+")
-_SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+# Plain words with one space behind each: whatever follows, each is one token, apart from a few contractions.
+_PLAIN_WORDS = re.compile("(?:(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna) )[A-Za-z]+ )+")
 
 
 @lru_cache(maxsize=1)
 def _lexer() -> Lexer:
     from mini_internvl.metrics.ptb_rules import NAMES, RULES
 
-    return Lexer(RULES, NAMES, shortcut=_PLAIN_WORDS, exceptions=_SPLIT_WORDS)
+    return Lexer(RULES, NAMES, shortcut=_PLAIN_WORDS)
 
 
 def has_line_break(caption: str) -> bool:
