@@ -2,17 +2,22 @@
 
 Corpus values and per-item values come from one pass. Unusual next to other packages: BLEU adds tiny constants instead
 of smoothing, ROUGE-L takes the best precision and the best recall over the references separately, and CIDEr's length
-penalty compares counts of *bigrams*. N-grams are counted once per distinct caption.
+penalty compares counts of *bigrams*. BLEU and CIDEr split a caption at any white space, ROUGE-L at plain spaces only,
+which differs for tokens such as "1 1/2" (with a hard space).
+
+N-grams are numbers here: each distinct n-gram of the data gets one, and counting and matching are operations on sorted
+arrays of ``caption number * number of n-grams + n-gram number`` ("keys"), with no Python loop over n-grams.
 Source: pycocoevalcap ``bleu_scorer.py``, ``rouge.py``, ``cider_scorer.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Literal
+
+import numpy as np
 
 from mini_internvl.metrics import ptb
 
@@ -20,8 +25,6 @@ ORDERS = 4
 TINY, SMALL = 1e-15, 1e-9  # added to matches and to totals in BLEU
 BETA = 1.2  # weight of recall in ROUGE-L
 SIGMA = 6.0  # width of CIDEr's length penalty
-
-Tokens = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,93 +46,200 @@ class CaptionScores(Mapping[str, float]):
         return len(self.corpus)
 
 
-def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+def caption_scores(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    line_breaks: Literal["official", "space"] = "official",
+) -> CaptionScores:
     """Score one caption per item against its references.
 
     Args:
         hypotheses: N captions.
         references: N lists of at least one caption.
+        line_breaks: "official" lets a carriage return or other line end inside a caption shift all later captions, as
+            the original does; "space" protects against it (see :mod:`mini_internvl.metrics.ptb`).
 
     Raises:
-        ValueError: no items, different numbers, or an item without reference.
+        ValueError: no items, different numbers, an item without reference or with a bare string for its references.
     """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} captions against {len(references)} lists of references")
-    if not all(references):
-        raise ValueError("an item has no reference")
-    flat = iter(ptb.tokenize([caption for group in references for caption in group]))
-    groups = [[_tokens(next(flat)) for _ in group] for group in references]
-    captions = [_tokens(text) for text in ptb.tokenize(list(hypotheses))]
-    corpus, items = _bleu(captions, groups)
-    items["ROUGE_L"] = [_rouge_l(caption, group) for caption, group in zip(captions, groups, strict=True)]
-    items["CIDEr"] = _cider(captions, groups)
+    for number, group in enumerate(references):
+        if isinstance(group, str) or not group:
+            what = "a string instead of a list of references" if group else "no reference"
+            raise ValueError(f"item {number} has {what}: give each item a list of at least one caption")
+    heard = ptb.tokenize([caption for group in references for caption in group], line_breaks=line_breaks)
+    said = ptb.tokenize(hypotheses, line_breaks=line_breaks)
+    item = np.repeat(np.arange(len(references)), [len(group) for group in references])  # item of each reference
+    counts = _Counts.of(said, heard, item)
+    bleu = _bleu(counts)
+    per_item: dict[str, Sequence[float]] = {f"Bleu_{n + 1}": column for n, column in enumerate(bleu.items.T.tolist())}
+    per_item["ROUGE_L"] = _rouge_l(said, heard, item)
+    per_item["CIDEr"] = _cider(counts).tolist()
+    corpus = {f"Bleu_{n + 1}": value for n, value in enumerate(bleu.corpus.tolist())}
     for name in ("ROUGE_L", "CIDEr"):
-        corpus[name] = math.fsum(items[name]) / len(captions)
-    return CaptionScores(corpus=corpus, per_item=items)
+        corpus[name] = math.fsum(per_item[name]) / len(said)
+    return CaptionScores(corpus=corpus, per_item=per_item)
 
 
-def _tokens(text: str) -> Tokens:
-    return tuple(text.split())
+@dataclass(frozen=True, kw_only=True)
+class _Grams:
+    """The n-grams of one order; keys rise and are distinct within each of the three groups."""
+
+    number: int
+    """Distinct n-grams in the data."""
+    said: np.ndarray
+    """(S,) keys: item * number + n-gram, of the hypotheses."""
+    said_count: np.ndarray
+    """(S,) how often the hypothesis has the n-gram."""
+    heard: np.ndarray
+    """(H,) keys: reference * number + n-gram."""
+    heard_count: np.ndarray
+    """(H,) how often the reference has the n-gram."""
 
 
-@lru_cache(maxsize=65536)
-def _ngrams(tokens: Tokens) -> tuple[Counter[Tokens], ...]:
-    """Counts of the 1- to 4-grams."""
-    return tuple(Counter(zip(*(tokens[i:] for i in range(order)), strict=False)) for order in range(1, ORDERS + 1))
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """What BLEU and CIDEr need to know of N hypotheses and R references."""
+
+    said_length: np.ndarray
+    """(N,) tokens of each hypothesis."""
+    heard_length: np.ndarray
+    """(R,) tokens of each reference."""
+    item: np.ndarray
+    """(R,) item of each reference, rising."""
+    grams: Sequence[_Grams]
+    """One entry per order, unigrams first."""
+
+    @staticmethod
+    def of(said: Sequence[str], heard: Sequence[str], item: np.ndarray) -> _Counts:
+        """Counts the n-grams of tokenized captions."""
+        captions = [text.split() for text in (*said, *heard)]
+        length = np.array([len(words) for words in captions])
+        flat = [word for words in captions for word in words]
+        number = {word: place for place, word in enumerate(dict.fromkeys(flat))}
+        words = np.fromiter((number[word] for word in flat), np.int64, len(flat))
+        owner = np.repeat(np.arange(len(captions)), length)
+        left = np.repeat(length.cumsum(), length) - np.arange(len(words))  # words from here to the caption's end
+        at, gram = np.arange(len(words)), words  # where an n-gram begins, and its number
+        grams = []
+        for order in range(1, ORDERS + 1):
+            if order > 1:
+                longer = left[at] >= order
+                at = at[longer]
+                pairs = gram[longer] * len(number) + words[at + order - 1]
+                gram = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+            distinct = int(gram.max(initial=-1)) + 1
+            keys, count = np.unique(owner[at] * distinct + gram, return_counts=True)
+            first = np.searchsorted(keys, len(said) * distinct)  # the references' keys begin here
+            grams.append(
+                _Grams(
+                    number=distinct,
+                    said=keys[:first],
+                    said_count=count[:first],
+                    heard=keys[first:] - len(said) * distinct,
+                    heard_count=count[first:],
+                )
+            )
+        return _Counts(said_length=length[: len(said)], heard_length=length[len(said) :], item=item, grams=grams)
 
 
-def _bleu(
-    captions: Sequence[Tokens], groups: Sequence[Sequence[Tokens]]
-) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
+@dataclass(frozen=True, kw_only=True)
+class _Bleu:
+    corpus: np.ndarray
+    """(ORDERS,) values over all items."""
+    items: np.ndarray
+    """(N, ORDERS) values of each item."""
+
+
+def _bleu(counts: _Counts) -> _Bleu:
     """Clipped n-gram precision with brevity penalty, for the corpus and for each item."""
-    totals = [[0, 0] for _ in range(ORDERS)]  # matched, guessed
-    length, reference_length = 0, 0
-    items: dict[str, list[float]] = {f"Bleu_{order}": [] for order in range(1, ORDERS + 1)}
-    for caption, group in zip(captions, groups, strict=True):
-        counts = []
-        for order, mine in enumerate(_ngrams(caption)):
-            theirs = [_ngrams(reference)[order] for reference in group]
-            matched = sum(min(n, max(other[gram] for other in theirs)) for gram, n in mine.items())
-            counts.append((matched, max(0, len(caption) - order)))
-        closest = min((abs(len(reference) - len(caption)), len(reference)) for reference in group)[1]
-        for order, value in enumerate(_bleu_values(counts, len(caption), closest), 1):
-            items[f"Bleu_{order}"].append(value)
-        for total, (matched, guessed) in zip(totals, counts, strict=True):
-            total[0] += matched
-            total[1] += guessed
-        length += len(caption)
-        reference_length += closest
-    values = _bleu_values(totals, length, reference_length)
-    return {f"Bleu_{order}": value for order, value in enumerate(values, 1)}, dict(items)
+    length = counts.said_length
+    matched = np.empty((len(length), ORDERS))
+    for order, grams in enumerate(counts.grams):
+        most, most_count = _most_per_item(counts, grams)
+        clipped = np.minimum(grams.said_count, _look_up(most, most_count, grams.said))
+        owner = grams.said // max(1, grams.number)
+        matched[:, order] = np.bincount(owner, clipped, len(length))
+    guessed = np.maximum(0, length[:, None] - np.arange(ORDERS))
+    closest = _closest_lengths(counts)
+    return _Bleu(
+        corpus=_bleu_values(matched.sum(0)[None], guessed.sum(0)[None], length.sum()[None], closest.sum()[None])[0],
+        items=_bleu_values(matched, guessed, length, closest),
+    )
 
 
-def _bleu_values(counts: Sequence[Sequence[int]], length: int, reference_length: int) -> list[float]:
-    """Cumulative geometric means of the precisions, times the brevity penalty."""
-    ratio = (length + TINY) / (reference_length + SMALL)
-    penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    values, product = [], 1.0
-    for order, (matched, guessed) in enumerate(counts, 1):
-        product *= (matched + TINY) / (guessed + SMALL)
-        values.append(product ** (1 / order) * penalty)
-    return values
+def _bleu_values(matched: np.ndarray, guessed: np.ndarray, length: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(rows, ORDERS) cumulative geometric means of the precisions, times the brevity penalty of each row."""
+    product = np.cumprod((matched + TINY) / (guessed + SMALL), axis=1)
+    ratio = (length + TINY) / (reference + SMALL)
+    penalty = np.exp(np.minimum(0, 1 - 1 / ratio))  # 1 where the ratio is 1 or more
+    return product ** (1 / np.arange(1, ORDERS + 1)) * penalty[:, None]
 
 
-def _rouge_l(caption: Tokens, group: Sequence[Tokens]) -> float:
-    """F-measure of the longest common subsequence; an empty caption is one empty token."""
-    caption = caption or ("",)
-    precisions, recalls = [], []
-    for reference in group:
-        reference = reference or ("",)
+def _closest_lengths(counts: _Counts) -> np.ndarray:
+    """(N,) for each hypothesis the reference length closest to its own, the shorter one on a tie."""
+    distance = np.abs(counts.heard_length - counts.said_length[counts.item])
+    best_first = np.lexsort((counts.heard_length, distance, counts.item))
+    first = np.searchsorted(counts.item, np.arange(len(counts.said_length)))
+    return counts.heard_length[best_first][first]
+
+
+def _most_per_item(counts: _Counts, grams: _Grams) -> tuple[np.ndarray, np.ndarray]:
+    """Keys item * number + n-gram over all references of an item, and the most that one reference has of it."""
+    reference, gram = np.divmod(grams.heard, max(1, grams.number))
+    keys = counts.item[reference] * grams.number + gram
+    in_order = np.lexsort((grams.heard_count, keys))
+    keys, most = keys[in_order], grams.heard_count[in_order]
+    last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
+    return keys[last], most[last]
+
+
+def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The value of each wanted key, 0 where it is missing; `keys` rise."""
+    if not len(keys):
+        return np.zeros(len(wanted), values.dtype)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, values[place], 0)
+
+
+def _cider(counts: _Counts) -> np.ndarray:
+    """(N,) tf-idf weighted n-gram similarity times 10, averaged over orders and references."""
+    items, references = len(counts.said_length), len(counts.item)
+    total = np.zeros(references)  # similarity of each reference to its hypothesis, summed over orders
+    for grams in counts.grams:
+        width = max(1, grams.number)
+        most, _ = _most_per_item(counts, grams)
+        frequency = np.bincount(most % width, minlength=width)  # items whose references have the n-gram
+        weight = math.log(items) - np.log(np.maximum(1, frequency))
+        owner, gram = np.divmod(grams.said, width)
+        said = grams.said_count * weight[gram]
+        said_norm = np.sqrt(np.bincount(owner, said**2, items))
+        reference, gram = np.divmod(grams.heard, width)
+        heard = grams.heard_count * weight[gram]
+        norm = np.sqrt(np.bincount(reference, heard**2, references)) * said_norm[counts.item]
+        mine = _look_up(grams.said, said, counts.item[reference] * width + gram)
+        product = np.bincount(reference, np.minimum(mine, heard) * heard, references)
+        total += np.divide(product, norm, out=np.zeros(references), where=norm > 0)
+    bigrams = np.maximum(0, counts.said_length - 1)[counts.item] - np.maximum(0, counts.heard_length - 1)
+    total *= np.exp(-(bigrams**2) / (2 * SIGMA**2))
+    return 10 * np.bincount(counts.item, total, items) / ORDERS / np.bincount(counts.item, minlength=items)
+
+
+def _rouge_l(said: Sequence[str], heard: Sequence[str], item: np.ndarray) -> list[float]:
+    """For each item the F-measure of the longest common subsequence; an empty caption is one empty token."""
+    best = [(0.0, 0.0)] * len(said)
+    captions = [text.split(" ") for text in said]
+    for number, text in zip(item.tolist(), heard, strict=True):
+        caption, reference = captions[number], text.split(" ")
         common = _common(caption, reference)
-        precisions.append(common / len(caption))
-        recalls.append(common / len(reference))
-    precision, recall = max(precisions), max(recalls)
-    if not precision or not recall:
-        return 0.0
-    return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+        precision, recall = best[number]
+        best[number] = max(precision, common / len(caption)), max(recall, common / len(reference))
+    return [(1 + BETA**2) * p * r / (r + BETA**2 * p) if p and r else 0.0 for p, r in best]
 
 
-def _common(first: Tokens, second: Tokens) -> int:
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence, row by row in bits (Hyyrö 2004)."""
     if first == second:
         return len(first)
@@ -142,35 +252,3 @@ def _common(first: Tokens, second: Tokens) -> int:
         match = row & places.get(token, 0)
         row = ((row + match) | (row - match)) & full
     return len(first) - row.bit_count()
-
-
-def _cider(captions: Sequence[Tokens], groups: Sequence[Sequence[Tokens]]) -> list[float]:
-    """tf-idf weighted n-gram similarity times 10, averaged over orders and references."""
-    frequency: Counter[Tokens] = Counter()
-    for group in groups:
-        frequency.update({gram for reference in group for counts in _ngrams(reference) for gram in counts})
-    size = math.log(len(groups))
-    weight = {gram: size - math.log(count) for gram, count in frequency.items()}
-
-    @lru_cache(maxsize=65536)
-    def vector(tokens: Tokens) -> tuple[tuple[dict[Tokens, float], float], ...]:
-        parts = []
-        for counts in _ngrams(tokens):
-            part = {gram: count * weight.get(gram, size) for gram, count in counts.items()}
-            parts.append((part, math.sqrt(math.fsum(value * value for value in part.values()))))
-        return tuple(parts)
-
-    scores = []
-    for caption, group in zip(captions, groups, strict=True):
-        total = 0.0
-        for reference in group:
-            difference = max(0, len(caption) - 1) - max(0, len(reference) - 1)
-            penalty = math.exp(-(difference**2) / (2 * SIGMA**2))
-            for (mine, norm), (theirs, other_norm) in zip(vector(caption), vector(reference), strict=True):
-                if norm and other_norm:
-                    product = sum(
-                        min(value, theirs[gram]) * theirs[gram] for gram, value in mine.items() if gram in theirs
-                    )
-                    total += product / (norm * other_norm) * penalty
-        scores.append(10 * total / ORDERS / len(group))
-    return scores

@@ -6,8 +6,9 @@ automaton (Thompson's construction), which is made deterministic (subset constru
 After a short warm-up, reading a character costs one dictionary look-up.
 
 The pattern language is small: literals (matched in any case), `[...]` and `[^...]` (matched as written), groups, `|`,
-`?`, `*`, `+`, `{m}` and `{m,n}`, `\\` before a character that has a meaning, and `{NAME}` for a named set of characters
-or another named pattern. White space in a pattern means nothing, except inside brackets.
+`?`, `*`, `+`, `{m}` and `{m,n}`, and `{NAME}` for a named set of characters or another named pattern. A backslash makes
+the next character a literal; `t`, `n`, `v`, `f`, `r`, `xHH` and `uHHHH` behind it mean what they mean in Python. White
+space in a pattern means nothing, except inside brackets.
 """
 
 from __future__ import annotations

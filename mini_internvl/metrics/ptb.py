@@ -8,6 +8,9 @@ strings. Two consequences of that procedure surprise:
   in a caption is a line end to the tokenizer, so every later caption shifts by one place (and the last one falls off).
   `line_breaks="space"` treats them as spaces instead; `has_line_break` says whether a caption is affected.
 * Brackets survive, as "-lrb-" and so on: the list of dropped tokens has them in upper case.
+
+One thing is deliberately steadier here: the original's file has no line feed behind its last caption, so that one alone
+is cut differently when it ends in a bare clitic ("they're" becomes "they re"). Here every caption has a line feed.
 """
 
 from __future__ import annotations
@@ -44,6 +47,11 @@ def has_line_break(caption: str) -> bool:
 
 def tokenize(captions: Sequence[str], *, line_breaks: Literal["official", "space"] = "official") -> list[str]:
     """Tokenizes captions together; the i-th result holds the tokens of the i-th line, joined by single spaces.
+
+    Args:
+        captions: any texts; a line feed inside one counts as a space.
+        line_breaks: "official" lets other line ends inside a caption shift the later captions, as the original does;
+            "space" makes them spaces too, so that every result belongs to its caption.
 
     Source: pycocoevalcap 1.2, PTBTokenizer.tokenize (options preserveLines and lowerCase).
     """

@@ -29,7 +29,7 @@ def _ranges(text: str) -> CharSet:
     return lambda char: any(low <= ord(char) <= high for low, high in spans)
 
 
-# The tokenizer knows the Basic Multilingual Plane as of Unicode 6.1. Letters and digits that were added later: #####
+# The tokenizer knows the Basic Multilingual Plane as of Unicode 6.1. These letters and digits were added later.
 _NEWER = _ranges(
     "37f 528-52f 560 588 5ef 860-86a 870-887 889-88e 8a1 8ad-8c9 978 980 9fc af9 c34 c5a c5d c80 cdd d04 d54-d56 d5f "
     "de6-def e86 e89 e8c e8e-e93 e98 ea0 ea8-ea9 eac 13f5 13f8-13fd 16f1-16f8 170d 171f 1878 191d-191e 19b0-19c0 "

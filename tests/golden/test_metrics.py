@@ -28,11 +28,14 @@ def test_ptb_tokens(golden):
     wrong = [c["input"] for c in cases if tokenize([c["input"]]) != [c["expected"]["tokens"]]]
     assert cases
     assert not wrong, f"{len(wrong)} of {len(cases)}: {wrong[:5]}"
+    together = tokenize([case["input"] for case in cases])
+    assert together == [case["expected"]["tokens"] for case in cases]
 
 
 def test_line_breaks_inside_captions(golden):
     for scenario in _read(golden, "ptb_tokenizer")["line_break_scenarios"]:
-        assert tokenize(scenario["lines"]) == scenario["expected_tokens_by_position"], scenario["lines"]
+        wanted = [tokens or "" for tokens in scenario["expected_tokens_by_position"]]  # null: no line, no tokens
+        assert tokenize(scenario["lines"]) == wanted, scenario["lines"]
 
 
 def test_caption_scores(golden):
@@ -65,6 +68,13 @@ def test_bddx_signals(golden, signal):
     inputs = [case["input"] for case in data["cases"]]
     kept = recorded([(row["gt_speed"], row["gt_turning_angle"]) for row in inputs])
     rows = [row for row, keep in zip(inputs, kept, strict=True) if keep]
+    for case, keep in zip(data["cases"], kept, strict=True):
+        wanted = case["expected"] and case["expected"][signal]
+        assert bool(wanted) == keep, case["id"]
+        if keep:
+            alone = signal_scores([case["input"][f"pred_{signal}"]], [case["input"][f"gt_{signal}"]])
+            for name, value in wanted.items():
+                assert _close(alone[name], value, SINGLE if name == "rmse" else CLOSE), (case["id"], name)
     scores = signal_scores([row[f"pred_{signal}"] for row in rows], [row[f"gt_{signal}"] for row in rows])
     for name, wanted in data["aggregate"][signal].items():
         assert _close(scores[name], wanted, SINGLE if name == "rmse" else CLOSE), name
