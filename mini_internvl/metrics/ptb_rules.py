@@ -1,8 +1,12 @@
 r"""The token rules of the English PTB tokenizer that caption metrics are defined with, as a table for `lexer.Lexer`.
 
-The standard caption scores (COCO, BDD-X, DriveLM) tokenize with CoreNLP 3.4.1's PTBTokenizer. This table describes the
-tokens which that program produces, written from its observed behaviour: the rules are our own, arranged by subject, and
-were compared with the program over every path that its automaton can take. Three things surprise:
+The standard caption scores (COCO, BDD-X, DriveLM) tokenize with CoreNLP 3.4.1's PTBTokenizer; this table gives the
+tokens which that program gives. Where it comes from: patterns and arrangement are our own, but they were worked out
+with the program at hand, by feeding it text and by reading the state tables of its compiled lexer. Word lists and
+character classes were listed from those tables, and the result was compared with them state by state. CoreNLP is
+under the GPL; whoever needs a clean origin should rebuild the lists from observed output alone.
+
+Three things surprise:
 
 * The longest match wins and the *following* text counts for its length, so "Inc." keeps its period while "cat." does
   not, "no. 5" differs from "no. It", and a sentence that ends in a single letter ("Plan B. The") loses its period.
