@@ -56,7 +56,8 @@ def score(items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
     values: dict[str, float] = {}
     for kind, rows in pairs.items():
         if rows:
-            found = caption_scores([answer for _, answer in rows], [[truth] for truth, _ in rows])
+            # An answer with a stray line break must not shift every later clip, as it would in the official script.
+            found = caption_scores([answer for _, answer in rows], [[truth] for truth, _ in rows], line_breaks="space")
             values |= {f"{kind}/{column}": 100 * found[name] for column, name in COLUMNS.items()}
     empty = sum(not text for text in answers.values())
     return Score(benchmark="bddx_text", values=values, items=len(asked), notes={"empty": empty, "clips": len(both)})

@@ -11,6 +11,7 @@ Source: ``tokenization_utils.py`` and ``tokenization_llama.py`` of transformers 
 
 from __future__ import annotations
 
+import abc
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,7 @@ class AddedToken:
     """Left out of decoded text."""
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """Text <-> token ids; made by :func:`load_tokenizer`."""
 
     kind: str
@@ -67,21 +68,21 @@ class Tokenizer:
         self._special = {token.id for token in added if token.special}
 
     @property
+    @abc.abstractmethod
     def size(self) -> int:
         """Number of tokens, added ones included."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a BOS comes first where the kind has one."""
-        raise NotImplementedError
 
     def continue_ids(self, text: str) -> list[int]:
         """Ids of a text that follows other text: no BOS, and nothing that only stands at a beginning."""
         return self.encode(text)
 
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids. A character whose last bytes are still missing shows as U+FFFD at the end."""
-        raise NotImplementedError
 
     def token_id(self, token: str) -> int:
         """Id of one token; ValueError when there is none of that text."""
@@ -92,8 +93,9 @@ class Tokenizer:
             raise TokenizerError(f'the tokenizer has no token "{token}"')
         return number
 
+    @abc.abstractmethod
     def _base_id(self, token: str) -> int | None:
-        raise NotImplementedError
+        """Id of a token of the base vocabulary."""
 
     def _kept(self, ids: Iterable[int], skip_special: bool) -> list[int]:
         return [number for number in map(int, ids) if not (skip_special and number in self._special)]
