@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 PARTS = ("vision", "projector", "llm")
+LOSSES = ("answers", "patches")
 T = TypeVar("T")
 
 
@@ -65,6 +66,8 @@ class StageRecipe:
     """Optimiser steps."""
     train: tuple[str, ...] = PARTS
     """Parts that learn: any of vision, projector, llm; the others are frozen."""
+    loss: str = "answers"
+    """``answers``: next-token loss on the answers; ``patches``: what stands on every patch, for the encoder alone."""
     lr: float = 4e-5
     """Peak learning rate."""
     min_lr_ratio: float = 0.0
@@ -93,6 +96,10 @@ class StageRecipe:
         unknown = [part for part in self.train if part not in PARTS]
         if unknown or not self.train:
             raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
+        if self.loss not in LOSSES:
+            raise RecipeError(f'{where}: loss is "{self.loss}"; known: {", ".join(LOSSES)}')
+        if self.loss == "patches" and self.train != ("vision",):
+            raise RecipeError(f"{where}: the patches loss reaches the encoder alone; write train: [vision]")
         for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be at least 1")

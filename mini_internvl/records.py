@@ -52,6 +52,20 @@ class ChatTemplate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One thing drawn in a picture and where it stands, for the loss over patches."""
+
+    text: str
+    """A character, or the name of a shape."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom as shares of the picture's width and height."""
+    place: int | None = None
+    """Number of the character in its line, from 0; ``None`` for what stands in no line."""
+    line: int | None = None
+    """Number of the line, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One training conversation, before tokens: what a domain, a data file or a generator yields."""
 
@@ -63,6 +77,8 @@ class Sample:
     """Name of the data set the sample comes from."""
     max_tiles: int | None = None
     """Tile limit of this sample's pictures; ``None`` leaves it to the recipe."""
+    marks: Sequence[Mark] = ()
+    """What stands where in the sample's one picture, if that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +103,8 @@ class Example:
     """(T,) int64, -100 where unsupervised."""
     pixel_values: torch.Tensor
     """(tiles, 3, S, S) float32, normalised; zero tiles for a text-only sample."""
+    patch_labels: torch.Tensor | None = None
+    """(tiles, patches, 3) int64 for the loss over patches (see ``train.patches``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +121,8 @@ class Batch:
     """(B, T) int64, 1 at real tokens."""
     pixel_values: torch.Tensor
     """(tiles of all rows, 3, S, S) float32, in row order."""
+    patch_labels: torch.Tensor | None = None
+    """(tiles of all rows, patches, 3) int64, where the examples carry them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..plugins import list_names
-from ..records import Message, Part, Sample
+from ..records import Mark, Message, Part, Sample
 from .base import QA
 
 if TYPE_CHECKING:
@@ -45,16 +46,36 @@ def draw(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.
     Test samples have exactly one question. Raises ValueError for an unknown kind or split and for a kind whose data
     package is not installed.
     """
+    image, questions, _ = _drawn(kind, seed, index, split)
+    return image, questions
+
+
+def _drawn(kind: str, seed: int, index: int, split: str) -> tuple[Image.Image, list[QA], Sequence[Mark]]:
+    """What ``draw`` gives, and what stands where in the picture for the kinds that tell."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of picture {kind!r}; known: {', '.join(KINDS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
     rng = _rng(kind, seed, index, split)
-    image, questions = importlib.import_module(f".kinds.{kind}", __package__).draw(rng, split)
+    module = _module(kind)
+    marks: Sequence[Mark] = ()
+    if hasattr(module, "draw_marked"):
+        image, questions, marks = module.draw_marked(rng, split)
+    else:
+        image, questions = module.draw(rng, split)
     if split == "test":
-        return image, [rng.choice([q for q in questions if q.main])]
+        return image, [rng.choice([q for q in questions if q.main])], marks
     rng.shuffle(questions)
-    return image, questions[:MAX_TURNS]
+    return image, questions[:MAX_TURNS], marks
+
+
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(f".kinds.{kind}", __package__)
+
+
+def marked_kinds() -> list[str]:
+    """Kinds that tell what stands where in their pictures (``Sample.marks``)."""
+    return [kind for kind in KINDS if hasattr(_module(kind), "draw_marked")]
 
 
 def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
@@ -62,13 +83,14 @@ def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
 
     ``index`` counts the samples of one (kind, seed); raises like ``draw``.
     """
-    image, questions = draw(kind, seed, index, split)
+    image, questions, marks = _drawn(kind, seed, index, split)
     messages: list[Message] = []
     for turn, qa in enumerate(questions):
         first: list[Part] = [{"type": "image", "image": image}, {"type": "text", "text": qa.question}]
         messages.append({"role": "user", "content": first if turn == 0 else qa.question})
         messages.append({"role": "assistant", "content": qa.answer})
-    return Sample(id=f"{kind}-{split}-{seed}-{index}", messages=messages, source=f"synth-{kind}", max_tiles=MAX_TILES)
+    return Sample(id=f"{kind}-{split}-{seed}-{index}", messages=messages, source=f"synth-{kind}", max_tiles=MAX_TILES,
+                  marks=marks)  # fmt: skip
 
 
 def missing(kind: str) -> str | None:

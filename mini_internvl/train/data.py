@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mini_internvl import plugins, synth
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tiles import TileConfig, pixel_values
+from mini_internvl.inputs.tiles import TileConfig, choose_grid, pixel_values
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, ChatTemplate, Example, Sample
+from mini_internvl.train.patches import patch_labels
 
 IGNORE = -100
 
@@ -186,6 +187,8 @@ class Encoder:
     """Most tiles of a sample, shared by its pictures."""
     max_length: int
     """Longest sample in tokens."""
+    with_patches: bool = False
+    """Whether examples carry the labels of the loss over patches."""
 
     def __call__(self, sample: Sample) -> Example:
         """Render pictures and text.
@@ -230,12 +233,32 @@ class Encoder:
                 "raise max_length or lower max_tiles"
             )
         size = self.config.image_size
+        labels = self._patch_labels(sample, name, len(tiles[0])) if self.with_patches and tiles else None
         return Example(
             sample_id=name,
+            patch_labels=labels,
             input_ids=torch.tensor(encoded.input_ids),
             labels=torch.tensor(encoded.labels),
             pixel_values=torch.cat(tiles) if tiles else torch.empty(0, 3, size, size),
         )
+
+    def _patch_labels(self, sample: Sample, name: str, tiles: int) -> torch.Tensor:
+        if not sample.marks:
+            raise DataError(
+                f"sample {name} has no marks, which the patches loss needs; "
+                "use synth kinds that have them: " + ", ".join(synth.marked_kinds())
+            )
+        image = chat.images(sample.messages)[0]["image"]
+        limit = chat.tile_limits(1, sample.max_tiles or self.max_tiles)
+        grid = choose_grid(
+            image.width,
+            image.height,
+            min_tiles=self.config.min_tiles,
+            max_tiles=limit,
+            image_size=self.config.image_size,
+        )
+        thumbnail = tiles > grid[0] * grid[1]
+        return patch_labels(sample.marks, grid, thumbnail, self.config.image_size // self.config.vision.patch_size)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
@@ -248,7 +271,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         n = len(example.input_ids)
         ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
+    patches = [example.patch_labels for example in examples if example.patch_labels is not None]
     return Batch(
+        patch_labels=torch.cat(patches) if patches else None,
         sample_ids=tuple(example.sample_id for example in examples),
         input_ids=ids,
         labels=labels,

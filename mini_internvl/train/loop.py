@@ -22,9 +22,8 @@ from torch import nn
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import StageRecipe
 from mini_internvl.records import Batch
-from mini_internvl.train import state
-from mini_internvl.train.data import StepDataset, loader, supervised_tokens
-from mini_internvl.train.losses import cross_entropy
+from mini_internvl.train import losses, state
+from mini_internvl.train.data import StepDataset, loader
 
 
 class NonFiniteLoss(RuntimeError):
@@ -73,8 +72,8 @@ class Run:
     """Steps between calls of ``evaluate``; 0 only at the end."""
     save_every: int = 200
     """Steps between saved states."""
-    evaluate: Callable[[InternVL], dict[str, float]] | None = None
-    """Measures the model; ``"score"`` (higher is better) decides which checkpoint is best."""
+    evaluate: Callable[[InternVL, losses.Loss], dict[str, float]] | None = None
+    """Measures the model, given the stage's loss; ``"score"`` (higher is better) decides which checkpoint is best."""
     on_best: Callable[[InternVL, dict[str, float]], None] | None = None
     """Called with a model that measures best so far, to keep it."""
     on_progress: Callable[[Progress], None] | None = None
@@ -109,7 +108,7 @@ def set_drop_path(model: InternVL, rate: float) -> None:
         block.drop_path = value
 
 
-def make_optimizer(model: InternVL, stage: StageRecipe) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, stage: StageRecipe) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; matrices decay, biases, norms and scales do not."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trainable if p.ndim >= 2]
@@ -118,24 +117,26 @@ def make_optimizer(model: InternVL, stage: StageRecipe) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=stage.betas, fused=True)
 
 
-def accumulate(model: InternVL, batches: Sequence[Batch], precision: str) -> tuple[float, int]:
+def accumulate(
+    model: InternVL, batches: Sequence[Batch], precision: str, loss: losses.Loss = losses.ANSWERS
+) -> tuple[float, int]:
     """Add one step's gradients to the parameters.
 
     Returns:
-        The mean loss over the supervised tokens, and their number.
+        The mean loss over the supervised tokens (or patches), and their number.
 
     Raises:
         NonFiniteLoss: names the samples of the micro batch.
     """
-    count = supervised_tokens(batches)
+    count = loss.count(batches)
     total = 0.0
     for batch in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = cross_entropy(model, batch)
-        value = loss.item()
+            part = loss(model, batch)
+        value = part.item()
         if not math.isfinite(value):
             raise NonFiniteLoss(f"the loss is {value} on samples {', '.join(batch.sample_ids)}")
-        (loss / max(1, count)).backward()
+        (part / max(1, count)).backward()
         total += value
     return total / max(1, count), count
 
@@ -158,13 +159,15 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: StepDataset, run: Ru
     """
     set_trainable(model, stage.train)
     set_drop_path(model, stage.drop_path)
-    optimizer = make_optimizer(model, stage)
     torch.manual_seed(run.seed)
+    loss = losses.make(stage, model)
+    learner = nn.ModuleDict({"model": model, "loss": loss})
+    optimizer = make_optimizer(learner, stage)
     folder = run.folder / "state"
     counters = state.read_counters(folder) or {}
     start, best = 0, -math.inf
     if counters.get("stage") == stage.name:
-        state.load_state(folder, model, optimizer)
+        state.load_state(folder, learner, optimizer)
         start, best = counters["step"], counters["best"]
     log = MetricsLog(run.folder / "metrics.jsonl", stage.name, start)
     measured: dict[str, float] = counters.get("measured", {})
@@ -174,8 +177,8 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: StepDataset, run: Ru
         lr = learning_rate(stage, step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss, _ = accumulate(model, batches, run.precision)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.clip))
+        mean, _ = accumulate(model, batches, run.precision, loss)
+        norm = float(nn.utils.clip_grad_norm_(learner.parameters(), stage.clip))
         if not math.isfinite(norm):
             names = ", ".join(name for batch in batches for name in batch.sample_ids)
             raise NonFiniteLoss(f"the gradient's norm is {norm} on samples {names}")
@@ -186,18 +189,18 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: StepDataset, run: Ru
         held_out: dict[str, float] = {}
         if run.evaluate and (done == stage.steps or (run.eval_every and done % run.eval_every == 0)):
             with pace.paused(), evaluating(model):
-                held_out = measured = run.evaluate(model)
+                held_out = measured = run.evaluate(model, loss)
                 if run.on_best and held_out.get("score", -math.inf) >= best:
                     best = held_out.get("score", best)
                     run.on_best(model, held_out)
-        log.write(done, loss=loss, lr=lr, grad_norm=norm, tokens_per_s=pace.tokens_per_s, **held_out)
+        log.write(done, loss=mean, lr=lr, grad_norm=norm, tokens_per_s=pace.tokens_per_s, **held_out)
         if run.on_progress:
-            run.on_progress(pace.progress(stage.name, done, loss, lr, norm, held_out))
+            run.on_progress(pace.progress(stage.name, done, mean, lr, norm, held_out))
         stopping = run.should_stop() and done < stage.steps
         if stopping or done % run.save_every == 0 or done == stage.steps:
             with pace.paused():
                 kept = {"stage": stage.name, "step": done, "best": best, "measured": measured}
-                state.save_state(folder, model, optimizer, kept)
+                state.save_state(folder, learner, optimizer, kept)
         if stopping:
             raise Interrupted(f"stopped after step {done} of {stage.steps} in {stage.name}; the state is saved")
     model.eval()
@@ -217,13 +220,15 @@ def evaluating(model: InternVL) -> Iterator[None]:
         torch.set_rng_state(random)
 
 
-def held_out_loss(model: InternVL, batches: Sequence[Batch], precision: str = "fp32") -> float:
-    """Mean cross entropy over the supervised tokens of fixed batches."""
+def held_out_loss(
+    model: InternVL, batches: Sequence[Batch], precision: str = "fp32", loss: losses.Loss = losses.ANSWERS
+) -> float:
+    """Mean loss over the supervised tokens (or patches) of fixed batches."""
     total = 0.0
     for batch in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            total += cross_entropy(model, batch).item()
-    return total / max(1, supervised_tokens(batches))
+            total += loss(model, batch).item()
+    return total / max(1, loss.count(batches))
 
 
 class Pace:

@@ -10,11 +10,13 @@ Layout of a run folder::
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mini_internvl import synth
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
 from mini_internvl.model.checkpoint import load_model, read_config, read_json, save_model
@@ -25,6 +27,7 @@ from mini_internvl.records import Batch
 from mini_internvl.train import state
 from mini_internvl.train.data import Encoder, StepDataset, collate, open_source
 from mini_internvl.train.loop import Progress, Run, held_out_loss, run_stage
+from mini_internvl.train.losses import Loss
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -61,7 +64,7 @@ def open_start(recipe: Recipe) -> Start:
     return Start(model=model, tokenizer=load_tokenizer(folder), folder=folder)
 
 
-def encoder(start: Start, *, max_tiles: int, max_length: int) -> Encoder:
+def encoder(start: Start, *, max_tiles: int, max_length: int, with_patches: bool = False) -> Encoder:
     """The sample encoder of a starting point."""
     config = start.model.config
     return Encoder(
@@ -71,7 +74,17 @@ def encoder(start: Start, *, max_tiles: int, max_length: int) -> Encoder:
         config=config,
         max_tiles=max_tiles,
         max_length=max_length,
+        with_patches=with_patches,
     )
+
+
+def held_out_sources(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:
+    """The recipe's held-out sources; for the loss over patches those of them, and of the stage, that have marks."""
+    if stage.loss != "patches":
+        return recipe.held_out
+    tests = [dataclasses.replace(source, split="test") for source in stage.data]
+    names = {source.name: source for source in (*recipe.held_out, *tests) if source.name in synth.marked_kinds()}
+    return tuple(names.values())
 
 
 def held_out_batches(sources: Iterable[SourceRecipe], encode: Encoder, samples: int, seed: int) -> list[Batch]:
@@ -116,13 +129,14 @@ def run_recipe(
     counters = state.read_counters(folder / "state") or {}
     done = _finished(recipe, counters)
     if done:
-        state.load_state(folder / "state", start.model, None)
+        state.load_weights(folder / "state", start.model)
     for stage in recipe.stages[done:]:
-        encode = encoder(start, max_tiles=stage.max_tiles, max_length=stage.max_length)
-        held_out = held_out_batches(recipe.held_out, encode, recipe.held_out_samples, recipe.seed)
+        patches = stage.loss == "patches"
+        encode = encoder(start, max_tiles=stage.max_tiles, max_length=stage.max_length, with_patches=patches)
+        held_out = held_out_batches(held_out_sources(recipe, stage), encode, recipe.held_out_samples, recipe.seed)
 
-        def evaluate(model: InternVL, batches: list[Batch] = held_out) -> dict[str, float]:
-            measured = {"held_out_loss": held_out_loss(model, batches, recipe.precision)} if batches else {}
+        def evaluate(model: InternVL, loss: Loss, batches: list[Batch] = held_out) -> dict[str, float]:
+            measured = {"held_out_loss": held_out_loss(model, batches, recipe.precision, loss)} if batches else {}
             measured.update(probe(model) if probe else {})
             if "score" not in measured and batches:
                 measured["score"] = -measured["held_out_loss"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mini_internvl.model.checkpoint import recover_folder, replace_folder
 from mini_internvl.model.vlm import InternVL
@@ -22,10 +23,16 @@ from mini_internvl.model.vlm import InternVL
 STATE, COUNTERS = "state.safetensors", "state.json"
 
 
-def save_state(folder: Path, model: InternVL, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]) -> None:
-    """Write the state folder atomically; ``counters`` is JSON data such as the step."""
-    tensors = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+def save_state(
+    folder: Path, learner: nn.ModuleDict, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]
+) -> None:
+    """Write the state folder atomically.
+
+    ``learner`` holds the model as ``model`` and the stage's loss as ``loss``; ``counters`` is JSON data such as the
+    step.
+    """
+    tensors = {name: value.detach().clone() for name, value in learner.state_dict().items()}
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             tensors[f"optimizer.{key}.{names[id(parameter)]}"] = torch.as_tensor(value).clone()
@@ -47,13 +54,17 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def load_state(folder: Path, model: InternVL, optimizer: torch.optim.Optimizer | None) -> None:
-    """Put weights, moments and random state back; without an optimizer only the weights."""
+def load_weights(folder: Path, model: InternVL) -> None:
+    """Put a finished stage's weights into the model."""
     tensors = load_file(folder / STATE)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    if optimizer is None:
-        return
-    for name, parameter in model.named_parameters():
+
+
+def load_state(folder: Path, learner: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, moments and random state back."""
+    tensors = load_file(folder / STATE)
+    learner.load_state_dict({k: v for k, v in tensors.items() if k.startswith(("model.", "loss."))})
+    for name, parameter in learner.named_parameters():
         keys = [key for key in tensors if key.startswith("optimizer.") and key.split(".", 2)[2] == name]
         if keys:
             optimizer.state[parameter] = {key.split(".", 2)[1]: tensors[key] for key in keys}

@@ -6,6 +6,7 @@ import random
 
 from PIL import Image
 
+from ...records import Mark
 from ..base import QA
 from ..scene import SHAPE_COLOURS, SHAPES, Scene, Shape, compose
 
@@ -174,7 +175,10 @@ def questions(rng: random.Random, scene: Scene, wanted: int) -> list[QA]:
     return list(made.values()) or [count(rng, scene)]
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
-    """A scene with three to six questions."""
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
+    """A scene with three to six questions, and where its shapes are."""
     scene = compose(rng)
-    return scene.image, questions(rng, scene, 1 if split == "test" else rng.randint(3, 6))
+    width, height = scene.image.size
+    marks = [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height))
+             for s in scene.shapes]  # fmt: skip
+    return scene.image, questions(rng, scene, 1 if split == "test" else rng.randint(3, 6)), marks

@@ -1,0 +1,153 @@
+"""The loss over patches: labels where the marks are, heads that learn, train and resume like everything else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mini_internvl import synth
+from mini_internvl.recipes import RecipeError, SourceRecipe
+from mini_internvl.records import Mark
+from mini_internvl.train.data import DataError, StepDataset, collate
+from mini_internvl.train.loop import Interrupted, accumulate
+from mini_internvl.train.patches import IGNORE, LINES, PLACES, THINGS, PatchLoss, patch_labels
+from mini_internvl.train.run import encoder, held_out_sources, run_recipe
+
+
+def mark(text, left, top, right, bottom, place=None, line=None):
+    return Mark(text=text, box=(left, top, right, bottom), place=place, line=line)
+
+
+def test_a_patch_is_labelled_with_what_covers_most_of_it():
+    marks = [mark("a", 0.0, 0.0, 0.3, 0.25, 2, 1), mark("B", 0.3, 0.0, 0.5, 0.25, 3, 1), mark("ring", 0.5, 0.5, 1, 1)]
+    labels = patch_labels(marks, (1, 1), False, 4)
+    assert labels.shape == (1, 16, 3)
+    things = labels[0, :, 0].reshape(4, 4)
+    assert things[0].tolist() == [THINGS["a"], THINGS["B"], 0, 0]
+    assert (things[2:, 2:] == THINGS["ring"]).all()
+    assert (things[2:, :2] == 0).all()
+    assert labels[0, 0].tolist() == [THINGS["a"], 2, 1]
+    assert labels[0, 15].tolist() == [THINGS["ring"], IGNORE, IGNORE]
+    assert labels[0, 2].tolist() == [0, IGNORE, IGNORE]
+
+
+def test_tiles_come_row_by_row_and_the_thumbnail_last():
+    marks = [mark("a", 0.5, 0.0, 0.75, 0.5, 0, 0), mark("star", 0, 0.5, 0.5, 1)]
+    labels = patch_labels(marks, (2, 2), True, 4)
+    assert labels.shape == (5, 16, 3)
+    present = [set(tile[:, 0].tolist()) - {0} for tile in labels]
+    assert present == [set(), {THINGS["a"]}, {THINGS["star"]}, set(), {THINGS["a"], THINGS["star"]}]
+    assert (labels[2, :, 0] == THINGS["star"]).all()
+
+
+def test_what_is_too_small_or_unknown_is_not_asked_for_and_late_places_share_a_label():
+    small = patch_labels([mark("a", 0, 0, 0.2, 0.05)], (1, 1), False, 4)
+    unknown = patch_labels([mark("中", 0, 0, 0.25, 0.25, 1, 1)], (1, 1), False, 4)
+    assert small[0, 0].tolist() == [IGNORE] * 3 or small[0, 0, 0] == 0
+    assert unknown[0, 0].tolist() == [IGNORE] * 3
+    late = patch_labels([mark("a", 0, 0, 0.25, 0.25, 99, 99)], (1, 1), False, 4)
+    assert late[0, 0].tolist() == [THINGS["a"], PLACES - 1, LINES - 1]
+
+
+@pytest.mark.parametrize("kind", synth.marked_kinds())
+def test_marks_lie_on_ink(kind):
+    """Colours differ within every marked box and its rim."""
+    for index in range(20):
+        sample = synth.make(kind, 3, index)
+        picture = sample.messages[0]["content"][0]["image"]
+        assert sample.marks
+        for found in sample.marks:
+            left, top, right, bottom = found.box
+            box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+            rim = (
+                max(0, box[0] - 3),
+                max(0, box[1] - 3),
+                min(picture.width, box[2] + 3),
+                min(picture.height, box[3] + 3),
+            )
+            extremes = picture.crop(tuple(map(round, rim))).getextrema()
+            assert max(high - low for low, high in extremes) > 20, (kind, index, found)
+            assert found.text in THINGS
+
+
+@pytest.mark.parametrize("kind", ["lines", "lines_plain", "lines_digits"])
+def test_the_marks_of_a_page_spell_its_text(kind):
+    for index in range(20):
+        sample = synth.make(kind, 4, index)
+        lines = sample.messages[1]["content"].split("\n")
+        spelled = {(found.line, found.place): found.text for found in sample.marks}
+        assert all(lines[line][place] == text for (line, place), text in spelled.items())
+        assert len(spelled) == sum(len(line.replace(" ", "")) for line in lines)
+
+
+@pytest.fixture
+def source():
+    return SourceRecipe(kind="synth", name="lines_digits")
+
+
+@pytest.fixture
+def patch_stage(stage, source):
+    return lambda **changes: stage(loss="patches", train=("vision",), data=(source,), **changes)
+
+
+def test_the_count_is_of_patches_with_something_on_them(start, source):
+    encode = encoder(start, max_tiles=2, max_length=500, with_patches=True)
+    examples = [encode(synth.make(source.name, 0, index)) for index in range(3)]
+    loss = PatchLoss(start.model.config.vision.hidden_size)
+    batch = collate(examples, 0)
+    marked = int((batch.patch_labels[..., 0] > 0).sum())
+    assert loss.count([batch]) == marked > 0
+    whole = accumulate(start.model, [batch], "fp32", loss)[0]
+    parts = accumulate(start.model, [collate(examples[:1], 0), collate(examples[1:], 0)], "fp32", loss)[0]
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_heads_and_the_encoder_learn_and_nothing_else(start, recipe, patch_stage, tmp_path):
+    told = []
+    settings = recipe(stages=(patch_stage(steps=30, lr=5e-3),))
+    best = run_recipe(settings, tmp_path, workers=0, on_progress=told.append)
+    assert told[-1].loss < 0.8 * told[0].loss
+    assert "held_out_loss" in told[2].held_out
+    state = load_file(tmp_path / "state/state.safetensors")
+    assert any(name.startswith("loss.thing") for name in state)
+    before = start.model.state_dict()
+    after = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"vision_model"}
+    assert not any(name.startswith(("loss", "thing")) for name in load_file(best / "model.safetensors"))
+
+
+def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, tmp_path):
+    settings = recipe(stages=(patch_stage(steps=3), stage(name="two", steps=2)))
+    run_recipe(settings, tmp_path / "whole", workers=0)
+    with pytest.raises(Interrupted):
+        run_recipe(settings, tmp_path / "parts", workers=0, should_stop=lambda: True)
+    assert json.loads((tmp_path / "parts/state/state.json").read_text())["step"] == 1
+    run_recipe(settings, tmp_path / "parts", workers=0)
+    first, second = (load_file(tmp_path / name / "state/state.safetensors") for name in ("whole", "parts"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_samples_without_marks_are_refused_by_name(start, stage):
+    encode = encoder(start, max_tiles=2, max_length=500, with_patches=True)
+    row = stage(loss="patches", train=("vision",))
+    with pytest.raises(DataError, match="has no marks, which the patches loss needs; use synth kinds that have them"):
+        StepDataset(row, encode, pad_id=0, seed=0)[0]
+
+
+def test_the_held_out_loss_is_over_pictures_with_marks(recipe, patch_stage):
+    shapes, words = (SourceRecipe(kind="synth", name=name, split="test") for name in ("shapes", "words"))
+    settings = recipe(stages=(patch_stage(),), held_out=(shapes, words))
+    sources = held_out_sources(settings, settings.stages[0])
+    assert [(s.name, s.split) for s in sources] == [("shapes", "test"), ("lines_digits", "test")]
+
+
+def test_a_stage_with_another_loss_or_other_parts_is_refused(patch_stage, stage):
+    with pytest.raises(RecipeError, match='loss is "pixels"; known: answers, patches'):
+        stage(loss="pixels")
+    with pytest.raises(RecipeError, match=r"reaches the encoder alone; write train: \[vision\]"):
+        stage(loss="patches")
