@@ -12,15 +12,14 @@ __version__ = "0.1.0"
 __all__ = ["Engine", "GenerationConfig", "Reply", "__version__", "load", "load_model"]
 
 if TYPE_CHECKING:
-    from mini_internvl.engine import Engine, GenerationConfig, Reply, load
-    from mini_internvl.model.checkpoint import load_model
+    from mini_internvl.engine import Engine, GenerationConfig, Reply, load, load_model
 
 _HOMES = {
     "Engine": "mini_internvl.engine",
     "GenerationConfig": "mini_internvl.engine",
     "Reply": "mini_internvl.engine",
     "load": "mini_internvl.engine",
-    "load_model": "mini_internvl.model.checkpoint",
+    "load_model": "mini_internvl.engine",
 }
 
 

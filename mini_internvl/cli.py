@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage. Errors are one or two line
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -41,7 +42,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Take models from the hub's cache only.")] = False,
 ) -> None:
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     if version:
         from mini_internvl import __version__
 
@@ -211,6 +215,122 @@ def info(
         return
     for name, value in facts.items():
         typer.echo(f"{name:22} {value:,}" if isinstance(value, int) else f"{name:22} {value}")
+
+
+@app.command(epilog="Example: minivl convert OpenGVLab/InternVL2-1B checkpoints/1B-native --to native")
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder or hub id, in any layout.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[str, typer.Option(help="official, native (transformers, vLLM, ...) or mini.")] = "native",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as it is when left out.")] = None,
+    shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB.")] = 5.0,
+    json: AsJson = False,
+) -> None:
+    """Write a checkpoint in another layout, with its tokenizer, every value kept."""
+    from mini_internvl import terminal
+    from mini_internvl.commands.convert import convert as work
+
+    counter = terminal.Counter("converting, MB")
+    done = work(source, target, to, dtype=dtype, shard_bytes=round(shard_gb * 1e9), progress=counter)
+    if json:
+        _echo_json(done)
+        return
+    typer.echo(
+        f"{done['folder']}: {done['from']} -> {done['to']}, {done['tensors']:,} tensors, {done['bytes'] / 1e9:.2f} GB "
+        f"in {len(done['files'])} file{'s' * (len(done['files']) > 1)}"
+    )
+
+
+@app.command(epilog="Example: minivl doctor checkpoints/InternVL2-1B --deep")
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint or adapter folder.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every tensor and look for NaN and infinity.")] = False,
+    json: AsJson = False,
+) -> None:
+    """What a checkpoint folder is, what is wrong with it and how to mend it. Exit code 1 when something must be."""
+    from mini_internvl.commands.doctor import run
+
+    raise typer.Exit(run(folder, deep=deep, as_json=json))
+
+
+@app.command(epilog="Example: minivl verify OpenGVLab/InternVL2-1B checkpoints/1B-native")
+def verify(
+    first: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    second: Annotated[str, typer.Argument(help="Another one, held against the first.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts as jsonl of messages; built-in ones when left out.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest greedy answer in tokens.")] = 24,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Allowed difference of logits; by the types when left out: 0.001 or 0.25.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: AsJson = False,
+) -> None:
+    """Whether two checkpoints are the same model: ids, logits and greedy answers. Exit code 1 when they are not."""
+    from mini_internvl.commands.verify import run
+
+    code = run(
+        first,
+        second,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        tolerance=tolerance,
+        dtype=dtype,
+        device=device,
+        as_json=json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: minivl build --vision InternViT-300M-448px --llm Qwen2-0.5B-Instruct checkpoints/start")
+def build(
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    vision: Annotated[str, typer.Option(help="InternViT, or a whole model whose encoder is taken: folder or hub id.")],
+    llm: Annotated[str, typer.Option(help="Qwen2, InternLM2 or Phi-3 in its plain form: folder or hub id.")],
+    template: Annotated[str | None, typer.Option(help="Chat template; the language model's own when left out.")] = None,
+    max_tiles: Annotated[int, typer.Option(help="Most tiles of a picture, thumbnail not counted.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of the projector and the new embedding rows.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """A starting point for training: an InternViT, a plain language model and a fresh projector in one checkpoint."""
+    from mini_internvl.commands.build import run
+
+    facts = run(vision, llm, output, template=template, seed=seed, max_tiles=max_tiles)
+    if json:
+        _echo_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:22} {value:,}" if isinstance(value, int) else f"{name:22} {value}")
+
+
+@app.command(epilog="Example: minivl merge runs/lora/best checkpoints/merged")
+def merge(
+    adapter: Annotated[str, typer.Argument(help="Adapter folder in PEFT's format.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
+    base: Annotated[str | None, typer.Option(help="Its base; the one that it names when left out.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Fold an adapter into its base; logits before and after are compared first, and a difference refuses the merge."""
+    from mini_internvl.commands.merge import run
+
+    run(adapter, output, base=base, as_json=json)
+
+
+@app.command(epilog="Example: minivl cache")
+def cache(json: AsJson = False) -> None:
+    """Models that the hub's cache holds, with their size; any of them works with --offline."""
+    from mini_internvl.engine.hub import cached
+
+    rows = cached()
+    if json:
+        _echo_json([{"name": row.name, "folder": str(row.folder), "bytes": row.size} for row in rows])
+        return
+    for row in rows:
+        typer.echo(f"{row.name}  {row.size / 1e9:.2f} GB  {row.folder}")
+    if not rows:
+        typer.echo("the cache is empty; any command with --model ORG/NAME fetches a model")
 
 
 @data_app.command(epilog="Example: minivl data synth words charts --count 1000 --output data/synth")

@@ -19,6 +19,7 @@ import yaml
 
 PARTS = ("vision", "projector", "llm")
 LOSSES = ("answers", "patches")
+LORA_PARTS = ("llm", "vision")
 T = TypeVar("T")
 
 
@@ -118,6 +119,53 @@ class StageRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraTargets:
+    """Which linear layers get adapters, by the ends of their names."""
+
+    llm: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Of every block of the language model, whichever it is: fused matrices are named by their parts."""
+    vision: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    """Of every block of the encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRecipe:
+    """Low-rank adapters: the base is frozen, two thin matrices beside each layer learn."""
+
+    rank: int = 16
+    """Rank of the product."""
+    alpha: float | None = None
+    """The product is scaled by alpha / rank; twice the rank when left out."""
+    dropout: float = 0.05
+    """On the adapters' inputs while training."""
+    parts: tuple[str, ...] = LORA_PARTS
+    """Where adapters are put: any of llm, vision."""
+    targets: LoraTargets = LoraTargets()
+    """Layers of each part; all linear ones when left out."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise RecipeError(f"lora.rank is {self.rank}; it must be at least 1")
+        if self.alpha is not None and self.alpha <= 0:
+            raise RecipeError(f"lora.alpha is {self.alpha}; it must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"lora.dropout is {self.dropout}; it must be in [0, 1)")
+        unknown = [part for part in self.parts if part not in LORA_PARTS]
+        if unknown or not self.parts:
+            raise RecipeError(f"lora.parts holds {unknown or 'nothing'}; known parts: {', '.join(LORA_PARTS)}")
+        for part in self.parts:
+            known, given = getattr(LoraTargets, part), getattr(self.targets, part)
+            unknown = [name for name in given if name not in known]
+            if unknown or not given:
+                raise RecipeError(f"lora.targets.{part} holds {unknown or 'nothing'}; known: {', '.join(known)}")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product."""
+        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A run."""
 
@@ -126,7 +174,7 @@ class Recipe:
     stages: tuple[StageRecipe, ...]
     """Run one after the other."""
     model: str = ""
-    """Folder of the starting checkpoint; empty with ``build`` for a fresh model."""
+    """Folder of the starting checkpoint or adapter; empty with ``build`` for a fresh model."""
     build: str = ""
     """Folder of a config.json with tokenizer files from which a fresh model is made."""
     precision: str = "fp32"
@@ -141,10 +189,14 @@ class Recipe:
     """Steps between held-out measurements."""
     save_every: int = 200
     """Steps between checkpoints from which a stopped run goes on."""
+    lora: LoraRecipe | None = None
+    """Adapters that train instead of the weights; left out, the weights themselves train."""
 
     def __post_init__(self) -> None:
         if bool(self.model) == bool(self.build):
             raise RecipeError("give either model (a checkpoint to start from) or build (a config for a fresh model)")
+        if self.lora and self.build:
+            raise RecipeError("lora adapts a checkpoint: give model instead of build")
         if self.precision not in ("fp32", "bf16"):
             raise RecipeError(f'precision is "{self.precision}"; known: fp32, bf16')
         if not self.stages:
@@ -181,8 +233,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def to_dict(value: Any) -> Any:
-    """A recipe as plain lists and dictionaries, for the run's records."""
-    return dataclasses.asdict(value)
+    """A recipe as plain lists and dictionaries, for the run's records; fields that are None are left out."""
+    return dataclasses.asdict(value, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})
 
 
 def _override(raw: dict[str, Any], text: str) -> None:

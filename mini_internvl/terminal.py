@@ -61,8 +61,12 @@ class Counter:
         self.title, self.line = title, Line()
         self.began: float | None = None
         self.first = 0
+        self.ended = False
 
     def __call__(self, done: int, total: int) -> None:
+        if self.ended:
+            return
+        self.ended = done >= total
         now = time.monotonic()
         if self.began is None:
             self.began, self.first = now, done

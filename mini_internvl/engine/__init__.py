@@ -1,6 +1,6 @@
 """Answering: messages in, text out, from one picture or a batch of conversations, whole or as a stream."""
 
-from mini_internvl.engine.engine import Engine, Reply, load
+from mini_internvl.engine.engine import Engine, Reply, load, load_model
 from mini_internvl.engine.generate import GenerationConfig
 
-__all__ = ["Engine", "GenerationConfig", "Reply", "load"]
+__all__ = ["Engine", "GenerationConfig", "Reply", "load", "load_model"]

@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mini_internvl.engine import hub
 from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tiles import TileConfig, pixel_values
 from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
-from mini_internvl.model.checkpoint import CheckpointError, load_model, read_json
+from mini_internvl.model import checkpoint
+from mini_internvl.model.adapter import find_base, is_adapter, load_adapted
+from mini_internvl.model.checkpoint import read_json
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import ChatTemplate, Message
 
@@ -194,7 +197,7 @@ def load(
     """Load an engine.
 
     Args:
-        path_or_hub_id: a folder in the official layout, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
+        path_or_hub_id: a checkpoint or adapter folder, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
             the nano model that ships with the package.
         backend: "auto" or "torch".
         dtype: "auto", "float32", "bfloat16" or "float16"; "auto" takes bfloat16 on a GPU, float32 on a CPU for small
@@ -210,7 +213,9 @@ def load(
     folder = resolve(path_or_hub_id)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    model = load_model(folder, dtype=_dtype(dtype, device, folder), device=device)
+    home = _home(folder)
+    model = load_model(folder, dtype=_dtype(dtype, device, home), device=device)
+    folder = home
     tokenizer = load_tokenizer(folder)
     template = chat.find_template(model.config.template)
     stop_ids: list[int] = []
@@ -233,26 +238,32 @@ def resolve(path_or_hub_id: str | Path | None) -> Path:
     Raises:
         CheckpointError: it is neither, or the download failed.
     """
-    if path_or_hub_id is None:
-        return NANO
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        return path
-    name = str(path_or_hub_id)
-    neither = f"{name} is neither a checkpoint folder nor a hub id such as OpenGVLab/InternVL2-1B"
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(neither)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    return NANO if path_or_hub_id is None else hub.find(path_or_hub_id)
 
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except HFValidationError:
-        raise CheckpointError(neither) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{name} is no local folder and could not be fetched from the hub: {first}") from None
+
+def load_model(
+    path_or_hub_id: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu", *, strict: bool = True
+) -> InternVL:
+    """Load the bare model, a ``torch.nn.Module``; no tokenizer is needed.
+
+    Args:
+        path_or_hub_id: a checkpoint folder in any known layout, an adapter folder, or a hub id.
+        dtype: "float32", "bfloat16", "float16" or a torch dtype.
+        device: where the weights go.
+        strict: see :func:`mini_internvl.model.checkpoint.load_model`.
+
+    Raises:
+        CheckpointError, ConfigError: the folder or hub id cannot be used; the message says why.
+    """
+    folder = hub.find(path_or_hub_id)
+    if is_adapter(folder):
+        return load_adapted(folder, base=_home(folder), dtype=dtype, device=device)
+    return checkpoint.load_model(folder, dtype=dtype, device=device, strict=strict)
+
+
+def _home(folder: Path) -> Path:
+    """Where a model's tokenizer files are: its folder, or an adapter's base."""
+    return hub.find(find_base(folder)) if is_adapter(folder) else folder
 
 
 def _dtype(dtype: str, device: str, folder: Path) -> str:

@@ -164,12 +164,17 @@ def _statistics() -> tuple[Tensor, Tensor]:
     return torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def normalise(tiles: np.ndarray) -> Tensor:
-    """uint8 (N, S, S, 3) -> float32 (N, 3, S, S): to [0, 1], minus the ImageNet mean, over its deviation."""
+def normalise(tiles: np.ndarray, fast: bool = False) -> Tensor:
+    """uint8 (N, S, S, 3) -> float32 (N, 3, S, S): to [0, 1], minus the ImageNet mean, over its deviation.
+
+    ``fast`` does it in one multiplication and addition, equal but for float32 rounding.
+    """
     mean, std = _statistics()
     n, height, width, _ = tiles.shape
     pixels = torch.empty(n, 3, height, width)
     pixels.copy_(torch.from_numpy(tiles).permute(0, 3, 1, 2))
+    if fast:
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std), out=pixels)
     return pixels.div_(255).sub_(mean).div_(std)
 
 
@@ -179,4 +184,4 @@ def pixel_values(source: Any, config: TileConfig) -> Tensor:
     Raises:
         ImageError: the picture cannot be used.
     """
-    return normalise(split_tiles(load_image(source), config))
+    return normalise(split_tiles(load_image(source), config), config.fast)

@@ -28,6 +28,21 @@ QWEN2_PIECES = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Qwen2's pre-tokenisation (``tokenization_qwen2.py``)."""
+FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+)
+"""Files beside the weights that a checkpoint needs to talk; they go along when it is saved or converted."""
 SPACE = "\u2581"
 """Sentencepiece's visible space."""
 NO_SPACE_IN_FRONT = b"\x1a\x02\x18\x00"
@@ -236,6 +251,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """
     folder = Path(folder)
     config = _read(folder / "tokenizer_config.json", missing_ok=True)
+    config = {
+        **config,
+        **config.get("official_files", {}).get("tokenizer_config.json", {}),
+    }  # a native folder's original
     try:
         added = _added_tokens(folder, config)
         roles = _roles({**config, **_read(folder / "special_tokens_map.json", missing_ok=True)})

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mini_internvl.model.lora import adapted, adapter_parameters
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import StageRecipe
+from mini_internvl.recipes import RecipeError, StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train import losses, state
 from mini_internvl.train.data import StepDataset, loader
@@ -95,10 +96,21 @@ def learning_rate(stage: StageRecipe, step: int) -> float:
 
 
 def set_trainable(model: InternVL, parts: Sequence[str]) -> None:
-    """Freeze everything but the named parts (vision, projector, llm)."""
+    """Freeze everything but the named parts (vision, projector, llm).
+
+    In a model with adapters, vision and llm mean their adapters, the base stays frozen; the projector trains in full.
+
+    Raises:
+        RecipeError: no named part has anything to train.
+    """
+    with_adapters = adapted(model)
     modules = {"vision": model.vision_model, "projector": model.mlp1, "llm": model.language_model}
     for name, module in modules.items():
-        module.requires_grad_(name in parts)
+        module.requires_grad_(name in parts and (not with_adapters or name == "projector"))
+        for parameter in adapter_parameters(module):
+            parameter.requires_grad_(name in parts)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError(f"train names {', '.join(parts)}, where this model has no adapters; nothing would train")
 
 
 def set_drop_path(model: InternVL, rate: float) -> None:

@@ -5,40 +5,32 @@ Layout of a run folder::
     recipe.json      the recipe with every default filled in
     metrics.jsonl    one line a step
     state/           what a stopped run goes on from
-    best/  last/     checkpoints in the official layout
+    best/  last/     checkpoints in the official layout, or adapter folders where adapters train
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mini_internvl import synth
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
+from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
+from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, weights_hash
 from mini_internvl.model.checkpoint import load_model, read_config, read_json, save_model
+from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
 from mini_internvl.records import Batch
 from mini_internvl.train import state
 from mini_internvl.train.data import Encoder, StepDataset, collate, open_source
-from mini_internvl.train.loop import Progress, Run, held_out_loss, run_stage
+from mini_internvl.train.loop import Progress, Run, held_out_loss, run_stage, set_trainable
 from mini_internvl.train.losses import Loss
-
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +38,68 @@ class Start:
     """What a run starts from."""
 
     model: InternVL
-    """Float32 weights."""
+    """Float32 weights; with adapters when the recipe asks for them or starts from one."""
     tokenizer: Tokenizer
     """Of the same folder."""
     folder: Path
-    """Where the tokenizer files are."""
+    """Where the tokenizer files are; the base of the adapters."""
+    base_hash: str = ""
+    """Hash of the base's weights where adapters train, else empty."""
+    projector: bool = False
+    """Whether the adapters go with a projector that is trained in full."""
 
 
 def open_start(recipe: Recipe) -> Start:
-    """Load ``recipe.model`` or make a fresh model from ``recipe.build``."""
+    """Load ``recipe.model``, a checkpoint or an adapter, or make a fresh model from ``recipe.build``.
+
+    Raises:
+        RecipeError: ``lora`` asks for other adapters than those of the adapter that ``model`` names.
+        CheckpointError: a file is missing or damaged, or the adapter's base is another one.
+    """
+    if recipe.model and is_adapter(recipe.model):
+        return _open_adapter(recipe)
     folder = Path(recipe.model or recipe.build)
     if recipe.model:
         model = load_model(folder)
     else:
         model = fresh(read_config(folder), recipe.seed)
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
-    return Start(model=model, tokenizer=load_tokenizer(folder), folder=folder)
+    tokenizer = load_tokenizer(folder)
+    if recipe.lora is None:
+        return Start(model=model, tokenizer=tokenizer, folder=folder)
+    add_lora(model, recipe.lora, recipe.seed)
+    projector = any("projector" in stage.train for stage in recipe.stages)
+    return Start(model=model, tokenizer=tokenizer, folder=folder, base_hash=weights_hash(folder), projector=projector)
+
+
+def _open_adapter(recipe: Recipe) -> Start:
+    """The base of an adapter with the adapter on it, to train on; ``recipe.lora`` may change its dropout only."""
+    folder = Path(find_base(recipe.model))
+    model, base_hash = load_model(folder), weights_hash(folder)
+    wanted = targeted(model, recipe.lora) if recipe.lora else None
+    info = load_adapter(model, recipe.model, base_hash=base_hash)
+    layers = lora_layers(model)
+    if recipe.lora:
+        ranks = {layer.rank for layer in layers.values()}
+        scales = {round(layer.scale, 6) for layer in layers.values()}
+        asked = {recipe.lora.rank}, {round(recipe.lora.scale, 6)}
+        if (ranks, scales) != asked or wanted != sorted(layers):
+            raise RecipeError(
+                f"lora asks for other adapters than {recipe.model} holds ({len(layers)} layers of rank "
+                f"{', '.join(map(str, sorted(ranks)))}); leave lora out to train on, or merge the adapter first"
+            )
+        set_dropout(model, recipe.lora.dropout)
+    projector = info.projector or any("projector" in stage.train for stage in recipe.stages)
+    return Start(model=model, tokenizer=load_tokenizer(folder), folder=folder, base_hash=base_hash, projector=projector)
+
+
+def save_start(start: Start, folder: Path, metadata: dict[str, str] | None = None) -> Path:
+    """Save the model of a run: a checkpoint with its tokenizer, or its adapters alone."""
+    if start.base_hash:
+        base = os.path.relpath(start.folder, folder)
+        return save_adapter(start.model, folder, base=base, base_hash=start.base_hash, projector=start.projector)
+    files = [start.folder / name for name in FILES if (start.folder / name).exists()]
+    return save_model(start.model, folder, dtype="bfloat16", extra_files=files, metadata=metadata)
 
 
 def encoder(start: Start, *, max_tiles: int, max_length: int, with_patches: bool = False) -> Encoder:
@@ -120,12 +158,13 @@ def run_recipe(
         The folder of the best checkpoint.
 
     Raises:
-        RecipeError: the folder holds a run of another recipe.
+        RecipeError: the folder holds a run of another recipe, or a stage names only parts without adapters.
     """
     folder = Path(folder)
     _claim(folder, recipe)
     start = open_start(recipe)
-    files = [start.folder / name for name in TOKENIZER_FILES if (start.folder / name).exists()]
+    for stage in recipe.stages:
+        set_trainable(start.model, stage.train)  # a stage that would train nothing is refused before any work
     counters = state.read_counters(folder / "state") or {}
     done = _finished(recipe, counters)
     if done:
@@ -143,7 +182,7 @@ def run_recipe(
             return measured
 
         def keep(model: InternVL, measured: dict[str, float], name: str = stage.name) -> None:
-            save_model(model, folder / "best", dtype="bfloat16", extra_files=files, metadata={"stage": name})
+            save_start(start, folder / "best", {"stage": name})
 
         run = Run(
             folder=folder,
@@ -159,7 +198,7 @@ def run_recipe(
         )
         dataset = StepDataset(stage, encode, pad_id=0, seed=recipe.seed + recipe.stages.index(stage))
         run_stage(start.model, stage, dataset, run)
-    save_model(start.model, folder / "last", dtype="bfloat16", extra_files=files)
+    save_start(start, folder / "last")
     return folder / ("best" if (folder / "best").exists() else "last")
 
 

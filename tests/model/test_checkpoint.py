@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mini_internvl.model import checkpoint as files
+from mini_internvl.model import files
 from mini_internvl.model.checkpoint import CheckpointError, load_model, load_vision, save_model
 from mini_internvl.model.config import ConfigError
 
@@ -100,7 +103,7 @@ def test_the_placeholder_id_comes_from_config_tokens_or_vocabulary(folder):
 
 
 def test_a_missing_folder_or_config_is_named(folder, tmp_path):
-    with pytest.raises(CheckpointError, match=r"nowhere is not a folder"):
+    with pytest.raises(CheckpointError, match="nowhere is not a folder"):
         load_model(tmp_path / "nowhere")
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json is missing; is .*model a checkpoint folder\?"):
@@ -173,7 +176,7 @@ def test_a_failed_save_leaves_the_old_folder(monkeypatch, make, tmp_path):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    for module, name in ((files, "save_file"), (files.os, "fsync")):
+    for module, name in ((files, "_save"), (files.os, "fsync")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space left"):
@@ -192,7 +195,7 @@ def test_a_rename_that_fails_or_is_killed_loses_nothing(monkeypatch, make, tmp_p
 
     def fails(source, destination):
         calls.append(source)
-        if len(calls) == 2:  # the old folder is out of the way, the new one not yet there
+        if len(calls) == 3:  # the weights have their name, the old folder is out of the way, the new one not yet there
             raise OSError(5, "Input/output error")
         real(source, destination)
 
@@ -224,5 +227,109 @@ def test_a_bare_encoder_is_loaded_and_others_refused(make, tmp_path, checkpoint)
     encoder, pixels = load_vision(tmp_path), torch.randn(1, 3, 56, 56)
     with torch.no_grad():
         assert torch.equal(encoder(pixels), model.vision_model(pixels))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="this is no InternViT config"):
-        load_vision(checkpoint)
+        load_vision(tmp_path)
+
+
+def test_the_encoder_of_a_whole_model_is_loaded(make, tmp_path):
+    model = make()
+    folder = save_model(model, tmp_path / "m", layout="mini")
+    encoder, pixels = load_vision(folder), torch.randn(1, 3, 56, 56)
+    with torch.no_grad():
+        assert torch.equal(encoder(pixels), model.vision_model(pixels))
+
+
+@pytest.mark.parametrize("layout", ["official", "mini"])
+@pytest.mark.parametrize("name", ["qwen2", "internlm2", "phi3"])
+def test_shards_hold_what_one_file_holds(make, tmp_path, name, layout):
+    model = make(name)
+    whole = save_model(model, tmp_path / "whole", layout=layout)
+    parts = save_model(model, tmp_path / "parts", layout=layout, shard_bytes=60_000)
+    shards = sorted(parts.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert shards[0].name == f"model-00001-of-{len(shards):05}.safetensors"
+    assert max(path.stat().st_size for path in shards[:-1]) < 80_000
+    index = json.loads((parts / "model.safetensors.index.json").read_text())
+    tensors = load_file(whole / "model.safetensors")
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
+    for key, tensor in tensors.items():
+        assert torch.equal(load_file(parts / index["weight_map"][key])[key], tensor)
+    assert all(torch.equal(v, load_model(parts).state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_our_own_layout_keeps_everything(make, tmp_path):
+    model = make("internlm2")
+    mini = save_model(model, tmp_path / "mini", layout="mini")
+    back = save_model(load_model(mini), tmp_path / "back")
+    first = save_model(model, tmp_path / "first")
+    assert (first / "model.safetensors").read_bytes() == (back / "model.safetensors").read_bytes()
+    assert (first / "config.json").read_text() == (back / "config.json").read_text()
+    with pytest.raises(ConfigError, match=r'unknown layout "pickle"; known: .*mini.*official'):
+        save_model(model, tmp_path / "x", layout="pickle")
+
+
+def test_a_shared_embedding_table_is_read_twice_and_written_once(make, tmp_path):
+    """As in later family members whose config.json ties the two tables."""
+    model = make()
+    llm = model.config.official["llm_config"]
+    llm["tie_word_embeddings"] = True
+    untied = save_model(model, tmp_path / "untied")
+    assert "language_model.lm_head.weight" in load_file(untied / "model.safetensors")
+    with torch.no_grad():
+        model.language_model.lm_head.weight.copy_(model.language_model.embed_tokens.weight)
+    tied = save_model(model, tmp_path / "tied")
+    assert "language_model.lm_head.weight" not in load_file(tied / "model.safetensors")
+    loaded = load_model(tied)
+    assert torch.equal(loaded.language_model.lm_head.weight, model.language_model.embed_tokens.weight)
+    again = save_model(loaded, tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (tied / "model.safetensors").read_bytes()
+
+
+def test_missing_and_extra_tensors_load_when_asked(folder, caplog):
+    def change(tensors):
+        for name in ("mlp1.1.bias", "mlp1.0.weight", "mlp1.3.weight"):
+            del tensors[name]
+        tensors["stranger"] = torch.ones(2)
+
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError, match=r"missing tensors mlp1\.0\.weight, .*unexpected tensors stranger"):
+        load_model(folder)
+    model = load_model(folder, strict=False)
+    assert (model.mlp1[1].bias == 0).all()
+    assert (model.mlp1[0].weight == 1).all()
+    assert 0.01 < model.mlp1[3].weight.std() < 0.03
+    assert "missing tensors" in caplog.text
+    assert "stranger" in caplog.text
+    assert all(not p.is_meta for p in model.parameters())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(make, tmp_path):
+    """Twenty kills at random moments of saves in a row; each save's weights are one number, so a mixture would show."""
+    torch.set_num_threads(1)
+    model, target, chance = make(), tmp_path / "m", random.Random(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.0)
+    save_model(model, target)
+    seen = set()
+    for round_ in range(20):
+        child = os.fork()
+        if child == 0:
+            number = 100.0 * (round_ + 1)
+            while True:
+                number += 1
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.fill_(number)
+                save_model(model, target, shard_bytes=60_000)
+        time.sleep(chance.uniform(0.005, 0.12))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        values = {value.flatten()[0].item() for value in load_model(target).state_dict().values()}
+        assert len(values) == 1, values
+        seen |= values
+    assert len(seen) > 3, "the kills came before any save ended"
+    save_model(model, target)
+    assert os.listdir(tmp_path) == ["m"]  # what the kills left is cleared away

@@ -8,6 +8,7 @@ A file holds::
     read_config     official llm_config -> DecoderConfig
     split           one official tensor -> our tensors
     join            our tensors -> the official ones
+    NATIVE_FUSED    optional: matrices that the Hugging Face native model keeps in one, by the parts that we have
 
 ``split`` and ``join`` only rename and cut or glue rows, so that reading and writing back is exact in every bit.
 Shared by all: :func:`base_config` and :func:`read_rope`.

@@ -1,0 +1,164 @@
+"""What the doctor writes down, and a folder that is read in spite of its faults."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mini_internvl.model import layouts, llms
+from mini_internvl.model.files import CONFIG
+
+Severity = Literal["error", "warning", "note"]
+ADAPTER = "adapter_config.json"
+LAYOUTS = {
+    "official": "official InternVLChatModel",
+    "native": "Hugging Face native (InternVLForConditionalGeneration)",
+    "mini": "mini-internvl's own",
+    "vision": "bare InternViT",
+    "adapter": "PEFT adapter",
+    "llm": "language model alone",
+    "unknown": "unknown",
+}
+"""Short name -> how it is told; a layout that is not listed goes by its own name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing the doctor noticed."""
+
+    severity: Severity
+    """error: must be mended; warning: works here, but not as meant or not elsewhere; note: good to know."""
+    file: str
+    """File name inside the folder, or the folder's."""
+    what: str
+    """What is wrong."""
+    remedy: str
+    """How to mend it; "" for a note that asks for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """All that was found in one folder."""
+
+    folder: str
+    """As it was given."""
+    layout: str
+    """A key of ``LAYOUTS``, or the name of another layout."""
+    facts: Mapping[str, str | int]
+    """Backbone, parameters, types, files, template, tokenizer: what could be read."""
+    findings: tuple[Finding, ...]
+    """Errors first, then warnings, then notes."""
+
+    @property
+    def healthy(self) -> bool:
+        """No finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+class Folder:
+    """A folder under examination: its JSON files, its facts and the findings so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.findings: list[Finding] = []
+        self.facts: dict[str, str | int] = {}
+        self._read: dict[str, dict[str, Any] | None] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name is there."""
+        return (self.path / name).is_file()
+
+    def names(self, pattern: str) -> list[str]:
+        """File names that match, sorted."""
+        return sorted(path.name for path in self.path.glob(pattern) if path.is_file())
+
+    def tell(self, severity: Severity, file: str, what: str, remedy: str) -> None:
+        """Write a finding down."""
+        self.findings.append(Finding(severity=severity, file=plain(file), what=plain(what), remedy=plain(remedy)))
+
+    def tell_error(self, file: str, error: Exception) -> None:
+        """Write down an error of ours, whose message reads "what is wrong; remedy"."""
+        text = str(error).replace(f"{self.path}/", "").replace(f"{self.path}: ", "")
+        what, _, remedy = text.removeprefix(f"{file} ").rpartition("; ")
+        self.tell("error", file, what or remedy, remedy if what else "fetch the file again")
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object; ``None`` when it is missing or broken, and a broken one is told once."""
+        if name not in self._read:
+            self._read[name] = self._json(name)
+        return self._read[name]
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            text = path.read_text(encoding="utf-8")
+            if text.startswith("version https://git-lfs"):
+                self.tell("error", name, "is a Git LFS pointer, not the file itself", "run git lfs pull in the folder")
+                return None
+            value = json.loads(text)
+        except (OSError, RecursionError, ValueError) as error:
+            self.tell("error", name, f"is not valid JSON ({error})", "fetch the file again from where it came")
+            return None
+        if not isinstance(value, dict):
+            self.tell("error", name, "holds no JSON object", "fetch the file again from where it came")
+            return None
+        return value
+
+    def layout(self) -> str:
+        """What the folder is, by config.json; an unknown one is told."""
+        raw = self.json(CONFIG)
+        if raw is None:
+            return self._without_config()
+        for name, module in layouts.layouts().items():
+            if module.matches(raw):
+                return name
+        kind, names = raw.get("model_type"), raw.get("architectures")
+        first = names[0] if isinstance(names, list) and names else "unknown"
+        if kind == "intern_vit_6b" or {"hidden_size", "patch_size"} <= raw.keys():
+            return "vision"
+        if isinstance(first, str) and first in llms.backbones():
+            remedy = "give a whole model's folder, or join this one with an InternViT (minivl build)"
+            self.tell("error", CONFIG, f"is of a language model alone ({first})", remedy)
+            return "llm"
+        if kind == "internvl_chat":
+            lacking = [name for name in ("vision_config", "llm_config") if name not in raw]
+            self.tell(
+                "error", CONFIG, f"lacks {' and '.join(lacking)}", "copy config.json from the original checkpoint"
+            )
+            return "official"
+        self.tell(
+            "error",
+            CONFIG,
+            f'is of another model: model_type "{kind}", architecture "{first}"',
+            'give a folder whose model_type is "internvl_chat" (official) or "internvl" (Hugging Face native)',
+        )
+        return "unknown"
+
+    def _without_config(self) -> str:
+        if self.has(ADAPTER):
+            return "adapter"
+        inside = [name for name in ("best", "last") if (self.path / name / CONFIG).is_file()]
+        if inside:
+            place = self.path / inside[0]
+            self.tell("error", CONFIG, "is missing: this is the folder of a training run", f"give {place}")
+        elif not (self.path / CONFIG).exists():
+            self.tell("error", CONFIG, "is missing", "copy it from the original checkpoint, or give another folder")
+        return "unknown"
+
+
+def plain(text: str) -> str:
+    """A text fit for one line of a terminal."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text)
+    return " ".join(text.split()) if len(text) <= 2000 else f"{' '.join(text[:1000].split())} ..."
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """ "a, b, c, d and 3 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,101 @@
+"""``minivl convert``: a checkpoint in another layout, every value kept bit for bit unless another type is asked for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mini_internvl.engine import hub
+from mini_internvl.inputs.native_files import write_native_files, write_official_files
+from mini_internvl.inputs.tokenizer import FILES
+from mini_internvl.model import layouts
+from mini_internvl.model.checkpoint import CONFIG, as_dtype, image_token_id, layout_of, read_config
+from mini_internvl.model.files import SHARD_BYTES, CheckpointError, new_folder, read_tensors, write_json, write_tensors
+from mini_internvl.model.vlm import InternVL
+
+Progress = Callable[[int, int], None]
+"""Called with the megabytes written and their number."""
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    to: str,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write ``source`` in the layout ``to`` (official, native or mini) with its tokenizer files.
+
+    Tensors stream from memory-mapped files; at most one shard is held. ``target`` appears complete or not at all.
+
+    Returns:
+        What was done: both layouts, number of tensors, bytes, files.
+
+    Raises:
+        CheckpointError, ConfigError: the source is damaged or incomplete, or cannot be said in that layout.
+    """
+    folder, target = hub.find(source), Path(target)
+    if target.exists() and target.samefile(folder):
+        raise CheckpointError(f"{target} is the source itself; give another folder")
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).exists())):
+        raise CheckpointError(f"{target} exists and is no checkpoint folder; give another name")
+    here, there, config = layout_of(folder), layouts.find(to), read_config(folder)
+    state = dict(here.read(read_tensors(folder), config))
+    _check(state, config, folder)
+    kept = next(iter(state.values())).dtype if dtype is None else as_dtype(dtype)
+    token = image_token_id(folder, config)
+    raw = there.from_official_config(config.official, token, str(kept).removeprefix("torch."))
+    count, size = 0, 0
+    total = sum(tensor.numel() * kept.itemsize for tensor in state.values())
+
+    def pairs() -> Iterator[tuple[str, Tensor]]:
+        nonlocal count, size
+        for name, tensor in there.write(state, config):
+            converted = tensor if dtype is None else tensor.to(kept)
+            count, size = count + 1, size + converted.nbytes
+            if progress:
+                progress(size // 10**6, total // 10**6)
+            yield name, converted
+
+    with new_folder(target) as temporary:
+        _copy_tokenizer(folder, temporary, here.NAME, there.NAME, config)
+        write_json(raw, temporary / CONFIG)
+        files = write_tensors(pairs(), temporary, shard_bytes=shard_bytes)
+    return {
+        "source": str(folder),
+        "from": here.NAME,
+        "to": there.NAME,
+        "folder": str(target),
+        "tensors": count,
+        "bytes": size,
+        "files": [file.name for file in files],
+    }
+
+
+def _check(state: dict[str, Tensor], config: Any, folder: Path) -> None:
+    """Names and shapes against the model's own, before anything is written."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in InternVL(config).state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if wrong:
+        listed = ", ".join(f"{n} (is {given.get(n, 'missing')}, must be {wanted.get(n, 'absent')})" for n in wrong[:4])
+        raise CheckpointError(f"{folder}: {len(wrong)} tensors do not fit config.json: {listed}; see minivl doctor")
+
+
+def _copy_tokenizer(source: Path, target: Path, here: str, there: str, config: Any) -> None:
+    if there == "native" and here != "native":
+        write_native_files(source, target, config)
+    elif here == "native" and there != "native":
+        write_official_files(source, target, config)
+    else:
+        for name in FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, target / name)

@@ -1,0 +1,213 @@
+"""``minivl doctor``: what a checkpoint folder is, what is wrong with it and how to mend it.
+
+Nothing of the folder is run, weights are known by their headers, and no fault hides another: every check goes on with
+what the others could not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mini_internvl import terminal
+from mini_internvl.commands import _doctor_tokens as tokens
+from mini_internvl.commands import _doctor_weights as weights
+from mini_internvl.commands._doctor_folder import ADAPTER, LAYOUTS, Diagnosis, Finding, Folder, listed, plain
+from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
+from mini_internvl.model.files import CONFIG
+from mini_internvl.model.layouts import layouts
+
+__all__ = ["Diagnosis", "Finding", "diagnose", "run"]
+
+ORDER = {"error": 0, "warning": 1, "note": 2}
+COLOURS = {"error": "red", "warning": "yellow", "note": "bright_black"}
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = lambda done, total: None) -> Diagnosis:
+    """Examine a folder.
+
+    Args:
+        folder: local; it need not exist.
+        deep: also read every tensor once and look for NaN and infinity.
+        progress: called with (tensors read, all) while reading.
+
+    Returns:
+        What it is and what was found. Never raises for what is in the folder.
+    """
+    patient = Folder(Path(folder))
+    layout = "unknown"
+    _guard(patient, "the folder", lambda: _leftovers(patient))
+    if not patient.path.is_dir():
+        what = "is a file, not a folder" if patient.path.exists() else "does not exist"
+        patient.tell("error", patient.path.name or str(folder), what, "give the folder that holds config.json")
+    else:
+        layout = _guard(patient, CONFIG, patient.layout) or "unknown"
+        _examine(patient, layout, deep, progress)
+    findings = sorted(dict.fromkeys(patient.findings), key=lambda finding: ORDER[finding.severity])
+    return Diagnosis(folder=str(folder), layout=layout, facts=patient.facts, findings=tuple(findings))
+
+
+def run(path: Path, *, deep: bool = False, as_json: bool = False) -> int:
+    """Examine, print. Returns the exit code: 1 when something must be mended, else 0."""
+    diagnosis = diagnose(path, deep=deep, progress=terminal.Counter("reading tensors"))
+    if as_json:
+        fields = {**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy}
+        typer.echo(json.dumps(fields, ensure_ascii=False, indent=1))
+    else:
+        for line, colour in _lines(diagnosis):
+            typer.secho(line, fg=colour if sys.stdout.isatty() else None)
+    return 0 if diagnosis.healthy else 1
+
+
+def _lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str | None]]:
+    """Text and colour of every printed line."""
+    yield f"{plain(diagnosis.folder)}: {LAYOUTS.get(diagnosis.layout, diagnosis.layout)}", None
+    for name, value in diagnosis.facts.items():
+        yield f"  {name:16} {f'{value:,}' if isinstance(value, int) else plain(value)}", None
+    for finding in diagnosis.findings:
+        yield f"{finding.severity:8} {finding.file}: {finding.what}", COLOURS[finding.severity]
+        if finding.remedy:
+            yield f"         fix: {finding.remedy}", None
+    counts = {name: sum(finding.severity == name for finding in diagnosis.findings) for name in ORDER}
+    told = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
+    yield f"{'healthy' if diagnosis.healthy else 'must be mended'}{f' ({told})' if told else ''}", None
+
+
+def _guard(folder: Folder, file: str, check: Callable[[], Any]) -> Any:
+    """Run one check; what it cannot cope with becomes a finding, so that the others still run."""
+    try:
+        return check()
+    except Exception as error:  # files of any content come here, and one must not hide the faults of the rest
+        what = f"could not be examined ({type(error).__name__}: {error})"
+        folder.tell("error", file, what, "fetch the file again from where it came")
+        return None
+
+
+def _examine(folder: Folder, layout: str, deep: bool, progress: weights.Progress) -> None:
+    raw = folder.json(CONFIG) or {}
+    single = ADAPTER_WEIGHTS if layout == "adapter" else weights.WEIGHTS
+    files = _guard(folder, single, lambda: weights.read_files(folder, single)) or {}
+    if layout == "adapter":
+        _guard(folder, ADAPTER, lambda: _adapter(folder, files))
+    else:
+        _guard(folder, CONFIG, lambda: _model(folder, layout, raw, files))
+    _guard(folder, single, lambda: weights.sum_up(folder, files))
+    _guard(folder, CONFIG, lambda: _remote_code(folder))
+    if deep:
+        _guard(folder, single, lambda: weights.check_values(folder, files, progress))
+
+
+def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Config, tensors and tokenizer of a model."""
+    tensors = {name: stored for held in files.values() for name, stored in held.items()}
+    config = _guard(folder, CONFIG, lambda: _config(folder, layout, raw))
+    official = config.official if isinstance(config, VLMConfig) else raw
+    if layout != "llm":
+        tensors = weights.unwrap(folder, tensors, official)
+    complete = bool(files) and not any(
+        f.severity == "error" and f.file.endswith(("tensors", "index.json")) for f in folder.findings
+    )
+    if config is not None and complete:
+        try:
+            wanted = weights.expected(config, layout)
+        except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+            folder.tell(
+                "error", CONFIG, f"asks for an impossible model ({error})", "copy it from the original checkpoint"
+            )
+        else:
+            weights.compare(folder, tensors, wanted)
+    if layout in layouts():
+        vocabulary = config.llm.vocab_size if isinstance(config, VLMConfig) else None
+        rows = _guard(folder, CONFIG, lambda: weights.check_rows(folder, tensors, vocabulary))
+        model = config if isinstance(config, VLMConfig) else None
+        _guard(folder, tokens.SETTINGS, lambda: tokens.check_tokens(folder, model, rows))
+
+
+def _config(folder: Folder, layout: str, raw: Mapping[str, Any]) -> VLMConfig | VisionConfig | None:
+    """The typed configuration; ``None`` and a finding when a field is wrong."""
+    try:
+        if layout == "vision":
+            config: VLMConfig | VisionConfig = VisionConfig.from_official(raw)
+        elif layout in layouts() and layouts()[layout].matches(raw):
+            config = VLMConfig.from_official(layouts()[layout].to_official_config(raw))
+        else:
+            return None
+    except ConfigError as error:
+        folder.tell("error", CONFIG, str(error), "copy config.json from the original checkpoint")
+        return None
+    except (ArithmeticError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        what = f"has a field of the wrong kind ({type(error).__name__}: {error})"
+        folder.tell("error", CONFIG, what, "copy config.json from the original checkpoint")
+        return None
+    if isinstance(config, VLMConfig):
+        folder.facts["language model"] = config.llm.architecture
+        folder.facts["tile"] = f"{config.image_size} px, {config.tokens_per_tile} tokens, up to {config.max_tiles}"
+    return config
+
+
+def _adapter(folder: Folder, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """A PEFT adapter: its settings, its pairs of matrices, its base."""
+    settings = folder.json(ADAPTER) or {}
+    kind, rank, base = (settings.get(name) for name in ("peft_type", "r", "base_model_name_or_path"))
+    folder.facts["adapter"] = f"{kind}, rank {rank}, of {base or 'an unnamed base'}"
+    if kind != "LORA":
+        folder.tell("error", ADAPTER, f'peft_type is "{kind}"; only LORA is known', "give an adapter made with LoRA")
+    if not base:
+        remedy = "set base_model_name_or_path to the checkpoint it was trained on"
+        folder.tell("warning", ADAPTER, "does not say what it adapts", remedy)
+    elif str(base).startswith(("/", ".")) and not Path(str(base)).is_dir():
+        remedy = "set base_model_name_or_path to where the base is now, or give the base when loading"
+        folder.tell("warning", ADAPTER, f"names a base that is not here: {base}", remedy)
+    tensors = {name: stored for held in files.values() for name, stored in held.items()}
+    downs = {name.replace("lora_A", "lora_B") for name in tensors if "lora_A" in name}
+    ups = {name for name in tensors if "lora_B" in name}
+    alone = sorted(downs ^ ups)
+    if alone:
+        what = f"low-rank matrices without their partner: {listed(alone)}"
+        folder.tell("error", ADAPTER_WEIGHTS, what, "save or fetch the adapter again")
+    if files and not ups:
+        folder.tell("error", ADAPTER_WEIGHTS, "holds no low-rank matrices", "save or fetch the adapter again")
+    wrong = sorted(name for name in ups if len(tensors[name].shape) == 2 and tensors[name].shape[1] != rank)
+    if wrong and not settings.get("rank_pattern"):
+        what = f"{wrong[0]} has rank {tensors[wrong[0]].shape[1]}, {ADAPTER} says {rank}"
+        folder.tell("error", ADAPTER_WEIGHTS, what, f"take weights and {ADAPTER} from one and the same save")
+
+
+def _remote_code(folder: Folder) -> None:
+    """Code that comes with the folder, which is never run here, or that auto_map names and does not come."""
+    present = folder.names("*.py")
+    if present:
+        folder.tell("note", present[0], f"code of the folder is not run: {listed(present)}", "")
+    for name in (CONFIG, tokens.SETTINGS):
+        entries = (folder.json(name) or {}).get("auto_map")
+        texts = re.findall(r"[\w\-./]+\.\w+", json.dumps(entries)) if entries else []
+        wanted = {f"{text.rpartition('.')[0]}.py" for text in texts if "--" not in text}
+        missing = sorted(wanted - set(present))
+        if missing:
+            what = f"auto_map names code that is not in the folder: {listed(missing)}"
+            remedy = "nothing here needs it; for programs that run such code copy these files, else delete auto_map"
+            folder.tell("warning", name, what, remedy)
+
+
+def _leftovers(folder: Folder) -> None:
+    """Temporary folders of a save that was stopped half way."""
+    place = folder.path.absolute()
+    if not place.name or not place.parent.is_dir():
+        return
+    begin = f".{place.name}."
+    for path in sorted(place.parent.iterdir()):
+        if path.name.startswith(begin) and path.is_dir():
+            what = "is left from a save that was interrupted"
+            if path.name == f"{begin}old" and not place.exists():
+                what += ", and is the only copy that is whole"
+                folder.tell("error", path.name, what, f"rename {path} to {place}")
+            else:
+                folder.tell("warning", path.name, what, f"if no save is running, delete {path}")

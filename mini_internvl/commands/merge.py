@@ -1,0 +1,183 @@
+"""``minivl merge``: an adapter folded into its base, proved on logits before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import typer
+from torch import Tensor
+
+from mini_internvl import terminal
+from mini_internvl.engine import hub
+from mini_internvl.engine.compare import default_prompts
+from mini_internvl.engine.engine import Engine, Prompt
+from mini_internvl.inputs import chat
+from mini_internvl.inputs.tokenizer import FILES, load_tokenizer
+from mini_internvl.model.adapter import check_base, find_base, load_adapter, read_adapter, weights_hash
+from mini_internvl.model.checkpoint import CONFIG, layout_of, load_model, save_model
+from mini_internvl.model.files import CheckpointError, read_tensors
+from mini_internvl.model.lora import lora_layers, merge_lora
+from mini_internvl.model.vlm import InternVL
+
+TOLERANCE = 1e-4
+"""Largest difference of float32 logits, relative to the largest logit, that rounding explains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What was merged and how well it was proved."""
+
+    folder: str
+    """The merged checkpoint."""
+    base: str
+    """The base's folder."""
+    layers: dict[str, int]
+    """Adapted layers of each part: vision, projector, llm."""
+    projector: bool
+    """Whether the adapter brought a projector that was trained in full."""
+    prompts: int
+    """Prompts that were compared."""
+    changed: float
+    """Largest difference of logits that the adapter makes, relative to the scale: what merging must not lose."""
+    difference: float
+    """Largest difference between unmerged and merged float32 logits, relative to the scale."""
+    argmax: float
+    """Share of positions with the same likeliest token, unmerged and merged."""
+    scale: float
+    """Largest logit of the unmerged model."""
+    tolerance: float
+    """Allowed ``difference``."""
+    dtype: str
+    """Type of the saved weights: that of the base's files."""
+    saved_difference: float
+    """As ``difference``, after the weights were rounded to that type."""
+    saved_argmax: float
+    """As ``argmax``, after rounding."""
+
+
+def run(adapter: str, output: Path, *, base: str | None, as_json: bool) -> None:
+    """Merge and print the proof.
+
+    Args:
+        adapter: folder or hub id of an adapter.
+        output: the merged checkpoint, in the base's layout and in the type of its weights.
+        base: folder or hub id of the base; ``None`` takes the one that the adapter names.
+        as_json: print JSON.
+
+    Raises:
+        CheckpointError: the adapter or base cannot be read or do not belong together, or the merged logits differ
+            from the unmerged ones by more than :data:`TOLERANCE`; nothing is written then.
+    """
+    done = merge(adapter, output, base=base)
+    if as_json:
+        typer.echo(json.dumps(asdict(done), indent=1))
+        return
+    layers = ", ".join(f"{count} {part}" for part, count in done.layers.items() if count)
+    rows = [
+        ("merged, float32", f"{done.difference:.1e}", f"{done.argmax:.2%}"),
+        (f"merged, as saved ({done.dtype})", f"{done.saved_difference:.1e}", f"{done.saved_argmax:.2%}"),
+        ("without the adapter", f"{done.changed:.1e}", ""),
+    ]
+    what = f"{layers} layers{' and the projector' * done.projector} merged"
+    terminal.table(
+        f"{what}; {done.prompts} prompts, differences over the largest logit",
+        ("", "logits differ by", "same best token"),
+        rows,
+    )
+    typer.echo(f"merged: {done.folder}")
+
+
+def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merged:
+    """Merge an adapter folder into its base and save a whole checkpoint; see :func:`run`."""
+    folder = hub.find(adapter)
+    home = _home(folder, base)
+    output = Path(output)
+    for other in (folder, home):
+        if output.exists() and output.samefile(other):
+            raise CheckpointError(f"{output} is read here; give another folder for the merged checkpoint")
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / CONFIG).exists())):
+        raise CheckpointError(f"{output} exists and is no checkpoint folder; give another name")
+    info = read_adapter(folder)
+    if info.base_hash:
+        check_base(folder, info, weights_hash(home))
+    dtype = next(tensor.dtype for _, tensor in read_tensors(home))
+    model = load_model(home)
+    prompts = _prompts(model, home)
+    plain = _logits(model, prompts)
+    load_adapter(model, folder)
+    names = list(lora_layers(model))
+    parts = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
+    before = _logits(model.eval(), prompts)
+    after = _logits(merge_lora(model), prompts)
+    difference, argmax = _compare(before, after)
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"merging {folder} changes the logits by {difference:.1e} of their scale, more than {TOLERANCE:.0e}; "
+            "nothing was written"
+        )
+    saved_difference, saved_argmax = _compare(before, _logits(_rounded(model, dtype), prompts))
+    files = [home / name for name in FILES if (home / name).exists()]
+    save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files)
+    return Merged(
+        folder=str(output),
+        base=str(home),
+        layers={part: sum(name.startswith(prefix) for name in names) for part, prefix in parts.items()},
+        projector=info.projector,
+        prompts=len(prompts),
+        changed=_compare(before, plain)[0],
+        difference=difference,
+        argmax=argmax,
+        scale=max(float(logits.abs().max()) for logits in before),
+        tolerance=TOLERANCE,
+        dtype=str(dtype).removeprefix("torch."),
+        saved_difference=saved_difference,
+        saved_argmax=saved_argmax,
+    )
+
+
+def _home(folder: Path, base: str | None) -> Path:
+    """The base's folder, fetched where it is a hub id."""
+    name = find_base(folder, base)
+    try:
+        return hub.find(name)
+    except CheckpointError as error:
+        if base is not None:
+            raise
+        raise CheckpointError(f"the base that {folder} names is not here: {error}; give it with --base") from None
+
+
+def _prompts(model: InternVL, home: Path) -> list[Prompt]:
+    """Fixed prompts, with drawn pictures and without, as this model reads them."""
+    template = chat.find_template(model.config.template)
+    engine = Engine(model, load_tokenizer(home), template, system_message=model.config.system_message)
+    return [engine.prepare(messages, max_tiles=2) for messages in default_prompts().values()]
+
+
+@torch.no_grad()
+def _logits(model: InternVL, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """(tokens, vocabulary) of each prompt."""
+    found = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.input_ids], device=model.device)
+        found.append(model(ids, prompt.pixel_values.to(model.device))[0].float().cpu())
+    return found
+
+
+def _compare(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[float, float]:
+    """Largest difference over the largest logit of the first, and share of equal likeliest tokens."""
+    scale = max(float(logits.abs().max()) for logits in first)
+    largest = torch.stack([(a - b).abs().max() for a, b in zip(first, second, strict=True)]).max()
+    equal = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(first, second, strict=True))
+    return float(largest) / scale, equal / sum(len(logits) for logits in first)
+
+
+def _rounded(model: InternVL, dtype: torch.dtype) -> InternVL:
+    """The model with weights as they are saved, still computing in float32."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+    return model

@@ -1,0 +1,273 @@
+"""Two engines side by side on the same prompts: ids, logits, greedy answers.
+
+Made for checkpoints that should be one model in two forms: converted, merged, quantised, or stored in another type.
+Ids come first: where tokenizers or templates differ the models have read different prompts, and logits say nothing.
+Logits are compared slice by slice, so that a long prompt of a large vocabulary needs no table of both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mini_internvl.engine.engine import Engine, Prompt, user
+from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.records import Message
+
+FLOAT32_TOLERANCE = 1e-3
+"""Largest difference of logits that two float32 models may have."""
+MIXED_TOLERANCE = 0.25
+"""The same where either model is in a 16-bit type."""
+SLICE = 64
+"""Positions whose logits are held at a time."""
+END = "(end)"
+"""Stands for the token that ends an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first place where two sequences of tokens part."""
+
+    index: int
+    """Place in the prompt or in the answer, from 0."""
+    first: str
+    """The first engine's token as text, "(end)" when it has none there."""
+    second: str
+    """The second engine's."""
+    gap: float | None = None
+    """Answers: by how much the first engine prefers its own token; near 0 is a tie that rounding decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptComparison:
+    """One prompt."""
+
+    name: str
+    """The prompt's."""
+    tokens: int
+    """Length of the first engine's prompt."""
+    tiles: tuple[int, ...]
+    """Tiles of each picture, as the first engine cuts them."""
+    problem: str = ""
+    """Why logits were not compared: other ids, tiles or vocabularies."""
+    prompt_difference: Difference | None = None
+    """First id that differs, if any does."""
+    logits: float | None = None
+    """Largest absolute difference of logits over the prompt; ``None`` when not compared."""
+    answer_difference: Difference | None = None
+    """First greedy token that differs, if any does."""
+    agreement: float | None = None
+    """Share of greedy tokens that are equal at their place."""
+
+    def within(self, tolerance: float) -> bool:
+        """Whether ids and greedy tokens are equal and the logits differ by at most ``tolerance``."""
+        return not self.problem and self.agreement == 1.0 and self.logits is not None and self.logits <= tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All prompts."""
+
+    prompts: tuple[PromptComparison, ...]
+    """In the order they were given."""
+    tolerance: float
+    """Allowed difference of logits."""
+    reason: str
+    """Where the tolerance comes from."""
+    max_new_tokens: int
+    """Longest greedy answer."""
+
+    @property
+    def equal(self) -> bool:
+        """Every prompt is within the tolerance."""
+        return all(prompt.within(self.tolerance) for prompt in self.prompts)
+
+
+def compare(
+    first: Engine,
+    second: Engine,
+    prompts: Mapping[str, Sequence[Message]] | None = None,
+    *,
+    max_new_tokens: int = 24,
+    tolerance: float | None = None,
+    progress: Callable[[PromptComparison], None] = lambda done: None,
+) -> Comparison:
+    """Compare two engines.
+
+    Args:
+        first: what ``second`` is held against.
+        second: on any device, in any type.
+        prompts: name -> messages, last turn from the user; ``None`` for :func:`default_prompts`.
+        max_new_tokens: longest greedy answer.
+        tolerance: allowed difference of logits; ``None`` chooses by the two types (:func:`choose_tolerance`).
+        progress: called after each prompt.
+
+    Raises:
+        ValueError: no prompts, one that cannot be rendered, or a negative tolerance.
+    """
+    chosen = default_prompts() if prompts is None else prompts
+    if not chosen:
+        raise ValueError("there are no prompts to compare on; give at least one")
+    allowed, reason = choose_tolerance(first, second) if tolerance is None else (tolerance, "as asked")
+    if not allowed >= 0:
+        raise ValueError(f"tolerance is {allowed}; it must be 0 or above")
+    config = GenerationConfig(max_new_tokens=max_new_tokens)
+    results = []
+    for name, messages in chosen.items():
+        results.append(_compare_prompt(first, second, name, messages, config))
+        progress(results[-1])
+    return Comparison(prompts=tuple(results), tolerance=allowed, reason=reason, max_new_tokens=max_new_tokens)
+
+
+def choose_tolerance(first: Engine, second: Engine) -> tuple[float, str]:
+    """Tolerance for two engines, and why."""
+    names = [str(engine.model.dtype).removeprefix("torch.") for engine in (first, second)]
+    if names == ["float32", "float32"]:
+        return FLOAT32_TOLERANCE, "both float32"
+    return MIXED_TOLERANCE, names[0] if names[0] == names[1] else f"{names[0]} against {names[1]}"
+
+
+def default_prompts() -> dict[str, list[Message]]:
+    """Prompts with drawn pictures (shapes, words, a wide one of several tiles, two at once) and of text alone."""
+    scene, words, wide = _scene(), _words(), _wide()
+    return {
+        "shapes": user("Which shapes are in the picture, and which colour has each?", scene),
+        "words": user("Read the words in the picture.", words),
+        "wide": user("Describe the picture from left to right.", wide),
+        "two pictures": user("What is the difference between the two pictures?", scene, words),
+        "English": user("Name three things that a small model can do well, and one that it cannot."),
+        "Chinese": user("请用一句话介绍你自己，然后从1数到5。"),
+    }
+
+
+@torch.inference_mode()
+def _compare_prompt(
+    first: Engine, second: Engine, name: str, messages: Sequence[Message], config: GenerationConfig
+) -> PromptComparison:
+    ours, theirs = first.prepare(messages), second.prepare(messages)
+    length, tiles = len(ours.input_ids), ours.tiles
+    problem, where = _prompt_problem(first, second, ours, theirs)
+    if problem:
+        return PromptComparison(name=name, tokens=length, tiles=tiles, problem=problem, prompt_difference=where)
+    visual = [
+        engine.model.encode_images(prompt.pixel_values.to(engine.model.device)) if len(prompt.pixel_values) else None
+        for engine, prompt in ((first, ours), (second, theirs))
+    ]
+    answers = [
+        [row[0] for row in generate(engine.model, [ours.input_ids], tokens, config, engine.stop_ids)]
+        for engine, tokens in ((first, visual[0]), (second, visual[1]))
+    ]
+    equal = sum(a == b for a, b in zip(*answers, strict=False))
+    return PromptComparison(
+        name=name,
+        tokens=length,
+        tiles=tiles,
+        logits=_largest(first, second, ours.input_ids, visual),
+        answer_difference=_answer_difference(first, second, ours.input_ids, visual[0], answers),
+        agreement=equal / max(map(len, answers)) if any(answers) else 1.0,
+    )
+
+
+def _prompt_problem(first: Engine, second: Engine, ours: Prompt, theirs: Prompt) -> tuple[str, Difference | None]:
+    """Why two prompts cannot be compared, and the first differing id."""
+    where = None
+    if ours.input_ids != theirs.input_ids:
+        index = _first_difference(ours.input_ids, theirs.input_ids)
+        texts = (_token(first, ours.input_ids, index), _token(second, theirs.input_ids, index))
+        where = Difference(index=index, first=texts[0], second=texts[1])
+    if ours.tiles != theirs.tiles:
+        return f"pictures are cut into {ours.tiles} tiles and {theirs.tiles}", where
+    if where:
+        return f"ids differ from place {where.index} on: {where.first} and {where.second}", where
+    sizes = ours.pixel_values.shape[1:], theirs.pixel_values.shape[1:]
+    if ours.tiles and sizes[0] != sizes[1]:
+        return f"tiles have {sizes[0][-1]} and {sizes[1][-1]} pixels a side", None
+    counts = [engine.model.config.llm.vocab_size for engine in (first, second)]
+    if max(ours.input_ids) >= min(counts):
+        return f"id {max(ours.input_ids)} has no row in a vocabulary of {min(counts)}", None
+    return "", None
+
+
+def _largest(first: Engine, second: Engine, ids: Sequence[int], visual: Sequence[Tensor | None]) -> float:
+    """Largest difference of logits over the prompt; infinite when one is not a number."""
+    hidden = []
+    for engine, tokens in zip((first, second), visual, strict=True):
+        rows = torch.tensor([ids], device=engine.model.device)
+        hidden.append(engine.model.hidden(rows, visual_tokens=tokens)[0])
+    largest = 0.0
+    for begin in range(0, len(ids), SLICE):
+        tables = [
+            engine.model.language_model.lm_head(states[begin : begin + SLICE]).float().cpu()
+            for engine, states in zip((first, second), hidden, strict=True)
+        ]
+        common = min(table.shape[-1] for table in tables)  # spare rows of one table mean nothing
+        difference = float((tables[0][:, :common] - tables[1][:, :common]).abs().max())
+        largest = max(largest, math.inf if math.isnan(difference) else difference)
+    return largest
+
+
+def _answer_difference(
+    first: Engine, second: Engine, ids: Sequence[int], visual: Tensor | None, answers: Sequence[Sequence[int]]
+) -> Difference | None:
+    if list(answers[0]) == list(answers[1]):
+        return None
+    index = _first_difference(*answers)
+    row = torch.tensor([[*ids, *answers[0][:index]]], device=first.model.device)
+    gap = None
+    if first.model.image_token_id not in answers[0][:index]:
+        last = first.model.hidden(row, visual_tokens=visual)[0, -1:]
+        logits = first.model.language_model.lm_head(last)[0].float()
+        other = answers[1][index] if index < len(answers[1]) else None
+        stops = [stop for stop in second.stop_ids if stop < len(logits)]
+        rival = logits[other] if other is not None and other < len(logits) else logits[stops].max() if stops else None
+        gap = float(logits.max() - rival) if rival is not None else None
+    texts = (_token(first, answers[0], index), _token(second, answers[1], index))
+    return Difference(index=index, first=texts[0], second=texts[1], gap=gap)
+
+
+def _first_difference(a: Sequence[int], b: Sequence[int]) -> int:
+    pairs = zip(a, b, strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+
+
+def _token(engine: Engine, ids: Sequence[int], index: int) -> str:
+    """A token's text and number, for messages."""
+    if index >= len(ids):
+        return END
+    return f"{engine.tokenizer.decode([ids[index]], skip_special=False)!r} ({ids[index]})"
+
+
+def _scene() -> Image.Image:
+    """Four shapes on a pale ground."""
+    image = Image.new("RGB", (448, 448), (236, 240, 232))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((40, 50, 190, 200), fill=(206, 43, 55))
+    pen.rectangle((250, 60, 400, 210), fill=(32, 92, 170))
+    pen.polygon([(110, 250), (40, 400), (190, 400)], fill=(240, 190, 20))
+    pen.line((250, 400, 400, 260), fill=(20, 120, 60), width=18)
+    return image
+
+
+def _words() -> Image.Image:
+    """Two lines of text."""
+    image = Image.new("RGB", (520, 260), "white")
+    pen = ImageDraw.Draw(image)
+    pen.text((30, 50), "Platform 7", fill="black", font=ImageFont.load_default(72))
+    pen.text((30, 150), "departs 18:42", fill=(160, 20, 20), font=ImageFont.load_default(56))
+    return image
+
+
+def _wide() -> Image.Image:
+    """A strip of coloured bars with their numbers, three times as wide as high."""
+    image = Image.new("RGB", (1200, 400), (250, 250, 250))
+    pen = ImageDraw.Draw(image)
+    for i in range(6):
+        left, height = 40 + i * 190, 80 + 45 * i
+        pen.rectangle((left, 360 - height, left + 120, 360), fill=(40 * i, 200 - 30 * i, 90 + 20 * i))
+        pen.text((left + 40, 320 - height), str(10 + 7 * i), fill="black", font=ImageFont.load_default(32))
+    return image

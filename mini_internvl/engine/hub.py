@@ -1,0 +1,80 @@
+"""A model's name -> its folder: local, or a snapshot of the Hugging Face hub, fetched once and kept in the hub's cache.
+
+``org/name@revision`` names a branch, tag or commit. A download that broke off goes on where it stopped. Without a
+network, or with ``HF_HUB_OFFLINE=1`` (``minivl --offline``), only the cache is asked. No code of a repository is
+fetched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mini_internvl.model.files import CheckpointError, recover_folder
+
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+"""What is fetched: settings, weights, tokenizers."""
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        name: a local folder, or a hub id such as ``OpenGVLab/InternVL2-1B`` or ``org/name@revision``.
+
+    Raises:
+        CheckpointError: it is neither, or could not be fetched.
+    """
+    path = Path(name)
+    recover_folder(path)
+    if path.is_dir():
+        return path
+    text = str(name)
+    neither = f"{text} is neither a checkpoint folder nor a hub id such as OpenGVLab/InternVL2-1B"
+    repository, _, revision = text.partition("@")
+    if path.exists() or repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        raise CheckpointError(neither)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(PATTERNS)))
+    except HFValidationError:
+        raise CheckpointError(neither) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{text} is no local folder and could not be fetched from the hub: {first}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """One model of the hub's cache."""
+
+    name: str
+    """``org/name@revision``."""
+    folder: Path
+    """Its snapshot."""
+    size: int
+    """Bytes on disk."""
+
+
+def cached() -> list[Cached]:
+    """Models that the hub's cache holds, by name."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        found = scan_cache_dir()
+    except CacheNotFound:
+        return []
+    rows = [
+        Cached(
+            name=f"{repo.repo_id}@{next(iter(sorted(revision.refs)), revision.commit_hash[:12])}",
+            folder=revision.snapshot_path,
+            size=revision.size_on_disk,
+        )
+        for repo in found.repos
+        if repo.repo_type == "model"
+        for revision in repo.revisions
+    ]
+    return sorted(rows, key=lambda row: row.name)

@@ -1,0 +1,322 @@
+"""The files beside the weights in a Hugging Face native folder, made from an official folder's, and back.
+
+transformers then loads tokenizer and processor with no network and no code from the folder. Its tokenizer is
+``tokenizer.json`` alone, so the habits of the slow tokenizers are written into that file: which piece gets a space in
+front, what white space an added token swallows, in which order pieces merge. The official tokenizer files lie beside
+it unread, and those whose names are taken travel inside tokenizer_config.json under ``official_files``, so that the way
+back loses nothing.
+
+Not equal to :func:`chat.encode` in three rare texts: one that is nothing but a single added token without a role (Phi-3
+loses the lone space in front), a base piece's own name where an added token took its number
+("[UNUSED_TOKEN_141]", InternLM2), and the control characters 0x1c to 0x1f next to a token that strips (Phi-3).
+Source: ``processing_internvl.py`` and ``image_processing_got_ocr2.py`` of transformers 5; generation stops as released.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mini_internvl.inputs import chat, fast_json
+from mini_internvl.inputs.tiles import MEAN, STD
+from mini_internvl.inputs.tokenizer import (
+    SentencePieceTokenizer,
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+)
+from mini_internvl.records import ChatTemplate
+
+if TYPE_CHECKING:
+    import tokenizers
+
+    from mini_internvl.model.config import VLMConfig
+
+OFFICIAL = "official_files"
+"""Key of a native tokenizer_config.json: official file name -> its content."""
+VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+"""Official tokenizer files that transformers leaves alone beside a tokenizer.json."""
+REPLACED = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+"""Official files whose names the native ones need."""
+VIDEO_TOKENS = ("<video>", "<|placeholder1|>", "<|plugin|>", "<quad>")
+"""The processor wants a video mark; the first of these that the vocabulary has, so that no row is added for it."""
+STOPS = {
+    "Hermes-2": ("<|im_start|>", "<|im_end|>"),
+    "internlm2-chat": ("<|im_end|>", "<|im_start|>"),
+    "phi3-chat": ("</s>", "<|endoftext|>", "<|end|>"),
+}
+"""Tokens that end an answer, in the order of the released generation_config.json files."""
+
+
+def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Path]:
+    """Write tokenizer, processor, chat template and generation settings for transformers.
+
+    Args:
+        source: folder with the official tokenizer files.
+        target: the native folder; made when missing.
+        config: of the model.
+
+    Returns:
+        The files written.
+
+    Raises:
+        TokenizerError: the source holds no tokenizer, or one that tokenizer.json cannot express.
+        ChatError: an unknown chat template.
+    """
+    source, target = Path(source), Path(target)
+    tokenizer = load_tokenizer(source)
+    template = chat.find_template(config.template)
+    backend = fast_json.backend(tokenizer)
+    target.mkdir(parents=True, exist_ok=True)
+    files = [target / "tokenizer.json"]
+    backend.save(str(files[0]))
+    vocabularies = [name for name in VOCABULARIES if (source / name).exists()]
+    files += [Path(shutil.copyfile(source / name, target / name)) for name in vocabularies]
+    official = {name: _json(source / name) for name in REPLACED if (source / name).exists()}
+    bos = _bos(tokenizer)
+    contents: dict[str, Mapping[str, Any] | str] = {
+        "tokenizer_config.json": _tokenizer_config(tokenizer, backend, official, bos),
+        "special_tokens_map.json": official.get("special_tokens_map.json") or _roles(official),
+        "generation_config.json": _generation_config(tokenizer, template, official),
+        "chat_template.jinja": chat_template(template, _bos_mark(tokenizer, template), config.system_message),
+        **_processor_files(config),
+    }
+    return files + [_write(target / name, content) for name, content in contents.items()]
+
+
+def write_official_files(source: Path, target: Path, config: VLMConfig) -> list[Path]:
+    """Write the tokenizer files of an official folder from a native one.
+
+    A folder written by :func:`write_native_files` gives its official files back. Of a folder made elsewhere the
+    vocabulary files are copied; where it has only tokenizer.json, that is kept, with added_tokens.json beside it.
+
+    Args:
+        source: the native folder.
+        target: the official folder; made when missing.
+        config: of the model.
+
+    Returns:
+        The files written.
+
+    Raises:
+        TokenizerError: the source holds no tokenizer.
+    """
+    source, target = Path(source), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    settings = _json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").exists() else {}
+    official = settings.pop(OFFICIAL, None)
+    names = [name for name in VOCABULARIES if (source / name).exists()]
+    bare = not {"tokenizer.model", "vocab.json"} & set(names)
+    if bare and not (source / "tokenizer.json").exists():
+        raise TokenizerError(f"{source} holds no tokenizer: needed is at least tokenizer.json; copy it there")
+    if bare:
+        names.append("tokenizer.json")
+    files = [Path(shutil.copyfile(source / name, target / name)) for name in names]
+    if bare and "added_tokens.json" not in names:
+        rows = _json(source / "tokenizer.json").get("added_tokens", [])
+        files.append(_write(target / "added_tokens.json", {row["content"]: row["id"] for row in rows}))
+    if official is None:
+        unread = ("chat_template", "processor_class", "auto_map")
+        official = {"tokenizer_config.json": {key: value for key, value in settings.items() if key not in unread}}
+        others = (name for name in REPLACED[1:] if (source / name).exists())
+        official |= {name: _json(source / name) for name in others}
+    return files + [_write(target / name, content) for name, content in official.items()]
+
+
+def chat_template(template: ChatTemplate, bos: str = "", system_message: str | None = None) -> str:
+    """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each picture.
+
+    A message whose text has ``<image>`` marks of its own says itself where its pictures go.
+
+    Args:
+        template: of the checkpoint.
+        bos: text in front of everything.
+        system_message: used when the conversation has none; ``None`` takes the template's.
+    """
+    default = template.system_message if system_message is None else system_message
+    text = {
+        "BOS": bos,
+        "DEFAULT": default,
+        "SYSTEM": template.system_role,
+        "USER": template.user_role,
+        "ASSISTANT": template.assistant_role,
+        "SEP": template.sep,
+        "MARK": chat.IMAGE,
+        "CONTEXT": chat.IMAGE_CONTEXT,
+    }
+    return re.sub(r"@(\w+)@", lambda found: json.dumps(text[found[1]], ensure_ascii=False), _JINJA)
+
+
+_JINJA = """\
+{%- set count = namespace(all=0, shown=0) -%}
+{%- for message in messages if message.content is not string -%}
+{%- for part in message.content if part.type in ("image", "image_url") -%}
+{%- set count.all = count.all + 1 -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- macro render(content) -%}
+{%- if content is string -%}
+{{- content | replace(@MARK@, @CONTEXT@) -}}
+{%- else -%}
+{%- set here = namespace(marked=false) -%}
+{%- for part in content if part.type == "text" and @MARK@ in part.text -%}
+{%- set here.marked = true -%}
+{%- endfor -%}
+{%- for part in content -%}
+{%- if part.type == "text" -%}
+{{- part.text | replace(@MARK@, @CONTEXT@) -}}
+{%- elif part.type == "video" -%}
+{{- video_token | default("") -}}{{- "\\n" -}}
+{%- elif part.type in ("image", "image_url") -%}
+{%- set count.shown = count.shown + 1 -%}
+{%- if not here.marked -%}
+{%- if part.name -%}
+{{- part.name + ": " -}}
+{%- elif count.all > 1 -%}
+{{- "Image-" ~ count.shown ~ ": " -}}
+{%- endif -%}
+{{- @CONTEXT@ + "\\n" -}}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{{- @BOS@ -}}
+{%- if messages and messages[0].role == "system" -%}
+{{- @SYSTEM@ -}}{{- render(messages[0].content) -}}{{- @SEP@ -}}
+{%- else -%}
+{{- @SYSTEM@ + @DEFAULT@ + @SEP@ -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == "user" -%}
+{{- @USER@ -}}{{- render(message.content) -}}{{- @SEP@ -}}
+{%- elif message.role == "assistant" -%}
+{{- @ASSISTANT@ -}}{{- render(message.content) -}}{{- @SEP@ -}}
+{%- elif not (loop.first and message.role == "system") -%}
+{{- raise_exception("unknown role, or a system message that is not the first: " ~ message.role) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- @ASSISTANT@ -}}
+{%- endif -%}
+"""
+
+
+def _bos(tokenizer: Tokenizer) -> str:
+    """The token that every text begins with, or nothing."""
+    ids = tokenizer.encode("")
+    if isinstance(tokenizer, SentencePieceTokenizer) and ids:
+        return str(tokenizer.model.id_to_piece(ids[0]))
+    return next((token.content for token in tokenizer.added.values() if [token.id] == ids), "")
+
+
+def _bos_mark(tokenizer: Tokenizer, template: ChatTemplate) -> str:
+    """What a rendered conversation begins with: BOS, and the lone space that Phi-3 has before its first token."""
+    bos = _bos(tokenizer)
+    first = template.system_role
+    lone = bos and len(tokenizer.encode(first)) - 1 > len(tokenizer.continue_ids(first))
+    return bos + (" " if lone else "")
+
+
+def _roles(official: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens with a role, from whichever official file has them."""
+    known = {**official.get("tokenizer_config.json", {}), **official.get("special_tokens_map.json", {})}
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens")
+    return {name: known[name] for name in names if known.get(name)}
+
+
+def _tokenizer_config(
+    tokenizer: Tokenizer, backend: tokenizers.Tokenizer, official: Mapping[str, Any], bos: str
+) -> dict[str, Any]:
+    tokens = backend.get_added_tokens_decoder()
+    flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    original = official.get("tokenizer_config.json", {})
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "InternVLProcessor",
+        "added_tokens_decoder": {
+            str(number): {flag: getattr(token, flag) for flag in flags} for number, token in sorted(tokens.items())
+        },
+        **_roles(official),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": original.get("model_max_length", 8192),
+        "extra_special_tokens": {
+            "context_image_token": chat.IMAGE_CONTEXT,
+            "end_image_token": chat.IMAGE_END,
+            "start_image_token": chat.IMAGE_START,
+            "video_token": _video_token(tokenizer),
+        },
+        OFFICIAL: official,
+    }
+    return config | {"add_bos_token": True, "add_eos_token": False, "bos_token": bos} if bos else config
+
+
+def _video_token(tokenizer: Tokenizer) -> str:
+    for token in VIDEO_TOKENS:
+        if token in tokenizer.added:
+            return token
+    return chat.IMAGE_END
+
+
+def _generation_config(tokenizer: Tokenizer, template: ChatTemplate, official: Mapping[str, Any]) -> dict[str, Any]:
+    """The official generation_config.json with the template's stop tokens added to its own."""
+    config = dict(official.get("generation_config.json", {}))
+    stops = config.get("eos_token_id") or []
+    stops = [*stops] if isinstance(stops, Iterable) else [stops]
+    for token in (*STOPS.get(template.name, ()), template.sep.strip()):
+        if token in tokenizer.added:
+            stops.append(tokenizer.token_id(token))
+    config["eos_token_id"] = list(dict.fromkeys(stops))
+    if tokenizer.pad_token:
+        config["pad_token_id"] = tokenizer.token_id(tokenizer.pad_token)
+    if bos := _bos(tokenizer):
+        config["bos_token_id"] = tokenizer.token_id(bos)
+    return config
+
+
+def _processor_files(config: VLMConfig) -> dict[str, Mapping[str, Any]]:
+    """preprocessor_config.json, video_preprocessor_config.json and processor_config.json.
+
+    The processor always adds the thumbnail to a picture of several tiles, and gives every picture of a conversation the
+    whole tile limit. With torchvision it resizes in another order than Pillow: most pixels are equal, the others differ
+    by one step of 255, in tall pictures of high contrast by more.
+    """
+    side = {"height": config.image_size, "width": config.image_size}
+    pixels = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+        "processor_class": "InternVLProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": side,
+    }
+    tiles = {"crop_to_patches": config.max_tiles > 1, "min_patches": config.min_tiles, "max_patches": config.max_tiles}
+    return {
+        "preprocessor_config.json": {**pixels, **tiles, "image_processor_type": "GotOcr2ImageProcessorFast"},
+        "video_preprocessor_config.json": {**pixels, "video_processor_type": "InternVLVideoProcessor"},
+        "processor_config.json": {"image_seq_length": config.tokens_per_tile, "processor_class": "InternVLProcessor"},
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} is not valid JSON ({error}); copy it again") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} holds no JSON object; copy it again")
+    return value
+
+
+def _write(path: Path, content: Mapping[str, Any] | str) -> Path:
+    text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,59 @@
+"""Our own layout: the model's tensors under their own names, nothing fused, so that loading cuts nothing.
+
+config.json holds the official dictionary under ``official``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mini_internvl.model.config import ConfigError, VLMConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "mini"
+MODEL_TYPE = "mini_internvl"
+
+
+def matches(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json dictionary is of this layout."""
+    return raw.get("model_type") == MODEL_TYPE
+
+
+def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The official dictionary inside.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not isinstance(raw.get("official"), Mapping):
+        raise ConfigError('the field "official" is missing')
+    return {
+        **copy.deepcopy(dict(raw["official"])),
+        "torch_dtype": raw.get("torch_dtype", "float32"),
+        "img_context_token_id": raw.get("img_context_token_id"),
+    }
+
+
+def from_official_config(official: Mapping[str, Any], image_token_id: int | None, dtype: str) -> dict[str, Any]:
+    """The official dictionary with the weights' type and the id of ``<IMG_CONTEXT>`` around it."""
+    return {
+        "architectures": ["InternVL"],
+        "model_type": MODEL_TYPE,
+        "torch_dtype": dtype,
+        "img_context_token_id": image_token_id,
+        "official": copy.deepcopy(dict(official)),
+    }
+
+
+def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """The names are ours already."""
+    yield from tensors
+
+
+def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """The names stay."""
+    yield from state.items()

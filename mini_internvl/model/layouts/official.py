@@ -1,0 +1,79 @@
+"""The official layout: ``InternVLChatModel`` folders as released, the language model named as its own file says.
+
+Source: ``configuration_internvl_chat.py``, ``modeling_internvl_chat.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mini_internvl.model import llms
+from mini_internvl.model.config import VLMConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "official"
+_LLM = "language_model."
+
+
+def matches(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json dictionary is of this layout."""
+    return raw.get("model_type") == "internvl_chat" and "vision_config" in raw and "llm_config" in raw
+
+
+def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionary itself."""
+    return copy.deepcopy(dict(raw))
+
+
+def from_official_config(official: Mapping[str, Any], image_token_id: int | None, dtype: str) -> dict[str, Any]:
+    """The dictionary with the weights' type and the id of ``<IMG_CONTEXT>``.
+
+    Every field that was read is kept but ``auto_map``, which names code files that are neither read nor written here.
+    """
+    raw = {key: value for key, value in copy.deepcopy(dict(official)).items() if key != "auto_map"}
+    return {**raw, "torch_dtype": dtype, "img_context_token_id": image_token_id}
+
+
+def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """Official names -> ours; the language model's fused matrices are cut, a shared embedding table is given twice."""
+    backbone = llms.find(config.llm.architecture)
+    table: Tensor | None = None
+    has_head = False
+    for key, tensor in tensors:
+        if key.startswith(_LLM):
+            for name, part in backbone.split(key.removeprefix(_LLM), tensor, config.llm):
+                has_head |= name == "lm_head.weight"
+                table = part if name == "embed_tokens.weight" else table
+                yield _LLM + name, part
+        else:
+            yield key, tensor
+    if is_tied(config) and not has_head and table is not None:
+        yield f"{_LLM}lm_head.weight", table
+
+
+def is_tied(config: VLMConfig) -> bool:
+    """Whether config.json shares one table between input and output embeddings (some later family members)."""
+    llm = config.official.get("llm_config", {})
+    return bool(llm.get("tie_word_embeddings", config.official.get("tie_word_embeddings", False)))
+
+
+def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """Our names -> official ones, matrices glued again; the equal tables of a tied model are written once."""
+    llm = {key.removeprefix(_LLM): value for key, value in state.items() if key.startswith(_LLM)}
+    for key, value in state.items():
+        if not key.startswith(_LLM):
+            yield key, value
+    if is_tied(config) and _equal(llm["lm_head.weight"], llm["embed_tokens.weight"]):
+        del llm["lm_head.weight"]
+    for name, tensor in llms.find(config.llm.architecture).join(llm, config.llm):
+        yield _LLM + name, tensor
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    import torch
+
+    return first.is_meta or bool(torch.equal(first, second))

@@ -1,0 +1,160 @@
+"""Low-rank products between our layers and those of the Hugging Face native model, exact both ways.
+
+Most layers are ours under another name. Two kinds differ:
+
+- the encoder's ``attn.qkv`` is three native layers, which share A while B is cut by rows; back again, three different A
+  are stacked and B becomes block diagonal;
+- Phi-3's native ``qkv_proj`` and ``gate_up_proj`` are several layers of ours: stacked A, block-diagonal B, and a rank
+  that many times higher. Such blocks are recognised when they come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mini_internvl.model import llms
+from mini_internvl.model.files import CheckpointError
+from mini_internvl.model.lora import lora_layers
+from mini_internvl.model.vlm import InternVL
+
+PROJECTOR = "model.multi_modal_projector."
+
+
+@dataclass(frozen=True)
+class Low:
+    """One low-rank product: scale * b @ a."""
+
+    a: Tensor
+    """(rank, in) float32."""
+    b: Tensor
+    """(out, rank) float32."""
+    scale: float
+    """alpha / rank."""
+
+
+def pairs(model: InternVL) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """(our names, native names) of every layer: one and one, one and three (qkv), or several and one (fused)."""
+    fused: Mapping[str, tuple[str, ...]] = getattr(llms.find(model.config.llm.architecture), "NATIVE_FUSED", {})
+    parts = {part for names in fused.values() for part in names}
+    for index, block in enumerate(model.language_model.layers):
+        home = f"language_model.layers.{index}."
+        for name, layer in block.named_modules():
+            if isinstance(layer, nn.Linear) and name not in parts:
+                yield (home + name,), (f"model.{home}{name}",)
+        for whole, names in fused.items():
+            yield tuple(home + name for name in names), (f"model.{home}{whole}",)
+    for index in range(len(model.vision_model.encoder.layers)):
+        ours, theirs = f"vision_model.encoder.layers.{index}.", f"model.vision_tower.encoder.layer.{index}."
+        yield (f"{ours}attn.qkv",), tuple(f"{theirs}attention.{part}_proj" for part in "qkv")
+        yield (f"{ours}attn.proj",), (f"{theirs}attention.projection_layer",)
+        yield (f"{ours}mlp.fc1",), (f"{theirs}mlp.fc1",)
+        yield (f"{ours}mlp.fc2",), (f"{theirs}mlp.fc2",)
+    yield ("mlp1.1",), (f"{PROJECTOR}linear_1",)
+    yield ("mlp1.3",), (f"{PROJECTOR}linear_2",)
+    yield ("language_model.lm_head",), ("lm_head",)
+
+
+def _rows(model: InternVL, ours: Sequence[str], native: Sequence[str]) -> list[int]:
+    """Output rows of each member of the side that has several."""
+    outputs = [model.get_parameter(f"{name}.weight").shape[0] for name in ours]
+    return outputs if len(ours) > 1 else [outputs[0] // len(native)] * len(native)
+
+
+def to_native(model: InternVL) -> dict[str, Low]:
+    """Native name -> product, of every adapter of the model."""
+    layers = lora_layers(model)
+    lows = {
+        name: Low(layer.lora_A.detach().float(), layer.lora_B.detach().float(), layer.scale)
+        for name, layer in layers.items()
+    }
+    native: dict[str, Low] = {}
+    for ours, theirs in pairs(model):
+        given = [lows.pop(name, None) for name in ours]
+        if not any(given):
+            continue
+        native.update(_convert(given, theirs, _rows(model, ours, theirs), rank=0, fill=True))
+    assert not lows, f"adapters with no native place: {sorted(lows)}"
+    return native
+
+
+def from_native(model: InternVL, native: Mapping[str, Low], where: str, rank: int) -> dict[str, Low]:
+    """Our name -> product.
+
+    Args:
+        model: the base, for names and shapes.
+        native: native name -> product.
+        where: names the file in errors.
+        rank: general rank of the adapter.
+
+    Raises:
+        CheckpointError: a product fits no layer of this model.
+    """
+    found: dict[str, Low] = {}
+    left = dict(native)
+    for ours, theirs in pairs(model):
+        given = [left.pop(name, None) for name in theirs]
+        if not any(given):
+            continue
+        rows = _rows(model, ours, theirs)
+        columns = model.get_parameter(f"{ours[0]}.weight").shape[1]
+        for name, low, n in zip(theirs, given, rows if len(theirs) > 1 else [sum(rows)], strict=True):
+            if low and (len(low.b), low.a.shape[1]) != (n, columns):
+                has = (len(low.b), low.a.shape[1])
+                raise CheckpointError(f"{where}: {name} adapts a layer of shape {has}, the base's is {(n, columns)}")
+        found.update(_convert(given, ours, rows, rank=rank, fill=False))
+    if left:
+        raise CheckpointError(f"{where}: this model has no layer {', '.join(sorted(left)[:4])}; is it another base?")
+    return found
+
+
+def _convert(
+    given: Sequence[Low | None], names: Sequence[str], rows: Sequence[int], *, rank: int, fill: bool
+) -> dict[str, Low]:
+    """The products of one side -> those of the other; ``names`` are the other side's."""
+    if len(given) == len(names):
+        parts = list(given)
+    elif len(names) == 1:
+        parts = [_fuse(given, rows, fill=fill)]
+    else:
+        assert given[0] is not None
+        parts = _cut(given[0], rows, rank=rank)
+    return {name: low for name, low in zip(names, parts, strict=True) if low}
+
+
+def _fuse(parts: Sequence[Low | None], rows: Sequence[int], *, fill: bool) -> Low:
+    """Products of stacked outputs -> one product.
+
+    With ``fill`` a missing part gets zero rows of A, so that the blocks can be told apart again.
+    """
+    present = [part for part in parts if part]
+    first = present[0]
+    rank, columns = first.a.shape if fill else (0, first.a.shape[1])
+    whole = [
+        part or Low(first.a.new_zeros(rank, columns), first.b.new_zeros(n, rank), first.scale)
+        for part, n in zip(parts, rows, strict=True)
+    ]
+    bs = [part.b if part.scale == first.scale else part.b * (part.scale / first.scale) for part in whole]
+    if len(present) == len(parts) and all(torch.equal(part.a, first.a) for part in present):
+        return Low(first.a, torch.cat(bs), first.scale)
+    return Low(torch.cat([part.a for part in whole]), torch.block_diag(*bs), first.scale)
+
+
+def _cut(low: Low, rows: Sequence[int], *, rank: int) -> list[Low | None]:
+    """One product -> the products of its output rows: blocks where B is block diagonal, else all with the whole A.
+
+    ``rank`` is the rank of one block where that is known: it tells blocks of a fresh adapter, whose B is zero.
+    """
+    count, total = len(rows), len(low.a)
+    bs, width = low.b.split(list(rows)), total // len(rows)
+    shared: list[Low | None] = [Low(low.a, b, low.scale) for b in bs]
+    if total % count or not (low.b.any() or total == count * rank):
+        return shared
+    spans = [slice(i * width, (i + 1) * width) for i in range(count)]
+    if any(b[:, other].any() for i, b in enumerate(bs) for j, other in enumerate(spans) if i != j):
+        return shared
+    blocks = [Low(low.a[span], b[:, span], low.scale) for b, span in zip(bs, spans, strict=True)]
+    return [block if block.a.any() or block.b.any() else None for block in blocks]

@@ -1,0 +1,177 @@
+"""Adapters trained by recipes: the base stays, runs resume bit for bit, adapters are trained on, merged and reread."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mini_internvl import recipes
+from mini_internvl.commands.merge import merge
+from mini_internvl.model.adapter import find_base, is_adapter, load_adapted, read_adapter, weights_hash
+from mini_internvl.model.checkpoint import load_model
+from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
+from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
+from mini_internvl.train.loop import Interrupted, set_trainable
+from mini_internvl.train.run import open_start, run_recipe
+
+ADAPTERS = ("llm", "vision")
+"""Parts of a stage that leave the projector as it is."""
+
+
+def log(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows]
+
+
+def stop_after(steps):
+    asked = count(1)
+    return lambda: next(asked) >= steps
+
+
+@pytest.fixture
+def lora_recipe(recipe):
+    """``lora_recipe({stage fields}, lora fields, ...)``."""
+
+    def make(changes=None, lora=None, **settings):
+        stage = {"train": ADAPTERS, "steps": 4, "lr": 1e-2} | (changes or {})
+        return recipe(stage, lora=LoraRecipe(**({"rank": 2} | (lora or {}))), **settings)
+
+    return make
+
+
+def test_only_the_adapters_train(checkpoint, lora_recipe, tmp_path):
+    told = []
+    settings = lora_recipe({"steps": 12, "lr": 3e-3}, {"rank": 8})
+    best = run_recipe(settings, tmp_path / "run", workers=0, on_progress=told.append)
+    assert told[-1].loss < told[0].loss - 0.2
+    for folder in (best, tmp_path / "run/last"):
+        assert is_adapter(folder)
+        assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert Path(find_base(best)) == checkpoint
+    info = read_adapter(best)
+    assert (info.rank, info.dropout, info.projector) == (8, 0.05, False)
+    assert info.base_hash == weights_hash(checkpoint)
+    model, base = load_adapted(best), load_model(checkpoint).state_dict()
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in base.items())
+    assert all(layer.lora_B.any() for layer in lora_layers(model).values())
+    kept = load_file(tmp_path / "run/state/state.safetensors")
+    assert not [name for name in kept if name.endswith("_proj.weight")]
+
+
+def test_stopped_and_continued_equals_uninterrupted(lora_recipe, stage, tmp_path):
+    """With dropout and drop path; the second stage trains another part."""
+    stages = (
+        stage(name="one", train=("llm",), steps=3, drop_path=0.5),
+        stage(name="two", train=("vision", "projector"), steps=3),
+    )
+    settings = lora_recipe(lora={"dropout": 0.3}, stages=stages)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_recipe(settings, whole, workers=0)
+    for stops in (2, 2):
+        with pytest.raises(Interrupted):
+            run_recipe(settings, parts, workers=0, should_stop=stop_after(stops))
+    run_recipe(settings, parts, workers=0)
+    for name in ("state/state.safetensors", "last/adapter_model.safetensors", "best/adapter_model.safetensors"):
+        first, second = load_file(whole / name), load_file(parts / name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    assert log(whole) == log(parts)
+    assert run_recipe(settings, parts, workers=0) == parts / "best"
+
+
+def test_a_stage_that_names_the_projector_trains_and_saves_it(checkpoint, lora_recipe, tmp_path):
+    run_recipe(lora_recipe({"train": ("llm", "projector")}, {"parts": ("llm",)}), tmp_path / "run", workers=0)
+    model, base = load_adapted(tmp_path / "run/last"), load_model(checkpoint)
+    assert not torch.equal(model.mlp1[1].weight, base.mlp1[1].weight)
+    assert not any(name.startswith("vision") for name in lora_layers(model))
+    trained = load_file(tmp_path / "run/state/state.safetensors")["model.mlp1.1.weight"]
+    assert torch.equal(model.mlp1[1].weight, trained)
+
+
+def test_training_goes_on_from_an_adapter(lora_recipe, recipe, tmp_path):
+    first = run_recipe(lora_recipe({"train": ("llm", "vision", "projector")}), tmp_path / "first", workers=0)
+    before = load_adapted(first).eval()
+    settings = recipe({"train": ("llm",), "steps": 3, "lr": 1e-2}, model=str(first))
+    start = open_start(settings)
+    assert start.projector
+    assert all(torch.equal(a, b) for a, b in zip(start.model.parameters(), before.parameters(), strict=True))
+    second = load_adapted(run_recipe(settings, tmp_path / "second", workers=0).parent / "last")
+    old, new = lora_state(before), lora_state(second)
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed
+    assert all(name.startswith("language_model") for name in changed)
+    assert torch.equal(second.mlp1[1].weight, before.mlp1[1].weight)
+    same = recipe({"train": ADAPTERS}, model=str(first), lora=LoraRecipe(rank=2, dropout=0.2))
+    assert {layer.dropout for layer in lora_layers(open_start(same).model).values()} == {0.2}
+    for other in ({"rank": 3}, {"rank": 2, "alpha": 1}, {"rank": 2, "parts": ("llm",)}):
+        with pytest.raises(RecipeError, match=r"lora asks for other adapters than .* of rank 2\)"):
+            open_start(recipe(model=str(first), lora=LoraRecipe(**other)))
+
+
+def test_training_goes_on_from_a_merged_model(lora_recipe, recipe, tmp_path):
+    adapter = run_recipe(lora_recipe(), tmp_path / "first", workers=0)
+    merge(adapter, tmp_path / "merged")
+    again = run_recipe(lora_recipe({"steps": 2}, model=str(tmp_path / "merged")), tmp_path / "second", workers=0)
+    assert read_adapter(again).base_hash == weights_hash(tmp_path / "merged")
+    full = run_recipe(recipe({"steps": 1}, model=str(tmp_path / "merged")), tmp_path / "third", workers=0)
+    assert not is_adapter(full)
+    assert not lora_layers(load_model(full))
+
+
+def test_what_trains_and_what_is_frozen(checkpoint):
+    model = add_lora(load_model(checkpoint), LoraConfig(rank=2, parts=("llm",)))
+    set_trainable(model, ("vision", "llm"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name in lora_state(model)}
+    set_trainable(model, ("projector",))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name in model.state_dict() if name.startswith("mlp1.")}
+    with pytest.raises(RecipeError, match=r"train names vision, where this model has no adapters"):
+        set_trainable(model, ("vision",))
+
+
+def test_a_stage_that_would_train_nothing_is_refused_at_once(lora_recipe, stage, tmp_path):
+    stages = (stage(train=("llm",)), stage(name="two", train=("vision",)))
+    with pytest.raises(RecipeError, match="nothing would train"):
+        run_recipe(lora_recipe(lora={"parts": ("llm",)}, stages=stages), tmp_path / "run", workers=0)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_bfloat16_arithmetic(lora_recipe, tmp_path):
+    best = run_recipe(lora_recipe({"steps": 2}, precision="bf16"), tmp_path / "run", workers=0)
+    assert {value.dtype for value in load_file(best / "adapter_model.safetensors").values()} == {torch.float32}
+
+
+def test_lora_in_yaml(rows, tmp_path):
+    path = tmp_path / "r.yaml"
+    stage = f"  - {{name: s, steps: 1, train: [llm], data: [{{kind: jsonl, path: {rows}}}]}}\n"
+    head = f"name: r\nmodel: m\nstages:\n{stage}"
+    path.write_text(head + "lora: {rank: 4, parts: [llm], targets: {llm: [q_proj, v_proj]}}\n")
+    settings = recipes.load(path, ["lora.dropout=0.1", "lora.alpha=2"])
+    wanted = LoraRecipe(rank=4, alpha=2.0, dropout=0.1, parts=("llm",), targets=LoraTargets(llm=("q_proj", "v_proj")))
+    assert settings.lora == wanted
+    assert wanted.scale == 0.5
+    assert recipes.from_dict(recipes.Recipe, recipes.to_dict(settings)) == settings
+    path.write_text(head)
+    assert "lora" not in recipes.to_dict(recipes.load(path))
+    for lora, match in (
+        ("{rank: 0}", r"lora.rank is 0"),
+        ("{alpha: -1}", r"lora.alpha is -1.0"),
+        ("{dropout: 1}", r"lora.dropout is 1.0"),
+        ("{parts: [projector]}", r"lora.parts holds \['projector'\]; known parts: llm, vision"),
+        ("{parts: []}", r"lora.parts holds nothing"),
+        ("{targets: {llm: [qkv]}}", r"lora.targets.llm holds \['qkv'\]; known: q_proj"),
+        ("{rnk: 4}", r'unknown field "lora.rnk"; did you mean "rank"'),
+    ):
+        path.write_text(head + f"lora: {lora}\n")
+        with pytest.raises(RecipeError, match=match):
+            recipes.load(path)
+    path.write_text(head.replace("model: m", "build: m") + "lora: {}\n")
+    with pytest.raises(RecipeError, match="lora adapts a checkpoint"):
+        recipes.load(path)
