@@ -26,7 +26,7 @@ import mini_internvl
 from mini_internvl import plugins, synth
 from mini_internvl.benchmarks import synth as general
 from mini_internvl.engine import Engine, load
-from mini_internvl.engine.engine import resolve
+from mini_internvl.engine.engine import home, resolve
 from mini_internvl.evaluate import evaluate
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import load_tokenizer
@@ -243,7 +243,7 @@ def _validation_probe(
     config: AdaptConfig, benchmarks: Mapping[str, ModuleType], data: Path, base: Path
 ) -> Callable[[InternVL], dict[str, float]]:
     """Measures each benchmark's headline on validation questions; the mean share of their maxima picks the best."""
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(home(base))
     items = {name: list(b.items(data, "validation"))[: config.validation_items] for name, b in benchmarks.items()}
 
     def probe(model: InternVL) -> dict[str, float]:

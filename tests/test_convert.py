@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from mini_internvl.cli import app
 from mini_internvl.commands.convert import convert
+from mini_internvl.commands.doctor import diagnose
 from mini_internvl.engine import load
 from mini_internvl.inputs.tokenizer import load_tokenizer
 from mini_internvl.model.checkpoint import CheckpointError, load_model
@@ -99,23 +100,49 @@ def test_faults_are_named_and_nothing_is_written(checkpoint, tmp_path):
     target = tmp_path / "target"
     with pytest.raises(ConfigError, match=r'unknown layout "gguf"; known: mini, native, official'):
         convert(checkpoint, target, "gguf")
-    with pytest.raises(CheckpointError, match="is the source itself; give another folder"):
+    with pytest.raises(CheckpointError, match="exists already; give a new folder"):
         convert(checkpoint, checkpoint, "mini")
     spoiled = shutil.copytree(checkpoint, tmp_path / "spoiled")
     found = load_file(spoiled / WEIGHTS)
     del found["mlp1.1.bias"]
-    from safetensors.torch import save_file
-
     save_file(found, spoiled / WEIGHTS)
     with pytest.raises(CheckpointError, match=r"1 tensors do not fit config.json: mlp1\.1\.bias \(is missing"):
         convert(spoiled, target, "mini")
     busy = tmp_path / "busy"
     busy.mkdir()
     (busy / "letter.txt").write_text("keep me")
-    with pytest.raises(CheckpointError, match="exists and is no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="exists already; give a new folder"):
         convert(checkpoint, busy, "mini")
     assert (busy / "letter.txt").read_text() == "keep me"
     assert not target.exists()
+
+
+def test_a_tied_model_goes_through_every_layout(checkpoint, tmp_path):
+    """One table for input and output embeddings, in the files once: read as two parameters, never sharing memory."""
+    tied = shutil.copytree(checkpoint, tmp_path / "tied")
+    config = json.loads((tied / "config.json").read_text())
+    config["llm_config"]["tie_word_embeddings"] = True
+    (tied / "config.json").write_text(json.dumps(config))
+    found = load_file(tied / WEIGHTS)
+    del found["language_model.lm_head.weight"]
+    save_file(found, tied / WEIGHTS)
+    model = load_model(tied).language_model
+    assert torch.equal(model.lm_head.weight, model.embed_tokens.weight)
+    assert model.lm_head.weight.data_ptr() != model.embed_tokens.weight.data_ptr()
+    last = tied
+    for layout in ("mini", "native", "official"):
+        convert(last, tmp_path / layout, layout)
+        assert diagnose(tmp_path / layout).healthy, layout
+        last = tmp_path / layout
+    assert all(torch.equal(tensors(last)[name], value) for name, value in found.items())
+    assert load_model(last).language_model.lm_head.weight.equal(model.lm_head.weight)
+
+
+def test_an_adapter_is_not_converted(checkpoint, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is an adapter; merge it into its base first"):
+        convert(tmp_path / "adapter", tmp_path / "new", "native")
 
 
 def test_the_command_says_what_it_did(checkpoint, tmp_path):

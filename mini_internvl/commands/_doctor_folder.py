@@ -112,6 +112,11 @@ class Folder:
 
     def layout(self) -> str:
         """What the folder is, by config.json; an unknown one is told."""
+        if self.has(ADAPTER):
+            if self.has(CONFIG):
+                remedy = "move the adapter's two files to a folder of their own"
+                self.tell("warning", CONFIG, "lies beside adapter_config.json, which is what gets loaded", remedy)
+            return "adapter"
         raw = self.json(CONFIG)
         if raw is None:
             return self._without_config()

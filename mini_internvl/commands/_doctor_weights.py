@@ -13,7 +13,7 @@ from mini_internvl.commands._doctor_folder import Folder, listed
 from mini_internvl.model.config import VisionConfig, VLMConfig
 from mini_internvl.model.files import CONFIG, INDEX, PICKLES, WEIGHTS, CheckpointError
 from mini_internvl.model.headers import Stored, read_header
-from mini_internvl.model.layouts import layouts, native
+from mini_internvl.model.layouts import layouts, native, official
 from mini_internvl.model.vision import InternViT
 from mini_internvl.model.vlm import InternVL
 
@@ -139,16 +139,26 @@ def expected(config: VLMConfig | VisionConfig, layout: str) -> dict[str, tuple[i
         else:
             state = layouts()[layout].write(InternVL(config).state_dict(), config)
         shapes = {name: tuple(tensor.shape) for name, tensor in state}
-    if isinstance(config, VLMConfig) and config.official.get(native.TIED):
-        shapes = {name: shape for name, shape in shapes.items() if not name.endswith(HEADS)}
     return shapes
 
 
-def compare(folder: Folder, tensors: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Tell which tensors are missing, unexpected or misshapen; rows of the two vocabulary tables are left out."""
+def is_tied(config: VLMConfig | VisionConfig) -> bool:
+    """Whether the output matrix may be left out of the files, since it is the embedding table."""
+    return isinstance(config, VLMConfig) and (official.is_tied(config) or bool(config.official.get(native.TIED)))
+
+
+def compare(
+    folder: Folder, tensors: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]], *, tied: bool = False
+) -> None:
+    """Tell which tensors are missing, unexpected or misshapen; rows of the two vocabulary tables are left out.
+
+    A tied model may have its output matrix in the files or not.
+    """
     held = {_on_disk(name, wanted): stored.shape for name, stored in tensors.items()}
     held = {name: shape for name, shape in held.items() if not name.endswith("rotary_emb.inv_freq")}
     missing, extra = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
+    if tied:
+        missing, extra = ([n for n in names if not n.endswith(HEADS)] for names in (missing, extra))
     depth = _depth_hint(wanted, held)
     if missing:
         remedy = depth or "fetch or save the weights again: this checkpoint is not complete"

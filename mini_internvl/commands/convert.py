@@ -14,8 +14,16 @@ from mini_internvl.engine import hub
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
 from mini_internvl.inputs.tokenizer import FILES
 from mini_internvl.model import layouts
-from mini_internvl.model.checkpoint import CONFIG, as_dtype, image_token_id, layout_of, read_config
-from mini_internvl.model.files import SHARD_BYTES, CheckpointError, new_folder, read_tensors, write_json, write_tensors
+from mini_internvl.model.checkpoint import ADAPTER, CONFIG, as_dtype, image_token_id, layout_of, read_config
+from mini_internvl.model.files import (
+    SHARD_BYTES,
+    CheckpointError,
+    check_new,
+    new_folder,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from mini_internvl.model.vlm import InternVL
 
 Progress = Callable[[int, int], None]
@@ -33,7 +41,8 @@ def convert(
 ) -> dict[str, Any]:
     """Write ``source`` in the layout ``to`` (official, native or mini) with its tokenizer files.
 
-    Tensors stream from memory-mapped files; at most one shard is held. ``target`` appears complete or not at all.
+    Tensors stream from memory-mapped files; at most one shard is held. ``target`` must be new, and appears complete or
+    not at all.
 
     Returns:
         What was done: both layouts, number of tensors, bytes, files.
@@ -41,12 +50,14 @@ def convert(
     Raises:
         CheckpointError, ConfigError: the source is damaged or incomplete, or cannot be said in that layout.
     """
-    folder, target = hub.find(source), Path(target)
-    if target.exists() and target.samefile(folder):
-        raise CheckpointError(f"{target} is the source itself; give another folder")
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).exists())):
-        raise CheckpointError(f"{target} exists and is no checkpoint folder; give another name")
-    here, there, config = layout_of(folder), layouts.find(to), read_config(folder)
+    target, there = Path(target), layouts.find(to)
+    check_new(target)
+    if dtype is not None:
+        as_dtype(dtype)
+    folder = hub.find(source)
+    if (folder / ADAPTER).exists():
+        raise CheckpointError(f"{folder} is an adapter; merge it into its base first (minivl merge)")
+    here, config = layout_of(folder), read_config(folder)
     state = dict(here.read(read_tensors(folder), config))
     _check(state, config, folder)
     kept = next(iter(state.values())).dtype if dtype is None else as_dtype(dtype)

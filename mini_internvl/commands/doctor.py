@@ -123,7 +123,7 @@ def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[s
                 "error", CONFIG, f"asks for an impossible model ({error})", "copy it from the original checkpoint"
             )
         else:
-            weights.compare(folder, tensors, wanted)
+            weights.compare(folder, tensors, wanted, tied=weights.is_tied(config))
     if layout in layouts():
         vocabulary = config.llm.vocab_size if isinstance(config, VLMConfig) else None
         rows = _guard(folder, CONFIG, lambda: weights.check_rows(folder, tensors, vocabulary))
@@ -153,6 +153,10 @@ def _config(folder: Folder, layout: str, raw: Mapping[str, Any]) -> VLMConfig | 
     return config
 
 
+def _is_path(name: str) -> bool:
+    return name.startswith(".") or Path(name).is_absolute()
+
+
 def _adapter(folder: Folder, files: Mapping[str, Mapping[str, Any]]) -> None:
     """A PEFT adapter: its settings, its pairs of matrices, its base."""
     settings = folder.json(ADAPTER) or {}
@@ -163,7 +167,7 @@ def _adapter(folder: Folder, files: Mapping[str, Mapping[str, Any]]) -> None:
     if not base:
         remedy = "set base_model_name_or_path to the checkpoint it was trained on"
         folder.tell("warning", ADAPTER, "does not say what it adapts", remedy)
-    elif str(base).startswith(("/", ".")) and not Path(str(base)).is_dir():
+    elif _is_path(str(base)) and not any(place.is_dir() for place in (folder.path / str(base), Path(str(base)))):
         remedy = "set base_model_name_or_path to where the base is now, or give the base when loading"
         folder.tell("warning", ADAPTER, f"names a base that is not here: {base}", remedy)
     tensors = {name: stored for held in files.values() for name, stored in held.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mini_internvl.engine.engine import resolve
+from mini_internvl.engine.engine import home, resolve
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import count_parameters, official_config
@@ -21,7 +21,7 @@ def describe(size: str | None, model: str | None) -> dict[str, Any]:
     if size:
         config, name = VLMConfig.from_official(official_config(size)), size
     else:
-        folder = resolve(model)
+        folder = home(resolve(model))
         config, name = read_config(folder), model or "nano"
     counts = count_parameters(config)
     return {

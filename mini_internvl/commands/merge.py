@@ -18,8 +18,8 @@ from mini_internvl.engine.engine import Engine, Prompt
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import FILES, load_tokenizer
 from mini_internvl.model.adapter import check_base, find_base, load_adapter, read_adapter, weights_hash
-from mini_internvl.model.checkpoint import CONFIG, layout_of, load_model, save_model
-from mini_internvl.model.files import CheckpointError, read_tensors
+from mini_internvl.model.checkpoint import layout_of, load_model, save_model
+from mini_internvl.model.files import CheckpointError, check_new, read_tensors
 from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
 
@@ -93,14 +93,10 @@ def run(adapter: str, output: Path, *, base: str | None, as_json: bool) -> None:
 
 def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merged:
     """Merge an adapter folder into its base and save a whole checkpoint; see :func:`run`."""
+    output = Path(output)
+    check_new(output)
     folder = hub.find(adapter)
     home = _home(folder, base)
-    output = Path(output)
-    for other in (folder, home):
-        if output.exists() and output.samefile(other):
-            raise CheckpointError(f"{output} is read here; give another folder for the merged checkpoint")
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / CONFIG).exists())):
-        raise CheckpointError(f"{output} exists and is no checkpoint folder; give another name")
     info = read_adapter(folder)
     if info.base_hash:
         check_base(folder, info, weights_hash(home))

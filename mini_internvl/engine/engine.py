@@ -213,9 +213,9 @@ def load(
     folder = resolve(path_or_hub_id)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    home = _home(folder)
-    model = load_model(folder, dtype=_dtype(dtype, device, home), device=device)
-    folder = home
+    files = home(folder)
+    model = load_model(folder, dtype=_dtype(dtype, device, files), device=device)
+    folder = files
     tokenizer = load_tokenizer(folder)
     template = chat.find_template(model.config.template)
     stop_ids: list[int] = []
@@ -257,11 +257,11 @@ def load_model(
     """
     folder = hub.find(path_or_hub_id)
     if is_adapter(folder):
-        return load_adapted(folder, base=_home(folder), dtype=dtype, device=device)
+        return load_adapted(folder, base=home(folder), dtype=dtype, device=device, strict=strict)
     return checkpoint.load_model(folder, dtype=dtype, device=device, strict=strict)
 
 
-def _home(folder: Path) -> Path:
+def home(folder: Path) -> Path:
     """Where a model's tokenizer files are: its folder, or an adapter's base."""
     return hub.find(find_base(folder)) if is_adapter(folder) else folder
 

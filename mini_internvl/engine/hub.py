@@ -35,15 +35,18 @@ def find(name: str | Path) -> Path:
     if path.exists() or repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         raise CheckpointError(neither)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(PATTERNS)))
     except HFValidationError:
         raise CheckpointError(neither) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{text} is no local folder and could not be fetched from the hub: {first}") from None
+    except Exception as error:  # the library passes on whatever its transport raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{text} is no local folder and could not be fetched from the hub: {first}; "
+            "check the name, the network and HF_TOKEN, or give a local folder"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -251,11 +251,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """
     folder = Path(folder)
     config = _read(folder / "tokenizer_config.json", missing_ok=True)
-    config = {
-        **config,
-        **config.get("official_files", {}).get("tokenizer_config.json", {}),
-    }  # a native folder's original
     try:
+        config |= config.get("official_files", {}).get("tokenizer_config.json", {})  # the original, in a native folder
         added = _added_tokens(folder, config)
         roles = _roles({**config, **_read(folder / "special_tokens_map.json", missing_ok=True)})
     except (AttributeError, KeyError, TypeError, ValueError) as error:

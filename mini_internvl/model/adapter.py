@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mini_internvl.model import lora
-from mini_internvl.model.checkpoint import load_model
-from mini_internvl.model.files import CheckpointError, new_folder, read_json, recover_folder, weight_files, write_json
+from mini_internvl.model.checkpoint import layout_of, load_model, read_config
+from mini_internvl.model.files import CheckpointError, new_folder, read_json, read_tensors, recover_folder, write_json
 from mini_internvl.model.native_lora import PROJECTOR, Low, from_native, pairs, to_native
 from mini_internvl.model.vlm import InternVL
 
@@ -103,25 +103,21 @@ def find_base(folder: str | Path, base: str | None = None) -> str:
 
 
 def weights_hash(folder: str | Path) -> str:
-    """SHA-256 over names, types, shapes and bytes of a folder's tensors in the order of their names.
+    """SHA-256 over our names, types, shapes and bytes of a folder's tensors in the order of their names.
 
-    How the tensors are spread over files does not matter.
+    The layout does not matter, nor how the tensors are spread over files.
 
     Raises:
         CheckpointError: the folder has no readable safetensors weights.
     """
+    folder = Path(folder)
+    tensors = dict(layout_of(folder).read(read_tensors(folder), read_config(folder)))
     digest = hashlib.sha256()
-    paths = weight_files(Path(folder))
-    try:
-        files = [safe_open(path, framework="pt") for path in paths]
-        where = {key: file for file in files for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
-        for key in sorted(where):
-            tensor = where[key].get_tensor(key)
-            head = [key, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-            digest.update(json.dumps(head).encode() + b"\n")
-            digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder}: the weights are damaged or incomplete ({error}); fetch them again") from None
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        head = [key, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(head).encode() + b"\n")
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -208,7 +204,7 @@ def check_base(folder: str | Path, info: Adapter, base_hash: str | None) -> None
     if base_hash and info.base_hash and base_hash != info.base_hash:
         raise CheckpointError(
             f"{folder} was trained on weights with sha256 {info.base_hash}, this base has {base_hash}; "
-            "give the base it was trained on (or allow another)"
+            "give the base it was trained on"
         )
 
 
@@ -219,6 +215,7 @@ def load_adapted(
     dtype: str | torch.dtype = "float32",
     device: str = "cpu",
     allow_other_base: bool = False,
+    strict: bool = True,
 ) -> InternVL:
     """Load an adapter folder with its base: a model whose adapters are in place, not merged.
 
@@ -226,7 +223,7 @@ def load_adapted(
         CheckpointError: the base is no folder or another one than the adapter was trained on.
     """
     home = _base_folder(folder, str(base) if base else None)
-    model = load_model(home, dtype=dtype, device=device)
+    model = load_model(home, dtype=dtype, device=device, strict=strict)
     needs_hash = read_adapter(folder).base_hash and not allow_other_base
     load_adapter(model, folder, base_hash=weights_hash(home) if needs_hash else None, allow_other_base=allow_other_base)
     return model.eval()

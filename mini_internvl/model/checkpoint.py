@@ -87,7 +87,7 @@ def load_model(
     if (folder / ADAPTER).exists():
         from mini_internvl.model.adapter import load_adapted
 
-        return load_adapted(folder, dtype=dtype, device=device)
+        return load_adapted(folder, dtype=dtype, device=device, strict=strict)
     config = read_config(folder)
     with torch.device("meta"):
         model = InternVL(config)

@@ -7,6 +7,7 @@ leaves behind is cleared away by the next save.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,10 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: none found, a shard of the index is missing, or the weights are pickled.
     """
     if (folder / INDEX).exists():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise CheckpointError(f"{folder / INDEX} has no map from tensors to files; fetch it again")
+        names = sorted(set(places.values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing or not names:
             raise CheckpointError(
@@ -136,8 +140,9 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` when the block ends without an error.
 
-    What earlier saves of processes that are gone have left beside it is removed first.
+    What earlier saves of processes that are gone have left beside it is removed first. A link is followed.
     """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(folder)
     temporary = Path(tempfile.mkdtemp(prefix=f"{_prefix(folder)}{os.getpid()}-", dir=folder.parent))
@@ -148,19 +153,27 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_new(folder: Path) -> None:
+    """CheckpointError when the folder exists and is not empty: nothing that people keep is ever replaced unasked."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists already; give a new folder")
+
+
 def _prefix(folder: Path) -> str:
     """Begin of the temporary names of this computer; other computers may share the disk."""
     return f".{folder.name}.{socket.gethostname()}-"
 
 
 def _clear_leftovers(folder: Path) -> None:
-    for path in folder.parent.glob(f"{_prefix(folder)}*"):
+    for path in folder.parent.glob(f"{glob.escape(_prefix(folder))}*"):
         number = re.match(r"(\d+)-", path.name.removeprefix(_prefix(folder)))
         if number and not _runs(int(number[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _runs(process: int) -> bool:
+    if os.name == "nt":
+        return True  # there is no harmless way to ask
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -180,14 +193,17 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     _sync_folder(temporary)
     recover_folder(folder)
     old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        recover_folder(folder)
-        raise
+    for last in (False, True):
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(temporary, folder)
+            break
+        except OSError:  # a reader may have put the old folder back in between: once more then
+            recover_folder(folder)
+            if last:
+                raise
     _sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -205,8 +221,10 @@ def _sync_folder(folder: Path) -> None:
 
 def recover_folder(folder: Path) -> None:
     """Put the old folder back when a kill fell between the two renames of :func:`replace_folder`."""
+    folder = folder.resolve()
     if not folder.exists() and _old(folder).exists():
-        os.replace(_old(folder), folder)
+        with suppress(FileNotFoundError):  # another process was quicker
+            os.replace(_old(folder), folder)
 
 
 def _old(folder: Path) -> Path:

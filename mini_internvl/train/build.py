@@ -26,6 +26,7 @@ from mini_internvl.model.config import ConfigError, VLMConfig
 from mini_internvl.model.files import (
     CONFIG,
     CheckpointError,
+    check_new,
     new_folder,
     read_json,
     read_tensors,
@@ -69,8 +70,7 @@ def join_parts(
         CheckpointError, ConfigError, TokenizerError, ChatError: a part is missing, of another kind, or does not fit.
     """
     vision, llm, output = Path(vision), Path(llm), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output} exists already; give a new folder")
+    check_new(output)
     if max_tiles < 1:
         raise ConfigError(f"max_tiles is {max_tiles}; it must be at least 1")
     llm_raw, vision_raw = _llm_config(llm), _vision_config(vision)

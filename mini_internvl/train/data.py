@@ -233,7 +233,7 @@ class Encoder:
                 "raise max_length or lower max_tiles"
             )
         size = self.config.image_size
-        labels = self._patch_labels(sample, name, len(tiles[0])) if self.with_patches and tiles else None
+        labels = self._patch_labels(sample, name, [len(t) for t in tiles]) if self.with_patches else None
         return Example(
             sample_id=name,
             patch_labels=labels,
@@ -242,10 +242,10 @@ class Encoder:
             pixel_values=torch.cat(tiles) if tiles else torch.empty(0, 3, size, size),
         )
 
-    def _patch_labels(self, sample: Sample, name: str, tiles: int) -> torch.Tensor:
-        if not sample.marks:
+    def _patch_labels(self, sample: Sample, name: str, tiles: Sequence[int]) -> torch.Tensor:
+        if not sample.marks or len(tiles) != 1:
             raise DataError(
-                f"sample {name} has no marks, which the patches loss needs; "
+                f"sample {name} has no marks of one picture, which the patches loss needs; "
                 "use synth kinds that have them: " + ", ".join(synth.marked_kinds())
             )
         image = chat.images(sample.messages)[0]["image"]
@@ -257,7 +257,7 @@ class Encoder:
             max_tiles=limit,
             image_size=self.config.image_size,
         )
-        thumbnail = tiles > grid[0] * grid[1]
+        thumbnail = tiles[0] > grid[0] * grid[1]
         return patch_labels(sample.marks, grid, thumbnail, self.config.image_size // self.config.vision.patch_size)
 
 

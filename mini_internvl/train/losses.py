@@ -45,4 +45,6 @@ Loss = AnswerLoss | PatchLoss
 
 def make(stage: StageRecipe, model: InternVL) -> Loss:
     """The loss of a stage; its own parameters, if any, are fresh."""
-    return PatchLoss(model.config.vision.hidden_size) if stage.loss == "patches" else AnswerLoss()
+    if stage.loss == "patches":
+        return PatchLoss(model.config.vision.hidden_size).to(model.device)
+    return AnswerLoss()

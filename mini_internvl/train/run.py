@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mini_internvl import synth
+from mini_internvl.engine import hub
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, weights_hash
-from mini_internvl.model.checkpoint import load_model, read_config, read_json, save_model
+from mini_internvl.model.checkpoint import layout_of, load_model, read_config, read_json, save_model
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
@@ -58,7 +59,7 @@ def open_start(recipe: Recipe) -> Start:
     """
     if recipe.model and is_adapter(recipe.model):
         return _open_adapter(recipe)
-    folder = Path(recipe.model or recipe.build)
+    folder = hub.find(recipe.model) if recipe.model else Path(recipe.build)
     if recipe.model:
         model = load_model(folder)
     else:
@@ -74,7 +75,7 @@ def open_start(recipe: Recipe) -> Start:
 
 def _open_adapter(recipe: Recipe) -> Start:
     """The base of an adapter with the adapter on it, to train on; ``recipe.lora`` may change its dropout only."""
-    folder = Path(find_base(recipe.model))
+    folder = hub.find(find_base(recipe.model))
     model, base_hash = load_model(folder), weights_hash(folder)
     wanted = targeted(model, recipe.lora) if recipe.lora else None
     info = load_adapter(model, recipe.model, base_hash=base_hash)
@@ -96,10 +97,19 @@ def _open_adapter(recipe: Recipe) -> Start:
 def save_start(start: Start, folder: Path, metadata: dict[str, str] | None = None) -> Path:
     """Save the model of a run: a checkpoint with its tokenizer, or its adapters alone."""
     if start.base_hash:
-        base = os.path.relpath(start.folder, folder)
+        base = _relative(start.folder.resolve(), folder.resolve())
         return save_adapter(start.model, folder, base=base, base_hash=start.base_hash, projector=start.projector)
     files = [start.folder / name for name in FILES if (start.folder / name).exists()]
-    return save_model(start.model, folder, dtype="bfloat16", extra_files=files, metadata=metadata)
+    layout = layout_of(start.folder).NAME
+    return save_model(start.model, folder, dtype="bfloat16", layout=layout, extra_files=files, metadata=metadata)
+
+
+def _relative(base: Path, folder: Path) -> str:
+    """The way from the adapter's folder to its base; the whole path where there is none (another drive)."""
+    try:
+        return Path(os.path.relpath(base, folder)).as_posix()
+    except ValueError:
+        return base.as_posix()
 
 
 def encoder(start: Start, *, max_tiles: int, max_length: int, with_patches: bool = False) -> Encoder:

@@ -191,11 +191,10 @@ def test_a_failed_save_leaves_the_old_folder(monkeypatch, make, tmp_path):
 def test_a_rename_that_fails_or_is_killed_loses_nothing(monkeypatch, make, tmp_path):
     target = save_model(make(), tmp_path / "m")
     before = (target / "model.safetensors").read_bytes()
-    real, calls = os.replace, []
+    real = os.replace
 
     def fails(source, destination):
-        calls.append(source)
-        if len(calls) == 3:  # the weights have their name, the old folder is out of the way, the new one not yet there
+        if str(destination) == str(target) and not str(source).endswith(".m.old"):  # the new folder to its place
             raise OSError(5, "Input/output error")
         real(source, destination)
 
@@ -333,3 +332,43 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(make, tmp_path):
     assert len(seen) > 3, "the kills came before any save ended"
     save_model(model, target)
     assert os.listdir(tmp_path) == ["m"]  # what the kills left is cleared away
+
+
+def test_a_link_to_a_folder_is_followed(make, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
+    for _ in range(2):
+        save_model(make(), tmp_path / "m")
+    assert (tmp_path / "m").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["m"]
+    assert load_model(tmp_path / "m").image_token_id == 54
+
+
+def test_a_reader_that_recovers_in_between_spoils_no_save(monkeypatch, make, tmp_path):
+    """Between the two renames a reader sees no folder and puts the old one back."""
+    target = save_model(make(), tmp_path / "m")
+    real, done = os.replace, []
+
+    def interfered(source, destination):
+        real(source, destination)
+        if str(destination).endswith(".m.old") and not done:
+            done.append(1)
+            files.recover_folder(target)
+
+    new = make()
+    with torch.no_grad():
+        new.mlp1[1].weight.add_(1)
+    monkeypatch.setattr(files.os, "replace", interfered)
+    save_model(new, target)
+    assert done
+    assert torch.equal(load_model(target).mlp1[1].weight, new.mlp1[1].weight)
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(make, tmp_path):
+    from mini_internvl.model.lora import LoraConfig, add_lora
+
+    model = add_lora(make(), LoraConfig(rank=2))
+    with pytest.raises(ValueError, match="the model has adapters; merge them first"):
+        save_model(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from mini_internvl import recipes
 from mini_internvl.commands.merge import merge
+from mini_internvl.commands.doctor import diagnose
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapted, read_adapter, weights_hash
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
@@ -53,6 +54,7 @@ def test_only_the_adapters_train(checkpoint, lora_recipe, tmp_path):
         assert is_adapter(folder)
         assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert Path(find_base(best)) == checkpoint
+    assert not diagnose(best).findings
     info = read_adapter(best)
     assert (info.rank, info.dropout, info.projector) == (8, 0.05, False)
     assert info.base_hash == weights_hash(checkpoint)

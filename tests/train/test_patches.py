@@ -135,7 +135,7 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, 
 def test_samples_without_marks_are_refused_by_name(start, stage):
     encode = encoder(start, max_tiles=2, max_length=500, with_patches=True)
     row = stage(loss="patches", train=("vision",))
-    with pytest.raises(DataError, match="has no marks, which the patches loss needs; use synth kinds that have them"):
+    with pytest.raises(DataError, match="has no marks of one picture, which the patches loss needs; use"):
         StepDataset(row, encode, pad_id=0, seed=0)[0]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model.config import ConfigError, VLMConfig
+from mini_internvl.model.layouts.official import DROPPED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
         "model_type": MODEL_TYPE,
         "torch_dtype": dtype,
         "img_context_token_id": image_token_id,
-        "official": copy.deepcopy(dict(official)),
+        "official": {key: value for key, value in copy.deepcopy(dict(official)).items() if key not in DROPPED},
     }
 
 

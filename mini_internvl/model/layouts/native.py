@@ -103,7 +103,7 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     kind = text.get("model_type", "qwen2")
     stored = raw.get(EXTRA)
     kept: dict[str, Any] = copy.deepcopy(dict(stored)) if isinstance(stored, Mapping) else {}
-    kept_vision, kept_llm = kept.pop("vision_config", {}), kept.pop("llm_config", {})
+    kept_vision, kept_llm = kept.pop("vision_config", None) or {}, kept.pop("llm_config", None) or {}
     image_size = _side(vision.get("image_size", 448), "vision_config.image_size")
     token = raw.get("image_token_id", QWEN2_5_IMAGE_TOKEN)
     modern = kind == "qwen2" and (token == QWEN2_5_IMAGE_TOKEN or text.get("vocab_size", 0) > 151660)
@@ -236,7 +236,7 @@ def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[t
         else:
             yield key, tensor
     if table is not None and not head and config.official.get(TIED):
-        yield "language_model.lm_head.weight", table
+        yield "language_model.lm_head.weight", table.clone()  # a parameter of its own: it may train apart
     for parts in waiting.values():
         yield from parts.values()
 

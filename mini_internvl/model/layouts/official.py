@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "official"
+DROPPED = ("auto_map", "native_tied_embeddings")
+"""Fields that are not written: one names code files that do not go along, one was true of the native files only."""
 _LLM = "language_model."
 
 
@@ -32,9 +34,9 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
 def from_official_config(official: Mapping[str, Any], image_token_id: int | None, dtype: str) -> dict[str, Any]:
     """The dictionary with the weights' type and the id of ``<IMG_CONTEXT>``.
 
-    Every field that was read is kept but ``auto_map``, which names code files that are neither read nor written here.
+    Every field that was read is kept but ``DROPPED``.
     """
-    raw = {key: value for key, value in copy.deepcopy(dict(official)).items() if key != "auto_map"}
+    raw = {key: value for key, value in copy.deepcopy(dict(official)).items() if key not in DROPPED}
     return {**raw, "torch_dtype": dtype, "img_context_token_id": image_token_id}
 
 
@@ -52,7 +54,7 @@ def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[t
         else:
             yield key, tensor
     if is_tied(config) and not has_head and table is not None:
-        yield f"{_LLM}lm_head.weight", table
+        yield f"{_LLM}lm_head.weight", table.clone()  # a parameter of its own: it may train apart
 
 
 def is_tied(config: VLMConfig) -> bool:
