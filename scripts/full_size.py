@@ -23,7 +23,7 @@ from mini_internvl.inputs.tokenizer import FILES
 from mini_internvl.model.checkpoint import CONFIG, to_official
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import new_folder, write_json, write_tensors
-from mini_internvl.model.sizes import official_config
+from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 
 FACTORS = {"type": "su", "short_factor": [1.05] * 48, "long_factor": [1.0 + i for i in range(48)]}
@@ -32,7 +32,7 @@ FACTORS = {"type": "su", "short_factor": [1.05] * 48, "long_factor": [1.0 + i fo
 
 def tensors(config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
     """Official names with random bfloat16 values, small enough for finite logits; the same for the same name."""
-    with torch.device("meta"):
+    with shapes_only():
         shapes = {name: value.shape for name, value in to_official(InternVL(config)).items()}
     for name, shape in shapes.items():
         seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from mini_internvl.commands._doctor_folder import Folder, listed
@@ -14,6 +13,7 @@ from mini_internvl.model.config import VisionConfig, VLMConfig
 from mini_internvl.model.files import CONFIG, INDEX, PICKLES, WEIGHTS, CheckpointError
 from mini_internvl.model.headers import Stored, read_header
 from mini_internvl.model.layouts import layouts, native, official
+from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vision import InternViT
 from mini_internvl.model.vlm import InternVL
 
@@ -133,7 +133,7 @@ def expected(config: VLMConfig | VisionConfig, layout: str) -> dict[str, tuple[i
             value = getattr(part, name)
             if not isinstance(value, int) or not 0 < value <= most:
                 raise ValueError(f"{name} is {value!r}")
-    with torch.device("meta"):
+    with shapes_only():
         if isinstance(config, VisionConfig):
             state: Iterable[tuple[str, Tensor]] = InternViT(config).state_dict().items()
         else:

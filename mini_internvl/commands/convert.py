@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mini_internvl.engine import hub
@@ -24,6 +23,7 @@ from mini_internvl.model.files import (
     write_json,
     write_tensors,
 )
+from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 
 Progress = Callable[[int, int], None]
@@ -92,7 +92,7 @@ def convert(
 
 def _check(state: dict[str, Tensor], config: Any, folder: Path) -> None:
     """Names and shapes against the model's own, before anything is written."""
-    with torch.device("meta"):
+    with shapes_only():
         wanted = {name: tuple(value.shape) for name, value in InternVL(config).state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))

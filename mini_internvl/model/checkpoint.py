@@ -35,6 +35,7 @@ from mini_internvl.model.files import (
     write_tensors,
 )
 from mini_internvl.model.layouts import official
+from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vision import InternViT
 from mini_internvl.model.vlm import InternVL
 
@@ -89,7 +90,7 @@ def load_model(
 
         return load_adapted(folder, dtype=dtype, device=device, strict=strict)
     config = read_config(folder)
-    with torch.device("meta"):
+    with shapes_only():
         model = InternVL(config)
     tensors = layout_of(folder).read(read_tensors(folder), config)
     _assign(model, tensors, folder, as_dtype(dtype), device, strict)
@@ -112,7 +113,7 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
         tensors = ((key.removeprefix(_VISION), value) for key, value in pairs if key.startswith(_VISION))
     else:
         raise ConfigError(f"{folder / CONFIG}: this is no InternViT config")
-    with torch.device("meta"):
+    with shapes_only():
         model = InternViT(config)
     _assign(model, tensors, folder, as_dtype(dtype), device)
     return model.eval()

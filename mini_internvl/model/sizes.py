@@ -5,11 +5,13 @@ Numbers: config files of the 1B, 2B and 4B; parameter counts are checked against
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mini_internvl.model import llms
 from mini_internvl.model.config import VLMConfig
@@ -75,9 +77,26 @@ def official_config(size: str) -> dict[str, Any]:
     return compose(VIT_300M, sizes[size], image_size=448, max_tiles=12)
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out the random draws of module constructors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (torch.Tensor.uniform_, torch.Tensor.normal_) else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made inside have names and shapes but no memory.
+
+    Torch's own meta device alone would still draw their first values, which loads a second's worth of its modules.
+    """
+    with torch.device("meta"), _NoDraws():
+        yield
+
+
 def count_parameters(config: VLMConfig) -> dict[str, int]:
     """Parameters of each part, counted on shapes alone: ``vision``, ``projector``, ``llm`` and ``total``."""
-    with torch.device("meta"):
+    with shapes_only():
         model = InternVL(config)
     parts = {"vision": model.vision_model, "projector": model.mlp1, "llm": model.language_model}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}

@@ -43,9 +43,9 @@ class Embeddings(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.grid = config.image_size // config.patch_size
-        self.class_embedding = nn.Parameter(torch.randn(1, 1, config.hidden_size))
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size).normal_())
         self.patch_embedding = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size)
-        self.position_embedding = nn.Parameter(torch.randn(1, self.grid**2 + 1, config.hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1, self.grid**2 + 1, config.hidden_size).normal_())
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, 1 + H/patch * W/patch, hidden)."""
@@ -110,8 +110,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = _norm(config), _norm(config)
         self.attn, self.mlp = Attention(config), MLP(config)
-        self.ls1 = nn.Parameter(config.layer_scale * torch.ones(config.hidden_size))
-        self.ls2 = nn.Parameter(config.layer_scale * torch.ones(config.hidden_size))
+        self.ls1 = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale))
+        self.ls2 = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale))
         self.drop_path = drop_path
 
     def _drop(self, branch: Tensor) -> Tensor:

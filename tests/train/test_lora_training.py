@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from mini_internvl import recipes
-from mini_internvl.commands.merge import merge
 from mini_internvl.commands.doctor import diagnose
+from mini_internvl.commands.merge import merge
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapted, read_adapter, weights_hash
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
