@@ -78,10 +78,13 @@ def official_config(size: str) -> dict[str, Any]:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves out the random draws of module constructors."""
+    """Leaves out what fills the tensors of module constructors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (torch.Tensor.uniform_, torch.Tensor.normal_) else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is torch.Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager
