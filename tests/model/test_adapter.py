@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,10 @@ def test_the_hash_is_of_the_tensors_not_of_the_files(folder, tmp_path):
         save_file({key: state[key] for key in keys}, shards / file)
     index = {"weight_map": {key: file for file, keys in parts.items() for key in keys}}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copyfile(tmp_path / "one/config.json", shards / "config.json")
     assert weights_hash(shards) == known == weights_hash(folder)
+    for layout in ("mini", "native"):
+        assert weights_hash(save_model(model, tmp_path / layout, layout=layout)) == known, layout
     state[names[0]] = state[names[0]].clone()
     state[names[0]].view(-1)[0] += 1
     save_file(state, tmp_path / "one/model.safetensors")
