@@ -17,6 +17,7 @@ from mini_internvl.inputs.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     TokenizerError,
+    backend_token,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _sentencepiece_backend(tokenizer: SentencePieceTokenizer) -> tokenizers.Toke
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *starts]
     )
     for token in sorted([*tokenizer.added.values(), *fixed], key=lambda token: token.id):
-        backend.add_tokens([_backend_token(token, normalized=not every_piece)])
+        backend.add_tokens([backend_token(token, normalized=not every_piece)])
     if tokenizer.bos:
         bos = model.id_to_piece(tokenizer.bos[0])
         backend.post_processor = processors.TemplateProcessing(
@@ -149,16 +150,3 @@ def _check_plain(model: sentencepiece.SentencePieceProcessor) -> bool:
     if model.normalize(probe) != prefix + probe.replace(" ", SPACE):
         raise TokenizerError("tokenizer.model normalises text, which is not supported in the native layout")
     return bool(prefix)
-
-
-def _backend_token(token: AddedToken, *, normalized: bool) -> tokenizers.AddedToken:
-    import tokenizers
-
-    return tokenizers.AddedToken(
-        token.content,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        single_word=token.single_word,
-        normalized=normalized,
-        special=token.special,
-    )

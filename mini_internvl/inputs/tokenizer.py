@@ -300,7 +300,7 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
     )
     backend.decoder = decoders.ByteLevel()
     for token in sorted(added, key=lambda token: token.id):
-        backend.add_tokens([_backend_token(token)])
+        backend.add_tokens([backend_token(token)])
         if backend.token_to_id(token.content) != token.id:
             raise TokenizerError(
                 f'{folder}: added token "{token.content}" has id {token.id} but comes at '
@@ -309,7 +309,8 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
     return FastTokenizer(backend, added, "bpe", pad_token)
 
 
-def _backend_token(token: AddedToken) -> tokenizers.AddedToken:
+def backend_token(token: AddedToken, *, normalized: bool = False) -> tokenizers.AddedToken:
+    """The token as the ``tokenizers`` library knows it; ``normalized`` looks for it in normalised text."""
     import tokenizers
 
     return tokenizers.AddedToken(
@@ -317,7 +318,7 @@ def _backend_token(token: AddedToken) -> tokenizers.AddedToken:
         lstrip=token.lstrip,
         rstrip=token.rstrip,
         single_word=token.single_word,
-        normalized=False,
+        normalized=normalized,
         special=token.special,
     )
 
