@@ -8,7 +8,6 @@ so the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -27,7 +26,9 @@ from mini_internvl import plugins, synth
 from mini_internvl.benchmarks import synth as general
 from mini_internvl.engine import Engine, load
 from mini_internvl.engine.engine import home, resolve
-from mini_internvl.evaluate import evaluate
+from mini_internvl.evaluate import AnswerCache, evaluate
+from mini_internvl.evaluate import Listener as Asking
+from mini_internvl.evaluate.keys import file_hash
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import load_tokenizer
 from mini_internvl.model.vlm import InternVL
@@ -65,8 +66,8 @@ class AdaptConfig:
     """Questions per kind of the general probe."""
     validation_items: int = 48
     """Validation questions per benchmark of the metric measured while training."""
-    precision: str = "bf16"
-    """bf16 or fp32 arithmetic while training."""
+    precision: str = "auto"
+    """Arithmetic of the training: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor is fast at it)."""
     seed: int = 0
     """Seed of the data, the mixing and the training."""
     command: str = ""
@@ -233,9 +234,10 @@ def _score(
     scores, predictions = {}, {}
     for name, items in questions.items():
         listener.step(f"score {label}: {name}")
-        with clock.timed(f"score {label}"):
-            keep = config.output / "answers" / f"{name}-{sha[:12]}.jsonl"
-            scores[name], predictions[name] = evaluate(engine, modules[name], items, keep=keep, progress=listener.count)
+        with clock.timed(f"score {label}"), AnswerCache(config.output / "answers.sqlite") as cache:
+            scores[name], predictions[name] = evaluate(
+                engine, modules[name], items, cache=cache, model=sha, listener=Asking(count=listener.count)
+            )
     return Scored(scores=scores, predictions=predictions, sha256=sha)
 
 
@@ -317,7 +319,7 @@ def _result(
 def _general(base: Scored, adapted: Scored) -> dict[str, Any]:
     """The probe before and after, by kind and in the mean (per cent)."""
     kinds = [name for name in base.scores["general"].values if "/" not in name and name != "mean"]
-    counts = base.scores["general"].notes["counts"]
+    counts = base.scores["general"].counts
     sides = {"base": base.scores["general"].values, "adapted": adapted.scores["general"].values}
     return {
         **{label: {kind: values[kind] for kind in kinds} for label, values in sides.items()},
@@ -354,16 +356,6 @@ def _clips(
             )
     every = list(clips.values())
     return every[:: max(1, len(every) // SHOWN_CLIPS)][:SHOWN_CLIPS]
-
-
-def file_hash(*paths: Path) -> str:
-    """SHA-256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -23,7 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Make training data.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Make training data; pack and unpack folders of data.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
@@ -35,6 +37,15 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Evaluated = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder, hub id, or openai:http://host:port/v1#name; nano when left out."),
+]
+Data = Annotated[Path | None, typer.Option(help="Folder of the benchmarks' official files.")]
+Split = Annotated[str | None, typer.Option(help="Split; the benchmark's first when left out.")]
+ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Protocol; the paper's when left out.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sample, 0 when left out (synth: of the pictures).")]
+JudgeModel = Annotated[str, typer.Option("--judge", help="Judge model: openai:http://host:port/v1#name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -131,7 +142,7 @@ def adapt(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     ratio: Annotated[float | None, typer.Option(help="General to domain samples, the paper's r.")] = None,
     general_items: Annotated[int, typer.Option(help="Questions per kind of the general probe.")] = 100,
-    precision: Annotated[str, typer.Option(help="bf16 or fp32 arithmetic.")] = "bf16",
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32 arithmetic.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
     json: AsJson = False,
 ) -> None:
@@ -170,34 +181,107 @@ def demo(
         run(output, should_stop, as_json=json)
 
 
-@app.command(name="eval", epilog="Example: minivl eval synth --kinds shapes,words,charts --limit 200")
+@app.command(name="eval", epilog="Example: minivl eval chartqa docvqa --data data --model OpenGVLab/InternVL2-1B")
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(help="Name of a benchmark, for instance synth.")],
-    model: Model = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the benchmark's files.")] = None,
+    benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks, for instance chartqa docvqa.")],
+    model: Evaluated = None,
+    data: Data = None,
+    split: Split = None,
+    protocol: ProtocolName = None,
+    limit: Annotated[int | None, typer.Option(help="Size of a random sample (synth: pictures per kind).")] = None,
+    seed: Seed = None,
     kinds: Annotated[
         str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")
     ] = "shapes,words,charts",
-    limit: Annotated[int | None, typer.Option(help="At most this many items (synth: per kind).")] = None,
-    seed: Annotated[int | None, typer.Option(help="synth: seed of the pictures.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
-    output: Annotated[Path | None, typer.Option(help="File that keeps every answer (jsonl).")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/eval/MODEL when left out.")] = None,
+    judge: JudgeModel = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: AsJson = False,
 ) -> None:
-    """Score a model on a benchmark."""
-    from mini_internvl.commands.evaluate import run
+    """Score a model on benchmarks. Every answer is kept: the same command goes on where it was stopped."""
+    from mini_internvl.commands.evaluate import Settings, run
 
-    run(benchmark, model, data, kinds, limit, seed, batch_size, output, device, dtype, as_json=json)
+    settings = Settings(
+        benchmarks=benchmarks,
+        model=model,
+        data=data,
+        split=split,
+        protocol=protocol,
+        limit=limit,
+        seed=seed,
+        kinds=kinds,
+        output=output,
+        judge=judge,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        report=report,
+    )
+    with _stoppable() as should_stop:
+        code = run(settings, should_stop, as_json=json)
+    raise typer.Exit(code)
 
 
-@app.command(epilog="Example: minivl report runs/driving-sim")
-def report(run: Annotated[Path, typer.Argument(help="Folder of an adaptation.")]) -> None:
-    """Write the HTML report of an adaptation again."""
-    from mini_internvl.report import adaptation
+@app.command(epilog="Example: minivl score chartqa answers.jsonl --data data")
+def score(
+    benchmark: Annotated[str, typer.Argument(help="Name of a benchmark.")],
+    answers: Annotated[Path, typer.Argument(help="Answers of any model: jsonl or json with ids.")],
+    data: Data = None,
+    split: Split = None,
+    protocol: ProtocolName = None,
+    limit: Annotated[int | None, typer.Option(help="Size of the random sample that was answered.")] = None,
+    seed: Seed = None,
+    judge: JudgeModel = "",
+    output: Annotated[Path | None, typer.Option(help="Folder that gets the score's files.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Score answers that another tool, or an earlier run, has written."""
+    from mini_internvl.commands.evaluate import Settings
+    from mini_internvl.commands.score import run
 
-    typer.echo(adaptation.build(run))
+    settings = Settings(
+        benchmarks=[benchmark],
+        data=data,
+        split=split,
+        protocol=protocol,
+        limit=limit,
+        seed=seed,
+        judge=judge,
+        output=output,
+    )
+    raise typer.Exit(run(settings, answers, as_json=json))
+
+
+@app.command(epilog="Example: minivl table general --runs runs/1B --format markdown")
+def table(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", help="general, remote, medical, bddx, drivelm; all when left out."),
+    ] = None,
+    runs: Annotated[list[Path] | None, typer.Option(help="Folder written by eval; may be repeated.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
+    json: AsJson = False,
+) -> None:
+    """The paper's tables: its published numbers, and yours beneath them."""
+    from mini_internvl.commands.table import run
+
+    run(names or [], runs or [], form, as_json=json)
+
+
+@app.command(epilog="Example: minivl report runs/eval-1B --against runs/eval-nano")
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of an adaptation or an evaluation.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Another evaluation: shows what changed, item by item, since that one.")
+    ] = None,
+) -> None:
+    """Write the HTML report of an adaptation or an evaluation."""
+    from mini_internvl import report as reports
+
+    typer.echo(reports.build(run, against))
 
 
 @app.command(epilog="Example: minivl info --size 1B")
@@ -365,6 +449,41 @@ def fonts() -> None:
     from mini_internvl.synth.fonts import FONT_PACKAGES
 
     typer.echo(" ".join(FONT_PACKAGES))
+
+
+@data_app.command(epilog="Example: minivl data pack data/chartqa chartqa.tar")
+def pack(
+    folder: Annotated[Path, typer.Argument(help="Folder to pack, for instance a benchmark's.")],
+    archive: Annotated[Path, typer.Argument(help="New archive; its name ends in .tar, .tar.gz or .tgz.")],
+    json: AsJson = False,
+) -> None:
+    """Put a folder into one archive with the hash of every file, to be carried to another machine."""
+    from mini_internvl import terminal
+    from mini_internvl.evaluate import pack as packing
+
+    done = packing.pack(folder, archive, progress=terminal.Counter("packing, MB"))
+    if json:
+        _echo_json(done)
+        return
+    typer.echo(f"{done['archive']}: {done['files']:,} files, {done['bytes'] / 1e6:,.1f} MB")
+
+
+@data_app.command(epilog="Example: minivl data unpack chartqa.tar data/chartqa")
+def unpack(
+    archive: Annotated[Path, typer.Argument(help="Archive written by minivl data pack.")],
+    folder: Annotated[Path, typer.Argument(help="New or empty folder; one filled in part is completed.")],
+    json: AsJson = False,
+) -> None:
+    """Take a packed folder out again, each file compared with its hash. Once stopped, the same command goes on."""
+    from mini_internvl import terminal
+    from mini_internvl.evaluate import pack as packing
+
+    done = packing.unpack(archive, folder, progress=terminal.Counter("unpacking, MB"))
+    if json:
+        _echo_json(done)
+        return
+    kept = f", {done['kept']:,} of them were there" if done["kept"] else ""
+    typer.echo(f"{done['folder']}: {done['files']:,} files{kept}, {done['bytes'] / 1e6:,.1f} MB")
 
 
 def _print_stream(stream: Any, *, quiet: bool) -> Any:

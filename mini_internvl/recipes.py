@@ -19,6 +19,8 @@ import yaml
 
 PARTS = ("vision", "projector", "llm")
 LOSSES = ("answers", "patches")
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("fp32", "bf16", "auto")
 LORA_PARTS = ("llm", "vision")
 T = TypeVar("T")
 
@@ -69,6 +71,10 @@ class StageRecipe:
     """Parts that learn: any of vision, projector, llm; the others are frozen."""
     loss: str = "answers"
     """``answers``: next-token loss on the answers; ``patches``: what stands on every patch, for the encoder alone."""
+    patches_weight: float = 0.0
+    """Weight of the loss over patches beside that on the answers, for pictures whose contents are known."""
+    optimizer: str = "adamw"
+    """``adamw``, or ``muon`` for the matrices of a model that trains from nothing (AdamW for the rest)."""
     lr: float = 4e-5
     """Peak learning rate."""
     min_lr_ratio: float = 0.0
@@ -99,6 +105,8 @@ class StageRecipe:
             raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
         if self.loss not in LOSSES:
             raise RecipeError(f'{where}: loss is "{self.loss}"; known: {", ".join(LOSSES)}')
+        if self.optimizer not in OPTIMIZERS:
+            raise RecipeError(f'{where}: optimizer is "{self.optimizer}"; known: {", ".join(OPTIMIZERS)}')
         if self.loss == "patches" and self.train != ("vision",):
             raise RecipeError(f"{where}: the patches loss reaches the encoder alone; write train: [vision]")
         for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
@@ -111,7 +119,7 @@ class StageRecipe:
         for field in ("warmup_ratio", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be in [0, 1)")
-        for field in ("min_lr_ratio", "weight_decay"):
+        for field in ("min_lr_ratio", "weight_decay", "patches_weight"):
             if getattr(self, field) < 0:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be 0 or above")
         if self.clip <= 0:
@@ -178,7 +186,7 @@ class Recipe:
     build: str = ""
     """Folder of a config.json with tokenizer files from which a fresh model is made."""
     precision: str = "fp32"
-    """``fp32``, or ``bf16``: float32 weights, bfloat16 arithmetic."""
+    """``fp32``; ``bf16``: float32 weights, bfloat16 arithmetic; ``auto``: bf16 where the processor is fast at it."""
     seed: int = 0
     """Seed of mixing, fresh weights and drop path."""
     held_out: tuple[SourceRecipe, ...] = ()
@@ -197,8 +205,8 @@ class Recipe:
             raise RecipeError("give either model (a checkpoint to start from) or build (a config for a fresh model)")
         if self.lora and self.build:
             raise RecipeError("lora adapts a checkpoint: give model instead of build")
-        if self.precision not in ("fp32", "bf16"):
-            raise RecipeError(f'precision is "{self.precision}"; known: fp32, bf16')
+        if self.precision not in PRECISIONS:
+            raise RecipeError(f'precision is "{self.precision}"; known: {", ".join(PRECISIONS)}')
         if not self.stages:
             raise RecipeError("stages is empty")
         for field in ("held_out_samples", "eval_every", "save_every"):

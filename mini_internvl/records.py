@@ -17,7 +17,8 @@ Part = Mapping[str, Any]
 """One piece of a message, in the OpenAI shape.
 
 ``{"type": "text", "text": str}`` or ``{"type": "image", "image": path | PIL image | bytes | data URL}``; an image may
-carry ``"name"`` (a view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``). ``{"type": "image_url",
+carry ``"name"`` (a view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``), ``"scale"`` (times that its sides
+are enlarged before it is cut into tiles) and ``"max_tiles"`` (its own limit). ``{"type": "image_url",
 "image_url": {"url": ...}}`` is accepted too.
 """
 
@@ -63,6 +64,8 @@ class Mark:
     """Number of the character in its line, from 0; ``None`` for what stands in no line."""
     line: int | None = None
     """Number of the line, from 0."""
+    colour: str | None = None
+    """Name of its colour, where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ class Example:
     pixel_values: torch.Tensor
     """(tiles, 3, S, S) float32, normalised; zero tiles for a text-only sample."""
     patch_labels: torch.Tensor | None = None
-    """(tiles, patches, 3) int64 for the loss over patches (see ``train.patches``)."""
+    """(tiles, patches, 4) int64 for the loss over patches (see ``train.patches``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,10 @@ class Prediction:
     """Wall-clock seconds of this answer (its share of the batch)."""
 
 
+class JudgeError(RuntimeError):
+    """A judge model could not answer; the message says why and what to do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """A benchmark's result."""
@@ -163,5 +170,11 @@ class Score:
     """Figure name to value, in the unit that papers print."""
     items: int
     """How many items were scored."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Standard error of a figure, in its unit; figures without one are left out."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Items behind a figure, where they are not all."""
+    partial: str = ""
+    """Why figures are missing or provisional, for instance without a judge; empty for a complete score."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Counts worth telling, for instance unreadable answers."""

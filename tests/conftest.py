@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -68,3 +71,15 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     image.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def fake_server() -> ModuleType:
+    """The module of an OpenAI-compatible server in a thread (``fake_server.serve(answer)``)."""
+    spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fake_server"] = module
+    spec.loader.exec_module(module)
+    return module

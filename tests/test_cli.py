@@ -75,7 +75,7 @@ def commands():
 
 def test_there_are_the_commands_of_the_design():
     names = {" ".join(path) for path in commands()}
-    assert {"ask", "chat", "train", "adapt", "demo", "eval", "report", "info", "data synth"} <= names
+    assert {"ask", "chat", "train", "adapt", "demo", "eval", "score", "report", "info", "data synth"} <= names
 
 
 @pytest.mark.parametrize("path", commands(), ids=" ".join)
@@ -103,6 +103,8 @@ def test_no_command_shows_the_help(minivl):
         (["ask", "--nonsense", "a", "b"], "No such option"),
         (["info", "--size"], "requires an argument"),
         (["eval", "synth", "--limit", "many"], "Invalid value for '--limit'"),
+        (["eval", "sinth"], "did you mean synth?"),
+        (["score", "synt", "answers.jsonl"], "did you mean synth"),
     ],
 )
 def test_wrong_usage_is_2(minivl, arguments, message):
@@ -233,8 +235,10 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(minivl, checkpoint, pictur
         (["info", "--size", "9B"], 'unknown size "9B"; known: 1B, 2B, 4B'),
         (["info", "--size", "1B", "--model", "x"], "give either --size or --model"),
         (["train", "nowhere.yaml"], "nowhere.yaml does not exist"),
-        (["eval", "sinth"], "did you mean synth?"),
         (["eval", "bddx_text"], "give it with --data"),
+        (["eval", "synth", "--model", "openai:nowhere"], "write openai:http://host:port/v1#model-name"),
+        (["score", "bddx_text", "nowhere.jsonl"], "give it with --data"),
+        (["score", "bddx_text", "nowhere.jsonl", "--data", "OUT"], "nowhere.jsonl does not exist"),
         (["adapt", "driving", "--output", "OUT"], "did you mean driving_sim?"),
         (["report", "nowhere"], "nowhere"),
         (["data", "synth", "shape", "--output", "OUT"], "shape"),
@@ -309,14 +313,20 @@ def test_info_describes_a_checkpoint(minivl, checkpoint):
 
 
 def test_eval_prints_a_table_or_json_and_keeps_answers(minivl, checkpoint, tmp_path):
-    arguments = ["eval", "synth", "--kinds", "shapes", "--limit", 2, "--model", checkpoint]
-    keep = tmp_path / "answers.jsonl"
-    code, out, _ = minivl(*arguments, "--output", keep)
-    assert code == 0
+    folder = tmp_path / "run"
+    arguments = ["eval", "synth", "--kinds", "shapes", "--limit", 2, "--model", checkpoint, "--output", folder]
+    code, out, err = minivl(*arguments, "--no-report")
+    assert code == 0, err
     assert "shapes" in out
-    assert len(keep.read_text().splitlines()) == 2
-    code, out, _ = minivl(*arguments, "--output", keep, "--json")
-    assert (code, json.loads(out)["items"]) == (0, 2)
+    assert len((folder / "synth" / "predictions.jsonl").read_text().splitlines()) == 2
+    code, out, _ = minivl(*arguments, "--json", "--no-report")
+    assert code == 0
+    assert json.loads(out)["results"][0]["items"] == 2
+    assert json.loads((folder / "synth" / "timing.json").read_text())["asked"] == 0
+    (folder / "answers.sqlite").write_bytes(b"damaged" * 1000)
+    code, _, err = minivl(*arguments)
+    assert code == 1
+    assert "answers.sqlite is damaged" in one_line(err)
 
 
 def test_data_synth_draws_and_train_reads_it(minivl, checkpoint, tmp_path):

@@ -15,13 +15,13 @@ import typer.main
 import yaml
 
 import mini_internvl
-from mini_internvl import recipes
+from mini_internvl import plugins, recipes
 from mini_internvl.cli import app
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import count_parameters, official_config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -120,6 +120,29 @@ def test_parameter_counts_in_docs(size: str) -> None:
     row = re.search(rf"^\| {size} \|.*$", (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8"), re.M)
     assert row is not None
     assert [int(n.replace(",", "")) for n in re.findall(r"\| ([\d,]{6,}) ", row[0])] == list(counts.values())
+
+
+BENCHMARK_HEADINGS = ("Files", "Folder", "Prompt", "Scoring", "Protocols", "Published scores", "Traps", "Command")
+
+
+@pytest.mark.parametrize("name", plugins.list_names("benchmarks"))
+def test_every_benchmark_has_a_page_that_says_what_its_file_says(name: str) -> None:
+    benchmark = plugins.find("benchmarks", name)
+    page = ROOT / "docs" / "benchmarks" / f"{name}.md"
+    text = page.read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^## (.+)$", text, re.M)) == BENCHMARK_HEADINGS
+    named = [*benchmark.PROTOCOLS, *benchmark.SPLITS, *getattr(benchmark, "UNSCORED", ())]
+    if benchmark.EXAMPLE is not None:
+        named += [Path(path).name for path in benchmark.EXAMPLE.files]
+    missing = [word for word in named if word not in text]
+    assert not missing, f"{page.name} does not name {missing}"
+    assert any(words[:2] == ["eval", name] for words in command_lines(page)), f"{page.name} shows no command"
+    assert f"({name}.md)" in (page.parent / "index.md").read_text(encoding="utf-8")
+
+
+def test_every_benchmark_page_has_a_benchmark() -> None:
+    pages = {page.stem for page in (ROOT / "docs" / "benchmarks").glob("*.md")} - {"index"}
+    assert pages == set(plugins.list_names("benchmarks"))
 
 
 def test_public_names_exist() -> None:

@@ -129,7 +129,7 @@ def test_wrong_types_are_named_by_their_path(load, override, message):
     [
         ("model=''", "give either model"),
         ("build=x", "give either model"),
-        ("precision=fp16", 'precision is "fp16"; known: fp32, bf16'),
+        ("precision=fp16", 'precision is "fp16"; known: fp32, bf16, auto'),
         ("stages=[]", "stages is empty"),
         ("eval_every=0", "eval_every is 0; it must be at least 1"),
         ("save_every=0", "save_every is 0; it must be at least 1"),

@@ -13,16 +13,19 @@ recorded. Further fields are allowed and ignored here.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.benchmarks._example import Picture
+from mini_internvl.benchmarks._files import DataError, Faults, chosen, read_jsonl
 from mini_internvl.records import Item, Part, Prediction
 
 CLIPS = "clips.jsonl"
-SPLITS = ("train", "validation", "test")
+FIELDS = ("id", "split", "frames", "description", "justification")
+SPLITS = ("test", "validation", "train")
+PROTOCOLS = {"paper": "The scorers and thresholds that the paper's tables name; the prompts are this project's own."}
 
 QUESTIONS: Mapping[str, str] = {
     "description": "What is the car doing?",
@@ -33,56 +36,47 @@ QUESTIONS: Mapping[str, str] = {
 """The wording in which the benchmarks ask (the paper's four questions)."""
 
 
-def read_clips(root: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split in file order, their frames checked to exist.
+def read_clips(root: str | Path, split: str) -> Iterator[dict[str, Any]]:
+    """Rows of one split in file order, the whole file checked and the split's frames looked for.
 
     Raises:
-        ValueError: unknown split, no file, or a row that is unreadable, incomplete or names a missing frame.
+        ValueError: unknown split.
+        DataError: no file, or rows that are unreadable, incomplete or name a missing frame (listed).
     """
-    if split not in SPLITS:
-        raise ValueError(f'there is no split "{split}"; use one of {", ".join(SPLITS)}')
+    chosen("split", split, SPLITS)
     path = Path(root) / CLIPS
     if not path.is_file():
-        raise ValueError(f"{path} is missing; give the folder that holds {CLIPS}")
+        raise DataError(f"{path} is missing; give the folder that holds {CLIPS}")
+    rows = read_jsonl(path, FIELDS)
+    faults = Faults(path)
     seen: set[str] = set()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                row = _checked(line, f"{path}:{number}")
-                if row["id"] in seen:
-                    raise ValueError(f'{path}:{number}: the id "{row["id"]}" is used twice')
-                seen.add(row["id"])
-                if row["split"] == split:
-                    _check_frames(row, path, number)
-                    yield row
+    for number, row in enumerate(rows, 1):
+        found = list(_wrong(row))
+        if not found and row["id"] in seen:
+            found = [f'the id "{row["id"]}" is used twice']
+        if not found and row["split"] == split:
+            gone = [frame for frame in row["frames"] if not (path.parent / frame).is_file()]
+            found = [f"the frame {frame} is missing" for frame in gone]
+        for fault in found:
+            faults.add(number, fault)
+        seen.add(str(row["id"]))
+    faults.check("build or copy the folder again")
+    yield from (row for row in rows if row["split"] == split)
 
 
-def _checked(line: str, where: str) -> dict[str, Any]:
-    """One row with every needed field of the right kind."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: no valid JSON ({error.msg})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: a row must be a JSON object")
+def _wrong(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is not of the right kind."""
     for field in ("id", "split", "description", "justification"):
-        if not isinstance(row.get(field), str):
-            raise ValueError(f'{where}: field "{field}" must be a text')
-    frames = row.get("frames")
+        if not isinstance(row[field], str):
+            yield f'field "{field}" must be a text'
+    frames = row["frames"]
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, str) for frame in frames):
-        raise ValueError(f'{where}: field "frames" must be a list of picture paths')
+        yield 'field "frames" must be a list of picture paths'
     for field in ("speed", "turning_angle"):
         value = row.get(field)
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if value is not None and not number:
-            raise ValueError(f'{where}: field "{field}" must be a number or null')
-    return row
-
-
-def _check_frames(row: Mapping[str, Any], path: Path, number: int) -> None:
-    for frame in row["frames"]:
-        if not (path.parent / frame).is_file():
-            raise ValueError(f"{path}:{number}: the frame {frame} is missing; build or copy the folder again")
+            yield f'field "{field}" must be a number or null'
 
 
 def frame_parts(root: Path, row: Mapping[str, Any]) -> list[Part]:
@@ -99,21 +93,42 @@ def number_text(value: float) -> str:
     return "0.00" if text == "-0.00" else text
 
 
-def clip_items(root: Path, split: str, kinds: Sequence[str], *, max_new_tokens: int) -> Iterator[Item]:
-    """One Item for each clip and each question of ``kinds``; ids are ``<clip>/<kind>``. Null signals are left out."""
-    for row in read_clips(root, split):
+def clip_items(
+    root: str | Path, benchmark: str, split: str, kinds: Sequence[str], *, max_new_tokens: int
+) -> Iterator[Item]:
+    """One Item for each clip and each question of ``kinds``; ids are ``<clip>/<kind>``. Null signals are left out.
+
+    The clips lie in ``root``, ``root/benchmark`` or ``root/bddx``.
+    """
+    places = [Path(root) / name for name in ("", benchmark, "bddx")]
+    folder = next((place for place in places if (place / CLIPS).is_file()), places[0])
+    for row in read_clips(folder, split):
         for kind in kinds:
             if row.get(kind) is None:
                 continue
             yield Item(
                 id=f"{row['id']}/{kind}",
                 messages=[
-                    {"role": "user", "content": [*frame_parts(root, row), {"type": "text", "text": QUESTIONS[kind]}]}
+                    {"role": "user", "content": [*frame_parts(folder, row), {"type": "text", "text": QUESTIONS[kind]}]}
                 ],
                 truth={"clip": row["id"], "kind": kind, "answer": row[kind]},
                 max_tiles=1,
                 max_new_tokens=max_new_tokens,
             )
+
+
+def example_clip(number: int, description: str, justification: str, **signals: float | None) -> dict[str, Any]:
+    """A row with two frames, for the examples."""
+    frames = [f"frames/test/{number:06d}-{frame}.png" for frame in (1, 2)]
+    row = {"id": f"test-{number:06d}", "split": "test", "frames": frames, "states": []}
+    return {**row, "description": description, "justification": justification, **signals}
+
+
+def example_frames(*rows: Mapping[str, Any]) -> dict[str, Picture]:
+    """The frames that rows name."""
+    return {
+        frame: Picture(width=56, height=56, seed=number) for number, row in enumerate(rows) for frame in row["frames"]
+    }
 
 
 def answers_by_item(items: Iterable[Item], predictions: Iterable[Prediction]) -> dict[str, str | None]:

@@ -10,12 +10,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mini_internvl.benchmarks._bddx import answers_by_item, clip_items
+from mini_internvl.benchmarks._bddx import (
+    PROTOCOLS,
+    SPLITS,
+    answers_by_item,
+    clip_items,
+    example_clip,
+    example_frames,
+)
+from mini_internvl.benchmarks._example import Example
+from mini_internvl.benchmarks._figures import mean_error
+from mini_internvl.benchmarks._files import chosen
 from mini_internvl.records import Item, Prediction, Score
 
+__all__ = ["PROTOCOLS", "SPLITS"]
+
+TITLE = "BDD-X control signals"
 KINDS = ("speed", "turning_angle")
 WORST: Mapping[str, float] = {"speed": 50.0, "turning_angle": 180.0}
 """Error of an unreadable answer, m/s and degrees: larger than any error that a plausible number can make."""
@@ -28,13 +41,14 @@ LOWER_IS_BETTER = frozenset({"speed/RMSE", "turning_angle/RMSE"})
 _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)")
 
 
-def items(root: Path, split: str = "test") -> Iterator[Item]:
-    """Two items a clip of ``root/clips.jsonl``, ids ``<clip>/speed`` and ``<clip>/turning_angle``; nulls are left out.
+def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
+    """Two items a clip of ``clips.jsonl``, ids ``<clip>/speed`` and ``<clip>/turning_angle``; nulls are left out.
 
     Raises:
-        ValueError: the folder, a row or a frame is missing or wrong (named).
+        DataError: the folder, a row or a frame is missing or wrong (listed).
     """
-    return clip_items(root, split, KINDS, max_new_tokens=16)
+    chosen("protocol", protocol, PROTOCOLS)
+    return clip_items(root, "bddx_signals", chosen("split", split, SPLITS), KINDS, max_new_tokens=16)
 
 
 def read_number(text: str) -> float | None:
@@ -50,8 +64,14 @@ def right(item: Item, text: str) -> bool:
     return value is not None and abs(value - item.truth["answer"]) < CLOSE
 
 
-def score(items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
-    """The paper's ten columns, ``speed/RMSE`` to ``turning_angle/A5.0``.
+def score(
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Callable[..., str] | None = None,
+) -> Score:
+    """The paper's ten columns, ``speed/RMSE`` to ``turning_angle/A5.0``; no judge is needed.
 
     Notes: ``unreadable`` counts the answers without a number, and ``worst_error`` repeats WORST.
 
@@ -60,11 +80,14 @@ def score(items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
     """
     from mini_internvl.metrics.signals import signal_scores
 
+    chosen("protocol", protocol, PROTOCOLS)
     asked = list(items)
     if not asked:
         raise ValueError("bddx_signals: there are no items to score")
     answers = answers_by_item(asked, predictions)
     values: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    counts: dict[str, int] = {}
     unreadable: dict[str, int] = {}
     for kind in KINDS:
         mine = [item for item in asked if item.truth["kind"] == kind]
@@ -77,22 +100,27 @@ def score(items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
         found = signal_scores(filled, truths)
         values[f"{kind}/RMSE"] = found["rmse"]
         values |= {f"{kind}/A{tau}": 100 * found[f"A_{tau}"] for tau in TAUS}
+        errors |= {f"{kind}/{name}": error for name, error in _errors(filled, truths, found["rmse"]).items()}
+        counts |= {figure: len(mine) for figure in values if figure.startswith(f"{kind}/")}
     notes = {"unreadable": unreadable, "worst_error": dict(WORST)}
-    return Score(benchmark="bddx_signals", values=values, items=len(asked), notes=notes)
+    return Score(benchmark="bddx_signals", values=values, errors=errors, counts=counts, items=len(asked), notes=notes)
 
 
-EXAMPLE = (
-    [
-        {
-            "id": "test-000001",
-            "split": "test",
-            "frames": ["frames/test/000001-1.png"],
-            "description": "The car is slowing down.",
-            "justification": "because the light ahead is red.",
-            "speed": 9.31,
-            "turning_angle": -0.42,
-        }
-    ],
-    ["9.31", "-0.42 degrees"],
-    ["about 30 m/s", "it turns left"],
+def _errors(guesses: Sequence[float], truths: Sequence[float], rmse: float) -> dict[str, float]:
+    """Standard errors of the columns of one signal; that of the RMSE by the delta method."""
+    gaps = [abs(guess - truth) for guess, truth in zip(guesses, truths, strict=True)]
+    errors = {"RMSE": mean_error([gap**2 for gap in gaps]) / (2 * rmse) if rmse else 0.0}
+    return errors | {f"A{tau}": 100 * mean_error([float(gap < tau) for gap in gaps]) for tau in TAUS}
+
+
+_CLIPS = [
+    example_clip(1, "The car is slowing down.", "because the light is red.", speed=9.31, turning_angle=-0.42),
+    example_clip(2, "The car stands.", "because traffic is jammed.", speed=0.0, turning_angle=None),
+    example_clip(3, "The car turns.", "because the road bends.", speed=6, turning_angle=17.5),
+]
+EXAMPLE = Example(
+    files={"clips.jsonl": _CLIPS},
+    pictures=example_frames(*_CLIPS),
+    good=["9.31", "-0.42 degrees", "0.00 m/s", "about 6.05", "+17.5°"],
+    bad=["about 30 m/s", "it turns left", "", "v2", "−17.5"],
 )

@@ -6,21 +6,28 @@ package is missing is left out by ``kinds`` and named by ``synth.missing``. Boxe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mini_internvl import synth
-from mini_internvl.inputs import boxes
+from mini_internvl.benchmarks._figures import Tally, answers
+from mini_internvl.benchmarks._files import chosen
+from mini_internvl.inputs import boxes as written
 from mini_internvl.records import Item, Part, Prediction, Score
 
+TITLE = "Drawn pictures"
+SPLITS = ("test", "train")
+PROTOCOLS = {"exact": "Exact texts; a box counts at an IoU of 0.5."}
 MAIN = ("shapes", "words", "charts")
 """Kinds of the headline: coloured shapes, rendered words and numbers, charts."""
 SEED = 2024
 """Base seed of the pictures; training recipes use others, and another split."""
 HEADLINE = "mean"
-LOWER_IS_BETTER: tuple[str, ...] = ()
+LOWER_IS_BETTER: frozenset[str] = frozenset()
 MAX_NEW_TOKENS = 48
-EXAMPLE = ({"kinds": ("shapes",), "count": 2}, None, "no answer is empty")
+EXAMPLE = None
 
 
 def kinds() -> list[str]:
@@ -29,14 +36,17 @@ def kinds() -> list[str]:
 
 
 def items(
-    root: Path | None = None,
-    split: str = "test",
+    root: str | Path | None = None,
+    split: str | None = None,
     *,
+    protocol: str | None = None,
     names: Sequence[str] = MAIN,
     count: int = 200,
     seed: int = SEED,
 ) -> Iterator[Item]:
     """``count`` questions of each kind, each about its own picture; ``root`` is not read."""
+    split = chosen("split", split, SPLITS)
+    chosen("protocol", protocol, PROTOCOLS)
     for kind in names:
         for index in range(count):
             image, questions = synth.draw(kind, seed, index, split)
@@ -55,22 +65,35 @@ def right(item: Item, text: str) -> bool:
     """Whether an answer counts: the exact text, or for boxes the phrase's box at IoU 0.5 or more."""
     gold = item.truth["answer"]
     if item.truth["task"] == "detect":
-        wanted, given = boxes.parse(gold), boxes.parse(text)
+        wanted, given = written.parse(gold), written.parse(text)
         found = bool(given and given[0][1])
-        return found and boxes.iou(wanted[0][1][0], given[0][1][0]) >= 0.5
+        return found and written.iou(wanted[0][1][0], given[0][1][0]) >= 0.5
     return text.strip() == gold.strip()
 
 
-def score(asked: Sequence[Item], predictions: Sequence[Prediction]) -> Score:
-    """Per cent of right answers by kind, by kind and task, and the mean over kinds."""
-    answers = {prediction.item_id: prediction.text for prediction in predictions}
-    groups: dict[str, list[bool]] = {}
+def score(
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Callable[..., str] | None = None,
+) -> Score:
+    """Per cent of right answers by kind, by kind and task, and the mean over kinds; no judge is needed."""
+    chosen("protocol", protocol, PROTOCOLS)
+    asked = list(items)
+    texts = answers(asked, predictions)
+    tally = Tally()
     for item in asked:
-        ok = right(item, answers.get(item.id, ""))
-        groups.setdefault(item.truth["kind"], []).append(ok)
-        groups.setdefault(f"{item.truth['kind']}/{item.truth['task']}", []).append(ok)
-    values = {name: 100 * sum(oks) / len(oks) for name, oks in groups.items()}
-    whole = [value for name, value in values.items() if "/" not in name]
-    values["mean"] = sum(whole) / len(whole) if whole else 0.0
-    counts = {name: len(oks) for name, oks in groups.items()}
-    return Score(benchmark="synth", values=values, items=len(asked), notes={"counts": counts})
+        kind, task = item.truth["kind"], item.truth["task"]
+        tally.add(right(item, texts[item.id]), kind, f"{kind}/{task}")
+    found = tally.score("synth", items=len(asked))
+    kinds = [name for name in found.values if "/" not in name]
+    n = max(1, len(kinds))
+    mean = math.fsum(found.values[kind] for kind in kinds) / n
+    error = math.hypot(*(found.errors[kind] for kind in kinds)) / n
+    return replace(
+        found,
+        values={**found.values, "mean": mean},
+        errors={**found.errors, "mean": error},
+        counts={**found.counts, "mean": len(asked)},
+    )

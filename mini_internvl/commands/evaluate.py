@@ -1,68 +1,298 @@
-"""``minivl eval``: one benchmark, one model, one table."""
+"""``minivl eval``: one model on benchmarks; a folder of answers and scores, a table for each."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import math
-from itertools import islice
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
 
-from mini_internvl import load, plugins, terminal
-from mini_internvl.evaluate import evaluate
-from mini_internvl.records import Item
+from mini_internvl import plugins, terminal
+from mini_internvl.engine.remote import Address, RemoteEngine
+from mini_internvl.evaluate import outputs
+from mini_internvl.evaluate.cache import AnswerCache
+from mini_internvl.evaluate.judge import Judge
+from mini_internvl.evaluate.run import Listener, predict, score
+from mini_internvl.evaluate.sharing import ALONE, Ranks, ranks
+from mini_internvl.evaluate.subject import Subject, load_subject, short_name
+from mini_internvl.records import Item, Prediction, Score
+
+CACHE = "answers.sqlite"
+REPORT = "mini_internvl.report.evaluation"
+SYNTH = "synth"
+PER_KIND = 200
+"""Drawn questions of each kind, without a limit."""
 
 
-def run(
-    name: str,
-    model: str | None,
-    data: Path | None,
-    kinds: str,
-    limit: int | None,
-    seed: int | None,
-    batch_size: int,
-    output: Path | None,
-    device: str,
-    dtype: str,
-    *,
-    as_json: bool,
-) -> None:
-    """Ask, score, print. Raises ValueError for an unknown benchmark or missing data."""
-    benchmark = plugins.find("benchmarks", name)
-    items = _items(benchmark, name, data, kinds, limit, seed)
-    engine = load(model, device=device, dtype=dtype)
-    score, _ = evaluate(
-        engine, benchmark, items, batch_size=batch_size, keep=output, progress=terminal.Counter(f"asking {name}")
-    )
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is evaluated on what, as the command line gives it."""
+
+    benchmarks: Sequence[str]
+    """Names."""
+    model: str | None = None
+    """Checkpoint, hub id, address of a server; ``None`` for nano."""
+    data: Path | None = None
+    """Folder of the official files."""
+    split: str | None = None
+    """Split; the benchmark's first when ``None``."""
+    protocol: str | None = None
+    """Protocol; the paper's when ``None``."""
+    limit: int | None = None
+    """Size of a random sample; for synth the number of pictures of each kind."""
+    seed: int | None = None
+    """Seed of the sample; for synth of the pictures."""
+    kinds: str = "shapes,words,charts"
+    """Kinds of synth, separated by commas, or all."""
+    output: Path | None = None
+    """Folder of the results; runs/eval/MODEL when ``None``."""
+    judge: str = ""
+    """Address of a judge model."""
+    batch_size: int = 64
+    """Questions answered together."""
+    device: str = "auto"
+    """Device."""
+    dtype: str = "auto"
+    """Type of the weights."""
+    report: bool = True
+    """Whether the report is written."""
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.output or Path("runs") / "eval" / short_name(self.model)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of all benchmarks."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """Contents of the score files."""
+    exported: dict[str, list[Path]] = field(default_factory=dict)
+    """Benchmark -> files for its server."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Benchmark -> what went wrong."""
+
+
+def find_benchmarks(names: Sequence[str]) -> dict[str, ModuleType]:
+    """Name -> benchmark; an unknown name is wrong usage, and the nearest are offered."""
+    try:
+        return {name.replace("-", "_"): plugins.find("benchmarks", name) for name in names}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -> int:
+    """Evaluate; returns the exit code, 1 when anything failed."""
+    benchmarks = find_benchmarks(settings.benchmarks)
+    if settings.data is None and any(name != SYNTH for name in benchmarks):
+        name = next(name for name in benchmarks if name != SYNTH)
+        raise ValueError(f"{name} reads its questions from a folder; give it with --data")
+    with ranks() as mine, AnswerCache(settings.folder / CACHE) as cache:
+        subject = load_subject(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
+        outcome = Outcome()
+        for name, benchmark in benchmarks.items():
+            job = _Job(name=name, benchmark=benchmark, settings=settings, subject=subject, cache=cache, ranks=mine)
+            try:
+                job.run(outcome, should_stop)
+            except (ValueError, OSError, RuntimeError) as error:
+                outcome.failed[name] = " ".join(str(error).split())
+                _complain(mine, f"{name}: {outcome.failed[name]}")
+        if mine.first:
+            _finish(settings, subject, outcome, as_json=as_json)
+    return int(bool(outcome.failed))
+
+
+def _finish(settings: Settings, subject: Subject, outcome: Outcome, *, as_json: bool) -> None:
+    """Tables, then report and last lines."""
+    if not as_json:
+        for result in outcome.results:
+            print_score(result, subject.name)
+        for name, paths in outcome.exported.items():
+            typer.echo(f"{name}: the truth is not published; for its server: {', '.join(map(str, paths))}")
+        typer.echo(f"\nanswers and scores: {settings.folder}")
+    report = ""
+    if settings.report and outcome.results and importlib.util.find_spec(REPORT):
+        try:
+            report = str(importlib.import_module(REPORT).build(settings.folder))
+        except (ValueError, OSError, ImportError) as error:
+            typer.echo(f"minivl: no report: {error}", err=True)
     if as_json:
-        row = {"benchmark": score.benchmark, "items": score.items, "values": score.values, "notes": score.notes}
-        typer.echo(json.dumps(row, indent=1))
-        return
-    counts = score.notes.get("counts", {})
+        exported = {name: [str(path) for path in paths] for name, paths in outcome.exported.items()}
+        content = {"output": str(settings.folder), "report": report, "results": outcome.results}
+        typer.echo(
+            json.dumps({**content, "exported": exported, "failed": outcome.failed}, ensure_ascii=False, indent=1)
+        )
+    elif report:
+        typer.echo(f"report: {report}")
+
+
+def _complain(ranks: Ranks, text: str) -> None:
+    if ranks.first:
+        typer.secho(f"minivl: {text}", err=True, fg="red" if terminal.err.is_terminal else None)
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """One benchmark."""
+
+    name: str
+    benchmark: ModuleType
+    settings: Settings
+    subject: Subject
+    cache: AnswerCache
+    ranks: Ranks = ALONE
+
+    def run(self, outcome: Outcome, should_stop: Callable[[], bool]) -> None:
+        """Ask, write, score, write."""
+        settings, benchmark = self.settings, self.benchmark
+        items, of = read_items(self.name, benchmark, settings)
+        scored = (settings.split or benchmark.SPLITS[0]) not in getattr(benchmark, "UNSCORED", ())
+        began, judge = time.monotonic(), make_judge(settings, self.cache)
+        progress = Asking(self.name, benchmark, scored=scored, quiet=not self.ranks.first)
+        predictions = predict(
+            self.subject.engine,
+            items,
+            batch_size=settings.batch_size,
+            cache=self.cache,
+            model=self.subject.key,
+            listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
+            ranks=self.ranks,
+        )
+        if not self.ranks.first:
+            return
+        asking, folder = time.monotonic() - began, settings.folder / self.name
+        outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions, scored=scored))
+        if scored:
+            found = score(benchmark, items, predictions, protocol=settings.protocol, judge=judge)
+            about = describe(benchmark, items, settings, of=of, model=self.subject.facts)
+            result = outputs.result(benchmark, with_judge(found, judge), about)
+            outputs.write_json(folder / outputs.SCORE, result)
+            outcome.results.append(result)
+            if judge and judge.failed:
+                outcome.failed[self.name] = found.partial
+                _complain(self.ranks, f"{self.name}: {found.partial}")
+        else:
+            outcome.exported[self.name] = benchmark.export(items, predictions, folder)
+        timing = progress.timing(asking, predictions) | {"finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+        if judge:
+            timing["judge"] = {"asked": judge.asked, "cached": judge.cached, "failed": judge.failed}
+        outputs.write_json(folder / outputs.TIMING, timing)
+
+
+def read_items(name: str, benchmark: ModuleType, settings: Settings) -> tuple[list[Item], int]:
+    """The items that are asked, and how many there are in all."""
+    if name == SYNTH:
+        kinds = settings.kinds.split(",") if settings.kinds != "all" else benchmark.kinds()
+        drawn = {"names": [kind for kind in kinds if kind], "count": settings.limit or PER_KIND}
+        found = list(benchmark.items(**drawn, **({} if settings.seed is None else {"seed": settings.seed})))
+        return found, len(found)
+    given = {"protocol": settings.protocol} if settings.protocol else {}
+    every = list(benchmark.items(settings.data, settings.split, **given))
+    return outputs.sample(benchmark, every, settings.limit, settings.seed or 0), len(every)
+
+
+def describe(
+    benchmark: ModuleType, items: Sequence[Item], settings: Settings, *, of: int, model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a score was measured on and with."""
+    return outputs.facts(
+        benchmark,
+        items,
+        split=settings.split or benchmark.SPLITS[0],
+        protocol=settings.protocol or next(iter(benchmark.PROTOCOLS)),
+        data=settings.data,
+        model=model,
+        of=of,
+        limit=settings.limit,
+        seed=settings.seed or 0,
+    )
+
+
+def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
+    """The judge that was asked for, if any."""
+    if not settings.judge:
+        return None
+    return Judge(RemoteEngine(Address.read(settings.judge)), cache)
+
+
+def with_judge(score: Score, judge: Judge | None) -> Score:
+    """The score with a note of what the judge did; what of it came from the cache is told in the timing instead."""
+    if judge is None:
+        return score
+    told = {"model": judge.engine.address.model, "answered": judge.asked + judge.cached, "failed": judge.failed}
+    return replace(score, notes={**score.notes, "judge": told})
+
+
+class Asking:
+    """One live line: answered items, pace, time left, share of right answers so far."""
+
+    def __init__(self, name: str, benchmark: ModuleType, *, scored: bool, quiet: bool) -> None:
+        self.name, self.right_of, self.quiet = name, benchmark.right if scored else None, quiet
+        self.line, self.began = terminal.Line(), time.monotonic()
+        self.first: int | None = None
+        self.right = self.seen = 0
+        self.ended = False
+
+    def answered(self, item: Item, text: str) -> None:
+        """Count an answer."""
+        self.seen += 1
+        if self.right_of and not self.quiet:
+            self.right += bool(self.right_of(item, text))
+
+    def count(self, done: int, total: int) -> None:
+        """Show the line."""
+        if self.first is None:
+            self.first = done
+        if self.quiet or self.ended:
+            return
+        self.ended = done >= total
+        fresh, seconds = done - self.first, time.monotonic() - self.began
+        text = f"  {self.name}  {done}/{total}"
+        if fresh and seconds:
+            text += f"  {fresh / seconds:.1f} items/s"
+            text += f"  {terminal.duration(seconds / fresh * (total - done))} left" if done < total else ""
+        if self.right_of and self.seen:
+            text += f"  right {100 * self.right / self.seen:.1f} %"
+        self.line.show(text, last=self.ended)
+
+    def timing(self, seconds: float, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """What the clock says."""
+        fresh = self.seen - (self.first or 0)
+        return {
+            "asked": fresh,
+            "cached": self.first or 0,
+            "seconds": round(seconds, 2),
+            "items_per_s": round(fresh / seconds, 3) if seconds else 0.0,
+            "answer_seconds": round(sum(prediction.seconds for prediction in predictions), 2),
+        }
+
+
+def print_score(result: dict[str, Any], model: str) -> None:
+    """One table: the headline, then the other figures; what is not a whole score says so."""
+    values = {result["headline"]: result["values"].get(result["headline"]), **result["values"]}
     rows = [
         (
-            key,
-            f"{value:.1f}",
-            f"{_standard_error(value, counts[key]):.1f}" if key in counts else "",
-            str(counts.get(key, "")),
+            name,
+            "-" if value is None else f"{value:.2f}",
+            f"{result['errors'][name]:.2f}" if name in result["errors"] else "",
+            str(result["counts"].get(name, result["items"])),
         )
-        for key, value in score.values.items()
+        for name, value in values.items()
     ]
-    terminal.table(f"{name}: {model or 'nano'}, {score.items} items", ("", "score", "± s.e.", "items"), rows)
-
-
-def _items(benchmark: Any, name: str, data: Path | None, kinds: str, limit: int | None, seed: int | None) -> list[Item]:
-    if name == "synth":
-        names = benchmark.kinds() if kinds == "all" else [kind for kind in kinds.split(",") if kind]
-        settings = {"names": names, "count": limit or 200}
-        return list(benchmark.items(**settings, **({} if seed is None else {"seed": seed})))
-    if data is None:
-        raise ValueError(f"{name} reads its questions from a folder; give it with --data")
-    return list(islice(benchmark.items(data), limit))
-
-
-def _standard_error(per_cent: float, count: int) -> float:
-    share = per_cent / 100
-    return 100 * math.sqrt(share * (1 - share) / count)
+    sampled = f"{result['items']} of {result['of']} items" if result["items"] < result["of"] else ""
+    size = sampled or f"{result['items']} items"
+    mark = "  [PARTIAL]" if result["partial"] else ""
+    title = f"{result['title']}, {result['split']}, protocol {result['protocol']}: {model}, {size}{mark}"
+    terminal.table(title.replace("[", "\\["), ("", "score", "± s.e.", "items"), rows)
+    if result["partial"]:
+        typer.echo(f"PARTIAL: {result['partial']}")
+    if sampled:
+        typer.echo(f"A random sample (seed {result['seed']}); not to be compared with published scores.")

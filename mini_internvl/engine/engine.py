@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +15,20 @@ from torch import Tensor
 from mini_internvl.engine import hub
 from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tiles import TileConfig, pixel_values
+from mini_internvl.inputs.images import picture_size
+from mini_internvl.inputs.tiles import TileConfig, count_tiles, pixel_values
 from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapted
 from mini_internvl.model.checkpoint import read_json
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import ChatTemplate, Message
+from mini_internvl.records import ChatTemplate, Message, Part
 
 NANO = Path(__file__).parent.parent / "nano"
+KV_BYTES = 4 * 10**9
+"""Memory that the keys and values of a batch may take."""
+TILES_TOGETHER = 64
+"""Tiles that the encoder reads at a time, since the memory it needs grows with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +89,26 @@ class Engine:
         self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep.strip())])
         self.fast_images = fast_images
 
-    def prepare(self, messages: Sequence[Message], *, max_tiles: int | None = None) -> Prompt:
+    def prepare_batch(
+        self, conversations: Sequence[Sequence[Message]], *, max_tiles: int | None = None
+    ) -> list[Prompt]:
+        """Several conversations -> ids and pixels; those about the same pictures share one tensor, encoded once."""
+        shared: dict[Any, list[Tensor]] = {}
+        return [self.prepare(messages, max_tiles=max_tiles, shared=shared) for messages in conversations]
+
+    def prepare(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tiles: int | None = None,
+        shared: dict[Any, list[Tensor]] | None = None,
+    ) -> Prompt:
         """Messages -> ids and pixels.
 
         Args:
             messages: OpenAI shape, last turn from the user.
             max_tiles: most tiles for all pictures together, thumbnails not counted; ``None`` uses the model's.
+            shared: sources of pictures -> their pixels, from conversations before; receives these.
 
         Raises:
             ValueError: a picture cannot be read or the conversation is malformed.
@@ -98,14 +119,13 @@ class Engine:
             raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
         config = self.model.config
         parts = chat.images(messages)
-        tiles = TileConfig(
-            image_size=config.image_size,
-            min_tiles=config.min_tiles,
-            max_tiles=chat.tile_limits(len(parts), max_tiles or config.max_tiles),
-            use_thumbnail=config.use_thumbnail,
-            fast=self.fast_images,
-        )
-        pixels = [pixel_values(part["image"], tiles) for part in parts]
+        tiles = self._tiles(len(parts), max_tiles)
+        key = (tiles, *((_name(part["image"]), part.get("max_tiles"), part.get("scale")) for part in parts))
+        shared = {} if shared is None else shared
+        if key not in shared:
+            each = [_pixels(part, tiles) for part in parts]
+            shared[key] = [torch.cat(each) if each else torch.empty(0, 3, config.image_size, config.image_size), *each]
+        whole, *pixels = shared[key]
         encoded = chat.encode(
             messages,
             self.tokenizer,
@@ -114,12 +134,44 @@ class Engine:
             tokens_per_tile=config.tokens_per_tile,
             system_message=self.system_message,
         )
-        empty = torch.empty(0, 3, config.image_size, config.image_size)
-        return Prompt(
-            input_ids=encoded.input_ids,
-            pixel_values=torch.cat(pixels) if pixels else empty,
-            tiles=tuple(len(p) for p in pixels),
+        return Prompt(input_ids=encoded.input_ids, pixel_values=whole, tiles=tuple(len(p) for p in pixels))
+
+    def _tiles(self, pictures: int, max_tiles: int | None) -> TileConfig:
+        config = self.model.config
+        return TileConfig(
+            image_size=config.image_size,
+            min_tiles=config.min_tiles,
+            max_tiles=chat.tile_limits(pictures, max_tiles or config.max_tiles),
+            use_thumbnail=config.use_thumbnail,
+            fast=self.fast_images,
         )
+
+    @property
+    def most_tiles(self) -> int:
+        """Tiles of a batch whose keys and values fit into KV_BYTES."""
+        llm = self.model.config.llm
+        token = 2 * llm.layers * llm.kv_heads * llm.head_dim * self.model.dtype.itemsize
+        return max(1, KV_BYTES // token // self.model.config.tokens_per_tile)
+
+    def count_tiles(self, messages: Sequence[Message], *, max_tiles: int | None = None) -> int:
+        """Tiles of a conversation's pictures, thumbnails counted, read from the pictures' headers alone.
+
+        Raises:
+            ImageError: a picture is missing or has no readable header.
+        """
+        parts = chat.images(messages)
+        config = self._tiles(len(parts), max_tiles)
+        return sum(count_tiles(*_size(part), _limited(part, config)) for part in parts)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt as text, each picture as one ``<image>``."""
+        return chat.render(messages, template=self.template, system_message=self.system_message)
+
+    @property
+    def arithmetic(self) -> str:
+        """What answers depend on besides weights and prompt: back end, kind of device and type, resizing."""
+        kind = f"torch {self.model.device.type} {str(self.model.dtype).removeprefix('torch.')}"
+        return kind + (" fast-images" if self.fast_images else "")
 
     def chat(
         self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
@@ -129,16 +181,20 @@ class Engine:
 
     def chat_batch(
         self,
-        conversations: Sequence[Sequence[Message]],
+        conversations: Sequence[Sequence[Message] | Prompt],
         config: GenerationConfig | None = None,
         *,
         max_tiles: int | None = None,
     ) -> list[Reply]:
-        """Answer several conversations at once; each gets the answer it would get alone."""
+        """Answer several conversations (or prepared ones) at once; each gets the answer it would get alone."""
         if not conversations:
             return []
         began = time.monotonic()
-        prompts = [self.prepare(messages, max_tiles=max_tiles) for messages in conversations]
+        shared: dict[Any, list[Tensor]] = {}
+        prompts = [
+            given if isinstance(given, Prompt) else self.prepare(given, max_tiles=max_tiles, shared=shared)
+            for given in conversations
+        ]
         answers: list[list[int]] = [[] for _ in prompts]
         for tokens in self._generate(prompts, config or GenerationConfig()):
             for row, token in tokens.items():
@@ -171,9 +227,18 @@ class Engine:
         return reply
 
     def _generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[dict[int, int]]:
-        pixels = torch.cat([prompt.pixel_values for prompt in prompts]).to(self.model.device)
+        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in prompts}  # shared pixels are read once
+        counts = [len(pixels) for pixels in different.values()]
+        pixels = torch.cat(list(different.values()))
         with torch.inference_mode():
-            visual = self.model.encode_images(pixels) if len(pixels) else None
+            parts = [
+                self.model.encode_images(pixels[i : i + TILES_TOGETHER].to(self.model.device))
+                for i in range(0, len(pixels), TILES_TOGETHER)
+            ]
+            visual = None
+            if parts:
+                encoded = dict(zip(different, torch.cat(parts).split(counts), strict=True))
+                visual = torch.cat([encoded[id(prompt.pixel_values)] for prompt in prompts])
         return generate(self.model, [prompt.input_ids for prompt in prompts], visual, config, self.stop_ids)
 
     def _reply(self, prompt: Prompt, ids: list[int], seconds: float) -> Reply:
@@ -273,6 +338,26 @@ def _dtype(dtype: str, device: str, folder: Path) -> str:
         return "bfloat16"
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return "bfloat16" if size > 200e6 and torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def _pixels(part: Part, tiles: TileConfig) -> Tensor:
+    """Tiles of a picture part, which may have its own scale and limit."""
+    return pixel_values(part["image"], _limited(part, tiles), scale=part.get("scale", 1))
+
+
+def _name(source: Any) -> Any:
+    """Tells a picture from others as long as it exists."""
+    return source if isinstance(source, Hashable) else id(source)
+
+
+def _limited(part: Part, tiles: TileConfig) -> TileConfig:
+    limit = part.get("max_tiles")
+    return dataclasses.replace(tiles, max_tiles=limit, min_tiles=min(tiles.min_tiles, limit)) if limit else tiles
+
+
+def _size(part: Part) -> tuple[int, int]:
+    width, height = picture_size(part["image"])
+    return width * part.get("scale", 1), height * part.get("scale", 1)
 
 
 def user(text: str, *images: object) -> list[Message]:

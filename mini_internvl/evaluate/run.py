@@ -1,127 +1,271 @@
 """Ask a benchmark's items and score the answers.
 
-Items of similar cost share a batch, so little is padded; results come back in the items' own order. Answers are
-appended to a file as they come, keyed by the question, so that an evaluation that was killed goes on where it stopped.
+Items of similar cost share a batch; results come back in the items' own order. With a cache every batch is kept as soon
+as it is answered, whole or not at all, so that an evaluation that was stopped, or killed, goes on where it was and ends
+with the same answers. While a batch is answered the pictures of the next are prepared.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-from mini_internvl.engine import Engine, GenerationConfig
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.engine import GenerationConfig, Reply
+from mini_internvl.evaluate import keys as hashes
+from mini_internvl.evaluate.batches import BATCH_SIZE, MOST_TILES, group
+from mini_internvl.evaluate.cache import Answer, AnswerCache, answer
+from mini_internvl.evaluate.sharing import ALONE, Ranks
+from mini_internvl.inputs import chat
+from mini_internvl.records import Item, JudgeError, Prediction, Score
+
+
+class Interrupted(Exception):
+    """The evaluation was stopped from outside; what was answered is kept."""
+
+
+class Answerer(Protocol):
+    """What is evaluated: an Engine, or anything else that answers conversations.
+
+    It may also have ``render(messages)``, ``count_tiles(messages, max_tiles=)`` and ``arithmetic`` (see Engine), which
+    make keys exact and batches even; ``prepare_batch(conversations, max_tiles=)``, whose results ``chat_batch`` takes
+    in place of messages; and, where answers do not come in batches, ``chat_each(conversations, config, max_tiles=)``,
+    an iterator of (place, reply) in any order.
+    """
+
+    def chat_batch(
+        self, conversations: Sequence[Any], config: GenerationConfig | None = None, *, max_tiles: int | None = None
+    ) -> list[Reply]:
+        """One reply for each conversation."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Listener:
+    """Whom to tell; every callback may be left out."""
+
+    count: Callable[[int, int], None] = lambda done, total: None
+    """(answered, all) after each batch."""
+    answered: Callable[[Item, str], None] = lambda item, text: None
+    """Every item with its answer, kept ones first."""
+    should_stop: Callable[[], bool] = lambda: False
+    """True stops after the present batch."""
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """Items with their keys and answers so far."""
+
+    engine: Answerer
+    items: Sequence[Item]
+    keys: Sequence[str]
+    cache: AnswerCache | None
+    listener: Listener
+    known: dict[str, Answer] = field(default_factory=dict)
+    asked: dict[str, Answer] = field(default_factory=dict)
+    waiting: dict[str, list[int]] = field(default_factory=dict)
+    done: int = 0
+    total: int = 0
+
+    def start(self, batches: Sequence[Sequence[int]]) -> None:
+        """Take the kept answers; tell of those that belong to ``batches``."""
+        if self.cache:
+            self.known = self.cache.get(list(dict.fromkeys(self.keys)))
+        mine = {self.keys[i] for batch in batches for i in batch}
+        for place, key in enumerate(self.keys):
+            if key in mine:
+                self.total += 1
+                self.waiting.setdefault(key, []).append(place)
+        for key in [key for key in self.waiting if key in self.known]:
+            self._tell(key, self.known[key])
+        self.listener.count(self.done, self.total)
+
+    def keep(self, answers: Mapping[str, Answer]) -> None:
+        """Commit what was answered, then count it."""
+        if self.cache:
+            self.cache.put(answers)
+        self.known.update(answers)
+        self.asked.update(answers)
+        for key, given in answers.items():
+            self._tell(key, given)
+        self.listener.count(self.done, self.total)
+
+    def _tell(self, key: str, given: Answer) -> None:
+        for place in self.waiting.pop(key):
+            self.listener.answered(self.items[place], given.text)
+            self.done += 1
+
+    def check(self) -> None:
+        """Stop when asked to."""
+        if self.listener.should_stop():
+            raise Interrupted(f"stopped at {self.done} of {self.total} answers")
 
 
 def predict(
-    engine: Engine,
+    engine: Answerer,
     items: Sequence[Item],
     *,
-    batch_size: int = 16,
-    keep: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = BATCH_SIZE,
+    cache: AnswerCache | None = None,
+    model: str = "",
+    listener: Listener | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Prediction]:
     """Greedy answers to the items.
 
     Args:
         engine: the model that answers.
-        items: questions; ids are unique.
+        items: questions; ids are unique. Those that ask the same of the same pictures are asked once.
         batch_size: questions answered together.
-        keep: jsonl file of answers; those already in it are not asked again. It belongs to one model: the caller names
-            it after the model.
-        progress: called with (answered, all).
+        cache: kept answers, which are not asked again; it receives the new ones.
+        model: names the model's weights in the cache.
+        listener: whom to tell.
+        ranks: the processes that share the work; each returns all answers.
 
     Returns:
         One prediction per item, in order.
+
+    Raises:
+        Interrupted: stopped by the listener; with a cache the same call goes on.
+        ImageError: a picture cannot be read.
     """
-    known = _kept(keep)
-    waiting = [item for item in items if _key(item) not in known]
-    waiting.sort(key=lambda item: (*_limits(item), _pictures(item), len(_question(item))))
-    done = len(items) - len(waiting)
-    groups = (list(group) for _, group in itertools.groupby(waiting, key=_limits))
-    for batch in (group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)):
-        limits = GenerationConfig(max_new_tokens=batch[0].max_new_tokens)
-        replies = engine.chat_batch([item.messages for item in batch], limits, max_tiles=batch[0].max_tiles)
-        for item, reply in zip(batch, replies, strict=True):
-            known[_key(item)] = Prediction(item_id=item.id, text=reply.text, seconds=reply.seconds)
-        _append(keep, [(item, known[_key(item)]) for item in batch])
-        done += len(batch)
-        if progress:
-            progress(done, len(items))
-    return [known[_key(item)] for item in items]
+    prompts = [_prompt(engine, item) for item in items]
+    pictures = hashes.Pictures()
+    name = hashes.digest([model, getattr(engine, "arithmetic", "")])
+    pairs = zip(items, prompts, strict=True)
+    keys = [hashes.answer_key(name, item, prompt, pictures) for item, prompt in pairs]
+    firsts = list({key: place for place, key in reversed(list(enumerate(keys)))}.values())[::-1]
+    places = group(
+        [items[i] for i in firsts],
+        [prompts[i] for i in firsts],
+        lambda item: _tiles(engine, item),
+        pictures=[_shown(items[i], pictures) or str(i) for i in firsts],
+        batch_size=batch_size,
+        most_tiles=min(MOST_TILES, getattr(engine, "most_tiles", MOST_TILES)),
+    )
+    batches = [[firsts[i] for i in batch] for batch in places][ranks.rank :: ranks.size]
+    work = _Work(engine=engine, items=items, keys=keys, cache=cache, listener=listener or Listener())
+    problem: Exception | None = None
+    try:
+        work.start(batches)
+        _answer(work, batches)
+    except (Interrupted, ValueError, OSError, RuntimeError) as error:  # told to the others, who would wait for ever
+        problem = error
+    others = ranks.exchange((work.asked, f"{type(problem).__name__}: {problem}" if problem else ""))
+    if problem:
+        raise problem
+    for rank, (answers, failure) in enumerate(others):
+        if failure:
+            raise RuntimeError(f"process {rank} failed: {failure}")
+        if ranks.first and rank and cache and answers:
+            cache.put(answers)
+        work.known.update({key: given for key, given in answers.items() if key not in work.known})
+    if ranks.size > 1 and cache:
+        work.known.update(cache.get([key for key in keys if key not in work.known]))
+    return [_prediction(item, work.known[key]) for item, key in zip(items, keys, strict=True)]
 
 
 def evaluate(
-    engine: Engine,
+    engine: Answerer,
     benchmark: ModuleType,
     items: Sequence[Item],
     *,
-    batch_size: int = 16,
-    keep: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = BATCH_SIZE,
+    cache: AnswerCache | None = None,
+    model: str = "",
+    listener: Listener | None = None,
 ) -> tuple[Score, list[Prediction]]:
     """Ask and score one benchmark; returns the score and the answers it comes from."""
-    predictions = predict(engine, items, batch_size=batch_size, keep=keep, progress=progress)
-    return benchmark.score(items, predictions), predictions
+    predictions = predict(engine, items, batch_size=batch_size, cache=cache, model=model, listener=listener)
+    return score(benchmark, items, predictions), predictions
 
 
-def _question(item: Item) -> str:
-    """All text of the item's messages."""
-    texts = []
-    for message in item.messages:
-        content = message["content"]
-        parts: Sequence[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        texts += [part["text"] for part in parts if part["type"] == "text"]
-    return "\n".join(texts)
+def score(
+    benchmark: ModuleType,
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Callable[..., str] | None = None,
+) -> Score:
+    """A benchmark's score; when its judge fails, the score without one, marked as partial with the reason."""
+    given = {"protocol": protocol} if protocol else {}
+    if judge is None:
+        return benchmark.score(items, predictions, **given)
+    try:
+        return benchmark.score(items, predictions, **given, judge=judge)
+    except JudgeError as error:
+        without: Score = benchmark.score(items, predictions, **given)
+        return replace(without, partial=f"scored without its judge, which failed: {error}")
 
 
-def _limits(item: Item) -> tuple[int, int]:
-    """Items of a batch have these in common, so that no answer depends on its neighbours."""
-    return item.max_new_tokens, item.max_tiles or 0
-
-
-def _pictures(item: Item) -> int:
-    contents = [message["content"] for message in item.messages]
-    return sum(part["type"] != "text" for content in contents if not isinstance(content, str) for part in content)
-
-
-def _key(item: Item) -> str:
-    """Names the question: id, text and limits."""
-    text = f"{item.id}\n{_question(item)}\n{item.max_tiles}\n{item.max_new_tokens}"
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _kept(path: Path | None) -> dict[str, Prediction]:
-    """Answers of an earlier run; a line torn by a kill is left out."""
-    if path is None or not path.exists():
-        return {}
-    kept = {}
-    # A line may be torn inside a character; and no splitlines, since an answer may hold U+2028.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        kept[row["key"]] = Prediction(item_id=row["id"], text=row["answer"], seconds=row["seconds"])
-    return kept
-
-
-def _append(path: Path | None, rows: Sequence[tuple[Item, Prediction]]) -> None:
-    if path is None:
+def _answer(work: _Work, batches: Sequence[Sequence[int]]) -> None:
+    """Ask what is not known, batch by batch."""
+    left = [[i for i in batch if work.keys[i] not in work.known] for batch in batches]
+    left = [batch for batch in left if batch]
+    if hasattr(work.engine, "chat_each"):
+        for (new_tokens, tiles), same in groupby((i for b in left for i in b), lambda i: _limits(work.items[i])):
+            _answer_each(work, list(same), new_tokens, tiles)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as end:
-            end.seek(-1, os.SEEK_END)
-            if end.read() != b"\n":  # torn by a kill
-                end.write(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        for item, prediction in rows:
-            row = {"key": _key(item), "id": item.id, "question": _question(item), "answer": prediction.text}
-            file.write(json.dumps({**row, "seconds": round(prediction.seconds, 4)}, ensure_ascii=False) + "\n")
+    for batch, conversations in _prepared(work, left):
+        new_tokens, tiles = _limits(work.items[batch[0]])
+        limits = GenerationConfig(max_new_tokens=new_tokens)
+        replies = work.engine.chat_batch(conversations, limits, max_tiles=tiles)
+        pairs = zip(batch, replies, strict=True)
+        work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds) for i, reply in pairs})
+
+
+def _answer_each(work: _Work, places: Sequence[int], new_tokens: int, max_tiles: int | None) -> None:
+    """Ask a server, which answers in its own order; each answer is kept as it comes."""
+    work.check()
+    conversations = [work.items[i].messages for i in places]
+    limits = GenerationConfig(max_new_tokens=new_tokens)
+    for place, reply in work.engine.chat_each(conversations, limits, max_tiles=max_tiles):  # type: ignore[attr-defined]
+        i = places[place]
+        work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds)})
+        work.check()
+
+
+def _prepared(work: _Work, batches: Sequence[list[int]]) -> Iterator[tuple[list[int], Sequence[Any]]]:
+    """Each batch with its conversations; those of the next are prepared on a thread meanwhile, if the engine can."""
+    prepare = getattr(work.engine, "prepare_batch", None)
+
+    def conversations(batch: Sequence[int]) -> Sequence[Any]:
+        messages = [work.items[i].messages for i in batch]
+        return prepare(messages, max_tiles=work.items[batch[0]].max_tiles) if prepare else messages
+
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
+        coming = pool.submit(conversations, batches[0]) if batches else None
+        for place, batch in enumerate(batches):
+            work.check()
+            assert coming is not None
+            ready = coming.result()
+            if place + 1 < len(batches):
+                coming = pool.submit(conversations, batches[place + 1])
+            yield batch, ready
+
+
+def _limits(item: Item) -> tuple[int, int | None]:
+    return item.max_new_tokens, item.max_tiles
+
+
+def _prompt(engine: Answerer, item: Item) -> str:
+    render = getattr(engine, "render", hashes.plain_prompt)
+    return str(render(item.messages))
+
+
+def _tiles(engine: Answerer, item: Item) -> int:
+    count = getattr(engine, "count_tiles", None)
+    return count(item.messages, max_tiles=item.max_tiles) if count else len(chat.images(item.messages))
+
+
+def _shown(item: Item, pictures: hashes.Pictures) -> str:
+    """Names an item's pictures; empty without any."""
+    return str(pictures.all(item) or "")
+
+
+def _prediction(item: Item, given: Answer) -> Prediction:
+    return Prediction(item_id=item.id, text=given.text, seconds=given.seconds)

@@ -136,6 +136,13 @@ def encode(
     return encoded
 
 
+def render(messages: Sequence[Message], *, template: ChatTemplate, system_message: str | None = None) -> str:
+    """The text that :func:`encode` reads, each picture as one ``<image>``; the arguments are its own."""
+    training = bool(messages) and messages[-1].get("role") == "assistant"
+    segments = _segments(messages, template, system_message, count=len(images(messages)), training=training)
+    return "".join(text for text, _ in segments)
+
+
 def _segments(
     messages: Sequence[Message],
     template: ChatTemplate,

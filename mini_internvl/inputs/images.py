@@ -17,7 +17,6 @@ import threading
 import urllib.parse
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -39,7 +38,9 @@ class ImageError(ValueError):
     """A picture that cannot be used; the message names it and says why."""
 
 
-def load_image(source: str | Path | bytes | bytearray | Image.Image, *, max_pixels: int | None = None) -> Image.Image:
+def load_image(
+    source: str | os.PathLike[str] | bytes | bytearray | Image.Image, *, max_pixels: int | None = None
+) -> Image.Image:
     """Open a picture.
 
     Args:
@@ -61,6 +62,31 @@ def load_image(source: str | Path | bytes | bytearray | Image.Image, *, max_pixe
         return _finish(_header(stream, name), name, limit)
 
 
+def picture_size(source: str | os.PathLike[str] | bytes | bytearray | Image.Image) -> tuple[int, int]:
+    """(width, height) of the upright picture; of a file only the header is read.
+
+    Raises:
+        ImageError: missing, or no picture.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_size(source)
+    name, stream = _stream(source)
+    with stream:
+        return _upright_size(_header(stream, name))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    try:
+        with _metadata():
+            hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look for EXIF
+            turned = image.format == "TIFF"  # Pillow gives its size as it will be
+            sideways = not hidden and not turned and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:  # EXIF parsing raises many kinds
+        sideways = False
+    width, height = image.size
+    return (height, width) if sideways else (width, height)
+
+
 def _limit() -> int:
     text = os.environ.get(MAX_PIXELS_VARIABLE, "")
     if not text:
@@ -79,8 +105,11 @@ def _stream(source: object) -> tuple[str, BinaryIO]:
         return "the data URL", io.BytesIO(_decode_url(source))
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ImageError(f"{_short(source)} is a web address; download it and give the file")
-    if not isinstance(source, str | Path):
+    if hasattr(source, "read"):
+        return "the given data", io.BytesIO(source.read())
+    if not isinstance(source, str | os.PathLike):
         raise ImageError(f"a picture must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
+    source = os.fspath(source)  # may make the file first
     name = _short(str(source))
     try:
         return name, open(source, "rb")

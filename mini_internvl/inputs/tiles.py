@@ -22,7 +22,16 @@ from torch import Tensor
 
 from mini_internvl.inputs.images import ImageError, load_image
 
-__all__ = ["ImageError", "TileConfig", "choose_grid", "load_image", "normalise", "pixel_values", "split_tiles"]
+__all__ = [
+    "ImageError",
+    "TileConfig",
+    "choose_grid",
+    "count_tiles",
+    "load_image",
+    "normalise",
+    "pixel_values",
+    "split_tiles",
+]
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -73,6 +82,14 @@ def choose_grid(
         if difference < best_difference or (difference == best_difference and large_enough):
             best, best_difference = (columns, rows), difference
     return best
+
+
+def count_tiles(width: int, height: int, config: TileConfig) -> int:
+    """Tiles that a picture of this size is cut into, the thumbnail counted."""
+    columns, rows = choose_grid(
+        width, height, min_tiles=config.min_tiles, max_tiles=config.max_tiles, image_size=config.image_size
+    )
+    return columns * rows + (columns * rows > 1 and config.use_thumbnail)
 
 
 def split_tiles(image: Image.Image, config: TileConfig) -> np.ndarray:
@@ -178,10 +195,18 @@ def normalise(tiles: np.ndarray, fast: bool = False) -> Tensor:
     return pixels.div_(255).sub_(mean).div_(std)
 
 
-def pixel_values(source: Any, config: TileConfig) -> Tensor:
+def pixel_values(source: Any, config: TileConfig, *, scale: int = 1) -> Tensor:
     """A picture (see :func:`load_image`) -> normalised tiles (N, 3, S, S), float32.
+
+    Args:
+        source: the picture.
+        config: how it is cut.
+        scale: its sides are enlarged so many times first, bilinearly.
 
     Raises:
         ImageError: the picture cannot be used.
     """
-    return normalise(split_tiles(load_image(source), config), config.fast)
+    image = load_image(source)
+    if scale != 1:
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
+    return normalise(split_tiles(image, config), config.fast)

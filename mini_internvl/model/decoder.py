@@ -10,6 +10,7 @@ that moment, so a generation that crosses the limit keeps the earlier rotation o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,13 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def take(self, other: KVCache, rows: Sequence[int], end: int) -> None:
+        """Put what another cache holds into these rows, so that it ends at ``end``; what lies before becomes zero."""
+        start = end - other.length
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            mine[:, rows, :, start:end] = theirs[:, :, :, : other.length]
+            mine[:, rows, :, :start] = 0  # masked, but what was never written could be NaN
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows of the batch (the others have finished)."""

@@ -63,7 +63,11 @@ class InternVL(nn.Module):
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""
-        x = self.vision_model(pixel_values.to(self.dtype), self.config.select_layer)[:, 1:]  # without the class token
+        return self.project(self.vision_model(pixel_values.to(self.dtype), self.config.select_layer))
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(N, 1 + patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden); the class token is dropped."""
+        x = hidden[:, 1:]
         side = int(x.shape[1] ** 0.5)
         x = pixel_unshuffle(x.reshape(len(x), side, side, -1), self.config.downsample_ratio, self.config.ps_version)
         return self.mlp1(x.flatten(1, 2))

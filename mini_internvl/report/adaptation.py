@@ -7,7 +7,6 @@ clips come from ``adapt.json``, so a new domain needs nothing here.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from typing import Any
 import yaml
 
 from mini_internvl.report import curves, svg
+from mini_internvl.report.page import count, duration, number, render, short, words, write
 from mini_internvl.report.run_folder import SIDES, read_metrics, read_result
 
 PICTURE_BYTES = 1_800_000
 """For all pictures of a page together; as base64 a third more, which keeps the file below 3 MB."""
-LONGEST_ANSWER = 600
-"""Characters of one answer that are shown."""
 EQUAL = 1e-6
 """Figures as near as this count as equal: smoothing leaves 1e-12 of BLEU where no four words agree."""
 LARGE_FALL = 0.10
@@ -121,16 +119,16 @@ def caveats(data: Mapping[str, Any]) -> list[str]:
     missing = [row.name for row in table if math.isnan(row.change)]
     found = []
     if worse:
-        found.append(f"Worse than before on {_count(worse, 'column')}: {', '.join(worse)}.")
+        found.append(f"Worse than before on {count(worse, 'column')}: {', '.join(worse)}.")
     if equal:
-        found.append(f"Unchanged on {_count(equal, 'column')}: {', '.join(equal)}.")
+        found.append(f"Unchanged on {count(equal, 'column')}: {', '.join(equal)}.")
     if missing:
-        found.append(f"Not compared, because a value is missing, on {_count(missing, 'column')}: {', '.join(missing)}.")
+        found.append(f"Not compared, because a value is missing, on {count(missing, 'column')}: {', '.join(missing)}.")
     general = data.get("general") or {}
     figures = [(kind, *(float(general[side][kind]) for side in SIDES)) for kind in general.get("kinds", ())]
     if general.get("mean"):
         figures.append(("the mean", *(float(general["mean"][side]) for side in SIDES)))
-    fallen = [f"{_words(k)} ({a:.1f} to {b:.1f})" for k, a, b in figures if a > 0 and (a - b) / a > LARGE_FALL]
+    fallen = [f"{words(k)} ({a:.1f} to {b:.1f})" for k, a, b in figures if a > 0 and (a - b) / a > LARGE_FALL]
     if fallen:
         found.append(
             f"General ability fell by more than {100 * LARGE_FALL:.0f} % of its value on: {', '.join(fallen)}."
@@ -150,72 +148,24 @@ def build(run: str | Path) -> Path:
     run = Path(run)
     data, metrics = read_result(run), read_metrics(run)
     table = rows(data)
-    page = (
-        _environment()
-        .get_template("adaptation.html")
-        .render(
-            data=data,
-            verdict=verdict(data),
-            caveats=caveats(data),
-            tiles=_tiles(data, table),
-            table=table,
-            groups=_grouped(table),
-            notes=[(name, _notes(sides)) for name, sides in data["benchmarks"].items()],
-            general=_general(data["general"]),
-            training=curves.figures(metrics),
-            charts=curves.charts(metrics),
-            clips=_clips(data["clips"], run),
-            states=_states(data["clips"]),
-            recipe=yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True) if data["recipe"] else "",
-            seeds=", ".join(dict.fromkeys(_seeds(data["recipe"]))),
-        )
+    page = render(
+        "adaptation.html",
+        data=data,
+        verdict=verdict(data),
+        caveats=caveats(data),
+        tiles=_tiles(data, table),
+        table=table,
+        groups=_grouped(table),
+        notes=[(name, _notes(sides)) for name, sides in data["benchmarks"].items()],
+        general=_general(data["general"]),
+        training=curves.figures(metrics),
+        charts=curves.charts(metrics),
+        clips=_clips(data["clips"], run),
+        states=_states(data["clips"]),
+        recipe=yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True) if data["recipe"] else "",
+        seeds=", ".join(dict.fromkeys(_seeds(data["recipe"]))),
     )
-    path = run / "report.html"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    temporary.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
-    return path
-
-
-def _environment() -> Any:
-    try:
-        from jinja2 import Environment, PackageLoader
-    except ImportError:
-        raise ValueError('the report needs jinja2: pip install "mini-internvl[report]"') from None
-    loader = PackageLoader("mini_internvl.report")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "signed": _signed, "words": _words, "duration": _duration}
-    return environment
-
-
-def _number(value: float, digits: int = 2, sign: str = "") -> str:
-    """A figure of the tables, "1,234.50", with a true minus sign; "–" for NaN."""
-    if math.isnan(value):
-        return "–"
-    rounded = round(value, digits) or 0.0  # no "-0.00"
-    return f"{rounded:{sign if rounded else ''},.{digits}f}".replace("-", "−")
-
-
-def _signed(value: float, digits: int = 2) -> str:
-    """A difference, "+12.30", "−0.50" or "0.00"."""
-    return _number(value, digits, "+")
-
-
-def _words(key: object) -> str:
-    return str(key).replace("_", " ")
-
-
-def _duration(seconds: object) -> str:
-    """ "42 s" or "3 min 05 s", kept on one line; anything but a number as it is."""
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return str(seconds)
-    whole = round(seconds)
-    text = f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.3g} s"
-    return text.replace(" ", "\u00a0")
-
-
-def _count(things: Sequence[object], noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+    return write(run / "report.html", page)
 
 
 def _grouped(table: Sequence[Row]) -> list[tuple[str, list[Row], bool]]:
@@ -232,7 +182,7 @@ def _tiles(data: Mapping[str, Any], table: Sequence[Row]) -> list[tuple[str, str
     tiles = [(f"{better} of {len(table)}", "columns better than the base")]
     if data["general"]:
         mean = data["general"]["mean"]
-        tiles.append((f"{_number(mean['adapted'], 1)} %", f"general ability; base {_number(mean['base'], 1)} %"))
+        tiles.append((f"{number(mean['adapted'], 1)} %", f"general ability; base {number(mean['base'], 1)} %"))
     questions = [question for clip in data["clips"] for question in clip["questions"]]
     judged = sum(_state(question) != UNJUDGED for question in questions)
     if judged:
@@ -240,8 +190,8 @@ def _tiles(data: Mapping[str, Any], table: Sequence[Row]) -> list[tuple[str, str
         tiles.append((f"{adapted} of {judged}", f"answers right on the clips below; base {base}"))
     seconds = data["seconds"]
     if "total" in seconds:
-        part = f"; adapting {_duration(seconds['adapt'])}" if "adapt" in seconds else ""
-        tiles.append((_duration(seconds["total"]), f"for the whole run{part}"))
+        part = f"; adapting {duration(seconds['adapt'])}" if "adapt" in seconds else ""
+        tiles.append((duration(seconds["total"]), f"for the whole run{part}"))
     return tiles
 
 
@@ -251,7 +201,7 @@ def _notes(sides: Mapping[str, Any]) -> list[tuple[str, str]]:
         {"questions": str(sides[side].get("items", "–"))} | dict(_flat(sides[side].get("notes") or {}))
         for side in SIDES
     )
-    pairs = [(_words(key), base.get(key, "–"), adapted.get(key, "–")) for key in {**base, **adapted}]
+    pairs = [(words(key), base.get(key, "–"), adapted.get(key, "–")) for key in {**base, **adapted}]
     return [(name, before if before == after else f"{before} → {after}") for name, before, after in pairs]
 
 
@@ -295,7 +245,7 @@ def _clips(clips: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]
     shown = []
     for clip in clips:
         questions = [
-            {**question, **{side: _short(question[side]) for side in ("truth", *SIDES)}, "state": _state(question)}
+            {**question, **{side: short(question[side]) for side in ("truth", *SIDES)}, "state": _state(question)}
             for question in clip["questions"]
         ]
         right = {side: sum(q[f"{side}_right"] is True for q in questions) for side in SIDES}
@@ -303,11 +253,6 @@ def _clips(clips: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]
         frames = [(frame, data_url(run / frame, budget)) for frame in clip["frames"]]
         shown.append({"id": clip["id"], "frames": frames, "questions": questions, "right": right, "judged": judged})
     return shown
-
-
-def _short(text: str) -> str:
-    left = len(text) - LONGEST_ANSWER
-    return text if left <= 0 else f"{text[:LONGEST_ANSWER]} … ({left:,} more characters)"
 
 
 def _seeds(recipe: Any, name: str = "run") -> Iterator[str]:

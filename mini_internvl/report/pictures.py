@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -12,24 +13,50 @@ from mini_internvl.inputs.images import ImageError, load_image
 
 LADDER = ((360, 90), (320, 85), (320, 75), (256, 75), (200, 70), (160, 65), (112, 60), (80, 50))
 """(longest side in pixels, JPEG quality), best first."""
+LARGE = ((1024, 80), (800, 78), (640, 75), (512, 70), (448, 65), (384, 60), (320, 55), *LADDER[3:])
+"""The same for pages whose pictures may have small letters."""
 
 
-def data_url(path: Path, budget: int) -> str | None:
+def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDER) -> str | None:
     """The picture in the best form of at most ``budget`` bytes (the smallest form if none is that small).
 
-    Returns None when the file is missing or no picture, so that a report still appears where data was moved.
+    Args:
+        source: a path, bytes, a ``data:`` URL or a PIL image.
+        budget: bytes of the JPEG, before base64.
+        ladder: forms to try, best first.
+
+    Returns:
+        None when the file is missing or no picture, so that a report still appears where data was moved.
     """
     try:
-        image = load_image(path)
+        image = load_image(source).copy()
     except ImageError:
         return None
     coded = b""
-    for side, quality in LADDER:
-        small = image.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    for side, quality in ladder:
+        if coded and side != ladder[-1][0] and len(coded) * (side / max(image.size)) ** 2 > 1.5 * budget:
+            continue  # certainly too large still: not worth the time
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
         coded = buffer.getvalue()
         if len(coded) <= budget:
             break
     return "data:image/jpeg;base64," + base64.b64encode(coded).decode()
+
+
+class Purse:
+    """Shares bytes among pictures; what one leaves over goes to the next."""
+
+    def __init__(self, size: int, pictures: int, most: int) -> None:
+        self.left = size
+        self.pictures = pictures
+        self.most = most
+
+    def pay(self, source: Any) -> str | None:
+        """The next picture as a data URL."""
+        budget = min(self.most, self.left // max(1, self.pictures))
+        url = data_url(source, budget, LARGE)
+        self.pictures -= 1
+        self.left -= len(url) * 3 // 4 if url else 0
+        return url

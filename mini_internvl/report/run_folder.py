@@ -7,10 +7,11 @@ empty, so that the page simply says less.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mini_internvl.report.checked import Malformed, get, is_number, read_object
 
 RESULT = "adapt.json"
 METRICS = ("train/metrics.jsonl", "metrics.jsonl")
@@ -23,7 +24,6 @@ _KINDS: Mapping[str, type] = {
     **dict.fromkeys(("columns", "clips"), list),
 }
 """The keys of adapt.json that are read."""
-_NAMES = {str: "a text", dict: "an object", list: "a list", bool: "true or false"}
 _FIX = "run the adaptation again"
 
 
@@ -36,15 +36,10 @@ def read_result(run: Path) -> dict[str, Any]:
         ValueError: the file is missing, is no JSON object, or a key is missing or of the wrong kind (named).
     """
     path = run / RESULT
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path} does not exist; is {run} the folder of a finished adaptation?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); {_FIX}") from None
+    raw = read_object(path, missing=f"is {run} the folder of a finished adaptation?", fix=_FIX)
     try:
         return _checked(raw)
-    except _Malformed as error:
+    except Malformed as error:
         raise ValueError(f"{path}: {error}; {_FIX}") from None
 
 
@@ -67,66 +62,46 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
                 break
             raise ValueError(f"{path}:{number}: no valid JSON; remove the line or {_FIX}") from None
         if row is not None:
-            if not isinstance(row, dict) or not _is_number(row.get("step")):
+            if not isinstance(row, dict) or not is_number(row.get("step")):
                 raise ValueError(f'{path}:{number}: "step" must be a number; remove the line or {_FIX}')
             rows.append(row)
     return rows
 
 
-class _Malformed(ValueError):
-    """What is wrong and under which key; the file's name is added outside."""
-
-
 def _checked(raw: Any) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise _Malformed("the file must hold a JSON object")
-    data = {key: _get(raw, key, kind, default=kind()) for key, kind in _KINDS.items()}
+    data = {key: get(raw, key, kind, default=kind()) for key, kind in _KINDS.items()}
     for key in ("model", "benchmarks", "columns"):
-        _get(raw, key, _KINDS[key])
-    _get(data["model"], "name", str, "model.")
+        get(raw, key, _KINDS[key])
+    get(data["model"], "name", str, "model.")
     if not isinstance(data["model"].setdefault("parameters", 0), int):
-        raise _Malformed('"model.parameters" must be a whole number')
+        raise Malformed('"model.parameters" must be a whole number')
     data["title"] = data["title"] or data["domain"] or "Adaptation"
     for name in data["benchmarks"]:
-        sides = _get(data["benchmarks"], name, dict, "benchmarks.")
+        sides = get(data["benchmarks"], name, dict, "benchmarks.")
         for side in SIDES:
-            _get(_get(sides, side, dict, f"benchmarks.{name}."), "values", dict, f"benchmarks.{name}.{side}.")
+            get(get(sides, side, dict, f"benchmarks.{name}."), "values", dict, f"benchmarks.{name}.{side}.")
     data["columns"] = [_column(column, f"columns[{i}]", data["benchmarks"]) for i, column in enumerate(data["columns"])]
     data["general"] = _general(data["general"])
     data["clips"] = [_clip(clip, i) for i, clip in enumerate(data["clips"])]
     return data
 
 
-def _get(holder: Any, key: str, kind: type, where: str = "", *, default: Any = None) -> Any:
-    """``holder[key]``, checked; null and absent give the default, and are refused without one."""
-    if not isinstance(holder, dict):
-        raise _Malformed(f'"{where.rstrip(".")}" must be an object')
-    value = holder.get(key)
-    if value is None:
-        if default is None:
-            raise _Malformed(f'the key "{where}{key}" is missing')
-        return default
-    if not isinstance(value, kind):
-        raise _Malformed(f'"{where}{key}" must be {_NAMES[kind]}')
-    return value
-
-
 def _column(column: Any, where: str, benchmarks: Mapping[str, Any]) -> dict[str, Any]:
-    name = _get(column, "benchmark", str, f"{where}.")
-    key = _get(column, "key", str, f"{where}.")
+    name = get(column, "benchmark", str, f"{where}.")
+    key = get(column, "key", str, f"{where}.")
     if name not in benchmarks:
-        raise _Malformed(f'"{where}.benchmark" is "{name}", which "benchmarks" does not hold')
+        raise Malformed(f'"{where}.benchmark" is "{name}", which "benchmarks" does not hold')
     for side in SIDES:
         value = benchmarks[name][side]["values"].get(key)
-        if value is not None and not _is_number(value):
-            raise _Malformed(f'"benchmarks.{name}.{side}.values.{key}" must be a number')
+        if value is not None and not is_number(value):
+            raise Malformed(f'"benchmarks.{name}.{side}.values.{key}" must be a number')
     return {
         "benchmark": name,
         "key": key,
-        "label": _get(column, "label", str, f"{where}.", default=key),
-        "group": _get(column, "group", str, f"{where}.", default=name),
-        "unit": _get(column, "unit", str, f"{where}.", default=""),
-        "higher_is_better": _get(column, "higher_is_better", bool, f"{where}."),
+        "label": get(column, "label", str, f"{where}.", default=key),
+        "group": get(column, "group", str, f"{where}.", default=name),
+        "unit": get(column, "unit", str, f"{where}.", default=""),
+        "higher_is_better": get(column, "higher_is_better", bool, f"{where}."),
     }
 
 
@@ -134,41 +109,36 @@ def _general(general: dict[str, Any]) -> dict[str, Any]:
     """Kinds of the probe with both figures, and the mean; empty when nothing was probed."""
     if not general:
         return {}
-    figures = {side: _get(general, side, dict, "general.") for side in SIDES}
+    figures = {side: get(general, side, dict, "general.") for side in SIDES}
     for side, values in figures.items():
         for kind, value in values.items():
-            if not _is_number(value):
-                raise _Malformed(f'"general.{side}.{kind}" must be a number')
+            if not is_number(value):
+                raise Malformed(f'"general.{side}.{kind}" must be a number')
     kinds = [kind for kind in figures["base"] if kind in figures["adapted"]]
     if not kinds:
         return {}
-    mean = _get(general, "mean", dict, "general.", default={})
+    mean = get(general, "mean", dict, "general.", default={})
     for side in SIDES:
         mean.setdefault(side, sum(figures[side][kind] for kind in kinds) / len(kinds))
-        if not _is_number(mean[side]):
-            raise _Malformed(f'"general.mean.{side}" must be a number')
-    return {"kinds": kinds, **figures, "counts": _get(general, "items", dict, "general.", default={}), "mean": mean}
+        if not is_number(mean[side]):
+            raise Malformed(f'"general.mean.{side}" must be a number')
+    return {"kinds": kinds, **figures, "counts": get(general, "items", dict, "general.", default={}), "mean": mean}
 
 
 def _clip(clip: Any, index: int) -> dict[str, Any]:
     where = f"clips[{index}]"
-    frames = _get(clip, "frames", list, f"{where}.", default=[])
+    frames = get(clip, "frames", list, f"{where}.", default=[])
     if not all(isinstance(frame, str) for frame in frames):
-        raise _Malformed(f'"{where}.frames" must be a list of paths')
+        raise Malformed(f'"{where}.frames" must be a list of paths')
     questions = []
-    for i, raw in enumerate(_get(clip, "questions", list, f"{where}.")):
+    for i, raw in enumerate(get(clip, "questions", list, f"{where}.")):
         place = f"{where}.questions[{i}]."
         question: dict[str, Any] = {}
         for key in ("kind", "question", "truth", "base", "adapted"):
-            value = raw.get(key) if isinstance(raw, dict) else _get(raw, key, str, place)
+            value = raw.get(key) if isinstance(raw, dict) else get(raw, key, str, place)
             question[key] = "" if value is None else str(value)
         for side in SIDES:
             right = raw.get(f"{side}_right")
-            question[f"{side}_right"] = None if right is None else _get(raw, f"{side}_right", bool, place)
+            question[f"{side}_right"] = None if right is None else get(raw, f"{side}_right", bool, place)
         questions.append(question)
     return {"id": str(clip.get("id", index + 1)), "frames": frames, "questions": questions}
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a number, NaN included: a figure that could not be computed."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)

@@ -93,10 +93,40 @@ def bars(base: float, adapted: float, most: float) -> str:
     """Two bars, base above adapted, as a picture of numbers that stand beside it; hidden from screen readers."""
     parts = ['<svg class="bars" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">']
     for y, role, value in ((1, "base", base), (10, "adapted", adapted)):
-        share = min(1.0, max(0.0, value / most)) if most > 0 and math.isfinite(value) else 0.0
         parts.append(f'<rect class="track" x="0" y="{y}" width="200" height="7"/>')
-        parts.append(f'<rect class="bar {role}" x="0" y="{y}" width="{200 * share:.1f}" height="7"/>')
+        parts.append(f'<rect class="bar {role}" x="0" y="{y}" width="{200 * _part(value, most):.1f}" height="7"/>')
     return "".join([*parts, "</svg>"])
+
+
+def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
+    """Bars of (class, value, standard error) from 0 to ``end``, one below the other, each with its error as a whisker.
+
+    A picture of numbers that stand beside it; hidden from screen readers.
+    """
+    height = 7 * len(values) + 5
+    parts = [f'<svg class="bars" viewBox="0 0 200 {height}" preserveAspectRatio="none" aria-hidden="true">']
+    for place, (role, value, error) in enumerate(values):
+        y = 2.5 + 7 * place
+        parts.append(f'<rect class="track" x="0" y="{y}" width="200" height="6"/>')
+        parts.append(f'<rect class="bar {role}" x="0" y="{y}" width="{200 * _part(value, end):.1f}" height="6"/>')
+        if math.isfinite(value) and math.isfinite(error) and error > 0:
+            low, high = (200 * _part(value + sign * error, end) for sign in (-1, 1))
+            middle = y + 3
+            ends = "".join(f"M{x:.1f} {middle - 3.5}V{middle + 3.5}" for x in (low, high))
+            parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}{ends}"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def _part(value: float, end: float) -> float:
+    return min(1.0, max(0.0, value / end)) if end > 0 and math.isfinite(value) else 0.0
+
+
+def round_end(most: float) -> float:
+    """Where bars end: the next of 1, 2, 3, 4, 5, 6, 8 times a power of ten."""
+    if most <= 0:
+        return 1.0
+    magnitude = 10.0 ** math.floor(math.log10(most))
+    return next(m * magnitude for m in (1, 2, 3, 4, 5, 6, 8, 10) if m * magnitude >= most * (1 - 1e-9))
 
 
 def number(value: float) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from ..records import Mark
 from . import fonts
 
 RGB = tuple[int, int, int]
@@ -112,13 +113,30 @@ def fit(path: str, text: str, width: int, height: int, largest: int, smallest: i
     return fonts.load(path, size)
 
 
+def text_marks(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, float], size: tuple[int, int],
+               line: int | None = 0, colour: str | None = None) -> list[Mark]:  # fmt: skip
+    """One mark for every visible character of a text drawn at ``at`` (pixels) in a picture of ``size``."""
+    _, cap, _, base = size_of(font, "Hg")
+    marks = []
+    for place, character in enumerate(text):
+        if character == " ":
+            continue
+        left, top, right, bottom = size_of(font, character)
+        x, y = at[0] + font.getlength(text[:place]), at[1]
+        box = (x + left, y + min(top, cap + 2), x + right, y + max(bottom, base))
+        shares = (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
+        marks.append(Mark(text=character, box=shares, place=place, line=line, colour=colour))
+    return marks
+
+
 def centre(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text: str, font: ImageFont.FreeTypeFont,
-           fill: RGB) -> None:  # fmt: skip
-    """Draws the text so that its ink is centred in the box."""
+           fill: RGB) -> tuple[float, float]:  # fmt: skip
+    """Draws the text so that its ink is centred in the box; returns where it began."""
     left, top, right, bottom = size_of(font, text)
     x = (box[0] + box[2] - left - right) / 2
     y = (box[1] + box[3] - top - bottom) / 2
     draw.text((x, y), text, font=font, fill=fill)
+    return x, y
 
 
 def turned(rng: random.Random, image: Image.Image, paper: RGB, degrees: float = 4.0) -> Image.Image:

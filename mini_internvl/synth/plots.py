@@ -1,6 +1,6 @@
 """Charts drawn with PIL on small canvases: bars, horizontal bars, lines, pies and tables, letters of 8 pixels and up.
 
-Each function draws one chart into the picture and returns nothing; what it cannot fit (labels wider than their bar)
+Each function draws one chart and leaves what stands where in the pen; what it cannot fit (labels wider than their bar)
 raises ``TooNarrow`` so that the caller chooses another chart.
 """
 
@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..records import Mark
 from . import canvas, fonts
 
 Font = ImageFont.FreeTypeFont
@@ -20,6 +21,25 @@ Font = ImageFont.FreeTypeFont
 
 class TooNarrow(Exception):
     """The labels do not fit this chart at a readable size."""
+
+
+class Pen(ImageDraw.ImageDraw):
+    """Draws into a picture and notes what stands where."""
+
+    def __init__(self, image: Image.Image) -> None:
+        super().__init__(image)
+        self.image, self.size = image, image.size
+        self.marks: list[Mark] = []
+
+    def paste(self, image: Image.Image, at: tuple[int, int]) -> None:
+        """Lay a picture over this one."""
+        self.image.paste(image, at)
+
+    def mark(self, text: str, box: tuple[float, float, float, float], colour: str) -> None:
+        """Note a part of the chart; ``box`` in pixels."""
+        width, height = self.size
+        shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+        self.marks.append(Mark(text=text, box=shares, colour=colour))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +91,15 @@ def fitted(path: str, texts: tuple[str, ...], width: float, tall: int, least: in
     raise TooNarrow
 
 
-def _write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, font: Font, fill: canvas.RGB,
+def _write(pen: Pen, x: float, y: float, text: str, font: Font, fill: canvas.RGB,
            anchor: str = "mm") -> None:  # fmt: skip
     """Text with its ink centred (or at the left/right edge) on x and its digits' middle on y."""
     left, _, right, _ = canvas.size_of(font, text)
     _, top, _, bottom = canvas.size_of(font, "08")
     x -= {"l": left, "m": (left + right) / 2, "r": right}[anchor[0]]
-    pen.text((round(x), round(y - (top + bottom) / 2)), text, font=font, fill=fill)
+    at = (round(x), round(y - (top + bottom) / 2))
+    pen.text(at, text, font=font, fill=fill)
+    pen.marks += canvas.text_marks(font, text, at, pen.size, line=None)
 
 
 def rgb(name: str) -> canvas.RGB:
@@ -85,7 +107,7 @@ def rgb(name: str) -> canvas.RGB:
     return canvas.COLOURS[name]
 
 
-def _title(pen: ImageDraw.ImageDraw, plot: Plot, width: int) -> int:
+def _title(pen: Pen, plot: Plot, width: int) -> int:
     """Draws the title; returns the first free row."""
     font = fitted(plot.path, (plot.title,), width - 8, plot.tall + 2, 7)
     _write(pen, width / 2, plot.tall + 1, plot.title, font, plot.ink)
@@ -113,7 +135,7 @@ def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
     return [(v, f"{v + 0.0:.{decimals}f}") for v in values]
 
 
-def _frame(rng: random.Random, pen: ImageDraw.ImageDraw, plot: Plot, size: tuple[int, int], from_zero: bool,
+def _frame(rng: random.Random, pen: Pen, plot: Plot, size: tuple[int, int], from_zero: bool,
            font: Font) -> tuple[float, float, float, float, float, float]:  # fmt: skip
     """Axes of a vertical chart: left, top, right, bottom of the plot area, lowest and highest axis value."""
     width, height = size
@@ -136,13 +158,12 @@ def _frame(rng: random.Random, pen: ImageDraw.ImageDraw, plot: Plot, size: tuple
     return left, top, width - 4.0, bottom, low, high
 
 
-def bars(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+def bars(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Vertical bars from zero with labels below."""
-    pen = ImageDraw.Draw(image)
-    slot = (image.width - (10 if plot.printed else 34)) / len(plot.labels)
+    slot = (pen.size[0] - (10 if plot.printed else 34)) / len(plot.labels)
     font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
     number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
-    left, top, right, bottom, low, high = _frame(rng, pen, plot, image.size, True, number)
+    left, top, right, bottom, low, high = _frame(rng, pen, plot, pen.size, True, number)
     slot = (right - left) / len(plot.labels)
     if max(_width(font, t) for t in plot.labels) > slot - 2 or max(_width(number, t) for t in plot.shown) > slot:
         raise TooNarrow
@@ -151,17 +172,17 @@ def bars(rng: random.Random, image: Image.Image, plot: Plot) -> None:
     edge = plot.ink if rng.random() < 0.3 else None
     for i, value in enumerate(plot.values):
         x, y = left + i * slot, bottom - (value - low) / (high - low) * (bottom - top)
-        pen.rectangle((round(x + gap), round(min(y, zero)), round(x + slot - gap), round(max(y, zero))),
-                      fill=rgb(plot.colours[i]), outline=edge)  # fmt: skip
+        bar = (round(x + gap), round(min(y, zero)), round(x + slot - gap), round(max(y, zero)))
+        pen.rectangle(bar, fill=rgb(plot.colours[i]), outline=edge)
+        pen.mark("bar", bar, plot.colours[i])
         _write(pen, x + slot / 2, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
         if plot.printed:
             _write(pen, x + slot / 2, min(y, zero) - plot.tall / 2 - 3, plot.shown[i], number, plot.ink)
 
 
-def rows(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Horizontal bars with labels on the left and values at their ends."""
-    pen = ImageDraw.Draw(image)
-    width, height = image.size
+    width, height = pen.size
     if min(plot.values) < 0:
         raise TooNarrow
     top, bottom = _title(pen, plot, width) + 2, height - (4 if plot.printed else plot.tall + 8)
@@ -185,20 +206,21 @@ def rows(rng: random.Random, image: Image.Image, plot: Plot) -> None:
     gap = slot * rng.uniform(0.12, 0.25)
     for i, value in enumerate(plot.values):
         y, x = top + i * slot, left + value / high * room
-        pen.rectangle((left, round(y + gap), max(left + 1, round(x)), round(y + slot - gap)), fill=rgb(plot.colours[i]))
+        bar = (left, round(y + gap), max(left + 1, round(x)), round(y + slot - gap))
+        pen.rectangle(bar, fill=rgb(plot.colours[i]))
+        pen.mark("bar", bar, plot.colours[i])
         _write(pen, left - 4, y + slot / 2, plot.labels[i], font, plot.ink, "rm")
         if plot.printed:
             _write(pen, x + 4, y + slot / 2, plot.shown[i], number, plot.ink, "lm")
     pen.line((left, top, left, bottom), fill=plot.ink)
 
 
-def line(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+def line(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Points joined by a line; values above the points."""
-    pen = ImageDraw.Draw(image)
-    slot = (image.width - (10 if plot.printed else 34)) / len(plot.labels)
+    slot = (pen.size[0] - (10 if plot.printed else 34)) / len(plot.labels)
     font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
     number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
-    left, top, right, bottom, low, high = _frame(rng, pen, plot, image.size, rng.random() < 0.3, number)
+    left, top, right, bottom, low, high = _frame(rng, pen, plot, pen.size, rng.random() < 0.3, number)
     slot = (right - left) / len(plot.labels)
     if max(_width(font, t) for t in plot.labels) > slot - 2 or max(_width(number, t) for t in plot.shown) > slot:
         raise TooNarrow
@@ -209,7 +231,9 @@ def line(rng: random.Random, image: Image.Image, plot: Plot) -> None:
     pen.line(points, fill=colour, width=rng.choice((2, 2, 3)), joint="curve")
     radius = rng.choice((3, 3, 4))
     for i, (x, y) in enumerate(points):
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        point = (x - radius, y - radius, x + radius, y + radius)
+        pen.ellipse(point, fill=colour)
+        pen.mark("point", point, plot.colours[0])
         _write(pen, x, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
     for i, (x, y) in enumerate(points if plot.printed else []):
         valley = ys[i] <= y >= ys[i + 2] and y + plot.tall + 8 < bottom
@@ -219,10 +243,9 @@ def line(rng: random.Random, image: Image.Image, plot: Plot) -> None:
         _write(pen, x, middle, plot.shown[i], number, plot.ink)
 
 
-def pie(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+def pie(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Slices with values on them and a legend of names."""
-    pen = ImageDraw.Draw(image)
-    width, height = image.size
+    width, height = pen.size
     total = sum(plot.values)
     if min(plot.values) / total < 0.08 or len(plot.values) > 5:
         raise TooNarrow
@@ -253,20 +276,20 @@ def pie(rng: random.Random, image: Image.Image, plot: Plot) -> None:
         turn = math.radians(angle + extent / 2)
         spots.append((middle[0] + math.cos(turn) * diameter * 0.33, middle[1] + math.sin(turn) * diameter * 0.33))
         angle += extent
-    image.paste(big.reduce(2), (int(box_left), int(top)))
+    pen.paste(big.reduce(2), (int(box_left), int(top)))
     for i, (x, y) in enumerate(spots):
         if plot.printed:
             light = canvas.luminance(rgb(plot.colours[i])) < 140
             _write(pen, x, y, plot.shown[i], number, (255, 255, 255) if light else (0, 0, 0))
         lx, ly = legend[i]
         pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=rgb(plot.colours[i]))
+        pen.mark("slice", (x - diameter / 8, y - diameter / 8, x + diameter / 8, y + diameter / 8), plot.colours[i])
         _write(pen, lx + 14, ly, plot.labels[i], font, plot.ink, "lm")
 
 
-def table(rng: random.Random, image: Image.Image, plot: Plot) -> None:
+def table(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Two columns, labels and values, with rules or stripes."""
-    pen = ImageDraw.Draw(image)
-    width, height = image.size
+    width, height = pen.size
     top = _title(pen, plot, width) + 2
     slot = min(34.0, (height - top - 4) / len(plot.labels))
     tall = min(plot.tall + 2, int(slot * 0.6))

@@ -75,6 +75,8 @@ def open_source(recipe: SourceRecipe, seed: int) -> Source:
     if recipe.kind == "synth":
         if recipe.name not in synth.KINDS:
             raise DataError(f'unknown synth kind "{recipe.name}"; known: {", ".join(synth.KINDS)}')
+        if reason := synth.missing(recipe.name):
+            raise DataError(f"{reason}; or take the source {recipe.name} out of the recipe")
         return SynthSource(recipe.name, recipe.seed, recipe.split)
     if recipe.kind == "domain":
         domain = plugins.find("domains", recipe.name)
@@ -189,6 +191,8 @@ class Encoder:
     """Longest sample in tokens."""
     with_patches: bool = False
     """Whether examples carry the labels of the loss over patches."""
+    marks_needed: bool = True
+    """Whether a sample without marks is then an error; otherwise its patches carry no label."""
 
     def __call__(self, sample: Sample) -> Example:
         """Render pictures and text.
@@ -243,7 +247,10 @@ class Encoder:
         )
 
     def _patch_labels(self, sample: Sample, name: str, tiles: Sequence[int]) -> torch.Tensor:
+        side = self.config.image_size // self.config.vision.patch_size
         if not sample.marks or len(tiles) != 1:
+            if not self.marks_needed:
+                return torch.full((sum(tiles), side * side, 4), IGNORE)
             raise DataError(
                 f"sample {name} has no marks of one picture, which the patches loss needs; "
                 "use synth kinds that have them: " + ", ".join(synth.marked_kinds())
@@ -258,7 +265,7 @@ class Encoder:
             image_size=self.config.image_size,
         )
         thumbnail = tiles[0] > grid[0] * grid[1]
-        return patch_labels(sample.marks, grid, thumbnail, self.config.image_size // self.config.vision.patch_size)
+        return patch_labels(sample.marks, grid, thumbnail, side)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:

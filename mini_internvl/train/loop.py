@@ -25,6 +25,7 @@ from mini_internvl.recipes import RecipeError, StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train import losses, state
 from mini_internvl.train.data import StepDataset, loader
+from mini_internvl.train.optim import make_optimizer
 
 
 class NonFiniteLoss(RuntimeError):
@@ -118,15 +119,6 @@ def set_drop_path(model: InternVL, rate: float) -> None:
     layers = model.vision_model.encoder.layers
     for block, value in zip(layers, torch.linspace(0, rate, len(layers)).tolist(), strict=True):
         block.drop_path = value
-
-
-def make_optimizer(model: nn.Module, stage: StageRecipe) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; matrices decay, biases, norms and scales do not."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trainable if p.ndim >= 2]
-    others = [p for p in trainable if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=stage.betas, fused=True)
 
 
 def accumulate(

@@ -24,9 +24,9 @@ class AnswerLoss(nn.Module):
     Logits are computed at supervised positions only, which is where most of the memory of a large vocabulary goes.
     """
 
-    def forward(self, model: InternVL, batch: Batch) -> Tensor:
-        """The sum over the batch's supervised tokens."""
-        hidden = model.hidden(batch.input_ids, batch.pixel_values, batch.attention_mask)
+    def forward(self, model: InternVL, batch: Batch, visual_tokens: Tensor | None = None) -> Tensor:
+        """The sum over the batch's supervised tokens; ``visual_tokens`` stand for the pixels where they are known."""
+        hidden = model.hidden(batch.input_ids, batch.pixel_values, batch.attention_mask, visual_tokens=visual_tokens)
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         logits = model.language_model.lm_head(hidden[:, :-1][supervised])
@@ -40,11 +40,36 @@ class AnswerLoss(nn.Module):
 ANSWERS = AnswerLoss()
 
 
-Loss = AnswerLoss | PatchLoss
+class AnswerAndPatchLoss(nn.Module):
+    """The loss on answers, and beside it the weighted loss over patches on the same pass of the encoder.
+
+    While a model measures (``eval()``) it is the loss on answers alone.
+    """
+
+    def __init__(self, hidden_size: int, weight: float) -> None:
+        super().__init__()
+        self.patches, self.weight = PatchLoss(hidden_size), weight
+
+    def forward(self, model: InternVL, batch: Batch) -> Tensor:
+        """The weighted sum of both sums."""
+        if not model.training or batch.patch_labels is None:
+            return ANSWERS(model, batch)
+        hidden = model.vision_model(batch.pixel_values, model.config.select_layer)
+        answers = ANSWERS(model, batch, model.project(hidden))
+        return answers + self.weight * self.patches.over(hidden, batch)
+
+    def count(self, batches: Sequence[Batch]) -> int:
+        """Supervised tokens."""
+        return supervised_tokens(batches)
+
+
+Loss = AnswerLoss | PatchLoss | AnswerAndPatchLoss
 
 
 def make(stage: StageRecipe, model: InternVL) -> Loss:
     """The loss of a stage; its own parameters, if any, are fresh."""
     if stage.loss == "patches":
         return PatchLoss(model.config.vision.hidden_size).to(model.device)
+    if stage.patches_weight:
+        return AnswerAndPatchLoss(model.config.vision.hidden_size, stage.patches_weight).to(model.device)
     return AnswerLoss()

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Batch, Mark
+from mini_internvl.synth.canvas import COLOURS
 from mini_internvl.synth.scene import SHAPES
 
 IGNORE = -100
-THINGS = {text: i for i, text in enumerate(["", *map(chr, range(33, 127)), "€", "£", *SHAPES])}
+THINGS = {text: i for i, text in enumerate(["", *map(chr, range(33, 127)), "€", "£", *SHAPES, "bar", "point", "slice"])}
 """Label of what a mark shows; 0 is the bare background."""
+SHADES = {name: i for i, name in enumerate(COLOURS)}
+"""Label of a colour."""
 PLACES, LINES = 24, 8
 """Places in a line and lines that have a label; later ones share the last."""
 SMALLEST = 0.4
@@ -42,19 +45,19 @@ def patch_labels(marks: Sequence[Mark], grid: tuple[int, int], thumbnail: bool, 
         side: patches along one side of a tile.
 
     Returns:
-        (tiles, side * side, 3) int64: thing, place in its line, line; -100 where there is nothing to tell.
+        (tiles, side * side, 4) int64: thing, place in its line, line, colour; -100 where there is nothing to tell.
     """
     columns, rows = grid
     canvas = _rasterise(marks, columns * side, rows * side)
-    tiles = canvas.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side * side, 3)
+    tiles = canvas.reshape(rows, side, columns, side, 4).swapaxes(1, 2).reshape(-1, side * side, 4)
     if thumbnail:
-        tiles = np.concatenate([tiles, _rasterise(marks, side, side).reshape(1, -1, 3)])
+        tiles = np.concatenate([tiles, _rasterise(marks, side, side).reshape(1, -1, 4)])
     return torch.from_numpy(np.ascontiguousarray(tiles))
 
 
 def _rasterise(marks: Sequence[Mark], width: int, height: int) -> np.ndarray:
-    """(height, width, 3) labels; a patch belongs to the mark that covers most of it."""
-    labels = np.full((height, width, 3), IGNORE, np.int64)
+    """(height, width, 4) labels; a patch belongs to the mark that covers most of it."""
+    labels = np.full((height, width, 4), IGNORE, np.int64)
     labels[..., 0] = 0
     covered = np.zeros((height, width))
     for mark in marks:
@@ -62,6 +65,7 @@ def _rasterise(marks: Sequence[Mark], width: int, height: int) -> np.ndarray:
         top, bottom = (min(max(v * height, 0.0), height) for v in (mark.box[1], mark.box[3]))
         readable = bottom - top >= SMALLEST and mark.text in THINGS
         order = [IGNORE if n is None else min(n, most - 1) for n, most in ((mark.place, PLACES), (mark.line, LINES))]
+        order.append(SHADES.get(mark.colour or "", IGNORE))
         for row in range(int(top), min(height, int(np.ceil(bottom)))):
             for column in range(int(left), min(width, int(np.ceil(right)))):
                 across = min(right, column + 1) - max(left, column)
@@ -73,25 +77,31 @@ def _rasterise(marks: Sequence[Mark], width: int, height: int) -> np.ndarray:
 
 
 class PatchLoss(nn.Module):
-    """Cross entropy of the three heads, summed over the labelled patches."""
+    """Cross entropy of the four heads, summed over the labelled patches."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.thing = nn.Linear(hidden_size, len(THINGS))
         self.place = nn.Linear(hidden_size, PLACES)
         self.line = nn.Linear(hidden_size, LINES)
+        self.colour = nn.Linear(hidden_size, len(SHADES))
 
     def forward(self, model: InternVL, batch: Batch) -> Tensor:
         """The sum over ``count`` patches, float32; empty patches weigh less."""
+        return self.over(model.vision_model(batch.pixel_values, model.config.select_layer), batch)
+
+    def over(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """The same over the encoder's output (tiles, 1 + patches, hidden), for a loss that needs it for more."""
         assert batch.patch_labels is not None, "the encoder of samples adds patch labels"
-        hidden = model.vision_model(batch.pixel_values, model.config.select_layer)[:, 1:]  # (tiles, patches, hidden)
-        things, places, lines = batch.patch_labels.to(hidden.device).unbind(-1)
+        hidden = hidden[:, 1:]
+        things, places, lines, colours = batch.patch_labels.to(hidden.device).unbind(-1)
         weights = hidden.new_full((len(THINGS),), 1.0, dtype=torch.float32)
         weights[0] = EMPTY_WEIGHT
         return (
             _sum(self.thing(hidden), things, weights)
             + ORDER_WEIGHT * _sum(self.place(hidden), places)
             + ORDER_WEIGHT * _sum(self.line(hidden), lines)
+            + ORDER_WEIGHT * _sum(self.colour(hidden), colours)
         )
 
     def count(self, batches: Sequence[Batch]) -> int:

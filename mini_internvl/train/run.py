@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mini_internvl import synth
 from mini_internvl.engine import hub
 from mini_internvl.inputs import chat
@@ -112,7 +114,9 @@ def _relative(base: Path, folder: Path) -> str:
         return base.as_posix()
 
 
-def encoder(start: Start, *, max_tiles: int, max_length: int, with_patches: bool = False) -> Encoder:
+def encoder(
+    start: Start, *, max_tiles: int, max_length: int, with_patches: bool = False, marks_needed: bool = True
+) -> Encoder:
     """The sample encoder of a starting point."""
     config = start.model.config
     return Encoder(
@@ -123,6 +127,7 @@ def encoder(start: Start, *, max_tiles: int, max_length: int, with_patches: bool
         max_tiles=max_tiles,
         max_length=max_length,
         with_patches=with_patches,
+        marks_needed=marks_needed,
     )
 
 
@@ -171,6 +176,7 @@ def run_recipe(
         RecipeError: the folder holds a run of another recipe, or a stage names only parts without adapters.
     """
     folder = Path(folder)
+    recipe = _with_precision(recipe, folder)
     _claim(folder, recipe)
     start = open_start(recipe)
     for stage in recipe.stages:
@@ -180,8 +186,13 @@ def run_recipe(
     if done:
         state.load_weights(folder / "state", start.model)
     for stage in recipe.stages[done:]:
-        patches = stage.loss == "patches"
-        encode = encoder(start, max_tiles=stage.max_tiles, max_length=stage.max_length, with_patches=patches)
+        encode = encoder(
+            start,
+            max_tiles=stage.max_tiles,
+            max_length=stage.max_length,
+            with_patches=stage.loss == "patches" or stage.patches_weight > 0,
+            marks_needed=stage.loss == "patches",
+        )
         held_out = held_out_batches(held_out_sources(recipe, stage), encode, recipe.held_out_samples, recipe.seed)
 
         def evaluate(model: InternVL, loss: Loss, batches: list[Batch] = held_out) -> dict[str, float]:
@@ -210,6 +221,23 @@ def run_recipe(
         run_stage(start.model, stage, dataset, run)
     save_start(start, folder / "last")
     return folder / ("best" if (folder / "best").exists() else "last")
+
+
+def fast_bfloat16() -> bool:
+    """Whether this computer multiplies bfloat16 natively; emulated, a training step takes many times as long."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _with_precision(recipe: Recipe, folder: Path) -> Recipe:
+    """``auto`` settled: as the folder's run began, or by what this computer is fast at."""
+    if recipe.precision != "auto":
+        return recipe
+    path = folder / "recipe.json"
+    if path.exists():
+        return dataclasses.replace(recipe, precision=read_json(path).get("precision", "fp32"))
+    return dataclasses.replace(recipe, precision="bf16" if fast_bfloat16() else "fp32")
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:

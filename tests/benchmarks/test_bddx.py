@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,7 +158,8 @@ ROW = {"id": "a", "split": "test", "frames": ["a.png"], "description": "x", "jus
     ("line", "message"),
     [
         ("{", "no valid JSON"),
-        ("[1]", "must be a JSON object"),
+        ("[1]", "not an object"),
+        (json.dumps({"id": "b"}), "no split, frames, description, justification"),
         (json.dumps({**ROW, "id": 3}), '"id" must be a text'),
         (json.dumps({**ROW, "frames": []}), '"frames" must be a list'),
         (json.dumps({**ROW, "speed": "fast"}), '"speed" must be a number or null'),
@@ -168,10 +171,44 @@ ROW = {"id": "a", "split": "test", "frames": ["a.png"], "description": "x", "jus
 def test_a_wrong_row_is_named_by_file_and_line(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     (tmp_path / "clips.jsonl").write_text(json.dumps(ROW) + "\n" + line + "\n")
-    with pytest.raises(ValueError, match=rf"clips\.jsonl:2: .*{message}"):
+    with pytest.raises(ValueError, match=rf"clips\.jsonl: row 2: .*{message}"):
         list(read_clips(tmp_path, "test"))
 
 
 def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clips\.jsonl is missing"):
         list(bddx_text.items(tmp_path))
+
+
+@pytest.mark.parametrize("benchmark", [bddx_text, bddx_signals])
+def test_the_worked_example_and_standard_errors(benchmark: Any, tmp_path: Path) -> None:
+    benchmark.EXAMPLE.write(tmp_path / "bddx")
+    items = list(benchmark.items(tmp_path))
+    assert items == list(benchmark.items(tmp_path / "bddx", "test", protocol="paper"))
+    best = benchmark.score(items, answered(items, benchmark.EXAMPLE.good))
+    worst = benchmark.score(items, answered(items, benchmark.EXAMPLE.bad))
+    assert all(benchmark.right(item, text) for item, text in zip(items, benchmark.EXAMPLE.good, strict=True))
+    assert not any(benchmark.right(item, text) for item, text in zip(items, benchmark.EXAMPLE.bad, strict=True))
+    assert set(best.values) == set(best.counts) == set(worst.values)
+    for figure, value in best.values.items():
+        assert (value < worst.values[figure]) == (figure in benchmark.LOWER_IS_BETTER), figure
+    graded = {figure for figure in best.values if not figure.endswith("B4")}
+    assert set(best.errors) == set(worst.errors) == graded
+
+
+def test_the_error_of_an_rmse_is_that_of_its_square_by_the_delta_method(clips: Path) -> None:
+    items = of_kind(list(bddx_signals.items(clips)), "speed")
+    errors = [0.1 * number for number in range(len(items))]
+    texts = [f"{item.truth['answer'] + error:.4f}" for item, error in zip(items, errors, strict=True)]
+    score = bddx_signals.score(items, answered(items, texts))
+    squares = [error**2 for error in errors]
+    wanted = statistics.stdev(squares) / len(squares) ** 0.5 / (2 * statistics.fmean(squares) ** 0.5)
+    assert score.errors["speed/RMSE"] == pytest.approx(wanted, rel=1e-3)
+    assert score.counts["speed/A1.0"] == 24
+
+
+def test_splits_and_protocols_are_checked(clips: Path) -> None:
+    with pytest.raises(ValueError, match='the split "dev" is not known; there are: test, validation, train'):
+        list(bddx_text.items(clips, "dev"))
+    with pytest.raises(ValueError, match='the protocol "x" is not known'):
+        bddx_signals.score([], [], protocol="x")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mini_internvl.engine import GenerationConfig, load
 from mini_internvl.engine import engine as module
+from mini_internvl.engine import generate
 from mini_internvl.engine.engine import resolve, user
 from mini_internvl.model.checkpoint import CheckpointError
 
@@ -36,6 +37,30 @@ def test_a_batch_answers_as_each_would_alone(engine):
     assert [reply.tokens for reply in together] == [reply.tokens for reply in alone]
     assert len({reply.text for reply in together}) > 2  # else the test says little
     assert [reply.tiles for reply in together] == [4, 0, 3 + 3, 4, 1]
+
+
+def test_prompts_of_every_length_and_picture_count_answer_as_alone(engine, monkeypatch):
+    """Read in several groups, some of one row, with none to two pictures, then answered together."""
+    monkeypatch.setattr(generate, "PREFILL_TOKENS", 150)
+    colours = ("red", "blue", "green")
+    conversations = []
+    for number in range(9):
+        shown = [Image.new("RGB", (56 * (1 + number % 2), 56), colour) for colour in colours[: number % 3]]
+        text = "What is this? " * (1 + number)
+        content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": text}]
+        conversations.append([{"role": "user", "content": content}])
+    limits = GenerationConfig(max_new_tokens=6)
+    alone = [engine.chat(messages, limits).text for messages in conversations]
+    assert [reply.text for reply in engine.chat_batch(conversations, limits)] == alone
+
+
+def test_groups_hold_prompts_of_like_length():
+    lengths = [10, 100, 11, 12, 90, 5000, 95]
+    groups = generate.groups_of_like_length(lengths)
+    assert sorted(row for group in groups for row in group) == list(range(7))
+    assert groups == [[0, 2, 3], [4, 6, 1], [5]]
+    many = generate.groups_of_like_length([1000] * 10)
+    assert max(len(group) for group in many) * 1000 <= generate.PREFILL_TOKENS
 
 
 def test_rows_that_stop_leave_the_others_alone(engine):
@@ -183,6 +208,18 @@ def test_tile_limits_are_kept(engine):
     assert engine.prepare(user("Q", image, image, image, image, image)).tiles == (1,) * 5
     with pytest.raises(ValueError, match="max_tiles is 0; it must be at least 1"):
         engine.prepare(user("Q", image), max_tiles=0)
+
+
+def test_a_picture_may_have_its_own_scale_and_limit(engine):
+    picture = Image.effect_noise((40, 20), 80).convert("RGB")
+    part = {"type": "image", "image": picture}
+    asked = [
+        {"role": "user", "content": [{**part, "scale": 2}, {**part, "max_tiles": 1}, {"type": "text", "text": "?"}]}
+    ]
+    prompt = engine.prepare(asked, max_tiles=12)
+    enlarged = engine.prepare(user("?", picture.resize((80, 40), Image.Resampling.BILINEAR)), max_tiles=6)
+    assert prompt.tiles == (*enlarged.tiles, 1)
+    assert torch.equal(prompt.pixel_values[:-1], enlarged.pixel_values)
 
 
 def test_pictures_and_prompt_agree(engine):

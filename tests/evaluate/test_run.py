@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +10,9 @@ from PIL import Image
 
 from mini_internvl.benchmarks import synth
 from mini_internvl.engine import Reply
-from mini_internvl.evaluate import evaluate, predict
+from mini_internvl.evaluate import AnswerCache, Interrupted, Listener, evaluate, predict
+from mini_internvl.evaluate.batches import group
+from mini_internvl.evaluate.sharing import Ranks
 from mini_internvl.records import Item, Prediction
 
 
@@ -51,13 +53,12 @@ def item(number, question=None, **limits):
 
 def test_answers_come_back_in_the_items_order():
     engine, told = FakeEngine(), []
-    predictions = predict(
-        engine, [item(i) for i in range(10)], batch_size=4, progress=lambda done, total: told.append((done, total))
-    )
+    listener = Listener(count=lambda done, total: told.append((done, total)))
+    predictions = predict(engine, [item(i) for i in range(10)], batch_size=4, listener=listener)
     assert [p.item_id for p in predictions] == [f"i{i}" for i in range(10)]
     assert [p.text for p in predictions] == [str(i) for i in range(10)]
     assert [len(questions) for questions, *_ in engine.calls] == [4, 4, 2]
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    assert told == [(0, 10), (4, 10), (8, 10), (10, 10)]
 
 
 def test_similar_items_share_a_batch():
@@ -82,64 +83,168 @@ def test_limits_of_the_items_are_kept():
     ]
 
 
-def test_kept_answers_are_not_asked_again(tmp_path):
-    keep, items = tmp_path / "answers" / "model.jsonl", [item(i) for i in range(6)]
-    first, second, told = FakeEngine(), FakeEngine(), []
-    answers = predict(first, items[:4], keep=keep)
-    again = predict(second, items, keep=keep, progress=lambda *counts: told.append(counts))
+@pytest.fixture
+def cache(tmp_path):
+    with AnswerCache(tmp_path / "answers" / "cache.sqlite") as opened:
+        yield opened
+
+
+def test_kept_answers_are_not_asked_again(cache):
+    items = [item(i) for i in range(6)]
+    first, second, told, texts = FakeEngine(), FakeEngine(), [], []
+    answers = predict(first, items[:4], cache=cache)
+    listener = Listener(
+        count=lambda *counts: told.append(counts), answered=lambda asked, text: texts.append((asked.id, text))
+    )
+    again = predict(second, items, cache=cache, listener=listener)
     assert len(first.asked) == 4
     assert len(second.asked) == 2
     assert again[:4] == answers
-    assert told == [(6, 6)]
+    assert told == [(4, 6), (6, 6)]
+    assert sorted(texts) == [(f"i{i}", str(i)) for i in range(6)]
     third = FakeEngine()
-    assert predict(third, items, keep=keep) == again
+    assert predict(third, items, cache=cache) == again
     assert third.calls == []
-    row = json.loads(keep.read_text().splitlines()[0])
-    assert {"key", "id", "question", "answer", "seconds"} <= row.keys()
 
 
-def test_another_question_or_limit_is_asked_anew(tmp_path):
-    keep = tmp_path / "a.jsonl"
-    predict(FakeEngine(), [item(1, "first")], keep=keep)
+def test_another_question_limit_model_or_picture_is_asked_anew(cache, tmp_path):
+    def with_picture(colour):
+        Image.new("RGB", (3, 3), colour).save(tmp_path / "picture.png")
+        parts = [{"type": "image", "image": str(tmp_path / "picture.png")}, {"type": "text", "text": "what"}]
+        return Item(id="p", messages=[{"role": "user", "content": parts}], truth={})
+
+    predict(FakeEngine(), [item(1, "first")], cache=cache, model="a")
+    predict(FakeEngine(), [with_picture("red")], cache=cache, model="a")
     limited = (item(1, "first", max_tiles=3), item(1, "first", max_new_tokens=7))
-    for changed in (item(1, "other"), item(2, "first"), *limited):
+    changes = [(item(1, "other"), "a"), *((changed, "a") for changed in limited), (item(1, "first"), "b")]
+    for changed, model in [*changes, (with_picture("blue"), "a")]:  # the same name, another content
         engine = FakeEngine()
-        predict(engine, [changed], keep=keep)
+        predict(engine, [changed], cache=cache, model=model)
         assert len(engine.asked) == 1
-
-
-def test_an_interrupted_evaluation_goes_on(tmp_path):
-    keep, items = tmp_path / "a.jsonl", [item(i) for i in range(9)]
-    with pytest.raises(KeyboardInterrupt):
-        predict(FakeEngine(fail_after=2), items, batch_size=3, keep=keep)
-    with keep.open("ab") as file:
-        file.write('{"key": "0123", "id": "i8", "answer": "汉'.encode()[:-1])  # torn by a kill, inside a character
     engine = FakeEngine()
-    predictions = predict(engine, items, batch_size=3, keep=keep)
+    predict(engine, [item(2, "first")], cache=cache, model="a")  # the same question under another id
+    assert engine.asked == []
+
+
+def test_the_same_question_is_asked_once():
+    engine = FakeEngine()
+    predictions = predict(engine, [item(1, "same"), item(2, "other"), item(3, "same")])
+    assert sorted(engine.asked) == ["other", "same"]
+    assert [(p.item_id, p.text) for p in predictions] == [("i1", "same"), ("i2", "other"), ("i3", "same")]
+
+
+def test_an_interrupted_evaluation_goes_on(cache):
+    items = [item(i) for i in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        predict(FakeEngine(fail_after=2), items, batch_size=3, cache=cache)
+    stopped = FakeEngine()
+    with pytest.raises(Interrupted, match="stopped at 6 of 9 answers"):
+        predict(stopped, items, batch_size=3, cache=cache, listener=Listener(should_stop=lambda: True))
+    assert stopped.asked == []
+    engine = FakeEngine()
+    predictions = predict(engine, items, batch_size=3, cache=cache)
     assert len(engine.asked) == 3
     assert [p.text for p in predictions] == [str(i) for i in range(9)]
-    last = FakeEngine()
-    assert [p.text for p in predict(last, items, keep=keep)] == [str(i) for i in range(9)]
-    assert last.asked == []  # a torn line does not swallow the line written after it
 
 
-@pytest.mark.parametrize("text", ["", "zwei\nZeilen", "\u2028\u0085\x1c", 'quote " and \\', "汉字"])
-def test_any_answer_survives_being_kept(tmp_path, text):
+def test_a_batch_is_kept_whole_or_not_at_all(cache):
+    class Half(FakeEngine):
+        def chat_batch(self, conversations, config=None, *, max_tiles=None):
+            return super().chat_batch(conversations, config, max_tiles=max_tiles)[:1]
+
+    with pytest.raises(ValueError, match="shorter"):
+        predict(Half(), [item(i) for i in range(4)], cache=cache)
+    engine = FakeEngine()
+    predict(engine, [item(i) for i in range(4)], cache=cache)
+    assert len(engine.asked) == 4
+
+
+@pytest.mark.parametrize("text", ["", "zwei\nZeilen", "\u2028\u0085\x1c", 'quote " and \\', "汉字", "\x00"])
+def test_any_answer_survives_being_kept(cache, text):
     class Speaker(FakeEngine):
         def chat_batch(self, conversations, config=None, *, max_tiles=None):
             self.calls.append(([str(c) for c in conversations], 0, None))
             return [Reply(text=text, tiles=0, prompt_tokens=1, tokens=1, seconds=0.25) for _ in conversations]
 
-    keep = tmp_path / "a.jsonl"
-    first = predict(Speaker(), [item(1)], keep=keep)
+    first = predict(Speaker(), [item(1)], cache=cache)
     engine = Speaker()
-    assert predict(engine, [item(1)], keep=keep) == first
+    assert predict(engine, [item(1)], cache=cache) == first
     assert engine.calls == []
     assert first[0].text == text
 
 
-def test_no_items_are_no_work(tmp_path):
-    assert predict(FakeEngine(), [], keep=tmp_path / "a.jsonl") == []
+def test_no_items_are_no_work(cache):
+    assert predict(FakeEngine(), [], cache=cache) == []
+
+
+def test_batches_depend_on_the_items_alone():
+    items = [item(i, max_new_tokens=10 + i % 2) for i in range(20)]
+    tiles = {f"i{i}": (1, 3, 30)[i % 3] for i in range(20)}
+    prompts = ["x" * (i % 5) for i in range(20)]
+
+    def batches():
+        return group(items, prompts, lambda one: tiles[one.id], batch_size=4, most_tiles=40)
+
+    assert batches() == batches()
+    assert sorted(i for batch in batches() for i in batch) == list(range(20))
+    for batch in batches():
+        assert len(batch) <= 4
+        assert len({items[i].max_new_tokens for i in batch}) == 1
+        assert len(batch) == 1 or sum(tiles[f"i{i}"] for i in batch) <= 40
+    same = group(items, prompts, lambda one: 1, pictures=[str(i % 5) for i in range(20)], batch_size=2)
+    assert all(len({i % 5 for i in batch}) == 1 for batch in same)
+    many = group(items, prompts, lambda one: 500, batch_size=4)
+    assert all(len(batch) == 1 for batch in many)
+
+
+def test_pictures_of_the_next_batch_are_prepared_while_one_is_answered():
+    class Preparing(FakeEngine):
+        ready = None
+
+        def prepare_batch(self, conversations, *, max_tiles=None):
+            if conversations[-1][-1]["content"].endswith("3"):
+                self.ready.set()
+            return conversations
+
+        def chat_batch(self, conversations, config=None, *, max_tiles=None):
+            if not self.calls:
+                assert self.ready.wait(10), "the next batch is not prepared meanwhile"
+            return super().chat_batch(conversations, config, max_tiles=max_tiles)
+
+    engine = Preparing()
+    engine.ready = threading.Event()
+    items = [item(i, f"question number {i}") for i in range(4)]
+    assert [p.text for p in predict(engine, items, batch_size=2)] == list("0123")
+
+
+def test_processes_share_the_batches():
+    items = [item(i) for i in range(10)]
+    asked, answers = [], {}
+    for rank in (1, 0):
+
+        class Two(Ranks):
+            def exchange(self, mine):
+                answers[self.rank] = mine
+                return [answers.get(0, ({}, "")), answers.get(1, ({}, ""))]
+
+        engine = FakeEngine()
+        try:
+            predictions = predict(engine, items, batch_size=3, ranks=Two(rank=rank, size=2))
+        except KeyError:
+            assert rank == 1  # the other has not answered yet
+        asked.append(engine.asked)
+    assert [len(part) for part in asked] == [4, 6]
+    assert not set(asked[0]) & set(asked[1])
+    assert [p.text for p in predictions] == [str(i) for i in range(10)]
+
+
+def test_a_failure_of_one_process_is_told_to_the_others():
+    class Two(Ranks):
+        def exchange(self, mine):
+            return [mine, ({}, "ImageError: a.png is damaged")]
+
+    with pytest.raises(RuntimeError, match=r"process 1 failed: ImageError: a.png is damaged"):
+        predict(FakeEngine(), [item(1)], ranks=Two(rank=0, size=2))
 
 
 def drawn(number, kind, task, answer):
@@ -186,7 +291,7 @@ def test_scores_are_per_cents_by_kind_and_their_mean():
         "words/read": 100.0,
         "mean": 75.0,
     }
-    assert score.notes["counts"]["shapes"] == 4
+    assert score.counts["shapes"] == 4
     assert (score.items, score.benchmark) == (5, "synth")
     assert synth.score([], []).values == {"mean": 0.0}
 

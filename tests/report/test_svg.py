@@ -115,3 +115,17 @@ def test_bars_show_shares() -> None:
     drawn = ElementTree.fromstring(svg.bars(50.0, 120.0, 100.0))
     widths = [float(bar.attrib["width"]) for bar in drawn.iter("rect") if "bar" in bar.attrib["class"].split()]
     assert widths == [100.0, 200.0]
+
+
+def test_error_bars_stay_inside() -> None:
+    drawn = ElementTree.fromstring(svg.error_bars([("other", 95.0, 10.0), ("this", math.nan, 3.0)], 100.0))
+    widths = {bar.attrib["class"]: float(bar.attrib["width"]) for bar in drawn.iter("rect")}
+    assert widths == {"track": 200.0, "bar other": 190.0, "bar this": 0.0}
+    whiskers = [path.attrib["d"] for path in drawn.iter("path")]
+    assert len(whiskers) == 1  # a value that is missing has none
+    assert whiskers[0].startswith("M170.0 5.5H200.0")
+
+
+@pytest.mark.parametrize(("most", "end"), [(0, 1), (0.7, 0.8), (1, 1), (101, 200), (754, 800), (1000, 1000)])
+def test_bars_end_at_round_numbers(most: float, end: float) -> None:
+    assert svg.round_end(most) == pytest.approx(end)

@@ -118,7 +118,13 @@ def test_each_chart_draws_its_colours_and_ink(plot, style):
     from PIL import Image
 
     image = Image.new("RGB", (224, 224), plot.paper)
-    getattr(plots, style)(random.Random(0), image, plot)
+    pen = plots.Pen(image)
+    getattr(plots, style)(random.Random(0), pen, plot)
+    spelled = "".join(mark.text for mark in pen.marks if mark.colour is None)
+    assert all(label.replace(" ", "") in spelled for label in plot.labels)
+    parts = [mark.colour for mark in pen.marks if mark.text in ("bar", "point", "slice")]
+    expected = [] if style == "table" else [plot.colours[0]] * 3 if style == "line" else list(plot.colours)
+    assert parts == expected
     colours = {c for _, c in image.getcolors(100_000)}
     assert (0, 0, 0) in colours
     if style != "table":
@@ -129,7 +135,7 @@ def test_taller_bars_stand_for_larger_values(plot):
     from PIL import Image
 
     image = Image.new("RGB", (224, 224), plot.paper)
-    plots.bars(random.Random(0), image, plot)
+    plots.bars(random.Random(0), plots.Pen(image), plot)
     counts = {c: n for n, c in image.getcolors(100_000)}
     red, green, blue = (counts[canvas.COLOURS[c]] for c in plot.colours)
     assert red == pytest.approx(3 * green, rel=0.1)

@@ -13,7 +13,8 @@ from mini_internvl.recipes import RecipeError, SourceRecipe
 from mini_internvl.records import Mark
 from mini_internvl.train.data import DataError, StepDataset, collate
 from mini_internvl.train.loop import Interrupted, accumulate
-from mini_internvl.train.patches import IGNORE, LINES, PLACES, THINGS, PatchLoss, patch_labels
+from mini_internvl.train.losses import ANSWERS, AnswerAndPatchLoss
+from mini_internvl.train.patches import IGNORE, LINES, PLACES, SHADES, THINGS, PatchLoss, patch_labels
 from mini_internvl.train.run import encoder, held_out_sources, run_recipe
 
 
@@ -21,23 +22,26 @@ def mark(text, left, top, right, bottom, place=None, line=None):
     return Mark(text=text, box=(left, top, right, bottom), place=place, line=line)
 
 
+RED_RING = Mark(text="ring", box=(0.5, 0.5, 1, 1), colour="red")
+
+
 def test_a_patch_is_labelled_with_what_covers_most_of_it():
-    marks = [mark("a", 0.0, 0.0, 0.3, 0.25, 2, 1), mark("B", 0.3, 0.0, 0.5, 0.25, 3, 1), mark("ring", 0.5, 0.5, 1, 1)]
+    marks = [mark("a", 0.0, 0.0, 0.3, 0.25, 2, 1), mark("B", 0.3, 0.0, 0.5, 0.25, 3, 1), RED_RING]
     labels = patch_labels(marks, (1, 1), False, 4)
-    assert labels.shape == (1, 16, 3)
+    assert labels.shape == (1, 16, 4)
     things = labels[0, :, 0].reshape(4, 4)
     assert things[0].tolist() == [THINGS["a"], THINGS["B"], 0, 0]
     assert (things[2:, 2:] == THINGS["ring"]).all()
     assert (things[2:, :2] == 0).all()
-    assert labels[0, 0].tolist() == [THINGS["a"], 2, 1]
-    assert labels[0, 15].tolist() == [THINGS["ring"], IGNORE, IGNORE]
-    assert labels[0, 2].tolist() == [0, IGNORE, IGNORE]
+    assert labels[0, 0].tolist() == [THINGS["a"], 2, 1, IGNORE]
+    assert labels[0, 15].tolist() == [THINGS["ring"], IGNORE, IGNORE, SHADES["red"]]
+    assert labels[0, 2].tolist() == [0, IGNORE, IGNORE, IGNORE]
 
 
 def test_tiles_come_row_by_row_and_the_thumbnail_last():
     marks = [mark("a", 0.5, 0.0, 0.75, 0.5, 0, 0), mark("star", 0, 0.5, 0.5, 1)]
     labels = patch_labels(marks, (2, 2), True, 4)
-    assert labels.shape == (5, 16, 3)
+    assert labels.shape == (5, 16, 4)
     present = [set(tile[:, 0].tolist()) - {0} for tile in labels]
     assert present == [set(), {THINGS["a"]}, {THINGS["star"]}, set(), {THINGS["a"], THINGS["star"]}]
     assert (labels[2, :, 0] == THINGS["star"]).all()
@@ -46,10 +50,10 @@ def test_tiles_come_row_by_row_and_the_thumbnail_last():
 def test_what_is_too_small_or_unknown_is_not_asked_for_and_late_places_share_a_label():
     small = patch_labels([mark("a", 0, 0, 0.2, 0.05)], (1, 1), False, 4)
     unknown = patch_labels([mark("中", 0, 0, 0.25, 0.25, 1, 1)], (1, 1), False, 4)
-    assert small[0, 0].tolist() == [IGNORE] * 3 or small[0, 0, 0] == 0
-    assert unknown[0, 0].tolist() == [IGNORE] * 3
+    assert small[0, 0].tolist() == [IGNORE] * 4 or small[0, 0, 0] == 0
+    assert unknown[0, 0].tolist() == [IGNORE] * 4
     late = patch_labels([mark("a", 0, 0, 0.25, 0.25, 99, 99)], (1, 1), False, 4)
-    assert late[0, 0].tolist() == [THINGS["a"], PLACES - 1, LINES - 1]
+    assert late[0, 0].tolist() == [THINGS["a"], PLACES - 1, LINES - 1, IGNORE]
 
 
 @pytest.mark.parametrize("kind", synth.marked_kinds())
@@ -120,12 +124,29 @@ def test_the_heads_and_the_encoder_learn_and_nothing_else(start, recipe, patch_s
     assert not any(name.startswith(("loss", "thing")) for name in load_file(best / "model.safetensors"))
 
 
-def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, tmp_path):
-    settings = recipe(stages=(patch_stage(steps=3), stage(name="two", steps=2)))
+def test_beside_the_answers_both_losses_reach_the_encoder(start, source):
+    encode = encoder(start, max_tiles=2, max_length=500, with_patches=True, marks_needed=False)
+    batch = collate([encode(synth.make(name, 0, 1)) for name in (source.name, "text")], 0)
+    both = AnswerAndPatchLoss(start.model.config.vision.hidden_size, 0.5)
+    start.model.train()
+    answers, patches = ANSWERS(start.model, batch), both.patches(start.model, batch)
+    assert both(start.model, batch).item() == pytest.approx(answers.item() + 0.5 * patches.item(), rel=1e-5)
+    assert both.count([batch]) == ANSWERS.count([batch])
+    start.model.eval()
+    assert both(start.model, batch).item() == pytest.approx(answers.item(), rel=1e-5)
+    marked = batch.patch_labels[: len(encode(synth.make(source.name, 0, 1)).pixel_values)]
+    assert (marked[..., 0] >= 0).any()
+    assert (batch.patch_labels[len(marked) :] == IGNORE).all()
+
+
+def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, source, tmp_path):
+    with_both = {"patches_weight": 0.3, "optimizer": "muon", "data": (source,)}
+    settings = recipe(stages=(patch_stage(steps=3), stage(name="two", steps=2, **with_both)))
     run_recipe(settings, tmp_path / "whole", workers=0)
-    with pytest.raises(Interrupted):
-        run_recipe(settings, tmp_path / "parts", workers=0, should_stop=lambda: True)
-    assert json.loads((tmp_path / "parts/state/state.json").read_text())["step"] == 1
+    for stage_name in ("one", "one", "two"):
+        with pytest.raises(Interrupted):
+            run_recipe(settings, tmp_path / "parts", workers=0, should_stop=lambda: True)
+        assert json.loads((tmp_path / "parts/state/state.json").read_text())["stage"] == stage_name
     run_recipe(settings, tmp_path / "parts", workers=0)
     first, second = (load_file(tmp_path / name / "state/state.safetensors") for name in ("whole", "parts"))
     assert first.keys() == second.keys()
@@ -140,8 +161,8 @@ def test_samples_without_marks_are_refused_by_name(start, stage):
 
 
 def test_the_held_out_loss_is_over_pictures_with_marks(recipe, patch_stage):
-    shapes, words = (SourceRecipe(kind="synth", name=name, split="test") for name in ("shapes", "words"))
-    settings = recipe(stages=(patch_stage(),), held_out=(shapes, words))
+    shapes, text = (SourceRecipe(kind="synth", name=name, split="test") for name in ("shapes", "text"))
+    settings = recipe(stages=(patch_stage(),), held_out=(shapes, text))
     sources = held_out_sources(settings, settings.stages[0])
     assert [(s.name, s.split) for s in sources] == [("shapes", "test"), ("lines_digits", "test")]
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.recipes import RecipeError, to_dict
+from mini_internvl.train import run as train_run
 from mini_internvl.train.loop import Interrupted
 from mini_internvl.train.run import open_start, run_recipe
 
@@ -171,3 +172,14 @@ def test_a_state_whose_replacement_was_killed_is_found_again(recipe, tmp_path):
     (tmp_path / "state").rename(tmp_path / ".state.old")  # killed between the two renames
     run_recipe(settings, tmp_path, workers=0)
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_precision_is_settled_once(recipe, tmp_path, monkeypatch, fast):
+    monkeypatch.setattr(train_run, "fast_bfloat16", lambda: fast)
+    settings = recipe({"steps": 1}, precision="auto")
+    run_recipe(settings, tmp_path, workers=0)
+    assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")
+    monkeypatch.setattr(train_run, "fast_bfloat16", lambda: not fast)  # the run goes on elsewhere
+    run_recipe(settings, tmp_path, workers=0)
+    assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")

@@ -6,10 +6,11 @@ import random
 
 from PIL import Image
 
+from ...records import Mark
 from .. import canvas, fonts, plots, tables
 from ..base import QA
 
-SIZES = ((224, 224, 5), (336, 224, 4), (224, 168, 1), (336, 168, 1))
+SIZES = ((224, 224, 6), (224, 112, 3), (336, 224, 1))
 STYLES = (("bars", 4), ("rows", 3), ("line", 3), ("pie", 2), ("table", 2))
 TYPE = {"bars": "bar chart", "rows": "bar chart", "line": "line chart", "pie": "pie chart", "table": "table"}
 ITEM = {"bars": "bar", "rows": "bar", "line": "point", "pie": "slice", "table": "row"}
@@ -37,13 +38,13 @@ WHOSE = ("Which {0} has the value {1}?", "What has the value {1}?", "Which categ
 
 
 def _rows_of(rng: random.Random, split: str, style: str) -> tuple[tables.Table, list[int]]:
-    """A table of the split and the indices of the 3 to 7 rows that the chart shows."""
+    """A table of the split and the indices of the 3 to 6 rows that the chart shows."""
     groups = [g for g in tables.sources(split) if g]
     while True:
         table = rng.choice(rng.choice(groups))
         if style != "pie" or table.additive:
             break
-    wanted = rng.choices((3, 4, 5, 6, 7), weights=(2, 5, 5, 3, 2))[0]
+    wanted = rng.choices((3, 4, 5, 6), weights=(4, 5, 3, 1))[0]
     total = len(table.labels)
     if table.ordered:
         step = rng.choice((1, 1, 2)) if total >= 2 * wanted else 1
@@ -72,7 +73,7 @@ def _plot(rng: random.Random, split: str, style: str) -> plots.Plot:
         colours = (rng.choice([c for c in palette if c != "yellow"]),) * len(values)
     return plots.Plot(title=table.title, labels=tuple(table.labels[i] for i in picked), values=values, shown=shown,
                       colours=colours, printed=printed, ink=ink, paper=paper, path=fonts.pick(rng, split),
-                      tall=rng.choice((8, 9, 9, 10)))  # fmt: skip
+                      tall=rng.choice((9, 10, 11, 12)))  # fmt: skip
 
 
 def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
@@ -107,22 +108,23 @@ def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
     return made
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
-    """A chart near 224 x 224 or 336 x 224 pixels with up to six questions."""
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
+    """A chart near 224 x 112, 224 x 224 or 336 x 224 pixels with up to eight questions, and what stands where in it."""
     while True:
         style = rng.choices([s for s, _ in STYLES], weights=[w for _, w in STYLES])[0]
         wide, high, _ = rng.choices(SIZES, weights=[s[2] for s in SIZES])[0]
         width, height = wide - rng.randint(0, wide // 20), high - rng.randint(0, high // 20)
         plot = _plot(rng, split, style)
         image = Image.new("RGB", (width, height), plot.paper)
+        pen = plots.Pen(image)
         try:
-            getattr(plots, style)(rng, image, plot)
+            getattr(plots, style)(rng, pen, plot)
             break
         except plots.TooNarrow:
             continue
     made = questions(rng, plot, style)
     if split == "test":
-        return canvas.damage(rng, image, 0.05), made
+        return canvas.damage(rng, image, 0.05), made, pen.marks
     rng.shuffle(made)
     distinct = list({qa.question: qa for qa in made}.values())
-    return canvas.damage(rng, image, 0.05), distinct[: rng.randint(4, 6)]
+    return canvas.damage(rng, image, 0.05), distinct[: rng.randint(5, 8)], pen.marks

@@ -176,9 +176,9 @@ def questions(rng: random.Random, scene: Scene, wanted: int) -> list[QA]:
 
 
 def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
-    """A scene with three to six questions, and where its shapes are."""
+    """A scene with five to eight questions, and where its shapes are."""
     scene = compose(rng)
     width, height = scene.image.size
-    marks = [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height))
-             for s in scene.shapes]  # fmt: skip
-    return scene.image, questions(rng, scene, 1 if split == "test" else rng.randint(3, 6)), marks
+    marks = [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
+                  colour=s.colour) for s in scene.shapes]  # fmt: skip
+    return scene.image, questions(rng, scene, 1 if split == "test" else rng.randint(5, 8)), marks

@@ -1,4 +1,4 @@
-"""One word, number or code of up to 8 characters as the world shows it: sign, label, button, ticket, screen, plain."""
+"""One word or number of up to 8 characters as the world shows it: sign, label, button, ticket, screen, plain."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import random
 
 from PIL import Image, ImageDraw
 
+from ...records import Mark
 from .. import canvas, fonts, lexicon
 from ..base import QA
 
 LAYOUTS = ("sign", "label", "button", "ticket", "screen", "plain", "plain")
-SIZES = ((112, 112, 5), (224, 112, 4), (336, 112, 1))
+SIZES = ((112, 112, 7), (224, 112, 3))
 READ_WORD = ("What word is written?", "Which word is shown?", "Read the word.", "What word do you see?",
              "What is the word in the picture?")  # fmt: skip
 READ_NUMBER = ("Read the number.", "What number is shown?", "Which number do you see?", "What is the number?",
                "What number is written?")  # fmt: skip
-READ_CODE = ("Read the code.", "What code is shown?", "What is written here?", "Read the text.", "What is the code?")
 READ_ANY = ("What does the {0} say?", "What is written on the {0}?", "Read the {0}.", "What is on the {0}?",
             "What text is on the {0}?")  # fmt: skip
 READ_CHINESE = ("图中写的是什么？", "读出图中的文字。", "图片上写着什么？")
@@ -26,15 +26,10 @@ Box = tuple[int, int, int, int]
 
 
 def text(rng: random.Random, split: str) -> tuple[str, str]:
-    """A text of up to 8 characters and its sort: word, number or code."""
-    style = rng.random()
-    if style < 0.45:
+    """A text of up to 8 characters and its sort: word or number."""
+    if rng.random() < 0.6:
         return lexicon.word(rng, split), "word"
-    if style < 0.75:
-        return lexicon.number(rng, split), "number"
-    if style < 0.85:
-        return lexicon.plate(rng, split), "code"
-    return lexicon.random_text(rng, split, rng.randint(2, 8)), "code"
+    return lexicon.number(rng, split), "number"
 
 
 def _named(rng: random.Random, dark: bool) -> tuple[str, canvas.RGB]:
@@ -93,8 +88,8 @@ def _room(rng: random.Random, width: int, height: int, layout: str) -> Box:
     return margin, top, width - margin, top + tall
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
-    """A picture near 112 x 112, 224 x 112 or 336 x 112 pixels with letters of 14 to 48 pixels."""
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
+    """A picture near 112 x 112 or 224 x 112 pixels with letters of 14 to 48 pixels, and where its characters are."""
     layout = rng.choice(LAYOUTS)
     shown, sort = text(rng, split)
     wide, high, _ = rng.choices(SIZES, weights=[s[2] for s in SIZES])[0]
@@ -120,16 +115,18 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
         x = rng.randint(4, max(4, width - 4 - (right - left))) - left
         y = rng.randint(4, max(4, height - 4 - (bottom - top))) - top
         pen.text((x, y), shown, font=font, fill=ink)
+        at: tuple[float, float] = (x, y)
         if rng.random() < 0.25:
             image = canvas.turned(rng, image, paper, 4)
     else:
-        canvas.centre(pen, room, shown, font, ink)
-    return canvas.damage(rng, image, 0.15), _ask(rng, split, shown, sort, layout, ink_name, paper_name)
+        at = canvas.centre(pen, room, shown, font, ink)
+    marks = canvas.text_marks(font, shown, at, image.size, colour=ink_name)
+    return canvas.damage(rng, image, 0.15), _ask(rng, split, shown, sort, layout, ink_name, paper_name), marks
 
 
 def _ask(rng: random.Random, split: str, shown: str, sort: str, layout: str, ink: str, paper: str) -> list[QA]:
     """The reading question first, helpers of training after it."""
-    generic = {"word": READ_WORD, "number": READ_NUMBER, "code": READ_CODE}[sort]
+    generic = READ_WORD if sort == "word" else READ_NUMBER
     named = layout != "plain" and rng.random() < 0.6
     question = rng.choice(READ_ANY).format(layout) if named else rng.choice(generic)
     if rng.random() < 0.05:

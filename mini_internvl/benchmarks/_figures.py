@@ -1,0 +1,70 @@
+"""Figures from single results: percentages by group, each with its standard error and its number of items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mini_internvl.records import Item, Prediction, Score
+
+
+def answers(items: Iterable[Item], predictions: Iterable[Prediction]) -> dict[str, str]:
+    """Item id -> answer text, empty where no prediction names the item; of several the last counts."""
+    texts = {prediction.item_id: prediction.text for prediction in predictions}
+    return {item.id: texts.get(item.id, "") for item in items}
+
+
+def mean_error(values: Sequence[float]) -> float:
+    """Standard error of a mean; 0 for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    mean = math.fsum(values) / n
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+class Tally:
+    """Collects results (0 to 1, or any unit) under figure names and makes a Score of them.
+
+    >>> tally = Tally(); tally.add(1.0, "accuracy", "category/maps"); tally.add(0.0, "accuracy")
+    >>> tally.score("demo", items=2).values
+    {'accuracy': 50.0, 'category/maps': 100.0}
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[str, list[float]] = {}
+
+    def add(self, result: float, *figures: str) -> None:
+        """Count one result towards each of the figures; figures keep the order in which they first came."""
+        for figure in figures:
+            self.results.setdefault(figure, []).append(float(result))
+
+    def value(self, figure: str, scale: float = 100.0) -> float:
+        """The mean of a figure's results; 0 without any."""
+        results = self.results.get(figure, [])
+        return scale * math.fsum(results) / len(results) if results else 0.0
+
+    def error(self, figure: str, scale: float = 100.0) -> float:
+        """The standard error of that mean."""
+        return scale * mean_error(self.results.get(figure, []))
+
+    def score(
+        self,
+        benchmark: str,
+        *,
+        items: int,
+        scale: float = 100.0,
+        notes: Mapping[str, Any] | None = None,
+        partial: str = "",
+    ) -> Score:
+        """All figures as a Score."""
+        return Score(
+            benchmark=benchmark,
+            values={figure: self.value(figure, scale) for figure in self.results},
+            errors={figure: self.error(figure, scale) for figure in self.results},
+            counts={figure: len(results) for figure, results in self.results.items()},
+            items=items,
+            notes=dict(notes or {}),
+            partial=partial,
+        )

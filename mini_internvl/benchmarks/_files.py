@@ -1,0 +1,305 @@
+"""Official benchmark files: found in the data folder, read row by row, every fault listed with its row.
+
+All faults of a file are collected before anything is refused, so that one look at the message mends the folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import json
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+BROKEN, NOT_ONE, NONE = FAULTS = ("broken base64", "the base64 is no picture", "no picture")
+"""What can be wrong with a table's picture."""
+LISTED = 8
+"""Faults that a message shows; the rest is counted."""
+
+
+class DataError(ValueError):
+    """The official files are missing or damaged; the message names file, rows and what to do."""
+
+
+class Faults:
+    """Collects what is wrong with a file, then raises once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: list[str] = []
+
+    def add(self, row: int | str, what: str) -> None:
+        """Note a fault of a row (a number from 1, the header not counted, or a key)."""
+        self.found.append(f"row {row}: {what}")
+
+    def check(self, hint: str = "get the file again from its source") -> None:
+        """Raise DataError if anything was noted."""
+        if not self.found:
+            return
+        shown = "; ".join(self.found[:LISTED])
+        more = f"; and {len(self.found) - LISTED} more" if len(self.found) > LISTED else ""
+        raise DataError(f"{self.path}: {shown}{more}; {hint}")
+
+
+def chosen(what: str, value: str | None, known: Collection[str]) -> str:
+    """The named split or protocol; ``None`` is the first of those known.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if value is None:
+        return next(iter(known))
+    if value not in known:
+        raise ValueError(f'the {what} "{value}" is not known; there are: {", ".join(known)}')
+    return value
+
+
+def locate(root: str | Path, benchmark: str, *names: str) -> list[Path]:
+    """The named files in ``root/benchmark`` or ``root``, in the order of ``names``.
+
+    Raises:
+        DataError: the folder or a file is missing; the message lists every missing one.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(
+            f"the data folder {root} does not exist; see docs/benchmarks/{benchmark}.md for what goes there"
+        )
+    for folder in (root / benchmark, root):
+        if all((folder / name).exists() for name in names):
+            return [folder / name for name in names]
+    folder = root / benchmark if (root / benchmark).is_dir() else root
+    missing = [name for name in names if not (folder / name).exists()]
+    raise DataError(
+        f"{folder} lacks {', '.join(missing)}; docs/benchmarks/{benchmark}.md says where the official files come from"
+    )
+
+
+def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
+    """Objects of a JSON-lines file, each with the required fields."""
+    faults = Faults(path)
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    faults.add(number, f"no valid JSON ({error.msg})")
+                    continue
+                _check_fields(row, required, number, faults)
+                rows.append(row)
+    faults.check()
+    return rows
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no valid JSON ({error}); get the file again from its source") from None
+
+
+def read_rows(path: Path, required: Sequence[str], *, key: str | None = None) -> list[dict[str, Any]]:
+    """Objects of a JSON list, or of the list under ``key``, each with the required fields."""
+    content = read_json(path)
+    if key is not None:
+        content = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path} must hold a list{f' under {key!r}' if key else ''}; get the file again from its source"
+        )
+    faults = Faults(path)
+    for number, row in enumerate(content, 1):
+        _check_fields(row, required, number, faults)
+    faults.check()
+    return content
+
+
+def _check_fields(row: Any, required: Sequence[str], number: int, faults: Faults) -> None:
+    if not isinstance(row, dict):
+        faults.add(number, "not an object")
+        return
+    missing = [name for name in required if name not in row]
+    if missing:
+        faults.add(number, f"no {', '.join(missing)}")
+
+
+PICTURES = "image"
+"""The column of a table that holds pictures as base64."""
+SHORT = 64
+"""Longest cell of that column that names another row instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablePicture:
+    """A picture inside a table, read when it is needed: the largest tables hold 9 GB of them."""
+
+    path: Path
+    """The table."""
+    start: int
+    """First byte of its row."""
+    size: int
+    """Bytes of the row."""
+    column: int
+    """Number of the cell in the row."""
+    part: int
+    """Number of the picture in the cell."""
+
+    def read(self) -> bytes:
+        """The picture's bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            text = file.read(self.size).decode("utf-8")
+        (cells,) = csv.reader([text], delimiter="\t")
+        return base64.b64decode(_list_cell(cells[self.column])[self.part])
+
+
+class _Lines:
+    """Lines of a file as text, with the place of those that were taken since the last mark."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.start = self.end = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in enumerate(self.file):
+            self.end += len(line)
+            yield line.decode("utf-8-sig" if number == 0 else "utf-8")
+
+    def mark(self) -> tuple[int, int]:
+        """(first byte, bytes) of the lines since the last call."""
+        place = self.start, self.end - self.start
+        self.start = self.end
+        return place
+
+
+def read_tsv(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a tab-separated file with a header, as texts; an empty cell is an empty text.
+
+    Nothing is guessed: an option that reads "None" or "NA" stays that text. Pictures (column "image") are checked, but
+    stay in the file: the cell becomes a list of TablePicture, or the text of what is wrong with it.
+
+    Raises:
+        DataError: a required column or a cell is missing, or the file is no UTF-8 text.
+    """
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        with path.open("rb") as file:
+            return _read_table(path, _Lines(file), required)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no tab-separated text ({error}); get the file again from its source") from None
+
+
+def _read_table(path: Path, lines: _Lines, required: Sequence[str]) -> list[dict[str, Any]]:
+    reader = csv.reader(iter(lines), delimiter="\t")
+    header = next(reader, [])
+    lines.mark()
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise DataError(
+            f"{path}: the header has no column {', '.join(missing)}; is it the official tab-separated file?"
+        )
+    faults = Faults(path)
+    rows: list[dict[str, Any]] = []
+    column = next((number for number, name in enumerate(header) if name.lower() == PICTURES), None)
+    for number, cells in enumerate(reader, 1):
+        start, size = lines.mark()
+        if len(cells) != len(header):
+            faults.add(number, f"{len(cells)} cells, the header has {len(header)}")
+            continue
+        row: dict[str, Any] = dict(zip(header, cells, strict=True))
+        if column is not None and (len(cells[column]) > SHORT or not cells[column].strip()):
+            row[header[column]] = _pictures(cells[column], path=path, start=start, size=size, column=column)
+        rows.append(row)
+    faults.check()
+    return rows
+
+
+def _pictures(cell: str, **place: Any) -> list[TablePicture] | str:
+    """The pictures of a cell, or what is wrong with them."""
+    try:
+        parts = _list_cell(cell)
+        for part in parts:
+            decode_picture(part)
+    except ValueError as error:
+        return str(error)
+    return [TablePicture(**place, part=number) for number in range(len(parts))]
+
+
+def decode_picture(text: str) -> bytes:
+    """The bytes of a base64 picture.
+
+    Raises:
+        ValueError: the text is no base64, or no picture.
+    """
+    import io
+
+    from PIL import Image
+
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(BROKEN) from None
+    try:
+        Image.open(io.BytesIO(data)).close()  # reads the header only
+    except (OSError, ValueError):
+        raise ValueError(NOT_ONE) from None
+    return data
+
+
+def tsv_pictures(path: Path, rows: Sequence[Mapping[str, Any]], column: str = PICTURES) -> list[list[TablePicture]]:
+    """The pictures of every row that :func:`read_tsv` gave.
+
+    A short cell is the index of another row, whose pictures are meant (VLMEvalKit's way not to repeat them).
+
+    Raises:
+        DataError: lists the rows with a broken or missing picture.
+    """
+    faults = Faults(path)
+    by_index = {row.get("index", str(number)): row for number, row in enumerate(rows)}
+    found: list[list[TablePicture]] = []
+    for number, row in enumerate(rows, 1):
+        cell = row[column]
+        if isinstance(cell, str) and cell in by_index:
+            cell = by_index[cell][column]
+        if isinstance(cell, str):
+            faults.add(number, cell if cell in FAULTS else BROKEN)
+            cell = []
+        found.append(cell)
+    faults.check()
+    return found
+
+
+def _list_cell(cell: str) -> list[str]:
+    if not cell.strip():
+        raise ValueError(NONE)
+    if not cell.startswith("["):
+        return [cell]
+    return [part.strip(" '\"") for part in cell.strip("[] ").split(",")]
+
+
+def picture_paths(path: Path, names: Sequence[str], *folders: Path) -> Iterator[Path]:
+    """Where the pictures named by a file's rows are: relative to the first of ``folders`` that has them.
+
+    Raises:
+        DataError: lists the rows whose picture is missing.
+    """
+    faults = Faults(path)
+    found = []
+    places: dict[str, Path | None] = {}  # many rows ask about one picture
+    for number, name in enumerate(names, 1):
+        if name not in places:
+            places[name] = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        place = places[name]
+        if place is None:
+            faults.add(number, f"the picture {name} is missing")
+        else:
+            found.append(place)
+    faults.check(f"put the pictures below {' or '.join(str(folder) for folder in dict.fromkeys(folders))}")
+    yield from found

@@ -1,0 +1,131 @@
+"""AI2D: multiple choice about school-book diagrams, in InternVL's file with the options inside the question.
+
+The paper's protocol parses nothing: only the bare letter counts, in either case, so "A." and "(A)" are wrong. The
+VLMEvalKit protocols read an option out of the answer (see ``metrics/options.py``), without a judge; they take the
+options from the question's lines "A. text".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._figures import Tally, answers
+from mini_internvl.benchmarks._files import chosen, read_jsonl
+from mini_internvl.benchmarks._vqa import (
+    VLMEVALKIT_NEW_TOKENS,
+    ask,
+    check_fields,
+    gold_answers,
+    need,
+    pictures,
+    unique,
+)
+from mini_internvl.metrics.options import infer_option
+from mini_internvl.metrics.relaxed import exact_right
+from mini_internvl.records import Item, Prediction, Score
+
+TITLE = "AI2D"
+SPLITS = ("test",)
+PROTOCOLS = {
+    "paper": "InternVL's script: the answer is the gold letter and nothing else, in either case.",
+    "vlmevalkit-2024-10": "VLMEvalKit of October 2024: an option is inferred from the answer, without a judge.",
+    "vlmevalkit-head": "VLMEvalKit now: as before, with stricter rules for long answers.",
+}
+HEADLINE = "accuracy"
+LOWER_IS_BETTER: frozenset[str] = frozenset()
+FOLDERS = ("ai2d", "ai2diagram", "data/ai2diagram")
+FILES = ("test_vlmevalkit.jsonl", "ai2d_test_vlmevalkit.jsonl")
+COLUMNS = ("image", "question", "question_id", "answer")
+OPTION = re.compile(r"^\(?([A-Z])[.:)] ?(.*)$", re.MULTILINE)
+
+
+def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
+    """One item a row of ``test_vlmevalkit.jsonl``; DataError says what is wrong with the files.
+
+    The official id is the picture's path, so a picture's further questions get a number, such as ``...png#2``. The
+    question is asked as it stands in the file, which holds the options and the instruction.
+    """
+    chosen("split", split, SPLITS)
+    kind = chosen("protocol", protocol, PROTOCOLS)
+    path = need(root, "ai2d", FOLDERS, FILES)
+    rows = read_jsonl(path, COLUMNS)
+    check_fields(path, rows, ("image", "question"), "question_id")
+    golds = gold_answers(path, rows, "answer")
+    names = unique(row["question_id"] for row in rows)
+    places = pictures(path, [row["image"] for row in rows], Path(root))
+    for row, gold, name, place in zip(rows, golds, names, places, strict=True):
+        truth = {"answers": gold, "options": read_options(row["question"])}
+        tokens = 10 if kind == "paper" else VLMEVALKIT_NEW_TOKENS
+        yield ask(name, place, row["question"], truth, max_tiles=6, max_new_tokens=tokens)
+
+
+def read_options(question: str) -> dict[str, str]:
+    """Letter -> text of the lines "A. text", "B. text" and so on; a line that breaks the order is no option."""
+    options: dict[str, str] = {}
+    for letter, text in OPTION.findall(question):
+        if letter == chr(ord("A") + len(options)):
+            options[letter] = text.strip()
+    return options
+
+
+def _right(truth: Mapping[str, Any], text: str, protocol: str) -> bool:
+    if protocol == "paper":
+        return exact_right(text, truth["answers"])
+    letter = infer_option(text, truth["options"], version=protocol.removeprefix("vlmevalkit-"))
+    return letter is not None and letter in truth["answers"]
+
+
+def right(item: Item, text: str) -> bool:
+    """Whether an answer counts in the paper's protocol."""
+    return _right(item.truth, text, "paper")
+
+
+def score(
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Callable[..., str] | None = None,
+) -> Score:
+    """``accuracy`` in per cent; no judge is needed.
+
+    Notes: ``empty`` answers, and ``more than a letter``, which the paper's protocol counts as wrong.
+    """
+    kind = chosen("protocol", protocol, PROTOCOLS)
+    asked = list(items)
+    texts = answers(asked, predictions)
+    tally = Tally()
+    tally.results = {HEADLINE: []}
+    for item in asked:
+        tally.add(_right(item.truth, texts[item.id], kind), HEADLINE)
+    lengths = [len(text.strip()) for text in texts.values()]
+    notes = {"empty": lengths.count(0), "more than a letter": sum(length > 1 for length in lengths)}
+    return tally.score("ai2d", items=len(asked), notes=notes)
+
+
+def _row(number: int, question: str, options: str, answer: str) -> dict[str, Any]:
+    name = f"data/ai2diagram/AI2D_TEST/{number}.png"
+    lines = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", options.split("|"), strict=False))
+    text = f"{question}{lines}\nAnswer with the option's letter from the given choices directly."
+    return {"image": name, "question": text, "question_id": name, "answer": answer}
+
+
+EXAMPLE = Example(
+    files={
+        "ai2diagram/test_vlmevalkit.jsonl": [
+            _row(1, "Which stage follows the egg?", "adult moth|larva|pupa|egg", "B"),
+            _row(1, "Which stage comes last?", "adult moth|larva|pupa|egg", "A"),
+            _row(2, "What does the letter C show?", "A|B|C|D", "C"),
+            _row(3, "How many are there?", "3|4|5|13", "D"),
+            _row(4, "Is the leaf eaten?", "True|False", "A"),
+            _row(4, "图中是什么？", "树叶|树根|树干|花", "A"),
+        ]
+    },
+    pictures={f"ai2diagram/AI2D_TEST/{number}.png": Picture(seed=number) for number in (1, 2, 3, 4)},
+    good=["B", " a ", "c\n", "D", "A", "A"],
+    bad=["B.", "(A)", "C. C", "13", "", "树叶"],
+)

@@ -1,0 +1,142 @@
+"""DIOR-RSVG: find the object that a phrase describes in an aerial picture; accuracy at an IoU above one half.
+
+Answers hold coordinates from 0 to 1000 and are read as strictly as the official script does: the first bracketed text
+must be ``[[x1, y1, x2, y2]]`` (:mod:`mini_internvl.metrics.grounding`). IoU counts pixels inclusively. The file has no
+ids: an item's id is the number of its row, from 0.
+Official file: ``dior_rsvg_test.json``; its pictures are named relative to ``images/``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.benchmarks._domains import annotation, picture_folders
+from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._figures import Tally, answers
+from mini_internvl.benchmarks._files import Faults, chosen, picture_paths, read_rows
+from mini_internvl.metrics.grounding import FIELDS, Box, grounding_right, iou, read_box
+from mini_internvl.records import Item, Prediction, Score
+
+TITLE = "DIOR-RSVG"
+SPLITS = ("test",)
+PROTOCOLS = {"paper": "InternVL's script: the first [[x1, y1, x2, y2]], IoU with inclusive pixels above 0.5."}
+HEADLINE = "accuracy"
+LOWER_IS_BETTER: frozenset[str] = frozenset()
+FILE = "dior_rsvg_test.json"
+PREFIX = "Detect "
+
+
+def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
+    """One item a row; DataError names what is wrong with the files."""
+    chosen("split", split, SPLITS)
+    chosen("protocol", protocol, PROTOCOLS)
+    path = annotation(root, "dior_rsvg", FILE)
+    rows = read_rows(path, ("image", "prompt", "bbox", "size"))
+    faults = Faults(path)
+    for number, row in enumerate(rows, 1):
+        if not _numbers(row["bbox"], FIELDS):
+            faults.add(number, "bbox is not four numbers")
+        if not _numbers(row["size"], 2) or min(row["size"]) <= 0:
+            faults.add(number, "size is not width and height")
+        if not isinstance(row["prompt"], str):
+            faults.add(number, "prompt is not a text")
+    faults.check()
+    places = picture_paths(path, [str(row["image"]) for row in rows], *picture_folders(path))
+    for number, (row, place) in enumerate(zip(rows, places, strict=True)):
+        text = PREFIX + row["prompt"]
+        yield Item(
+            id=str(number),
+            messages=[
+                {"role": "user", "content": [{"type": "image", "image": str(place)}, {"type": "text", "text": text}]}
+            ],
+            truth={"box": row["bbox"], "size": row["size"], "question": row["prompt"]},
+            max_tiles=12,
+            max_new_tokens=200,
+        )
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+    )
+
+
+def score(
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Callable[..., str] | None = None,
+) -> Score:
+    """``accuracy`` (at IoU 0.5) and ``mean_iou``, in per cent; no judge is needed.
+
+    Notes: ``unreadable`` counts answers without a box that the official script reads; they are wrong, with an IoU of 0.
+    """
+    chosen("protocol", protocol, PROTOCOLS)
+    asked = list(items)
+    texts = answers(asked, predictions)
+    tally = Tally()
+    unreadable = 0
+    for item in asked:
+        box = _read(item, texts[item.id])
+        unreadable += box is None
+        tally.add(right(item, texts[item.id]), "accuracy")
+        overlap = 0.0 if box is None else iou(box, item.truth["box"])
+        tally.add(min(1.0, max(0.0, overlap)) if math.isfinite(overlap) else 0.0, "mean_iou")
+    return tally.score("dior_rsvg", items=len(asked), notes={"unreadable": unreadable})
+
+
+def right(item: Item, text: str) -> bool:
+    """Whether the answer's box overlaps the true one by more than one half."""
+    return grounding_right(text, item.truth["box"], item.truth["size"])
+
+
+def boxes(item: Item, text: str) -> tuple[list[Box], list[Box]]:
+    """The true box and the answered one, if it can be read, as shares of the picture."""
+    answered = _read(item, text)
+    return [_share(item, item.truth["box"])], [] if answered is None else [_share(item, answered)]
+
+
+def _read(item: Item, text: str) -> Box | None:
+    return read_box(text, *item.truth["size"])
+
+
+def _share(item: Item, box: Sequence[float]) -> Box:
+    width, height = item.truth["size"]
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+def _row(picture: str, phrase: str, box: list[float], size: list[int]) -> dict[str, Any]:
+    """A row of the official file, for the example."""
+    name = f"DIOR-RSVG/JPEGImages/{picture}.jpg"
+    return {"image": name, "prompt": f"<ref>{phrase}</ref>", "bbox": box, "size": size}
+
+
+EXAMPLE = Example(
+    files={
+        FILE: [
+            _row("00001", "the red ship on the left", [80, 80, 240, 240], [800, 800]),
+            _row("00001", "a small harbour", [8, 8, 9, 9.5], [800, 800]),
+            _row("00002", "the 球场 below", [0, 300, 400, 600], [800, 600]),
+            _row("00002", "the whole airport", [0, 0, 800, 600], [800, 600]),
+            _row("00002", "a single pixel", [400, 300, 400, 300], [800, 600]),
+        ]
+    },
+    pictures={
+        "images/DIOR-RSVG/JPEGImages/00001.jpg": Picture(width=80, height=80),
+        "images/DIOR-RSVG/JPEGImages/00002.jpg": Picture(width=80, height=60, seed=2),
+    },
+    good=[
+        "<ref>the red ship on the left</ref><box>[[100, 100, 300, 300]]</box>",
+        "[[10, 10, 12, 12]]",
+        "It is at [[0, 500, 500, 1000]].",
+        "[[-5, 0, 1200, 1000]]",
+        "[[500,500,500,500]]",
+    ],
+    bad=["[100, 100, 300, 300]", "", "[x] [[0, 500, 500, 1000]]", "[[0, 0, 500, 500]]", "[[500,500,500,500,500]]"],
+)

@@ -1,0 +1,374 @@
+"""DriveLM-nuScenes: perception, prediction, planning and behaviour questions about six camera views of a street.
+
+The score is the challenge's (:mod:`mini_internvl.metrics.drivelm`). Two of its four parts need a judge: without one,
+accuracy, language and the distance half of match are computed and the final score is left out.
+The paper stitches the six views into one picture and writes coordinates as 0 to 1000 of it; answers are mapped back to
+the camera's own pixels before they are scored or exported. ``official`` gives six named views and leaves coordinates
+alone.
+
+Files: ``v1_1_val_nus_q_only.json`` (published without answers), or ``v1_1_val_nus.json`` or ``test_eval.json`` in the
+same layout with answers and tags, as the challenge's extract_data.py writes it. Where InternVL's ``drivelm_val.jsonl``
+lies beside them its prompts are used; otherwise the prompt is the question with its coordinates rewritten and, where it
+is about objects, the paper's sentence on their form.
+Unusual: the judge is asked in our words (the rubric is the official one, 0 to 100), at the official temperature of 0.6.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.benchmarks._domains import annotation
+from mini_internvl.benchmarks._drivelm import PROMPTS, Asked, Stitched, Views, read_prompts, read_questions
+from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._figures import answers, mean_error
+from mini_internvl.benchmarks._files import DataError, chosen
+from mini_internvl.metrics import drivelm as metric
+from mini_internvl.records import Item, Part, Prediction, Score
+
+TITLE = "DriveLM"
+SPLITS = ("val", "val_q_only")
+UNSCORED = ("val_q_only",)
+PROTOCOLS = {
+    "paper": "The stitched picture, coordinates 0 to 1000 of it, mapped back to camera pixels for the official score.",
+    "official": "Six named views, questions and answers in camera pixels as they stand.",
+}
+HEADLINE = "final"
+HEADLINE_MAX = 1.0
+LOWER_IS_BETTER: frozenset[str] = frozenset()
+FILES = {"val": ("v1_1_val_nus.json", "test_eval.json"), "val_q_only": ("v1_1_val_nus_q_only.json",)}
+OBJECTS = (
+    "Objects are encoded using <c,CAM,[cx,cy]>, where c is the identifier, CAM indicates the camera where the object's "
+    "center point is situated, and x, y represent the horizontal and vertical coordinates of the center point of the "
+    "2D bounding box."
+)
+"""The paper's sentence for questions about objects."""
+JUDGE_SYSTEM = "You grade answers to driving questions against a reference answer."
+JUDGE_TEMPERATURE = 0.6
+JUDGE_PROMPT = """Compare the answer with the reference answer and grade it from 0 to 100.
+The closer the answer's meaning is to the reference, the higher the grade; use the whole scale in single steps, such \
+as 37, 64 or 81. Write the grade as a number and nothing else.
+Reference answer: {gold}
+Answer to grade: {answer}"""
+
+
+def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
+    """One item a question, id ``scene_frame_number``; DataError names what is wrong with the files.
+
+    A stitched picture is made when it is first opened, so listing the items makes none.
+    """
+    name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
+    prompts = read_prompts(root, "drivelm") if kind == "paper" else None
+    try:
+        path = _file(root, FILES[name])
+    except DataError:
+        if prompts is None or name == "val":
+            raise
+        yield from _converted(*prompts)
+        return
+    asked = read_questions(path, scored=name not in UNSCORED)
+    texts = {row["id"]: row["text"] for row in prompts[1]} if prompts else {}
+    views = Views(path)
+    pictures: dict[tuple[str, str], list[Part]] = {}
+    for question in asked:  # all faults before the first item
+        if (question.scene, question.frame) not in pictures:
+            pictures[question.scene, question.frame] = _pictures(views, question, kind)
+    views.check()
+    for question in asked:
+        text = question.row["Q"] if kind == "official" else texts.get(question.id) or _prompt(question.row["Q"])
+        truth = {"question": question.row["Q"], "answer": None, "part": question.part}
+        truth |= {"scene": question.scene, "frame": question.frame, "number": question.number}
+        truth |= {"tag": question.row.get("tag") or [], "stitched": kind == "paper"}
+        if name not in UNSCORED:
+            truth["answer"] = question.row["A"]
+        yield _item(question.id, pictures[question.scene, question.frame], text, truth)
+
+
+def _file(root: str | Path, names: Sequence[str]) -> Path:
+    """The first of the named files that is there."""
+    missing = []
+    for name in names:
+        try:
+            return annotation(root, "drivelm", name)
+        except DataError as error:
+            missing.append(error)
+    raise missing[0]
+
+
+def _pictures(views: Views, question: Asked, protocol: str) -> list[Part]:
+    name = f"{question.scene}_{question.frame}.jpg"
+    if protocol == "paper":
+        return [{"type": "image", "image": views.whole(name, question.views)}]
+    single = views.single(name, question.views)
+    return [{"type": "image", "image": str(path), "name": camera} for camera, path in single.items()]
+
+
+def _converted(path: Path, rows: Sequence[dict[str, Any]]) -> Iterator[Item]:
+    """Items of InternVL's file alone."""
+    views = Views(path)
+    found: list[str | Stitched | None] = [views.whole(row["image"], None) for row in rows]
+    views.check()
+    for row, picture in zip(rows, found, strict=True):
+        scene, frame, number = [*row["id"].split("_"), "", "0"][:3]
+        truth = {"question": row["question"], "answer": None, "part": "", "scene": scene, "frame": frame}
+        truth |= {"number": int(number) if number.isdecimal() else 0, "tag": [], "stitched": True}
+        yield _item(row["id"], [{"type": "image", "image": picture}], row["text"], truth)
+
+
+def _item(name: str, pictures: Sequence[Part], text: str, truth: dict[str, Any]) -> Item:
+    content: list[Part] = [*pictures, {"type": "text", "text": text}]
+    messages: Any = [{"role": "user", "content": content}]
+    return Item(id=name, messages=messages, truth=truth, max_tiles=12, max_new_tokens=200)
+
+
+def _prompt(question: str) -> str:
+    about_objects = "<c" in question or re.search(r"\bobjects?\b", question, re.IGNORECASE)
+    text = metric.to_stitched(question)
+    return f"{text} {OBJECTS}" if about_objects else text
+
+
+def _answer(item: Item, text: str) -> str:
+    """An answer with coordinates in the camera's pixels."""
+    return metric.to_cameras(text) if item.truth["stitched"] else text
+
+
+def score(
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Callable[..., str] | None = None,
+) -> Score:
+    """``final``, ``accuracy``, ``language`` and its parts from 0 to 1; ``chatgpt``, ``match`` and its halves to 100.
+
+    Notes: ``dropped`` counts questions that the graph of their frame leaves out, ``broken`` those on which the official
+    script would stop, ``judge_unreadable`` replies without a number (graded 0).
+
+    Raises:
+        ValueError: the items have no answers.
+    """
+    chosen("protocol", protocol, PROTOCOLS)
+    asked = list(items)
+    if any(item.truth["answer"] is None for item in asked):
+        raise ValueError("drivelm: these questions have no published answers; export the predictions instead")
+    results = metric.collect(_grouped(asked, answers(asked, predictions)))
+    values: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    counts: dict[str, int] = {}
+
+    def put(name: str, single: Sequence[float]) -> None:
+        if single:
+            values[name], errors[name] = math.fsum(single) / len(single), mean_error(single)
+            counts[name] = len(single)
+
+    grade = _Grade(judge) if judge else None
+    put("accuracy", results.accuracy)
+    if grade:
+        put("chatgpt", metric.judge_scores(results.judged, grade))
+    put("match/distance", [100 * f1 for f1 in results.match])
+    if grade:
+        graded = metric.judge_scores(results.match_judged, grade)
+        put("match", [(100 * f1 + mark) / 2 for f1, mark in zip(results.match, graded, strict=True)])
+        put("match/judge", graded)
+    if results.language:
+        # A stray line break must not shift all later answers, as it would in the official script.
+        language = metric.language_scores(results.language, line_breaks="space")
+        values |= {"language": metric.language_part(language)} | {f"language/{k}": v for k, v in language.items()}
+        counts |= {name: len(results.language) for name in values if name.startswith("language")}
+        if {"accuracy", "chatgpt", "match"} <= set(values):
+            parts = {name: values[name] for name in ("accuracy", "chatgpt", "match")}
+            values = {"final": metric.final_score(**parts, language=language)} | values
+    notes = {"dropped": results.kept.count(False), "broken": len(results.broken)}
+    notes |= {"judge_unreadable": grade.unreadable} if grade else {}
+    missing = "" if "final" in values else _missing(values, judged=grade is not None)
+    return Score(
+        benchmark="drivelm",
+        values=values,
+        items=len(asked),
+        errors=errors,
+        counts=counts,
+        partial=missing,
+        notes=notes,
+    )
+
+
+def _missing(values: dict[str, float], *, judged: bool) -> str:
+    if not judged:
+        return "without a judge, chatgpt, the judged half of match and the final score are missing"
+    parts = [name for name in ("accuracy", "chatgpt", "language", "match") if name not in values]
+    return f"no scored answer belongs to {' or '.join(parts)}, so the final score is missing"
+
+
+def _grouped(asked: Sequence[Item], texts: dict[str, str]) -> list[list[metric.Question]]:
+    """Questions by frame, in their official order."""
+    frames: dict[tuple[str, str], list[Item]] = {}
+    for item in asked:
+        frames.setdefault((item.truth["scene"], item.truth["frame"]), []).append(item)
+    return [
+        [
+            metric.Question(
+                question=item.truth["question"],
+                gold=item.truth["answer"],
+                answer=_answer(item, texts[item.id]),
+                tags=item.truth["tag"],
+            )
+            for item in sorted(group, key=lambda item: item.truth["number"])
+        ]
+        for group in frames.values()
+    ]
+
+
+class _Grade:
+    """Asks the judge for a number from 0 to 100."""
+
+    def __init__(self, judge: Callable[..., str]) -> None:
+        self.judge = judge
+        self.unreadable = 0
+
+    def __call__(self, answer: str, gold: str) -> float:
+        prompt = JUDGE_PROMPT.format(gold=gold, answer=answer)
+        mark = read_grade(self.judge(prompt, temperature=JUDGE_TEMPERATURE, system=JUDGE_SYSTEM))
+        self.unreadable += mark is None
+        return mark or 0.0
+
+
+def read_grade(reply: str) -> float | None:
+    """The reply as a number, or the first number up to 100 in it, as in "85/100"; ``None`` without one."""
+    try:
+        mark = float(reply)
+    except ValueError:
+        numbers = (float(number) for number in re.findall(r"(?<![\d.-])\d{1,3}(?:\.\d+)?(?!\d)", reply))
+        return next((number for number in numbers if number <= 100), None)
+    return mark if math.isfinite(mark) else None
+
+
+def together(item: Item) -> str:
+    """The frame, whose first answer decides which of the others count."""
+    return f"{item.truth['scene']}_{item.truth['frame']}"
+
+
+def right(item: Item, text: str) -> bool:
+    """Whether an answer equals the true one; all points found for a match question, the same words for prose."""
+    answer, gold = _answer(item, text), item.truth["answer"] or ""
+    tags = item.truth["tag"]
+    if metric.ACCURACY in tags:
+        return answer == gold
+    if metric.MATCH in tags:
+        try:
+            return metric.match_points(answer, gold)[1] > 0.999
+        except ValueError:
+            return False
+    return re.findall(r"\w+", answer.lower()) == re.findall(r"\w+", gold.lower())
+
+
+def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: str | Path) -> list[Path]:
+    """``output.json`` for the official scripts; ``submission.json`` for the server: fill in its first six fields."""
+    asked = list(items)
+    texts = answers(asked, predictions)
+    results = [
+        {
+            "id": item.id,
+            "question": item.truth["question"],
+            "answer": _answer(item, texts[item.id]),
+            "gt_answer": item.truth["answer"] or "",
+        }
+        for item in asked
+    ]
+    wrapper = {"method": "", "team": "", "authors": [""], "email": "", "institution": "", "country": ""}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "output.json", folder / "submission.json"]
+    contents: tuple[Any, ...] = (results, {**wrapper, "results": results})
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+    return paths
+
+
+def _row(tag: int, question: str, answer: str) -> dict[str, Any]:
+    """A question of the official file, for the example."""
+    empty = dict.fromkeys(("C", "con_up", "con_down", "cluster", "layer"))
+    return {"Q": question, "A": answer, **empty, "tag": [tag]}
+
+
+def _frame(*rows: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """A frame of the official file, for the example."""
+    qa: dict[str, list[Any]] = {part: [] for part in ("perception", "prediction", "planning", "behavior")}
+    for part, row in rows:
+        qa[part].append(row)
+    views = {camera: f"../nuscenes/samples/{camera}/a__{camera}__1.jpg" for camera in metric.CAMERAS}
+    return {"QA": qa, "image_paths": views}
+
+
+_SCENE = "What are the important objects in the current scene?"
+_MOVING = "What is the moving status of object <c1,CAM_FRONT,800.0,450.0>? Options: A. Going ahead. B. Stopped."
+_NOTICE = "What object should the ego vehicle notice first?"
+_SAFE = "In this scenario, what are safe actions to take for the ego vehicle?"
+_BEHAVIOUR = "Predict the behavior of the ego vehicle. Options: A. Going straight. B. Turning left."
+_BUS = "There is a red bus to the front of the ego vehicle. Its ID is <c1,CAM_FRONT,800.0,450.0>."
+_TRAM = "There is a tram – straßenbahn – to the back. Its ID is <c1,CAM_BACK,400.5,300.2>."
+
+EXAMPLE = Example(
+    files={
+        "v1_1_val_nus.json": {
+            "scene1": {
+                "key_frames": {
+                    "frame1": _frame(
+                        ("perception", _row(2, _SCENE, _BUS)),
+                        ("perception", _row(0, _MOVING, "B")),
+                        ("prediction", _row(3, _NOTICE, "Firstly notice that <c1,CAM_FRONT,800.0,450.0>.")),
+                        ("prediction", _row(0, "Is <c9,CAM_BACK,5.5,6.5> a traffic sign?", "No.")),
+                        ("planning", _row(1, _SAFE, "Brake gently to a stop.")),
+                        ("behavior", _row(0, _BEHAVIOUR, "A")),
+                    ),
+                    "frame2": _frame(("perception", _row(2, _SCENE, _TRAM)), ("behavior", _row(0, _BEHAVIOUR, "B"))),
+                }
+            }
+        },
+        "v1_1_val_nus_q_only.json": {"scene2": {"key_frames": {"frame1": _frame(("perception", _row(2, _SCENE, "")))}}},
+        PROMPTS: [
+            {
+                "id": "scene2_frame1_0",
+                "image": "scene2_frame1.jpg",
+                "conversations": [
+                    {"from": "human", "value": f"<image>\n{_SCENE} {OBJECTS}"},
+                    {"from": "gpt", "value": ""},
+                ],
+                "question_old": _SCENE,
+            }
+        ],
+    },
+    pictures={
+        f"nuscenes/samples/{camera}/a__{camera}__1.jpg": Picture(width=160, height=90, seed=seed)
+        for seed, camera in enumerate(metric.CAMERAS)
+    },
+    good=[
+        "There is a red bus to the front of the ego vehicle. Its ID is <c1,CAM_FRONT,[500, 250]>.",
+        "B",
+        "Firstly notice that <c1,CAM_FRONT,[500, 250]>.",
+        "No.",
+        "Brake gently to a stop.",
+        "A",
+        "There is a tram – straßenbahn – to the back. Its ID is <c1,CAM_BACK,400.5,300.2>.",
+        "B",
+    ],
+    bad=[
+        "Something is near <c1,CAM_FRONT,[500, 250]>.",
+        "B.",
+        "Firstly notice that <c1,CAM_FRONT,[500,900]>.",
+        "no",
+        "",
+        "a",
+        "Nothing.",
+        "Turning left.",
+    ],
+    judge={
+        "Answer to grade: Brake gently to a stop.": "96",
+        "Answer to grade: Firstly notice that <c1,CAM_FRONT,800.0,450.0>.": "91",
+        "Answer to grade: Firstly notice that <c1,CAM_FRONT,800.0,900>.": "12",
+        "Reference answer: Brake gently to a stop.\nAnswer to grade: ": "3",
+    },
+)

@@ -1,0 +1,67 @@
+"""``minivl score``: anyone's answers to a benchmark, scored without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from mini_internvl.commands import evaluate
+from mini_internvl.evaluate import given, keys, outputs
+from mini_internvl.evaluate.cache import AnswerCache
+from mini_internvl.evaluate.run import score
+
+SHOWN = 3
+
+
+def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
+    """Read, match, score, print; with an output folder write it as ``minivl eval`` does. Returns the exit code."""
+    [(name, benchmark)] = evaluate.find_benchmarks(settings.benchmarks).items()
+    if settings.data is None:
+        raise ValueError(f"{name} reads its questions from a folder; give it with --data")
+    pairs = given.read(answers)
+    items, of = evaluate.read_items(name, benchmark, settings)
+    split = settings.split or benchmark.SPLITS[0]
+    if split in getattr(benchmark, "UNSCORED", ()):
+        raise ValueError(f"the truth of {name}'s split {split} is not published; it cannot be scored here")
+    matched = given.match(items, pairs)
+    _tell(matched, len(items), answers)
+    if not matched.predictions:
+        raise ValueError(f"no answer of {answers} belongs to {name}, split {split}; are these its ids: {items[0].id}?")
+    cache = AnswerCache(settings.output / evaluate.CACHE) if settings.output else None
+    judge = evaluate.make_judge(settings, cache)
+    found = score(benchmark, items, matched.predictions, protocol=settings.protocol, judge=judge)
+    model = {"name": answers.stem, "path": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
+    about = evaluate.describe(benchmark, items, settings, of=of, model=model)
+    result = outputs.result(benchmark, evaluate.with_judge(found, judge), about)
+    result["notes"] |= {"missing": len(matched.missing), "unmatched": len(matched.unmatched)}
+    if settings.output:
+        outputs.write_lines(
+            settings.output / name / outputs.PREDICTIONS, outputs.rows(benchmark, items, matched.predictions)
+        )
+        outputs.write_json(settings.output / name / outputs.SCORE, result)
+    if cache:
+        cache.close()
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+    else:
+        evaluate.print_score(result, answers.stem)
+    return int(bool(judge and judge.failed))
+
+
+def _tell(matched: given.Matched, items: int, path: Path) -> None:
+    if matched.unmatched:
+        typer.echo(f"{path}: {len(matched.unmatched)} answers name no item: {_some(matched.unmatched)}", err=True)
+    if matched.missing:
+        typer.echo(
+            f"{len(matched.missing)} of {items} items have no answer and count as empty: {_some(matched.missing)}",
+            err=True,
+        )
+    if matched.doubled:
+        typer.echo(f"{path}: {matched.doubled} items are answered again; the last answer counts", err=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,124 @@
+"""Anyone's answers to a benchmark: a file of another tool, read and matched with the items.
+
+JSON lines, a JSON list of objects, or a JSON object of id -> answer. Where a row holds both, what is called prediction
+or response is taken for the model's, as "answer" is then the truth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.records import Item, Prediction
+
+IDS = ("id", "question_id", "questionId", "index", "pid", "item_id")
+ANSWERS = ("prediction", "predict", "response", "answer", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Answers that belong to items, and what is left over."""
+
+    predictions: Sequence[Prediction]
+    """In item order."""
+    missing: Sequence[str]
+    """Ids of the items without an answer."""
+    unmatched: Sequence[str]
+    """Ids of the answers that name no item, or no single one."""
+    doubled: int
+    """Answers replaced by a later one to the same item."""
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    """(id, answer) of every row.
+
+    Raises:
+        ValueError: the file is missing or malformed; the message names the row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; give a file of answers (jsonl or json)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text ({error})") from None
+    return [_pair(row, f"{path}, row {number}") for number, row in enumerate(_rows(path, text), 1)]
+
+
+def _rows(path: Path, text: str) -> list[Any]:
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError:
+        whole = None
+    if isinstance(whole, list):
+        return whole
+    if isinstance(whole, dict) and not any(key in whole for key in IDS):
+        inner = [value for value in whole.values() if isinstance(value, list)]
+        if len(inner) == 1:  # a list among settings, as submissions have it
+            return inner[0]
+        return [{**value, "id": key} if isinstance(value, dict) else {"id": key, "answer": value}
+                for key, value in whole.items()]  # fmt: skip
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: no valid JSON ({error.msg}); mend or remove it") from None
+    if not rows:
+        raise ValueError(f"{path} holds no answers")
+    return rows
+
+
+def _pair(row: Any, where: str) -> tuple[str, str]:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is no object with an id and an answer")
+    name = next((row[key] for key in IDS if row.get(key) is not None), None)
+    if name is None:
+        raise ValueError(f"{where} has no id; name it one of {', '.join(IDS)}")
+    key = next((key for key in ANSWERS if key in row), None)
+    if key is None:
+        raise ValueError(f"{where} has no answer; name it one of {', '.join(ANSWERS)}")
+    value = row[key]
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return str(name), text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def match(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> Matched:
+    """Put answers to items: by id, else by the one item whose id ends in it (after a "/"), or that it ends in."""
+    ids = {item.id for item in items}
+    by_tail: dict[str, set[str]] = {}
+    for item in items:
+        for tail in _tails(item.id):
+            by_tail.setdefault(tail, set()).add(item.id)
+    texts: dict[str, str] = {}
+    unmatched, doubled = [], 0
+    for name, text in given:
+        found = _find(name, ids, by_tail)
+        if found is None:
+            unmatched.append(name)
+        else:
+            doubled += found in texts
+            texts[found] = text
+    return Matched(
+        predictions=[Prediction(item_id=item.id, text=texts[item.id]) for item in items if item.id in texts],
+        missing=[item.id for item in items if item.id not in texts],
+        unmatched=unmatched,
+        doubled=doubled,
+    )
+
+
+def _tails(name: str) -> list[str]:
+    """ "a/b/c" -> "b/c", "c"."""
+    parts = name.split("/")
+    return ["/".join(parts[i:]) for i in range(1, len(parts))]
+
+
+def _find(name: str, ids: set[str], by_tail: Mapping[str, set[str]]) -> str | None:
+    if name in ids:
+        return name
+    if len(found := by_tail.get(name, set())) == 1:
+        return next(iter(found))
+    return next((tail for tail in _tails(name) if tail in ids), None)

@@ -1,0 +1,53 @@
+"""The judge that some benchmarks' protocols need: a language model behind an OpenAI-compatible server.
+
+Its replies are kept in the answer cache by what was asked, those of a temperature above 0 too, so that a benchmark that
+is scored again gets the same score and asks nothing.
+"""
+
+from __future__ import annotations
+
+from mini_internvl.engine.generate import GenerationConfig
+from mini_internvl.engine.remote import RemoteEngine, RemoteError
+from mini_internvl.evaluate import keys
+from mini_internvl.evaluate.cache import Answer, AnswerCache
+from mini_internvl.records import JudgeError, Message
+
+LONGEST = 256
+"""Longest reply in tokens."""
+
+
+class Judge:
+    """A callable judge that counts.
+
+    Args:
+        engine: the model that judges.
+        cache: kept replies; receives the new ones.
+    """
+
+    def __init__(self, engine: RemoteEngine, cache: AnswerCache | None = None) -> None:
+        self.engine, self.cache = engine, cache
+        self.asked = self.cached = self.failed = 0
+
+    def __call__(self, prompt: str, *, temperature: float = 0.0, system: str = "") -> str:
+        """The judge's reply.
+
+        Raises:
+            JudgeError: it cannot answer.
+        """
+        address = self.engine.address
+        key = keys.digest(["judge", address.url, address.model, system, prompt, temperature, LONGEST])
+        if self.cache and (known := self.cache.get([key])):
+            self.cached += 1
+            return known[key].text
+        turns: list[Message] = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": prompt})
+        config = GenerationConfig(max_new_tokens=LONGEST, temperature=temperature)
+        try:
+            reply = self.engine.chat(turns, config)
+        except RemoteError as error:
+            self.failed += 1
+            raise JudgeError(f"{error}; start the judge and score again, what it answered is kept") from None
+        self.asked += 1
+        if self.cache:
+            self.cache.put({key: Answer(text=reply.text, seconds=round(reply.seconds, 4), item="judge")})
+        return reply.text

@@ -1,0 +1,148 @@
+"""The files of an evaluation, one folder a benchmark: ``predictions.jsonl``, ``score.json`` and ``timing.json``.
+
+The first two hold nothing that differs between two runs of the same evaluation: a run that was stopped and went on
+writes the same bytes. What was measured by the clock stands in the third.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mini_internvl
+from mini_internvl.evaluate import keys
+from mini_internvl.records import Item, Prediction, Score
+
+PREDICTIONS, SCORE, TIMING = "predictions.jsonl", "score.json", "timing.json"
+
+
+def sample(benchmark: ModuleType, items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
+    """A random sample of the items, in their order; all when ``limit`` does not cut.
+
+    Items that a figure is taken over together (the benchmark's ``together``) are taken or left together, so there may
+    be a few more than ``limit``.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"the limit is {limit}; it must be at least 1")
+    if limit is None or limit >= len(items):
+        return list(items)
+    group = getattr(benchmark, "together", lambda item: item.id)
+    members: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        members.setdefault(group(item), []).append(place)
+    groups = sorted(members)
+    random.Random(seed).shuffle(groups)
+    taken: list[int] = []
+    for name in groups:
+        if len(taken) >= limit:
+            break
+        taken += members[name]
+    return [items[place] for place in sorted(taken)]
+
+
+def rows(
+    benchmark: ModuleType, items: Sequence[Item], predictions: Sequence[Prediction], *, scored: bool = True
+) -> list[dict[str, Any]]:
+    """One row an item: id, question, answer, whether it is right, truth."""
+    texts = {prediction.item_id: prediction.text for prediction in predictions}
+    return [
+        {
+            "id": item.id,
+            "question": keys.question(item.messages),
+            "answer": texts.get(item.id, ""),
+            "right": bool(benchmark.right(item, texts.get(item.id, ""))) if scored else None,
+            "truth": item.truth,
+        }
+        for item in items
+    ]
+
+
+def facts(
+    benchmark: ModuleType,
+    items: Sequence[Item],
+    *,
+    split: str,
+    protocol: str,
+    data: Path | None,
+    model: Mapping[str, Any],
+    of: int,
+    limit: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """What a score was measured on and with, fit for ``score.json``."""
+    cut = len(items) < of
+    prompts = [keys.plain_prompt(item.messages) for item in items]
+    return {
+        "split": split,
+        "protocol": protocol,
+        "items": len(items),
+        "of": of,
+        "limit": limit if cut else None,
+        "seed": seed if cut else None,
+        "model": dict(model),
+        "prompt_sha256": keys.digest(prompts),
+        "max_tiles": _one_or_all(item.max_tiles for item in items),
+        "max_new_tokens": _one_or_all(item.max_new_tokens for item in items),
+        "decoding": keys.DECODING,
+        "data": {"path": None if data is None else str(data), "sha256": keys.items_hash(items, keys.Pictures())},
+        "versions": versions(),
+    }
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    """The value that all items share, or the different ones."""
+    found = list(dict.fromkeys(values))
+    return found[0] if len(found) == 1 else sorted(found, key=lambda value: (value is not None, value))
+
+
+def versions() -> dict[str, str]:
+    """Of the package, torch and Python."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = ""
+    return {"mini_internvl": mini_internvl.__version__, "torch": torch, "python": platform.python_version()}
+
+
+def result(benchmark: ModuleType, score: Score, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``score.json``."""
+    headline = benchmark.HEADLINE
+    return {
+        "benchmark": score.benchmark,
+        "title": getattr(benchmark, "TITLE", score.benchmark),
+        "headline": headline,
+        "headline_value": score.values.get(headline),
+        "values": dict(score.values),
+        "errors": dict(score.errors),
+        "counts": dict(score.counts),
+        "partial": score.partial,
+        "notes": dict(score.notes),
+        **about,
+    }
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines, whole or not at all."""
+    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    _write(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""What the paper's tables consist of: every column with the benchmark and the figure that it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mini_internvl.evaluate import published
+from mini_internvl.evaluate.published import Published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One printed column and where its number comes from."""
+
+    label: str
+    """The paper's heading."""
+    group: str = ""
+    """Heading above several columns."""
+    benchmark: str = ""
+    """Name of the benchmark file; empty for a number that is only published."""
+    figure: str = ""
+    """Figure of the score; empty for its headline."""
+    splits: tuple[str, ...] = ()
+    """Splits that the column means; a score of another split is marked. Empty: any."""
+    only: bool = False
+    """Whether scores of other splits have no place in the column at all, since they have their own."""
+    digits: int = 2
+    """Decimals printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A table of the paper before it is filled."""
+
+    title: str
+    """Printed above it."""
+    columns: tuple[Column, ...]
+    """In the order of the published values."""
+    rows: tuple[Published, ...]
+    """The published rows."""
+    averaged: bool = False
+    """Whether the average of the general benchmarks and its share of the largest model follow."""
+    remark: str = ""
+    """What a reader should know of the published numbers."""
+
+
+def _general() -> tuple[Column, ...]:
+    """The nine benchmarks in the order of the README's table, and OpenCompass' own average."""
+    rows = (
+        ("MMMU", "mmmu", ("val", "validation")),
+        ("MathVista", "mathvista", ("testmini",)),
+        ("AI2D", "ai2d", ("test",)),
+        ("ChartQA", "chartqa", ("test",)),
+        ("DocVQA", "docvqa", ("test",)),
+        ("InfoVQA", "infovqa", ("test",)),
+        ("OCRBench", "ocrbench", ("test",)),
+        ("MMB-EN", "mmbench_en", ("test",)),
+        ("MMB-CN", "mmbench_cn", ("test",)),
+    )
+    columns = [
+        Column(label=label, benchmark=name, splits=splits, digits=0 if label == "OCRBench" else 1)
+        for label, name, splits in rows
+    ]
+    return (*columns, Column(label="OpenCompass", digits=1))
+
+
+def _remote() -> tuple[Column, ...]:
+    figures = (
+        ("rural/urban", "type/rural_urban"),
+        ("presence", "type/presence"),
+        ("compare", "type/comp"),
+        ("avg.", "accuracy"),
+    )
+    columns = [
+        Column(label=label, group="RSVQA-LR", benchmark="rsvqa_lr", figure=figure, splits=("test",))
+        for label, figure in figures
+    ]
+    columns += [
+        Column(label=label, group=f"RSVQA-HR {split}", benchmark="rsvqa_hr", figure=figure, splits=(split,), only=True)
+        for split in ("test1", "test2")
+        for label, figure in figures[1:]
+    ]
+    return (*columns, Column(label="DIOR-RSVG", benchmark="dior_rsvg", splits=("test",)))
+
+
+def _medical() -> tuple[Column, ...]:
+    names = (
+        ("Seg C", "granularity/contour level"),
+        ("Seg M", "granularity/mask level"),
+        ("2D Cls", "granularity/image level"),
+        ("2D Det", "granularity/box level"),
+        ("2D Mcls acc.", "multi/accuracy"),
+        ("2D Mcls recall", "multi/recall"),
+    )
+    return tuple(Column(label=label, benchmark="gmai_mmbench", figure=figure) for label, figure in names)
+
+
+def _bddx_text() -> tuple[Column, ...]:
+    kinds, figures = ("description", "justification", "full"), ("CIDEr", "B4", "ROUGE")
+    return tuple(
+        Column(label=figure, group=kind, benchmark="bddx_text", figure=f"{kind}/{figure}", splits=("test",))
+        for kind in kinds
+        for figure in figures
+    )
+
+
+def _bddx_signals() -> tuple[Column, ...]:
+    kinds = {"speed": "speed (m/s)", "turning_angle": "turning angle (degrees)"}
+    figures = ("RMSE", "A0.1", "A0.5", "A1.0", "A5.0")
+    return tuple(
+        Column(label=figure, group=group, benchmark="bddx_signals", figure=f"{kind}/{figure}", splits=("test",))
+        for kind, group in kinds.items()
+        for figure in figures
+    )
+
+
+def _drivelm() -> tuple[Column, ...]:
+    figures = (("final", "final", 4), ("accuracy", "accuracy", 4), ("GPT", "chatgpt", 2), ("match", "match", 2))
+    return tuple(
+        Column(label=label, benchmark="drivelm", figure=figure, digits=digits, splits=("val",))
+        for label, figure, digits in figures
+    )
+
+
+SHEETS: Mapping[str, tuple[Sheet, ...]] = {
+    "general": (
+        Sheet(
+            title="General ability",
+            columns=_general(),
+            rows=published.GENERAL,
+            averaged=True,
+            remark="OpenCompass is the board's average over eight benchmarks, only published; "
+            "the last column is computed, and the paper prints 74, 82 and 90 for the 1B, 2B and 4B",
+        ),
+    ),
+    "remote": (Sheet(title="Remote sensing", columns=_remote(), rows=published.REMOTE),),
+    "medical": (Sheet(title="Medical pictures: GMAI-MMBench", columns=_medical(), rows=published.MEDICAL),),
+    "bddx": (
+        Sheet(title="BDD-X: description and justification", columns=_bddx_text(), rows=published.BDDX_TEXT),
+        Sheet(title="BDD-X: control signals", columns=_bddx_signals(), rows=published.BDDX_SIGNALS),
+    ),
+    "drivelm": (Sheet(title="DriveLM", columns=_drivelm(), rows=published.DRIVELM),),
+}
+"""Name on the command line -> the paper's tables."""

@@ -1,0 +1,81 @@
+"""The model that is evaluated, loaded or reached, with what names it in results and in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.engine import load
+from mini_internvl.engine.engine import home, resolve
+from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
+from mini_internvl.evaluate import keys
+from mini_internvl.evaluate.run import Answerer
+from mini_internvl.evaluate.sharing import ALONE, Ranks
+
+PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")
+"""Folder names that say too little alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated."""
+
+    engine: Answerer
+    """Answers."""
+    name: str
+    """Short name, fit for a folder."""
+    facts: Mapping[str, Any]
+    """Name, hash of the weights, parameters; for the score file."""
+    key: str
+    """Stands for weights and settings in the cache."""
+
+
+def short_name(model: str | None) -> str:
+    """A model's name, fit for a folder: the last part of a path or hub id, with more of it where that says little."""
+    if model is None:
+        return "nano"
+    if is_remote(model):
+        model = Address.read(model).model
+    parts = [part for part in Path(model.partition("@")[0]).parts if part not in ("/", ".", "..")] or ["model"]
+    wanted = 3 if parts[-1].lower() in PLAIN_NAMES else 1
+    name = "-".join(parts[-wanted:])
+    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in name)
+
+
+def load_subject(model: str | None, *, device: str = "auto", dtype: str = "auto", ranks: Ranks = ALONE) -> Subject:
+    """Load a checkpoint, or name a server.
+
+    Args:
+        model: folder, hub id, ``openai:URL#name``, or ``None`` for nano.
+        device: see :func:`mini_internvl.load`; of several processes each takes its own GPU.
+        dtype: the same.
+        ranks: this process among those that share the work.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    name = short_name(model)
+    if is_remote(model):
+        address = Address.read(str(model))
+        facts = {"name": address.model, "url": address.url, "sha256": "", "parameters": 0}
+        return Subject(engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}")
+    folder = resolve(model)
+    engine = load(folder, device=_own_device(device, ranks), dtype=dtype)
+    weights = keys.weights_hash(folder)
+    base = home(folder)
+    hashes = [weights, keys.settings_hash(folder)]
+    if base != folder:  # an adapter says nothing without its base
+        hashes += [keys.weights_hash(base), keys.settings_hash(base)]
+    parameters = sum(p.numel() for p in engine.model.parameters())
+    facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
+    return Subject(engine=engine, name=name, facts=facts, key=keys.digest(hashes))
+
+
+def _own_device(device: str, ranks: Ranks) -> str:
+    import torch
+
+    if ranks.size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{ranks.local % torch.cuda.device_count()}"
+    return device

@@ -1,0 +1,289 @@
+"""The paper's tables: published rows, and rows of one's own evaluations beneath them.
+
+A table is data: its columns name a benchmark and one of its figures. What is not comparable with the paper (a part of
+the items, another split or protocol, a judge that was missing) gets a mark and a footnote, never a silent place beside
+a published number. Averages are computed from the columns, for published rows too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mini_internvl import plugins
+from mini_internvl.evaluate.published import Published
+from mini_internvl.evaluate.sheets import SHEETS, Column, Sheet
+from mini_internvl.metrics import average
+
+SCORE = "score.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunScore:
+    """One ``score.json``."""
+
+    benchmark: str
+    """Name of the benchmark file."""
+    values: Mapping[str, float]
+    """Figure name to value."""
+    headline: str
+    """The figure that stands for the benchmark."""
+    split: str
+    """The split asked, or empty."""
+    marks: tuple[str, ...]
+    """What keeps it from being compared with the paper, one sentence each."""
+    model: str
+    """Name of the model."""
+    sha256: str
+    """Hash of its weights, or empty."""
+    run: Path
+    """The run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of a filled table."""
+
+    text: str
+    """As printed; "-" for none."""
+    value: float | None = None
+    """Unrounded, in the paper's unit."""
+    marks: tuple[str, ...] = ()
+    """Letters of its footnotes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a filled table."""
+
+    name: str
+    """The model."""
+    cells: tuple[Cell, ...]
+    """One for each column."""
+    published: bool
+    """Whether it is the paper's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A filled table, ready to be printed in any format."""
+
+    name: str
+    """What it is called on the command line."""
+    title: str
+    """Printed above it."""
+    columns: tuple[Column, ...]
+    """Its columns, averages included."""
+    rows: tuple[Row, ...]
+    """Published rows, then one's own."""
+    notes: tuple[tuple[str, str], ...]
+    """(letter, sentence) of the footnotes."""
+    source: str
+    """Where the published rows are printed."""
+    remark: str
+    """What a reader should know of them."""
+
+
+def read_run(folder: Path) -> list[RunScore]:
+    """The scores of a run folder: ``BENCHMARK/score.json``, or deeper by one; ``folder`` may be a benchmark's own.
+
+    Raises:
+        ValueError: there is no folder or no score in it, or a file cannot be read; the message names it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there; give a folder that minivl eval wrote")
+    paths = [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(depth + SCORE))]
+    if not paths:
+        raise ValueError(f"{folder} holds no BENCHMARK/{SCORE}; give a folder that minivl eval wrote")
+    return [_read_score(path, folder) for path in paths]
+
+
+def _read_score(path: Path, run: Path) -> RunScore:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        model = raw.get("model") or {}
+        model = {"name": model} if isinstance(model, str) else model
+        headline = raw.get("headline")
+        score = RunScore(
+            benchmark=str(raw["benchmark"]),
+            values=_numbers(raw["values"]),
+            headline=str(headline.get("name") if isinstance(headline, dict) else headline or ""),
+            split=str(raw.get("split") or ""),
+            marks=_marks(raw),
+            model=str(model.get("name") or run.name),
+            sha256=str(model.get("sha256") or ""),
+            run=run,
+        )
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); score the benchmark again") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no score ({type(error).__name__}: {error}); score the benchmark again") from None
+    return score
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Figures that are numbers; a score that could not be computed is null or NaN."""
+    return {str(name): float(n) for name, n in values.items() if n is not None and math.isfinite(float(n))}
+
+
+def _marks(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences about what a score lacks, in its own words."""
+    found = []
+    if raw.get("partial"):
+        found.append(" ".join(str(raw["partial"]).split()))
+    if raw.get("limit"):
+        found.append(f"a part of the benchmark: {raw.get('items', raw['limit'])} items")
+    first = _first_protocol(str(raw["benchmark"]))
+    if raw.get("protocol") and first and raw["protocol"] != first:
+        found.append(f"protocol {raw['protocol']}; the paper's is {first}")
+    return tuple(found)
+
+
+def _first_protocol(benchmark: str) -> str:
+    """The paper's protocol of a benchmark; empty for a benchmark that is not known here."""
+    if benchmark not in plugins.list_names("benchmarks"):
+        return ""
+    return next(iter(getattr(plugins.find("benchmarks", benchmark), "PROTOCOLS", {})), "")
+
+
+@dataclass
+class _Notes:
+    """Footnotes in the order in which they are first needed."""
+
+    letters: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, sentences: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self.letters.setdefault(sentence, _letter(len(self.letters))) for sentence in sentences)
+
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        return tuple((letter, sentence) for sentence, letter in self.letters.items())
+
+
+def _letter(number: int) -> str:
+    """0 -> a, 25 -> z, 26 -> aa."""
+    head, last = divmod(number, 26)
+    return (_letter(head - 1) if head else "") + chr(ord("a") + last)
+
+
+def build(name: str, runs: Sequence[Sequence[RunScore]] = ()) -> list[Table]:
+    """The filled tables of one name, with a row for each run that has a number for them.
+
+    Raises:
+        ValueError: the name is not one of SHEETS.
+    """
+    if name not in SHEETS:
+        raise ValueError(f'there is no table "{name}"; known: {", ".join(SHEETS)}')
+    return [_fill(name, sheet, runs) for sheet in SHEETS[name]]
+
+
+def _fill(name: str, sheet: Sheet, runs: Sequence[Sequence[RunScore]]) -> Table:
+    notes = _Notes()
+    rows = [_published_row(sheet, row, notes) for row in sheet.rows]
+    filled = _together([found for scores in runs if (found := _place(sheet, scores))])
+    labels = _labels([next(iter(found.values())) for found in filled])
+    rows += [_own_row(sheet, label, found, notes) for label, found in zip(labels, filled, strict=True)]
+    columns = sheet.columns
+    if sheet.averaged:
+        columns += (Column(label="Avg.", digits=1), Column(label="% of 76B", digits=1))
+    sources = "; ".join(dict.fromkeys(row.source for row in sheet.rows))
+    return Table(
+        name=name,
+        title=sheet.title,
+        columns=columns,
+        rows=tuple(rows),
+        notes=notes.listed(),
+        source=sources,
+        remark=sheet.remark,
+    )
+
+
+def _place(sheet: Sheet, scores: Sequence[RunScore]) -> dict[Column, RunScore]:
+    """Which score of a run fills which column: one with the figure and the split before one that says what it lacks."""
+    found: dict[Column, RunScore] = {}
+    for column in sheet.columns:
+        ranks = [(_rank(column, score), score) for score in scores if score.benchmark == column.benchmark]
+        best = max(ranks, key=lambda pair: pair[0], default=None)
+        if best and best[0] > 0:
+            found[column] = best[1]
+    return found
+
+
+def _rank(column: Column, score: RunScore) -> int:
+    """How well a score suits a column of its benchmark; 0 for not at all."""
+    fits = not column.splits or score.split in column.splits
+    if column.only and not fits:
+        return 0
+    return 2 + fits if _figure(column, score) is not None else int(bool(score.marks))
+
+
+def _figure(column: Column, score: RunScore) -> float | None:
+    return score.values.get(column.figure or score.headline)
+
+
+def _together(rows: Sequence[dict[Column, RunScore]]) -> list[dict[Column, RunScore]]:
+    """Runs of one model share a row as long as no column is filled twice, for instance one run for each split."""
+    joined: list[dict[Column, RunScore]] = []
+    for row in rows:
+        score = next(iter(row.values()))
+        for other in joined:
+            first = next(iter(other.values()))
+            same = score.sha256 and (score.model, score.sha256) == (first.model, first.sha256)
+            if same and not other.keys() & row.keys():
+                other.update(row)
+                break
+        else:
+            joined.append(dict(row))
+    return joined
+
+
+def _labels(scores: Sequence[RunScore]) -> list[str]:
+    """The model's name; with the run folder where two rows would have the same."""
+    names = [score.model for score in scores]
+    return [
+        name if names.count(name) == 1 else f"{name} ({score.run})" for name, score in zip(names, scores, strict=True)
+    ]
+
+
+def _published_row(sheet: Sheet, row: Published, notes: _Notes) -> Row:
+    assert len(row.values) == len(sheet.columns), f"{sheet.title}, {row.model}: one value for each column"
+    cells = [_cell(column, value) for column, value in zip(sheet.columns, row.values, strict=True)]
+    return Row(name=row.model, cells=(*cells, *_averages(sheet, cells, notes)), published=True)
+
+
+def _own_row(sheet: Sheet, label: str, found: Mapping[Column, RunScore], notes: _Notes) -> Row:
+    cells = []
+    for column in sheet.columns:
+        score = found.get(column)
+        if score is None:
+            cells.append(_cell(column, None))
+            continue
+        sentences = list(score.marks)
+        if column.splits and score.split and score.split not in column.splits:
+            sentences.append(f"split {score.split}; the paper's is {column.splits[0]}")
+        cells.append(_cell(column, _figure(column, score), notes.mark(sentences)))
+    return Row(name=label, cells=(*cells, *_averages(sheet, cells, notes)), published=False)
+
+
+def _cell(column: Column, value: float | None, marks: tuple[str, ...] = ()) -> Cell:
+    return Cell(text="-" if value is None else f"{value:.{column.digits}f}", value=value, marks=marks)
+
+
+def _averages(sheet: Sheet, cells: Sequence[Cell], notes: _Notes) -> list[Cell]:
+    """The average of the general benchmarks and its share of the largest model's, with what must be said of them."""
+    if not sheet.averaged:
+        return []
+    asked = [(c.label, cell) for c, cell in zip(sheet.columns, cells, strict=True) if c.benchmark]
+    known = [cell for _, cell in asked if cell.value is not None]
+    mean = average.mini_internvl_average({label: cell.value for label, cell in asked})
+    share = None if mean is None else average.share_of_76b(mean)
+    sentences = []
+    if 0 < len(known) < len(asked):
+        sentences.append(f"average of {len(known)} of {len(asked)} benchmarks")
+    if any(cell.marks for cell in known):
+        sentences.append("average with marked scores in it")
+    marks = notes.mark(sentences)
+    return [_cell(Column(label="", digits=1), mean, marks), _cell(Column(label="", digits=1), share, marks)]

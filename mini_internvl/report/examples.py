@@ -1,0 +1,243 @@
+"""The examples of an evaluation page: which items, their pictures from the benchmark's own files, boxes drawn on them.
+
+Pictures are not kept with answers. The benchmark is asked for its items again; where its files have gone, the page
+says so and shows the texts alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mini_internvl.inputs import chat
+from mini_internvl.records import Item
+from mini_internvl.report import paired
+from mini_internvl.report.eval_folder import Answer, Result
+from mini_internvl.report.labels import Label
+from mini_internvl.report.page import short
+from mini_internvl.report.paired import GAINED, LOST
+from mini_internvl.report.pictures import Purse
+
+PER_BENCHMARK, IN_ALL = 60, 480
+"""Most examples of one benchmark, and of a page."""
+PICTURES_PER_ITEM = 6
+PICTURE_BYTES, LARGEST_PICTURE = 9_500_000, 110_000
+"""JPEG bytes of all pictures together and of one; as base64 a third more."""
+LONGEST_QUESTION = 2000
+BOXES_PER_ITEM = 20
+AGREED = 0.2
+"""Share of the places that items keep on which two runs agree, while there are items on which they do not."""
+
+TRUTHS = (
+    "answer",
+    "answers",
+    "gold",
+    "truth",
+    "label",
+    "labels",
+    "gt",
+    "gts",
+    "target",
+    "reference",
+    "references",
+    "box",
+    "boxes",
+)
+"""Keys of a truth that hold the right answer, the likeliest first."""
+CHOICES = ("options", "choices")
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(kw_only=True)
+class Example:
+    """One item as the page shows it."""
+
+    answer: Answer
+    """What was asked and answered."""
+    other: Answer | None
+    """The answer of the other run."""
+    state: str
+    """Class of the filter."""
+    labels: Sequence[Label]
+    """Its categories."""
+    sources: list[Any] = field(default_factory=list)
+    """Pictures as the benchmark gives them; emptied when they are drawn."""
+    pictures: list[tuple[str, str | None]] = field(default_factory=list)
+    """(name, data URL or None where the picture cannot be read)."""
+    more: int = 0
+    """Pictures that are not shown."""
+    boxes: list[tuple[str, list[Box]]] = field(default_factory=list)
+    """(class, boxes) drawn on the first picture."""
+
+    @property
+    def question(self) -> str:
+        """The question, cut."""
+        return short(self.answer.question.strip(), LONGEST_QUESTION)
+
+    @property
+    def truth(self) -> str:
+        """The right answer in words, cut."""
+        return short(truth_text(self.answer.truth))
+
+    @property
+    def marks(self) -> list[tuple[str, str, bool | None]]:
+        """(whose, answer, right) of each run, the other one first."""
+        mine = ("this", short(self.answer.text), self.answer.right)
+        return [("other", short(self.other.text), self.other.right), mine] if self.other else [mine]
+
+
+def choose(result: Result, other: Result | None, most: int) -> list[Example]:
+    """At most ``most`` examples in item order: as many wrong as right ones, or first what two runs disagree on.
+
+    Within a class they are spread evenly over categories and over the file.
+    """
+    theirs = {answer.id: answer for answer in other.answers} if other else {}
+    every = []
+    for answer in result.answers:
+        second = theirs.get(answer.id)
+        state = paired.state(answer, second, compared=other is not None)
+        every.append(Example(answer=answer, other=second, state=state, labels=result.labels[answer.id]))
+    classes: dict[str, list[int]] = {}
+    for place, example in enumerate(every):
+        classes.setdefault(example.state, []).append(place)
+    shares = _shares({name: len(places) for name, places in classes.items()}, most)
+    kept: list[int] = []
+    for name, places in classes.items():
+        ordered = sorted(places, key=lambda place: (every[place].labels, place))
+        kept += [ordered[i * len(ordered) // shares[name]] for i in range(shares[name])]
+    return [every[place] for place in sorted(kept)]
+
+
+def _shares(sizes: Mapping[str, int], most: int) -> dict[str, int]:
+    """How many of each class are shown."""
+    changed = {name: n for name, n in sizes.items() if name in (GAINED, LOST)}
+    rest = {name: n for name, n in sizes.items() if name not in changed}
+    if not changed:
+        return _even(rest, most)
+    agreed = max(round(AGREED * most), most - sum(changed.values()))
+    first = _even(changed, most - agreed)
+    return {**first, **_even(rest, most - sum(first.values()))}
+
+
+def _even(sizes: Mapping[str, int], most: int) -> dict[str, int]:
+    """Equal shares; what a small class does not need goes to the others."""
+    shares = dict.fromkeys(sizes, 0)
+    for left, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        shares[name] = min(sizes[name], (most - sum(shares.values())) // (len(sizes) - left))
+    return shares
+
+
+def load(result: Result, examples: Sequence[Example]) -> str:
+    """Give the examples their pictures and boxes from the benchmark's files.
+
+    Returns:
+        Why there are none, or empty.
+    """
+    benchmark = result.module
+    if benchmark is None:
+        return f"this version has no benchmark called {result.benchmark}"
+    if not examples:
+        return ""
+    wanted = {example.answer.id: example for example in examples}
+    changed = 0
+    try:
+        for item in ask_again(result):
+            example = wanted.pop(item.id, None)
+            if example and _same(item, example.answer):
+                _fill(example, item, benchmark)
+            elif example:
+                changed += 1
+            if not wanted:
+                break
+    except (ValueError, OSError, ImportError) as error:
+        return " ".join(str(error).split())
+    if wanted or changed:
+        return (
+            f"of {len(examples)} examples, {len(wanted)} are no longer in the data and {changed} have another truth now"
+        )
+    return ""
+
+
+def ask_again(result: Result) -> Iterator[Item]:
+    """The benchmark's items as they were asked: with the settings of the score that ``items`` takes."""
+    assert result.module is not None
+    data = result.facts.get("data")
+    root = data.get("path") if isinstance(data, dict) else data
+    takes = inspect.signature(result.module.items).parameters
+    if not root and takes["root"].default is inspect.Parameter.empty:
+        raise ValueError("the score does not name the data folder")
+    settings = {"split": result.text("split") or None}
+    settings |= {name: result.facts.get(name) for name, p in takes.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    yield from result.module.items(root, **{name: value for name, value in settings.items() if value is not None})
+
+
+def _same(item: Item, answer: Answer) -> bool:
+    """Whether an item still has the truth that its answer was scored with."""
+    if not isinstance(answer.truth, Mapping):
+        return True
+    truth = json.loads(json.dumps(dict(item.truth)))
+    return all(truth[key] == value for key, value in answer.truth.items() if key in truth)
+
+
+def _fill(example: Example, item: Item, benchmark: Any) -> None:
+    parts = chat.images(item.messages)
+    names = [str(part.get("name") or "") for part in parts]
+    example.sources = [part["image"] for part in parts[:PICTURES_PER_ITEM]]
+    example.pictures = [(name, None) for name in names[:PICTURES_PER_ITEM]]
+    example.more = len(parts) - len(example.sources)
+    draw = getattr(benchmark, "boxes", None)
+    if not callable(draw) or not parts:  # the name may be an imported module
+        return
+    true, mine = draw(item, example.answer.text)
+    drawn = [("true", true), ("this", mine)]
+    if example.other:
+        drawn.insert(1, ("other", draw(item, example.other.text)[1]))
+    example.boxes = [(name, kept) for name, boxes in drawn if (kept := _inside(boxes))]
+
+
+def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
+    """The boxes that can be drawn, cut at the picture's edges."""
+    kept = []
+    for box in list(boxes)[:BOXES_PER_ITEM]:
+        if len(box) == 4 and all(math.isfinite(edge) for edge in box):
+            left, top, right, bottom = (min(1.0, max(0.0, float(edge))) for edge in box)
+            kept.append((min(left, right), min(top, bottom), max(left, right), max(top, bottom)))
+    return kept
+
+
+def draw_pictures(examples: Sequence[Example]) -> None:
+    """Turn the sources of all examples of a page into data URLs that share the page's bytes."""
+    purse = Purse(PICTURE_BYTES, sum(len(example.sources) for example in examples), LARGEST_PICTURE)
+    for example in examples:
+        names = [name for name, _ in example.pictures]
+        example.pictures = [(name, purse.pay(source)) for name, source in zip(names, example.sources, strict=True)]
+        example.sources = []
+
+
+def truth_text(truth: Any) -> str:
+    """The right answer of an item in words: its answer, with the option's text where it is a letter."""
+    if not isinstance(truth, Mapping):
+        return _words(truth)
+    key = next((key for key in TRUTHS if truth.get(key) not in (None, "", [], {})), None)
+    if key is None:
+        return _words(dict(truth))
+    text = _words(truth[key])
+    options = next((truth[key] for key in CHOICES if truth.get(key)), None)
+    if isinstance(options, Mapping) and options.get(text):
+        return f"{text}. {options[text]}"
+    if isinstance(options, list) and len(text) == 1 and 0 <= ord(text) - ord("A") < len(options):
+        return f"{text}. {options[ord(text) - ord('A')]}"
+    return text
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return " | ".join(dict.fromkeys(value))
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

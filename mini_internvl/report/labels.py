@@ -1,0 +1,56 @@
+"""The categories of an item, from its truth: values that figures are named after, or that stand under a usual key."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+Label = tuple[str, str]
+"""Key and value, for instance ("category", "maps")."""
+NEVER = ("answer", "answers", "question", "query", "options", "choices", "hint", "id")
+"""Keys that hold no label."""
+USUAL = ("category", "kind", "type", "task", "part", "subject", "subfield", "topic", "question type", "modality")
+"""Keys whose values are labels, whatever the figures are called."""
+LONGEST = 80
+"""Characters of a label; anything longer is none."""
+
+
+def labels(truth: Any, figures: Collection[str]) -> list[Label]:
+    """The labels of an item, by the names of the benchmark's figures."""
+    wanted = parts(frozenset(figures))
+    found = [(key, text) for key, text in _pairs(truth) if plain(text) in wanted or plain(key) in USUAL]
+    return list(dict.fromkeys(found))
+
+
+@functools.lru_cache(maxsize=64)
+def parts(figures: frozenset[str]) -> frozenset[str]:
+    """What the figures' names consist of."""
+    return frozenset(part for figure in figures for part in (*split(figure), *split(figure, 1)))
+
+
+def split(figure: str, times: int = -1) -> list[str]:
+    """The plain parts of a name, at every slash or at the first: a label may hold slashes itself."""
+    return [plain(part) for part in figure.split("/", times)]
+
+
+@functools.lru_cache(maxsize=65536)
+def plain(text: str) -> str:
+    """A name without case and with spaces for every sign: "l2-category" and "L2 category" are one."""
+    return re.sub(r"[\W_]+", " ", text).strip().lower()
+
+
+def _pairs(truth: Any) -> Iterator[Label]:
+    """Every short value under a key, lists and inner objects opened."""
+    if not isinstance(truth, Mapping):
+        return
+    for key, value in truth.items():
+        if plain(str(key)) in NEVER:
+            continue
+        if isinstance(value, Mapping):
+            yield from _pairs(value)
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str | int) and not isinstance(one, bool) and 0 < len(str(one)) <= LONGEST:
+                yield str(key), str(one)

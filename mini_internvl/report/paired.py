@@ -1,0 +1,100 @@
+"""Two runs of one benchmark, item by item: what was gained and lost, and how sure a difference is.
+
+The standard error of a difference is paired where a figure is the mean of the right marks of items that can be told
+apart by their labels: this is tried, and taken only if it gives the figure that the score says. Any other figure has
+the error of two independent runs, which is as a rule too large, and is marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mini_internvl.benchmarks._figures import mean_error
+from mini_internvl.report.eval_folder import Answer, Result
+from mini_internvl.report.labels import plain, split
+
+RIGHT, WRONG, GAINED, LOST, BOTH_RIGHT, BOTH_WRONG, UNJUDGED = (
+    *("right", "wrong", "gained", "lost", "kept", "missed", "unjudged"),
+)
+PLAIN = ("accuracy", "acc", "overall")
+"""Parts of a figure's name that say only how it is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A figure of this run minus that of the other."""
+
+    value: float
+    """NaN where one has no value."""
+    error: float
+    """Its standard error; NaN where it is not known."""
+    paired: bool
+    """Whether value and error come from the same items."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is larger than two standard errors."""
+        return abs(self.value) > 2 * self.error
+
+
+def state(this: Answer, other: Answer | None, *, compared: bool) -> str:
+    """The class of an example."""
+    if not compared:
+        return {True: RIGHT, False: WRONG, None: UNJUDGED}[this.right]
+    if other is None or this.right is None or other.right is None:
+        return UNJUDGED
+    if this.right:
+        return BOTH_RIGHT if other.right else GAINED
+    return LOST if other.right else BOTH_WRONG
+
+
+def difference(figure: str, this: Result, other: Result) -> Difference:
+    """How a figure differs, paired where that can be known."""
+    value = this.values.get(figure, math.nan) - other.values.get(figure, math.nan)
+    mine, theirs = _members(figure, this), _members(figure, other)
+    for scale in dict.fromkeys((100.0, this.most, float(len(mine)))):
+        alike = mine.keys() == theirs.keys()
+        if scale == len(mine) and not alike:
+            continue
+        if _gives(figure, this, mine, scale) and _gives(figure, other, theirs, scale):
+            paired = share(mine, theirs, scale)
+            return Difference(value=value if alike else paired.value, error=paired.error, paired=True)
+    errors = [side.errors.get(figure, math.nan) for side in (this, other)]
+    return Difference(value=value, error=math.hypot(*errors), paired=False)
+
+
+def share(this: Mapping[str, bool], other: Mapping[str, bool], scale: float = 100.0) -> Difference:
+    """The difference of the shares of right answers over the items that both have."""
+    steps = [float(right) - float(other[name]) for name, right in this.items() if name in other]
+    if not steps:
+        return Difference(value=math.nan, error=math.nan, paired=True)
+    return Difference(value=scale * math.fsum(steps) / len(steps), error=scale * mean_error(steps), paired=True)
+
+
+def judged(answers: Sequence[Answer]) -> dict[str, bool]:
+    """Item id -> right, without those that the benchmark gave no mark."""
+    return {answer.id: answer.right for answer in answers if answer.right is not None}
+
+
+def _members(figure: str, result: Result) -> dict[str, bool]:
+    """Right marks of the items behind a figure, by its name: those with every label it names, or all."""
+    known = {name: {plain(value) for _, value in pairs} for name, pairs in result.labels.items()}
+    every = set().union(*known.values())
+    keys = {plain(key) for pairs in result.labels.values() for key, _ in pairs}
+    whole = split(figure, 1)
+    parts = whole if whole[-1] in every else split(figure)
+    named = [part for part in parts if part in every]
+    rest = [part for part in parts if part not in every and part not in keys and part not in PLAIN]
+    if named and rest:
+        return {}
+    return judged([answer for answer in result.answers if known[answer.id].issuperset(named)])
+
+
+def _gives(figure: str, result: Result, members: Mapping[str, bool], scale: float) -> bool:
+    """Whether the mean of these marks is the figure that the score says."""
+    if not members or result.counts.get(figure, len(members)) != len(members):
+        return False
+    mean = scale * sum(members.values()) / len(members)
+    return abs(mean - result.values.get(figure, math.nan)) <= 1e-6 * scale

@@ -1,0 +1,159 @@
+"""A model behind an OpenAI-compatible server: what is sent, what is tried again, what is said when it fails."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import threading
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mini_internvl.engine import GenerationConfig
+from mini_internvl.engine.remote import Address, RemoteEngine, RemoteError
+
+
+def engine(server: Any, **settings: Any) -> RemoteEngine:
+    return RemoteEngine(Address.read(server.model), **{"pause": 0.01, **settings})
+
+
+def ask(text: str, *pictures: Any) -> list[Any]:
+    return [
+        {
+            "role": "user",
+            "content": [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": text}],
+        }
+    ]
+
+
+def test_addresses() -> None:
+    assert Address.read("openai:http://host:8000/v1/#org/name") == Address(url="http://host:8000/v1", model="org/name")
+    for text in ("openai:http://host/v1", "openai:host#name", "ftp://host/v1#name", "#name"):
+        with pytest.raises(ValueError, match="write openai:http://host:port/v1#model-name"):
+            Address.read(text)
+
+
+def test_a_request(fake_server: Any, monkeypatch: pytest.MonkeyPatch, picture: Any) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with fake_server.serve(lambda body: " two words \n") as server:
+        reply = engine(server).chat(ask("What?", picture), GenerationConfig(max_new_tokens=9))
+    assert (reply.text, reply.prompt_tokens, reply.tokens) == ("two words", 7, 2)
+    [body] = server.bodies
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("fake", 9, 0.0)
+    assert server.keys == ["Bearer secret"]
+    shown, text = body["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What?"}
+    head, _, data = shown["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data) == picture.read_bytes()
+
+
+def test_pictures_have_the_names_and_places_that_a_local_model_sees(fake_server: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    image = Image.new("RGB", (2, 2), "red")
+    bmp = io.BytesIO()
+    image.save(bmp, "BMP")
+    named = [{"type": "image", "image": image, "name": "Frame-1"}, {"type": "text", "text": "Q"}]
+    marked = [{"type": "image", "image": bmp.getvalue()}, {"type": "text", "text": "see <image> here"}]
+    with fake_server.serve(lambda body: "x") as server:
+        engine(server).chat(ask("Q", image, image))
+        engine(server).chat([{"role": "system", "content": "S"}, {"role": "user", "content": named}])
+        engine(server).chat([{"role": "user", "content": marked}])
+    kinds = [[part.get("text", "picture") for part in body["messages"][-1]["content"]] for body in server.bodies]
+    assert kinds == [["Image-1: ", "picture", "Image-2: ", "picture", "Q"], ["Frame-1: ", "picture", "Q"],
+                     ["see ", "picture", " here"]]  # fmt: skip
+    assert server.bodies[1]["messages"][0] == {"role": "system", "content": "S"}
+    assert "image/png" in str(server.bodies[2])  # servers do not take BMP
+    assert server.keys == [None] * 3
+
+
+def test_what_may_pass_is_tried_again(fake_server: Any) -> None:
+    errors = iter([(429, "slow down", {"Retry-After": "0.02"}), (503, "", {}), (500, "{}", {})])
+    with fake_server.serve(lambda body: next(errors, "done")) as server:
+        assert engine(server).chat(ask("?")).text == "done"
+        assert len(server.bodies) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((404, '{"error": {"message": "no such model\\nhere"}}', {}), "HTTP 404, no such model here"),
+        ((401, '{"error": "key"}', {}), "HTTP 401, key"),
+        ((500, "broken", {}), r"HTTP 500, broken \(3 tries\)"),
+        ((200, "<html>", {}), "no JSON"),
+        ((200, "[]", {}), "no JSON object"),
+        ((200, "{}", {}), "no choices"),
+    ],
+)
+def test_failures_name_the_server(fake_server: Any, answer: Any, message: str) -> None:
+    with fake_server.serve(lambda body: answer) as server, pytest.raises(RemoteError, match=message) as error:
+        engine(server, tries=3).chat(ask("?"))
+    assert server.url in str(error.value)
+
+
+def test_a_server_that_is_not_there_fails_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(
+        RemoteError, match=f"127.0.0.1:{port}/v1/chat/completions: no connection .*is the server running"
+    ):
+        RemoteEngine(Address(url=f"http://127.0.0.1:{port}/v1", model="m")).chat(ask("?"))
+
+
+def test_a_timeout_is_tried_again(fake_server: Any) -> None:
+    release = threading.Event()
+    calls: list[int] = []
+
+    def answer(body: Any) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            release.wait(10)
+        return "late"
+
+    with fake_server.serve(answer) as server:
+        assert engine(server, timeout=0.3).chat(ask("?")).text == "late"
+        release.set()
+    assert len(calls) == 2
+
+
+def test_requests_are_under_way_together_and_come_back_in_order(fake_server: Any) -> None:
+    barrier = threading.Barrier(4, timeout=10)
+
+    def answer(body: Any) -> str:
+        barrier.wait()
+        return str(fake_server.prompt(body))
+
+    with fake_server.serve(answer) as server:
+        replies = engine(server, concurrency=4).chat_batch([ask(f"q{i}") for i in range(8)])
+    assert [reply.text for reply in replies] == [f"q{i}" for i in range(8)]
+
+
+def test_a_failure_ends_the_asking(fake_server: Any) -> None:
+    with fake_server.serve(lambda body: (400, "bad", {})) as server:
+        with pytest.raises(RemoteError, match="HTTP 400"):
+            list(engine(server, concurrency=1).chat_each([ask(f"q{i}") for i in range(300)]))
+        assert len(server.bodies) < 300
+
+
+def test_after_a_failure_what_was_answered_is_handed_out(fake_server: Any) -> None:
+    barrier = threading.Barrier(2, timeout=30)
+
+    def answer(body: Any) -> Any:
+        barrier.wait()
+        return (400, "bad", {}) if "q0" in fake_server.prompt(body) else "good"
+
+    got: list[tuple[int, str]] = []
+    with fake_server.serve(answer) as server:
+        replies = engine(server, concurrency=2).chat_each([ask("q0"), ask("q1")])
+        with pytest.raises(RemoteError, match="HTTP 400"):
+            got.extend((place, reply.text) for place, reply in replies)
+    assert got == [(1, "good")]
+
+
+def test_text_that_is_no_unicode_is_replaced(fake_server: Any) -> None:
+    broken = '{"choices": [{"message": {"content": "a\\ud83d"}}]}'
+    with fake_server.serve(lambda body: (200, broken, {})) as server:
+        assert engine(server).chat(ask("?")).text == "a\ufffd"

@@ -1,0 +1,326 @@
+"""``minivl eval`` and ``minivl score`` as processes and calls: files, resuming, sharing, judges, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+
+from mini_internvl import plugins
+from mini_internvl.commands import evaluate as command
+from mini_internvl.commands import score as scoring
+from mini_internvl.evaluate.outputs import sample
+from mini_internvl.records import Item
+
+QUESTIONS = 20
+FILES = ("predictions.jsonl", "score.json")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ChartQA's files with 20 questions about three pictures; the answer to question n is n."""
+    folder = tmp_path_factory.mktemp("data") / "chartqa"
+    (folder / "images").mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (90 + 60 * i, 80), (80 * i, 90, 120)).save(folder / "images" / f"{i}.png")
+    for half in ("human", "augmented"):
+        rows = [
+            {"image": f"images/{i % 3}.png", "question": f"What is {half} {i}?", "question_id": i, "answer": str(i + 1)}
+            for i in range(QUESTIONS // 2)
+        ]
+        (folder / f"test_{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder.parent
+
+
+def right_answer(fake_server: Any, body: dict[str, Any]) -> str:
+    return str(int(fake_server.prompt(body).partition("?")[0].split()[-1]) + 1)
+
+
+def settings(data: Path, output: Path, **more: Any) -> command.Settings:
+    return command.Settings(**{"benchmarks": ["chartqa"], "data": data, "output": output, "report": False, **more})
+
+
+def run(given: command.Settings, *, as_json: bool = True) -> int:
+    return command.run(given, lambda: False, as_json=as_json)
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / "chartqa" / name).read_bytes() for name in FILES]
+
+
+def process(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command_line = [sys.executable, *launcher, "-m", "mini_internvl", *map(str, arguments)]
+    return subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_killed_evaluations_ask_nothing_twice_and_write_the_same_bytes(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold, turns = threading.Event(), iter(range(10**6))
+
+    def answer(body: dict[str, Any]) -> str:
+        if next(turns) >= 9:
+            hold.wait(60)  # until the process was killed
+        return right_answer(fake_server, body)
+
+    with fake_server.serve(answer) as server:
+        arguments = ("eval", "chartqa", "--data", data, "--model", server.model, "--no-report", "--output")
+        first = process(*arguments, tmp_path / "killed")
+        cache, end = tmp_path / "killed" / "answers.sqlite", time.monotonic() + 60
+        while kept(cache) < 9:
+            assert time.monotonic() < end
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.02)
+        first.kill()
+        first.communicate()
+        before = list(server.answered)
+        hold.set()
+        assert len(before) == 9
+        time.sleep(0.1)  # what was under way comes to nothing
+        server.bodies.clear()
+        assert run(settings(data, tmp_path / "killed", model=server.model)) == 0
+        err = capsys.readouterr().err
+        after = [json.dumps(body) for body in server.bodies]
+        assert not set(before) & set(after), "an answered question was asked again"
+        assert len(after) == QUESTIONS - 9
+        assert "right 100.0 %" in err
+        assert run(settings(data, tmp_path / "whole", model=server.model)) == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def kept(cache: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{cache}?mode=ro", uri=True) as connection:
+            return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+    finally:
+        if "connection" in locals():
+            connection.close()
+
+
+def test_two_processes_share_a_checkpoints_work(data: Path, tmp_path: Path, checkpoint: Path) -> None:
+    arguments = ("eval", "chartqa", "--data", data, "--model", checkpoint, "--device", "cpu", "--dtype", "float32")
+    arguments += ("--batch-size", "4", "--no-report", "--output", tmp_path / "shared")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    both = process(*arguments, launcher=launcher)
+    out, err = both.communicate(timeout=180)
+    assert both.returncode == 0, err
+    assert out.count("answers and scores:") == 1
+    given = settings(data, tmp_path / "alone", model=str(checkpoint), device="cpu", dtype="float32", batch_size=4)
+    assert run(given) == 0
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    timing = json.loads((tmp_path / "shared" / "chartqa" / "timing.json").read_text())
+    assert 0 < timing["asked"] < QUESTIONS
+
+
+def test_files_and_table(fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        assert run(settings(data, tmp_path, model=server.model), as_json=False) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy" in out
+    assert "100.00" in out
+    assert "items/s" in err
+    rows = [json.loads(line) for line in (tmp_path / "chartqa" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows][:2] == ["human/0", "human/1"]
+    assert all(list(row) == ["id", "question", "answer", "right", "truth"] and row["right"] for row in rows)
+    found = json.loads((tmp_path / "chartqa" / "score.json").read_text())
+    assert (found["benchmark"], found["headline"], found["headline_value"]) == ("chartqa", "accuracy", 100.0)
+    assert (found["items"], found["of"], found["limit"], found["seed"]) == (QUESTIONS, QUESTIONS, None, None)
+    assert found["model"]["name"] == "fake"
+    assert found["split"] == "test"
+    assert found["protocol"] == "paper"
+    assert len(found["data"]["sha256"]) == len(found["prompt_sha256"]) == 64
+    assert "seconds" not in json.dumps(found)
+
+
+def test_a_limit_takes_a_seeded_sample(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        for name, seed in (("a", None), ("b", 0), ("c", 1)):
+            given = settings(data, tmp_path / name, model=server.model, limit=6, seed=seed)
+            assert run(given, as_json=name != "a") == 0
+            if name == "a":
+                assert "6 of 20 items" in capsys.readouterr().out.replace("\n", "")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") != contents(tmp_path / "c")
+    ids = [json.loads(line)["id"] for line in contents(tmp_path / "a")[0].decode().splitlines()]
+    every = [item.id for item in plugins.find("benchmarks", "chartqa").items(data)]
+    assert ids == [name for name in every if name in ids]
+    assert len(ids) == 6
+    found = json.loads(contents(tmp_path / "c")[1])
+    assert (found["limit"], found["seed"], found["of"]) == (6, 1, QUESTIONS)
+
+
+def test_items_of_one_figure_are_sampled_together() -> None:
+    class Benchmark:
+        @staticmethod
+        def together(item: Item) -> str:
+            return item.id[0]
+
+    items = [Item(id=f"{a}{b}", messages=[], truth={}) for a in "xyz" for b in "123"]
+    taken = [item.id for item in sample(Benchmark, items, 4, 0)]  # type: ignore[arg-type]
+    assert len(taken) == 6
+    assert len({name[0] for name in taken}) == 2
+    assert sample(Benchmark, items, 9, 0) == items  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        sample(Benchmark, items, 0, 0)  # type: ignore[arg-type]
+
+
+def test_one_failing_benchmark_does_not_stop_the_others(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        given = settings(data, tmp_path, benchmarks=["docvqa", "chartqa"], model=server.model)
+        assert run(given) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [result["benchmark"] for result in found["results"]] == ["chartqa"]
+    assert list(found["failed"]) == ["docvqa"]
+    assert "minivl: docvqa: " in err
+
+
+def test_names_are_checked_first(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="did you mean chartqa"):
+        run(settings(data, tmp_path, benchmarks=["chartq"]))
+    with pytest.raises(ValueError, match="give it with --data"):
+        run(command.Settings(benchmarks=["synth", "chartqa"], output=tmp_path))
+
+
+def test_a_stop_keeps_what_was_answered(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mini_internvl.evaluate import Interrupted
+
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        given = settings(data, tmp_path, model=server.model)
+        with pytest.raises(Interrupted, match="of 20 answers"):
+            command.run(given, lambda: kept(tmp_path / "answers.sqlite") >= 5, as_json=True)
+        assert kept(tmp_path / "answers.sqlite") == 5
+        assert run(given) == 0
+
+
+class TestJudge:
+    """Benchmarks with a judge, on MathVista's example."""
+
+    @pytest.fixture
+    def given(self, tmp_path: Path) -> tuple[Path, Any]:
+        benchmark = plugins.find("benchmarks", "mathvista")
+        return benchmark.EXAMPLE.write(tmp_path / "data"), benchmark
+
+    def test_replies_are_kept_and_counted(
+        self, fake_server: Any, given: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder, benchmark = given
+        replies = benchmark.EXAMPLE.judge
+
+        def answer(body: dict[str, Any]) -> str:
+            text = fake_server.prompt(body)
+            return next((r for part, r in replies.items() if part in text), "") if body["model"] == "judge" else "hm"
+
+        with fake_server.serve(answer) as server:
+            judge = f"openai:{server.url}#judge"
+            more = {"benchmarks": ["mathvista"], "model": server.model, "judge": judge}
+            for _ in range(2):
+                assert run(settings(folder, tmp_path / "run", **more)) == 0
+                asked = sum(body["model"] == "judge" for body in server.bodies)
+        result = json.loads(capsys.readouterr().out.split("}\n{")[-1].join(["{", ""]))["results"][0]
+        assert asked > 0
+        assert result["notes"]["judge"] == {
+            "model": "judge",
+            "answered": result["notes"]["judge"]["answered"],
+            "failed": 0,
+        }
+        timing = json.loads((tmp_path / "run" / "mathvista" / "timing.json").read_text())
+        assert timing["judge"]["asked"] == 0
+        assert timing["judge"]["cached"] >= asked
+
+    def test_a_judge_that_is_down_leaves_a_partial_score(
+        self, fake_server: Any, given: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder, _ = given
+
+        def answer(body: dict[str, Any]) -> Any:
+            return (401, "no key", {}) if body["model"] == "judge" else "hm"
+
+        with fake_server.serve(answer) as server:
+            more = {"benchmarks": ["mathvista"], "model": server.model, "judge": f"openai:{server.url}#judge"}
+            assert run(settings(folder, tmp_path / "run", **more), as_json=False) == 1
+        out, err = capsys.readouterr()
+        assert "PARTIAL: scored without its judge, which failed" in out
+        assert "HTTP 401, no key" in err
+        result = json.loads((tmp_path / "run" / "mathvista" / "score.json").read_text())
+        assert "no key" in result["partial"]
+        assert result["notes"]["judge"]["failed"] == 1
+        assert (tmp_path / "run" / "mathvista" / "predictions.jsonl").is_file()
+
+    def test_no_judge_is_asked_unless_named(
+        self, fake_server: Any, given: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, _ = given
+        with fake_server.serve(lambda body: "hm") as server, fake_server.serve(lambda body: "B") as other:
+            monkeypatch.setenv("OPENAI_BASE_URL", other.url)
+            monkeypatch.setenv("OPENAI_API_KEY", "k")
+            assert run(settings(folder, tmp_path / "run", benchmarks=["mathvista"], model=server.model)) == 0
+            assert other.bodies == []
+
+
+def test_splits_without_truth_are_exported(
+    fake_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = plugins.find("benchmarks", "docvqa")
+    folder = benchmark.EXAMPLE.write(tmp_path / "data")
+    with fake_server.serve(lambda body: "A") as server:
+        given = settings(folder, tmp_path / "run", benchmarks=["docvqa"], split="test", model=server.model)
+        assert run(given) == 0
+        paths = json.loads(capsys.readouterr().out)["exported"]["docvqa"]
+        assert paths
+        assert all(Path(path).is_file() for path in paths)
+        assert not (tmp_path / "run" / "docvqa" / "score.json").exists()
+        answers = tmp_path / "run" / "docvqa" / "predictions.jsonl"
+        with pytest.raises(ValueError, match="not published"):
+            scoring.run(settings(folder, tmp_path / "s", benchmarks=["docvqa"], split="test"), answers, as_json=True)
+
+
+def test_anyones_answers_are_scored(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = list(plugins.find("benchmarks", "chartqa").items(data))
+    rows = [{"question_id": item.id, "answer": item.id.partition("/")[2]} for item in items[1:]]  # each one too small
+    rows += [{"question_id": "human/3", "answer": "4"}, {"question_id": "elsewhere", "answer": "4"}]
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(rows))
+    assert scoring.run(settings(data, tmp_path / "out"), path, as_json=True) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["model"]["name"] == "theirs"
+    assert (result["notes"]["missing"], result["notes"]["unmatched"]) == (1, 1)
+    assert "1 answers name no item: elsewhere" in err
+    assert "1 of 20 items have no answer and count as empty: human/0" in err
+    assert "1 items are answered again" in err
+    assert json.loads((tmp_path / "out" / "chartqa" / "score.json").read_text()) == result
+    path.write_text(json.dumps(rows[-1:]))
+    with pytest.raises(ValueError, match=r"no answer of .* belongs to chartqa"):
+        scoring.run(settings(data, tmp_path / "out"), path, as_json=True)
+
+
+def test_an_evaluations_own_answers_score_the_same(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_server.serve(lambda body: "7") as server:
+        assert run(settings(data, tmp_path / "run", model=server.model)) == 0
+    first = json.loads(capsys.readouterr().out)["results"][0]
+    path = tmp_path / "run" / "chartqa" / "predictions.jsonl"
+    assert scoring.run(settings(data, tmp_path / "again"), path, as_json=True) == 0
+    again = json.loads(capsys.readouterr().out)
+    for key in ("values", "errors", "counts", "prompt_sha256", "data"):
+        assert again[key] == first[key]

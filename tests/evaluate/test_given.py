@@ -1,0 +1,74 @@
+"""Answers of other tools: the forms they come in, and how they find their items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mini_internvl.evaluate.given import match, read
+from mini_internvl.records import Item
+
+
+def items(*ids: str) -> list[Item]:
+    return [Item(id=name, messages=[{"role": "user", "content": "?"}], truth={}) for name in ids]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"id": "a", "answer": "1"}\n\n{"id": "b", "answer": "2"}\n',
+        '\ufeff[{"question_id": "a", "answer": 1}, {"question_id": "b", "answer": "2"}]',
+        '{"questionId": "a", "response": "1"}\n{"questionId": "b", "response": "2"}',
+        '[{"pid": "a", "answer": "the truth", "prediction": "1"}, {"pid": "b", "answer": "x", "prediction": "2"}]',
+        '[{"index": "a", "text": "1"}, {"index": "b", "text": "2"}]',
+        '[{"item_id": "a", "predict": "1"}, {"item_id": "b", "predict": "2"}]',
+        '{"a": "1", "b": "2"}',
+        '{"a": {"response": "1", "answer": "gold"}, "b": {"response": "2"}}',
+        '{"method": "mine", "results": [{"id": "a", "answer": "1"}, {"id": "b", "answer": "2"}]}',
+    ],
+)
+def test_forms(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "answers.json"
+    path.write_text(content, encoding="utf-8")
+    assert read(path) == [("a", "1"), ("b", "2")]
+
+
+def test_odd_values_become_text(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    rows = [{"id": 7, "answer": None}, {"id": 8, "answer": ["x", 1]}, {"id": 0, "answer": "\ud83d"}]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    assert read(path) == [("7", ""), ("8", '["x", 1]'), ("0", "\ufffd")]
+    path.write_text(json.dumps(rows[0]), encoding="utf-8")  # one line alone is a row, not a table of ids
+    assert read(path) == [("7", "")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"id": "a", "answer": "1"}\n{', "line 2: no valid JSON"),
+        ('[{"answer": "1"}]', "row 1 has no id"),
+        ('[{"id": "a"}]', "row 1 has no answer"),
+        ("[3]", "row 1 is no object"),
+        ("\n", "holds no answers"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "answers.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read(path)
+    with pytest.raises(ValueError, match="does not exist"):
+        read(tmp_path / "nothing.json")
+
+
+def test_matching() -> None:
+    asked = items("human/1", "human/2", "augmented/1", "x/y/3", "4")
+    found = match(
+        asked, [("human/1", "a"), ("2", "b"), ("1", "c"), ("y/3", "d"), ("val/4", "e"), ("5", "f"), ("4", "g")]
+    )
+    assert {p.item_id: p.text for p in found.predictions} == {"human/1": "a", "human/2": "b", "x/y/3": "d", "4": "g"}
+    assert found.unmatched == ["1", "5"]  # "1" ends two ids
+    assert found.missing == ["augmented/1"]
+    assert found.doubled == 1

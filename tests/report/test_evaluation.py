@@ -1,0 +1,528 @@
+"""The page of an evaluation: every example and mark, hostile texts stay text, differences are paired, errors are plain.
+
+The benchmarks are made up; they draw their pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from mini_internvl import plugins, report
+from mini_internvl.benchmarks._figures import Tally
+from mini_internvl.evaluate import outputs
+from mini_internvl.records import Item, Prediction
+from mini_internvl.report import evaluation, examples
+
+LONG = "The chart shows the quarterly sales of three regions. " * 30
+ODD = (
+    "图中有三只猫，左边的一只在睡觉。",
+    "كم عدد السيارات؟",
+    "</script><img src=x onerror=alert(1)>",
+    "A" * 300,
+    LONG,
+    "line one\nline two\n\n  - a list\n  - 𝒜 🦊 e\u0301",
+    "",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a made-up benchmark is like."""
+
+    title: str
+    categories: Mapping[str, Sequence[str]]
+    sizes: Sequence[tuple[int, int]]
+    most: float = 100.0
+    boxes: bool = False
+    pictures: int = 1
+
+
+MADE = {
+    "maps_qa": Made(
+        title="MapsQA",
+        categories={
+            "category": ("roads", "rivers", "names of very long places and of their neighbours"),
+            "level": "ab",
+        },
+        sizes=((120, 80), (60, 140), (160, 90)),
+    ),
+    "find_it": Made(
+        title="Find-It", categories={"kind": ("cars", "houses")}, sizes=((100, 100), (128, 60)), boxes=True
+    ),
+    "cn_text": Made(title="中文 OCR", categories={"task": ("识字", "问答")}, sizes=((100, 40),), most=1000.0),
+    "many": Made(title="Many-Views", categories={}, sizes=((60, 45),), pictures=8),
+}
+
+
+def picture(size: tuple[int, int], seed: int) -> bytes:
+    """A scene with a few shapes, as PNG."""
+    rng = random.Random(seed)
+    width, height = size
+    image = Image.new("RGB", size, (226, 232, 226))
+    pen = ImageDraw.Draw(image)
+    for _ in range(14):
+        x, y = rng.randrange(width), rng.randrange(height)
+        w, h = rng.randrange(10, 2 + width // 3), rng.randrange(10, 2 + height // 3)
+        colour = tuple(rng.randrange(40, 240) for _ in range(3))
+        (pen.ellipse if rng.random() < 0.4 else pen.rectangle)((x, y, x + w, y + h), fill=colour)
+    pen.text((8, 8), f"item {seed}", fill=(0, 0, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def module(name: str, count: int = 30) -> ModuleType:
+    """The benchmark file of a made-up benchmark; its data folder is anything that exists."""
+    made = MADE[name]
+    built = ModuleType(name)
+
+    def items(root: Any, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
+        if not Path(root).is_dir():
+            raise ValueError(f"the data folder {root} does not exist")
+        for i in range(count):
+            seeds = [1000 * list(MADE).index(name) + 10 * i + k for k in range(made.pictures)]
+            parts: list[dict[str, Any]] = [
+                {"type": "image", "image": picture(made.sizes[i % len(made.sizes)], seed)} for seed in seeds
+            ]
+            if made.pictures > 1:
+                parts = [{**part, "name": f"CAM_{k}"} for k, part in enumerate(parts)]
+            parts.append({"type": "text", "text": question(name, i)})
+            yield Item(id=f"{i}", messages=[{"role": "user", "content": parts}], truth=truth(name, i))
+
+    def boxes(item: Item, text: str) -> tuple[list[Any], list[Any]]:
+        numbers = [float(word) / 1000 for word in text.strip("[]").split(",") if word.strip().isdigit()]
+        return [[edge / 1000 for edge in item.truth["box"]]], [numbers] if len(numbers) == 4 else []
+
+    settings = {"TITLE": made.title, "HEADLINE": "accuracy", "HEADLINE_MAX": made.most, "LOWER_IS_BETTER": ("time",)}
+    settings |= {"items": items, "PROTOCOLS": {"paper": "As printed.", "strict": "Exact."}}
+    built.__dict__.update(settings | ({"boxes": boxes} if made.boxes else {}))
+    return built
+
+
+def question(name: str, i: int) -> str:
+    """Question number ``i``."""
+    if name == "cn_text":
+        return f"请问第 {i} 张图片中的文字是什么？请直接回答。"
+    if i == 4:
+        return LONG + "\nWhat follows from this?\nA. nothing\nB. everything\nAnswer with the option's letter."
+    if MADE[name].boxes:
+        return f"Please give the bounding box of the region: <ref>the object number {i}</ref>"
+    return f"What is the name of road {i}?\nA. Ash Road\nB. Birch Lane\nC. Cedar Way\nAnswer with the option's letter."
+
+
+def truth(name: str, i: int) -> dict[str, Any]:
+    """The truth of item ``i`` with its labels."""
+    made = MADE[name]
+    found: dict[str, Any] = {key: values[i % len(values)] for key, values in made.categories.items()}
+    if made.boxes:
+        return {**found, "box": [100 + 10 * i, 200, 400 + 10 * i, 700]}
+    if name == "cn_text":
+        return {**found, "answers": ["红灯停", "红灯 停"]}
+    return {**found, "answer": "B", "options": {"A": "Ash Road", "B": "Birch Lane", "C": "Cedar Way"}}
+
+
+def answer(name: str, i: int, *, right: bool) -> str:
+    """An answer to item ``i``."""
+    if right:
+        found = truth(name, i)
+        return str(found.get("box") or found.get("answer") or found["answers"][0])
+    if MADE[name].boxes and i % 3:
+        return f"[{60 + 13 * i}, 260, {320 + 9 * i}, 640]"
+    return ODD[i % len(ODD)]
+
+
+def write_run(
+    folder: Path,
+    data: Path,
+    *,
+    names: Sequence[str] = tuple(MADE),
+    rate: float = 0.6,
+    seed: int = 0,
+    count: int = 30,
+    model: str = "nano",
+    **changes: Any,
+) -> Path:
+    """A run folder whose answers are right at about ``rate``; ``changes`` go into every score."""
+    rng = random.Random(seed)
+    for name in names:
+        tally = Tally()
+        rows = []
+        for i in range(count):
+            right = rng.random() < rate
+            labels = [f"{key}/{values[i % len(values)]}" for key, values in MADE[name].categories.items()]
+            tally.add(right, "accuracy", *labels)
+            row = {"id": str(i), "question": question(name, i), "answer": answer(name, i, right=right)}
+            rows.append({**row, "right": right, "truth": truth(name, i)})
+        scale = MADE[name].most
+        score = tally.score(name, items=count, scale=scale, notes={"empty": 2, "unreadable": {"box": 1}})
+        content = {
+            **{"benchmark": name, "title": MADE[name].title, "split": "test", "protocol": "paper"},
+            "headline": {"name": "accuracy", "value": score.values["accuracy"]},
+            **{"values": score.values, "errors": score.errors, "counts": score.counts, "items": count},
+            **{"partial": "", "notes": score.notes, "limit": None, "seed": None},
+            "model": {"name": model, "path": f"checkpoints/{model}", "sha256": "4f" * 32, "parameters": 8_103_424},
+            **{"prompt_sha256": "b2" * 32, "max_tiles": 6, "max_new_tokens": 100, "decoding": "greedy"},
+            "data": {"path": str(data), "sha256": "c3" * 32},
+            "versions": {"mini_internvl": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
+            **changes,
+        }
+        place = folder / name
+        place.mkdir(parents=True)
+        (place / "score.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (place / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page holds: examples with their states, texts and drawings, addresses, and all text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.text = ""
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.scripted: list[str] = []
+        self.states: Counter[str] = Counter()
+        self.boxes: Counter[str] = Counter()
+        self.options: list[str] = []
+        self.scripts: list[str] = []
+        self.tag = ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tag = tag
+        self.tags[tag] += 1
+        self.addresses += [values[name] for name in ("src", "href") if name in values]
+        self.scripted += [name for name in values if name.startswith("on")]
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "article":
+            self.states[values["data-state"]] += 1
+        if tag == "rect" and values.get("height", "").startswith("0."):
+            self.boxes[values["class"]] += 1
+        if tag == "option":
+            self.options.append(values["value"])
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tag == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tag = ""
+
+    @property
+    def flat(self) -> str:
+        """The text with single spaces."""
+        return re.sub(r"\s+", " ", self.text)
+
+
+@pytest.fixture(autouse=True)
+def made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made-up benchmarks in place of the real ones."""
+    monkeypatch.setattr(plugins, "list_names", lambda folder: sorted(MADE))
+    monkeypatch.setattr(plugins, "find", lambda folder, name: module(name))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
+    """A run of all made-up benchmarks and its page; neither is to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "data").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "list_names", lambda _: sorted(MADE))
+        patch.setattr(plugins, "find", lambda _, name: module(name))
+        run = write_run(folder / "run", folder / "data")
+        return run, Page(evaluation.build(run))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data folder, whose existence is all that counts."""
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def change(score: Path, **changes: Any) -> None:
+    """Put other values into a score file."""
+    content = json.loads(score.read_text(encoding="utf-8")) | changes
+    score.write_text(json.dumps(content), encoding="utf-8")
+
+
+def rows(run: Path, name: str) -> list[dict[str, Any]]:
+    """The answers of a run."""
+    text = (run / name / "predictions.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def test_every_item_with_pictures_marks_and_boxes(whole: tuple[Path, Page]) -> None:
+    run, page = whole
+    right = sum(row["right"] for name in MADE for row in rows(run, name))
+    assert page.states == {"right": right, "wrong": 120 - right}
+    assert page.text.count("✓ right") == right
+    assert page.tags["img"] == 3 * 30 + 30 * 6
+    assert page.flat.count("and 2 more pictures") == 30
+    assert page.boxes["true"] == 30
+    assert 10 <= page.boxes["this"] <= 30
+    assert page.boxes["halo"] == page.boxes["true"] + page.boxes["this"]
+    assert page.text.count("Examples: 30 of 30 items") == 4
+    assert "B. Birch Lane" in page.text
+    assert "红灯停 | 红灯 停" in page.text
+    assert "(1,020 more characters)" in page.text
+
+
+def test_nothing_comes_from_outside_and_only_our_script_runs(whole: tuple[Path, Page]) -> None:
+    _, page = whole
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in page.addresses)
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert page.scripted == []
+    assert len(page.scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page.source
+
+
+def test_hostile_texts_stay_text(tmp_path: Path, data: Path) -> None:
+    hostile = "</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}<!--"
+    run = write_run(
+        tmp_path / "run", data, names=["maps_qa"], count=2, partial=hostile, protocol=hostile, split=hostile
+    )
+    rows = [
+        {"id": hostile + str(i), "question": hostile, "answer": hostile, "right": i == 0, "truth": {"answer": hostile}}
+        for i in range(2)
+    ]
+    (run / "maps_qa" / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    change(run / "maps_qa" / "score.json", title=hostile, model={"name": hostile}, values={hostile: 1.0})
+    page = Page(evaluation.build(run))
+    assert page.tags["script"] == 1
+    assert page.tags["img"] == 0
+    assert page.scripted == []
+    assert page.text.count(hostile) >= 12
+
+
+def test_figures_by_category_and_overview(whole: tuple[Path, Page]) -> None:
+    run, page = whole
+    score = json.loads((run / "maps_qa" / "score.json").read_text(encoding="utf-8"))
+    for figure in ("accuracy", "category/roads", "level/b"):
+        assert f"{score['values'][figure]:.2f}" in page.text
+        assert f"{score['errors'][figure]:.2f}" in page.text
+    assert "bars from 0 to" in page.text  # of the benchmark that counts to 1,000
+    assert page.source.count('class="whisker"') >= 8
+    labels = [value for value in page.options if value]
+    assert len(labels) == 3 + 2 + 2 + 2
+    assert all(f'data-labels="{code} ' in page.source or f" {code} " in page.source for code in labels)
+
+
+def test_marks_of_what_is_not_a_whole_score(tmp_path: Path, data: Path) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa"], of=4000, limit=30, protocol="strict", partial="no judge")
+    page = Page(evaluation.build(run))
+    assert {"partial", "subset", "other protocol"} <= set(re.findall(r'class="badge"[^>]*>([^<]+)', page.source))
+    assert "MapsQA: no judge." in page.text
+    assert "MapsQA: a sample of 30 of 4,000 items." in page.text
+    assert "MapsQA: protocol strict; the paper's is paper." in page.text
+
+
+def test_the_command_that_repeats_the_run(tmp_path: Path, data: Path) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa", "many"], count=3, model="1B x")
+    assert f"minivl eval many maps_qa --model 'checkpoints/1B x' --data {data} --split test --protocol paper" in (
+        Page(evaluation.build(run)).text
+    )
+
+
+@pytest.mark.parametrize("gone", ["folder", "module", "items", "truth"])
+def test_without_pictures_the_texts_remain(
+    tmp_path: Path, data: Path, gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa"])
+    if gone == "folder":
+        data.rmdir()
+    elif gone == "module":
+        monkeypatch.setattr(plugins, "list_names", lambda folder: ["other"])
+    elif gone == "items":
+        monkeypatch.setattr(plugins, "find", lambda folder, name: module(name, 0))
+    else:
+        lines = (run / "maps_qa" / "predictions.jsonl").read_text(encoding="utf-8")
+        (run / "maps_qa" / "predictions.jsonl").write_text(lines.replace('"answer": "B", "opt', '"answer": "C", "opt'))
+    page = Page(evaluation.build(run))
+    said = {
+        "folder": f"the data folder {data} does not exist",
+        "module": "no benchmark called maps_qa",
+        "items": "of 30 examples, 30 are no longer in the data and 0 have another truth now",
+        "truth": "0 are no longer in the data and 30 have another truth now",
+    }
+    assert said[gone] in page.text
+    assert page.tags["img"] == 0
+    assert sum(page.states.values()) == 30
+
+
+def test_examples_are_capped_and_spread(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "PER_BENCHMARK", 20)
+    run = write_run(tmp_path / "run", data, names=["maps_qa"], count=600, rate=0.9)
+    page = Page(evaluation.build(run))
+    assert page.states == {"right": 10, "wrong": 10}
+    assert "Examples: 20 of 600 items" in page.text
+    assert len([value for value in page.options if value]) == 5
+    shown = [int(n) for n in re.findall(r"item</span> (\d+)", page.source)]
+    assert shown == sorted(shown)
+    assert max(shown) > 400
+
+
+def test_pictures_stay_below_the_size(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.frombytes("RGB", (500, 400), random.Random(0).randbytes(600_000))
+    buffer = io.BytesIO()
+    noise.save(buffer, "JPEG")
+    built = module("maps_qa", 12)
+    items = [replace(item, messages=asked(buffer.getvalue())) for item in built.items(data)]
+    built.items = lambda root, split=None, *, protocol=None: iter(items)  # type: ignore[attr-defined]
+    monkeypatch.setattr(plugins, "find", lambda folder, name: built)
+    monkeypatch.setattr(examples, "PICTURE_BYTES", 150_000)
+    page = evaluation.build(write_run(tmp_path / "run", data, names=["maps_qa"], count=12))
+    urls = re.findall(r"base64,([^\"]+)", page.read_text(encoding="utf-8"))
+    assert len(urls) == 12
+    assert 75_000 <= sum(len(url) * 3 // 4 for url in urls) <= 150_000
+
+
+def asked(picture: bytes) -> list[Any]:
+    """A question about one picture."""
+    return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "?"}]}]
+
+
+def test_differences_are_paired(tmp_path: Path, data: Path) -> None:
+    old = write_run(tmp_path / "old", data, names=["maps_qa"], rate=0.4, seed=1)
+    new = write_run(tmp_path / "new", data, names=["maps_qa"], rate=0.8, seed=2, model="org/InternVL2-1B")
+    rights = [[row["right"] for row in rows(run, "maps_qa")] for run in (old, new)]
+    steps = [int(b) - int(a) for a, b in zip(*rights, strict=True)]
+    mean = sum(steps) / 30
+    error = 100 * math.sqrt(sum((step - mean) ** 2 for step in steps) / 29 / 30)
+    page = Page(evaluation.build(new, old))
+    assert page.states["gained"] == steps.count(1)
+    assert page.states["lost"] == steps.count(-1)
+    assert f"change {100 * mean:+.2f} ± {error:.2f} (paired)" in page.flat
+    assert f"nano: {100 * sum(rights[0]) / 30:.2f} change {100 * mean:+.2f} ± {error:.2f}" in page.flat
+    assert "InternVL2-1B is better than nano on 1 of 1 benchmark (1 by more than two standard errors)" in page.flat
+    assert 'title="not paired"' not in page.source
+    assert page.tags["dl"] >= 60  # both answers of each item side by side
+
+
+def test_a_graded_figure_is_not_called_paired(tmp_path: Path, data: Path) -> None:
+    runs = [write_run(tmp_path / name, data, names=["many"], seed=i) for i, name in enumerate(("old", "new"))]
+    for run, value in zip(runs, (40.0, 52.5), strict=True):
+        change(run / "many" / "score.json", headline="anls", values={"anls": value}, errors={"anls": 3.0}, counts={})
+    page = Page(evaluation.build(runs[1], runs[0]))
+    assert "change +12.50 ± 4.24u" in page.flat
+    assert 'title="not paired"' in page.source
+
+
+def test_runs_that_differ_in_more_than_the_model_are_told(tmp_path: Path, data: Path) -> None:
+    old = write_run(tmp_path / "old", data, names=["maps_qa", "many"], count=20)
+    new = write_run(tmp_path / "new", data, names=["maps_qa", "find_it"], seed=3, max_tiles=12)
+    page = Page(evaluation.build(new, old))
+    assert "MapsQA was not asked alike in the two runs: max tiles 6 and 12." in page.flat
+    assert "the runs share 20 items of 20 and 30" in page.flat
+    assert "Only in old: Many-Views." in page.flat
+    assert "only in this run" in page.flat
+    assert page.states["unjudged"] == 10
+
+
+def test_a_run_against_itself(tmp_path: Path, data: Path) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa"])
+    page = Page(evaluation.build(run, run))
+    assert "better than" in page.flat
+    assert "gained 0, lost 0" in page.flat
+    assert set(page.states) == {"kept", "missed"}
+
+
+def test_only_the_needed_keys(tmp_path: Path) -> None:
+    (tmp_path / "maps_qa").mkdir()
+    (tmp_path / "maps_qa" / "score.json").write_text('{"benchmark": "maps_qa", "values": {"accuracy": 1, "x": null}}')
+    page = Page(evaluation.build(tmp_path))
+    assert "unnamed model" in page.text
+    assert "No answers were kept" in page.text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("score.json", "{", "score.json is not valid JSON"),
+        ("score.json", "[]", "score.json: the file must hold a JSON object"),
+        ("score.json", '{"values": {}}', 'score.json: the key "benchmark" is missing'),
+        ("score.json", '{"benchmark": "a"}', 'score.json: the key "values" is missing'),
+        ("score.json", '{"benchmark": "a", "values": {"b": "c"}}', '"values.b" must be a number'),
+        ("score.json", '{"benchmark": "a", "values": {}, "headline": 3}', '"headline" must be the name'),
+        ("predictions.jsonl", '{"id": "1"}\n{\n{"id": "2"}', "predictions.jsonl:2: no valid JSON"),
+        ("predictions.jsonl", "[]\n", 'predictions.jsonl:1: the line must be an object with an "id"'),
+    ],
+)
+def test_broken_files(tmp_path: Path, data: Path, file: str, content: str, message: str) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa"], count=2)
+    (run / "maps_qa" / file).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        evaluation.build(run)
+    assert "\n" not in str(caught.value)
+    assert not (run / "report.html").exists()
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path, data: Path) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa"], count=3)
+    with (run / "maps_qa" / "predictions.jsonl").open("a") as file:
+        file.write('{"id": "4", "ans')
+    assert sum(Page(evaluation.build(run)).states.values()) == 3
+
+
+def test_report_knows_both_kinds_of_folder(tmp_path: Path, data: Path) -> None:
+    run = write_run(tmp_path / "run", data, names=["maps_qa"], count=2)
+    assert report.build(run) == run / "report.html"
+    assert report.build(run / "maps_qa") == run / "maps_qa" / "report.html"
+    with pytest.raises(ValueError, match=r"data holds neither adapt.json of an adaptation nor BENCHMARK/score.json"):
+        report.build(run, data)
+    with pytest.raises(ValueError, match="is no folder"):
+        report.build(tmp_path / "nowhere")
+    other = write_run(tmp_path / "other", data, names=["many"], count=2)
+    with pytest.raises(ValueError, match=r"\(maps_qa\) and .* \(many\) have no benchmark in common"):
+        report.build(run, other)
+    (run / "adapt.json").write_text("{}")
+    with pytest.raises(ValueError, match="leave --against out"):
+        report.build(run, other)
+
+
+def test_reads_what_an_evaluation_writes(tmp_path: Path, data: Path) -> None:
+    benchmark = module("find_it", 6)
+    benchmark.right = lambda item, text: text == str(item.truth["box"])  # type: ignore[attr-defined]
+    items = list(benchmark.items(data))
+    given = [Prediction(item_id=item.id, text=answer("find_it", i, right=i < 2)) for i, item in enumerate(items)]
+    tally = Tally()
+    for i in range(6):
+        tally.add(i < 2, "accuracy")
+    settings: dict[str, Any] = {"split": "test", "protocol": "paper", "data": data, "model": {"name": "nano"}, "of": 6}
+    about = outputs.facts(benchmark, items, **settings, limit=None, seed=0)
+    folder = tmp_path / "run" / "find_it"
+    outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, given))
+    outputs.write_json(folder / outputs.SCORE, outputs.result(benchmark, tally.score("find_it", items=6), about))
+    page = Page(evaluation.build(tmp_path / "run"))
+    assert page.states == {"right": 2, "wrong": 4}
+    assert page.boxes["true"] == page.tags["img"] == 6
+    assert "33.33" in page.text
