@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mini_internvl.engine import GenerationConfig, load
+from mini_internvl.engine import GenerationConfig, generate, load
 from mini_internvl.engine import engine as module
-from mini_internvl.engine import generate
 from mini_internvl.engine.engine import resolve, user
 from mini_internvl.model.checkpoint import CheckpointError
 
