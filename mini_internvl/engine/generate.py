@@ -105,7 +105,7 @@ def prefill(model: InternVL, prompts: Sequence[Sequence[int]], visual_tokens: Te
             padding[place, length - len(prompts[row]) :] = 1
         ids, padding = ids.to(device), padding.to(device)
         positions = (padding.cumsum(1) - 1).clamp(min=0)
-        shown = [visual[row] for row in group if visual[row] is not None]
+        shown = [tiles for row in group if (tiles := visual[row]) is not None]
         own = KVCache(model.config.llm, len(group), length, dtype=model.dtype, device=device)
         given = torch.cat(shown) if shown else None
         last[group] = model.hidden(ids, None, padding, positions, own, given)[:, -1]
