@@ -45,6 +45,7 @@ Data = Annotated[Path | None, typer.Option(help="Folder of the benchmarks' offic
 Split = Annotated[str | None, typer.Option(help="Split; the benchmark's first when left out.")]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Protocol; the paper's when left out.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the sample, 0 when left out (synth: of the pictures).")]
+Kinds = Annotated[str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")]
 JudgeModel = Annotated[str, typer.Option("--judge", help="Judge model: openai:http://host:port/v1#name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -188,11 +189,11 @@ def evaluate(
     data: Data = None,
     split: Split = None,
     protocol: ProtocolName = None,
-    limit: Annotated[int | None, typer.Option(help="Size of a random sample (synth: pictures per kind).")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Size of a random sample (synth: pictures per kind).")
+    ] = None,
     seed: Seed = None,
-    kinds: Annotated[
-        str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")
-    ] = "shapes,words,charts",
+    kinds: Kinds = "shapes,words,charts",
     output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/eval/MODEL when left out.")] = None,
     judge: JudgeModel = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
@@ -232,8 +233,9 @@ def score(
     data: Data = None,
     split: Split = None,
     protocol: ProtocolName = None,
-    limit: Annotated[int | None, typer.Option(help="Size of the random sample that was answered.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Size of the random sample that was answered.")] = None,
     seed: Seed = None,
+    kinds: Kinds = "shapes,words,charts",
     judge: JudgeModel = "",
     output: Annotated[Path | None, typer.Option(help="Folder that gets the score's files.")] = None,
     json: AsJson = False,
@@ -249,6 +251,7 @@ def score(
         protocol=protocol,
         limit=limit,
         seed=seed,
+        kinds=kinds,
         judge=judge,
         output=output,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from mini_internvl.train.loop import Progress
@@ -106,9 +107,10 @@ class Training:
 
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table; all columns but the first are right-aligned."""
-    grid = Table(title=title, title_justify="left", title_style="bold")
+    out.print(title, style="bold", markup=False, soft_wrap=True)  # a Table would break it at its own width
+    grid = Table()
     for i, header in enumerate(headers):
         grid.add_column(header, justify="left" if i == 0 else "right")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))  # names from data may look like markup
     out.print(grid)

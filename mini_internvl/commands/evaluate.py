@@ -6,6 +6,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from typing import Any
 import typer
 
 from mini_internvl import plugins, terminal
-from mini_internvl.engine.remote import Address, RemoteEngine
+from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.cache import AnswerCache
 from mini_internvl.evaluate.judge import Judge
@@ -89,14 +90,35 @@ def find_benchmarks(names: Sequence[str]) -> dict[str, ModuleType]:
         raise typer.BadParameter(str(error)) from None
 
 
+def check(settings: Settings, benchmarks: Mapping[str, ModuleType]) -> None:
+    """Refuse, before a model is loaded, a split, a protocol or an address that could only fail later.
+
+    Raises:
+        ValueError: names the benchmark and what it knows.
+    """
+    for name, benchmark in benchmarks.items():
+        for what, value, known in (
+            ("split", settings.split, benchmark.SPLITS),
+            ("protocol", settings.protocol, benchmark.PROTOCOLS),
+        ):
+            if value is not None and value not in known:
+                raise ValueError(f'{name} has no {what} "{value}"; there are: {", ".join(known)}')
+    for address in (settings.judge, settings.model if is_remote(settings.model) else ""):
+        if address:
+            Address.read(address)
+
+
 def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -> int:
     """Evaluate; returns the exit code, 1 when anything failed."""
     benchmarks = find_benchmarks(settings.benchmarks)
     if settings.data is None and any(name != SYNTH for name in benchmarks):
         name = next(name for name in benchmarks if name != SYNTH)
         raise ValueError(f"{name} reads its questions from a folder; give it with --data")
-    with ranks() as mine, AnswerCache(settings.folder / CACHE) as cache:
+    check(settings, benchmarks)
+    with ranks() as mine, ExitStack() as ends:
         subject = load_subject(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
+        outputs.check_model(settings.folder, subject.facts)
+        cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
         outcome = Outcome()
         for name, benchmark in benchmarks.items():
             job = _Job(name=name, benchmark=benchmark, settings=settings, subject=subject, cache=cache, ranks=mine)
@@ -117,7 +139,8 @@ def _finish(settings: Settings, subject: Subject, outcome: Outcome, *, as_json: 
             print_score(result, subject.name)
         for name, paths in outcome.exported.items():
             typer.echo(f"{name}: the truth is not published; for its server: {', '.join(map(str, paths))}")
-        typer.echo(f"\nanswers and scores: {settings.folder}")
+        if outcome.results or outcome.exported:
+            typer.echo(f"answers and scores: {settings.folder}")
     report = ""
     if settings.report and outcome.results and importlib.util.find_spec(REPORT):
         try:
@@ -157,18 +180,22 @@ class _Job:
         scored = (settings.split or benchmark.SPLITS[0]) not in getattr(benchmark, "UNSCORED", ())
         began, judge = time.monotonic(), make_judge(settings, self.cache)
         progress = Asking(self.name, benchmark, scored=scored, quiet=not self.ranks.first)
-        predictions = predict(
-            self.subject.engine,
-            items,
-            batch_size=settings.batch_size,
-            cache=self.cache,
-            model=self.subject.key,
-            listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
-            ranks=self.ranks,
-        )
+        try:
+            predictions = predict(
+                self.subject.engine,
+                items,
+                batch_size=settings.batch_size,
+                cache=self.cache,
+                model=self.subject.key,
+                listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
+                ranks=self.ranks,
+            )
+        finally:
+            progress.line.close()
         if not self.ranks.first:
             return
-        asking, folder = time.monotonic() - began, settings.folder / self.name
+        asking, split = time.monotonic() - began, settings.split or benchmark.SPLITS[0]
+        folder = outputs.result_folder(settings.folder, self.name, split)
         outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions, scored=scored))
         if scored:
             found = score(benchmark, items, predictions, protocol=settings.protocol, judge=judge)
@@ -181,7 +208,8 @@ class _Job:
                 _complain(self.ranks, f"{self.name}: {found.partial}")
         else:
             outcome.exported[self.name] = benchmark.export(items, predictions, folder)
-        timing = progress.timing(asking, predictions) | {"finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+        finished = {"split": split, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+        timing = progress.timing(asking, predictions) | finished
         if judge:
             timing["judge"] = {"asked": judge.asked, "cached": judge.cached, "failed": judge.failed}
         outputs.write_json(folder / outputs.TIMING, timing)
@@ -190,20 +218,25 @@ class _Job:
 def read_items(name: str, benchmark: ModuleType, settings: Settings) -> tuple[list[Item], int]:
     """The items that are asked, and how many there are in all."""
     if name == SYNTH:
-        kinds = settings.kinds.split(",") if settings.kinds != "all" else benchmark.kinds()
-        drawn = {"names": [kind for kind in kinds if kind], "count": settings.limit or PER_KIND}
-        found = list(benchmark.items(**drawn, **({} if settings.seed is None else {"seed": settings.seed})))
+        found = list(benchmark.items(split=settings.split, **drawn(benchmark, settings)))
         return found, len(found)
     given = {"protocol": settings.protocol} if settings.protocol else {}
     every = list(benchmark.items(settings.data, settings.split, **given))
     return outputs.sample(benchmark, every, settings.limit, settings.seed or 0), len(every)
 
 
+def drawn(benchmark: ModuleType, settings: Settings) -> dict[str, Any]:
+    """Which pictures synth draws: kinds, how many of each, seed; recorded, so that a report can draw them again."""
+    kinds = settings.kinds.split(",") if settings.kinds != "all" else benchmark.kinds()
+    seed = benchmark.SEED if settings.seed is None else settings.seed
+    return {"names": [kind for kind in kinds if kind], "count": settings.limit or PER_KIND, "seed": seed}
+
+
 def describe(
     benchmark: ModuleType, items: Sequence[Item], settings: Settings, *, of: int, model: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a score was measured on and with."""
-    return outputs.facts(
+    about = outputs.facts(
         benchmark,
         items,
         split=settings.split or benchmark.SPLITS[0],
@@ -214,6 +247,8 @@ def describe(
         limit=settings.limit,
         seed=settings.seed or 0,
     )
+    is_synth = benchmark.__name__.rpartition(".")[2] == SYNTH
+    return {**about, **drawn(benchmark, settings)} if is_synth else about
 
 
 def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
@@ -275,9 +310,17 @@ class Asking:
         }
 
 
+def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a group (the name before the slash) together, each group where its first stands."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        groups.setdefault(name.partition("/")[0], {})[name] = value
+    return {name: value for group in groups.values() for name, value in group.items()}
+
+
 def print_score(result: dict[str, Any], model: str) -> None:
     """One table: the headline, then the other figures; what is not a whole score says so."""
-    values = {result["headline"]: result["values"].get(result["headline"]), **result["values"]}
+    values = _grouped({result["headline"]: result["values"].get(result["headline"]), **result["values"]})
     rows = [
         (
             name,
@@ -291,8 +334,9 @@ def print_score(result: dict[str, Any], model: str) -> None:
     size = sampled or f"{result['items']} items"
     mark = "  [PARTIAL]" if result["partial"] else ""
     title = f"{result['title']}, {result['split']}, protocol {result['protocol']}: {model}, {size}{mark}"
-    terminal.table(title.replace("[", "\\["), ("", "score", "± s.e.", "items"), rows)
+    terminal.table(title, ("", "score", "± s.e.", "items"), rows)
     if result["partial"]:
         typer.echo(f"PARTIAL: {result['partial']}")
     if sampled:
         typer.echo(f"A random sample (seed {result['seed']}); not to be compared with published scores.")
+    typer.echo()

@@ -19,29 +19,32 @@ SHOWN = 3
 def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     """Read, match, score, print; with an output folder write it as ``minivl eval`` does. Returns the exit code."""
     [(name, benchmark)] = evaluate.find_benchmarks(settings.benchmarks).items()
-    if settings.data is None:
+    if settings.data is None and name != evaluate.SYNTH:
         raise ValueError(f"{name} reads its questions from a folder; give it with --data")
+    evaluate.check(settings, {name: benchmark})
     pairs = given.read(answers)
     items, of = evaluate.read_items(name, benchmark, settings)
     split = settings.split or benchmark.SPLITS[0]
     if split in getattr(benchmark, "UNSCORED", ()):
         raise ValueError(f"the truth of {name}'s split {split} is not published; it cannot be scored here")
     matched = given.match(items, pairs)
-    _tell(matched, len(items), answers)
     if not matched.predictions:
-        raise ValueError(f"no answer of {answers} belongs to {name}, split {split}; are these its ids: {items[0].id}?")
+        theirs, ours = _some(matched.unmatched), _some(matched.missing)
+        raise ValueError(f"no answer of {answers} belongs to {name}, split {split}: its ids are {theirs}, not {ours}")
+    _tell(matched, len(items), answers)
+    model = {"name": answers.stem, "path": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
+    if settings.output:
+        outputs.check_model(settings.output, model)
     cache = AnswerCache(settings.output / evaluate.CACHE) if settings.output else None
     judge = evaluate.make_judge(settings, cache)
     found = score(benchmark, items, matched.predictions, protocol=settings.protocol, judge=judge)
-    model = {"name": answers.stem, "path": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
     about = evaluate.describe(benchmark, items, settings, of=of, model=model)
     result = outputs.result(benchmark, evaluate.with_judge(found, judge), about)
     result["notes"] |= {"missing": len(matched.missing), "unmatched": len(matched.unmatched)}
     if settings.output:
-        outputs.write_lines(
-            settings.output / name / outputs.PREDICTIONS, outputs.rows(benchmark, items, matched.predictions)
-        )
-        outputs.write_json(settings.output / name / outputs.SCORE, result)
+        folder = outputs.result_folder(settings.output, name, split)
+        outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, matched.predictions))
+        outputs.write_json(folder / outputs.SCORE, result)
     if cache:
         cache.close()
     if as_json:

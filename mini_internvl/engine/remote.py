@@ -21,6 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from mini_internvl.engine.engine import Reply
 from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.inputs import chat
@@ -251,7 +253,7 @@ def _turn(message: Message, count: int, before: int) -> dict[str, Any]:
         if part["type"] == "text":
             for place, text in enumerate(part["text"].split(chat.IMAGE) if marked else [part["text"]]):
                 if place:
-                    parts.append(_picture(next(pictures)["image"]))
+                    parts.append(_picture(next(pictures)))
                 if text:
                     parts.append({"type": "text", "text": text})
         elif not marked:
@@ -259,11 +261,16 @@ def _turn(message: Message, count: int, before: int) -> dict[str, Any]:
             label = part.get("name") or (f"Image-{before}" if count > 1 else "")
             if label:
                 parts.append({"type": "text", "text": f"{label}: "})
-            parts.append(_picture(next(pictures)["image"]))
+            parts.append(_picture(next(pictures)))
     return {"role": message["role"], "content": parts}
 
 
-def _picture(source: Any) -> dict[str, Any]:
+def _picture(part: Any) -> dict[str, Any]:
+    """A picture of a message; one with a scale is enlarged here, as a server knows of none."""
+    source, scale = part["image"], part.get("scale", 1)
+    if scale != 1:
+        image = load_image(source)
+        source = image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
     return {"type": "image_url", "image_url": {"url": _data_url(source)}}
 
 

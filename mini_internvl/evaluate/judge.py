@@ -46,7 +46,8 @@ class Judge:
             reply = self.engine.chat(turns, config)
         except RemoteError as error:
             self.failed += 1
-            raise JudgeError(f"{error}; start the judge and score again, what it answered is kept") from None
+            kept = ", what it answered is kept" if self.cache else ""
+            raise JudgeError(f"{error}; start the judge and score again{kept}") from None
         self.asked += 1
         if self.cache:
             self.cache.put({key: Answer(text=reply.text, seconds=round(reply.seconds, 4), item="judge")})

@@ -47,6 +47,34 @@ def sample(benchmark: ModuleType, items: Sequence[Item], limit: int | None, seed
     return [items[place] for place in sorted(taken)]
 
 
+def result_folder(run: Path, benchmark: str, split: str) -> Path:
+    """Where a benchmark's files go: ``BENCHMARK``, or ``BENCHMARK/SPLIT`` beside the files of another split."""
+    for name in (SCORE, TIMING):
+        try:
+            held = json.loads((run / benchmark / name).read_text(encoding="utf-8"))["split"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # nothing there that could be lost
+        return run / benchmark if held == split else run / benchmark / split
+    return run / benchmark
+
+
+def check_model(folder: Path, model: Mapping[str, Any]) -> None:
+    """Refuse a run folder that holds another model's scores, which would be replaced or taken for this one's.
+
+    Raises:
+        ValueError: names the folder and the other model.
+    """
+    for path in (path for depth in ("*/", "*/*/") for path in sorted(folder.glob(depth + SCORE))):
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))["model"]
+            place = [(facts["name"], facts.get("path", "")) for facts in (other, model)]
+            same = place[0] == place[1] or (other["sha256"] and other["sha256"] == model["sha256"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # no score of ours; it says nothing about a model
+        if not same:
+            raise ValueError(f"{folder} holds scores of another model, {other['name']} ({path}); give another --output")
+
+
 def rows(
     benchmark: ModuleType, items: Sequence[Item], predictions: Sequence[Prediction], *, scored: bool = True
 ) -> list[dict[str, Any]]:

@@ -137,6 +137,8 @@ def _marks(raw: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(" ".join(str(raw["partial"]).split()))
     if raw.get("limit"):
         found.append(f"a part of the benchmark: {raw.get('items', raw['limit'])} items")
+    if missing := (raw.get("notes") or {}).get("missing"):
+        found.append(f"{missing} of {raw.get('items')} items have no answer and count as empty")
     first = _first_protocol(str(raw["benchmark"]))
     if raw.get("protocol") and first and raw["protocol"] != first:
         found.append(f"protocol {raw['protocol']}; the paper's is {first}")
@@ -183,7 +185,8 @@ def build(name: str, runs: Sequence[Sequence[RunScore]] = ()) -> list[Table]:
 def _fill(name: str, sheet: Sheet, runs: Sequence[Sequence[RunScore]]) -> Table:
     notes = _Notes()
     rows = [_published_row(sheet, row, notes) for row in sheet.rows]
-    filled = _together([found for scores in runs if (found := _place(sheet, scores))])
+    sides = [side for scores in runs for side in _by_model(scores)]
+    filled = _together([found for side in sides if (found := _place(sheet, side))])
     labels = _labels([next(iter(found.values())) for found in filled])
     rows += [_own_row(sheet, label, found, notes) for label, found in zip(labels, filled, strict=True)]
     columns = sheet.columns
@@ -199,6 +202,14 @@ def _fill(name: str, sheet: Sheet, runs: Sequence[Sequence[RunScore]]) -> Table:
         source=sources,
         remark=sheet.remark,
     )
+
+
+def _by_model(scores: Sequence[RunScore]) -> list[list[RunScore]]:
+    """The scores of a run folder, apart by model: one row must not hold the figures of two."""
+    sides: dict[tuple[str, str], list[RunScore]] = {}
+    for score in scores:
+        sides.setdefault((score.model, score.sha256), []).append(score)
+    return list(sides.values())
 
 
 def _place(sheet: Sheet, scores: Sequence[RunScore]) -> dict[Column, RunScore]:

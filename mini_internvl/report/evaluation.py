@@ -287,6 +287,9 @@ def _marks(result: Result) -> list[tuple[str, str]]:
     found = []
     if result.text("partial"):
         found.append(("partial", result.text("partial")))
+    notes = result.facts.get("notes")
+    if isinstance(notes, Mapping) and notes.get("missing"):
+        found.append(("answers missing", f"{notes['missing']} items have no answer and count as empty"))
     limit, of = result.facts.get("limit"), result.facts.get("of")
     if isinstance(of, int) and of > result.items:
         found.append(("subset", f"a sample of {result.items:,} of {of:,} items"))

@@ -69,6 +69,14 @@ def test_pictures_have_the_names_and_places_that_a_local_model_sees(fake_server:
     assert server.keys == [None] * 3
 
 
+def test_a_picture_with_a_scale_is_enlarged(fake_server: Any) -> None:
+    part = {"type": "image", "image": Image.new("RGB", (3, 2), "red"), "scale": 2}
+    with fake_server.serve(lambda body: "x") as server:
+        engine(server).chat([{"role": "user", "content": [part, {"type": "text", "text": "Q"}]}])
+    url = server.bodies[0]["messages"][0]["content"][0]["image_url"]["url"]
+    assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (6, 4)
+
+
 def test_what_may_pass_is_tried_again(fake_server: Any) -> None:
     errors = iter([(429, "slow down", {"Retry-After": "0.02"}), (503, "", {}), (500, "{}", {})])
     with fake_server.serve(lambda body: next(errors, "done")) as server:

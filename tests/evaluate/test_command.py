@@ -196,6 +196,59 @@ def test_names_are_checked_first(data: Path, tmp_path: Path) -> None:
         run(settings(data, tmp_path, benchmarks=["chartq"]))
     with pytest.raises(ValueError, match="give it with --data"):
         run(command.Settings(benchmarks=["synth", "chartqa"], output=tmp_path))
+    for wrong, message in (
+        ({"split": "val"}, 'chartqa has no split "val"; there are: test, human, augmented'),
+        ({"protocol": "odd"}, 'chartqa has no protocol "odd"; there are: paper'),
+        ({"judge": "gpt"}, '"gpt" is no address'),
+        ({"model": "openai:here"}, "is no address"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(settings(data, tmp_path, **wrong))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_belongs_to_one_model_and_keeps_every_split(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        for split in ("human", "augmented", "human"):
+            assert run(settings(data, tmp_path / "run", model=server.model, split=split)) == 0
+        before = contents(tmp_path / "run")
+        with pytest.raises(ValueError, match=r"holds scores of another model, fake .*; give another --output"):
+            run(settings(data, tmp_path / "run", model=f"{server.model}-2", split="human"))
+        answers = tmp_path / "run" / "chartqa" / "predictions.jsonl"
+        with pytest.raises(ValueError, match="another model"):
+            scoring.run(settings(data, tmp_path / "run", split="human"), answers, as_json=True)
+    assert contents(tmp_path / "run") == before
+    splits = [json.loads((tmp_path / "run" / name).read_text())["split"]
+              for name in ("chartqa/score.json", "chartqa/augmented/score.json")]  # fmt: skip
+    assert splits == ["human", "augmented"]
+
+
+def test_drawn_pictures_are_recorded_so_that_they_can_be_drawn_again(
+    fake_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mini_internvl.report import eval_folder, examples
+
+    more = {"benchmarks": ["synth"], "data": None, "kinds": "digits", "limit": 2, "seed": 7, "split": "train"}
+    with fake_server.serve(lambda body: "7") as server:
+        assert run(command.Settings(**more, model=server.model, output=tmp_path, report=False)) == 0
+    [result] = eval_folder.read_run(tmp_path)
+    assert [item.id for item in examples.ask_again(result)] == ["digits/7/0", "digits/7/1"]
+    assert examples.load(result, examples.choose(result, None, 9)) == ""
+    capsys.readouterr()
+    answers = tmp_path / "synth" / "predictions.jsonl"
+    assert scoring.run(command.Settings(**more), answers, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["notes"]["missing"] == 0
+
+
+def test_titles_stand_on_one_line_and_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"headline": "all", "values": {"a/[x]": 1.0, "all": 2.0, "b/y": 3.0, "a/z": None}, "errors": {}}
+    result |= {"counts": {}, "partial": "why", "items": 4, "of": 9, "seed": 0, "split": "test", "protocol": "paper"}
+    command.print_score({**result, "title": "Title"}, "a-model-with-a-long-name")
+    out = capsys.readouterr().out
+    assert out.startswith("Title, test, protocol paper: a-model-with-a-long-name, 4 of 9 items  [PARTIAL]\n")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == ["all", "a/[x]", "a/z", "b/y"]
 
 
 def test_a_stop_keeps_what_was_answered(

@@ -306,3 +306,13 @@ def test_the_command_refuses_unknown_names_in_a_line(minivl, tmp_path):
         code, _, err = minivl("table", *arguments)
         assert code == 1
         assert err.count("\n") == 1
+
+
+def test_a_folder_with_two_models_gives_two_rows_and_missing_answers_a_mark(tmp_path):
+    write_score(tmp_path, "chartqa", {"accuracy": 50.0}, model="first")
+    write_score(tmp_path, "ai2d", {"accuracy": 40.0}, model="second", sha256="", notes={"missing": 3})
+    filled = table("general", tmp_path)
+    assert row(filled, "first")["ChartQA"].text == "50.0"
+    assert row(filled, "first")["AI2D"].text == "-"
+    [mark] = row(filled, "second")["AI2D"].marks
+    assert dict(filled.notes)[mark] == "3 of 100 items have no answer and count as empty"
