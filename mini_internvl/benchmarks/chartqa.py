@@ -74,7 +74,7 @@ def _path(root: str | Path, half: str) -> Path:
 
 def _right(golds: str | list[str], text: str, protocol: str) -> bool:
     if protocol.startswith("vlmevalkit"):
-        golds = vlmevalkit_golds(golds)
+        golds = vlmevalkit_golds(golds, texts_only=protocol == "vlmevalkit-2024-10")
     by_answer = protocol in ("paper", "vlmevalkit-2024-10")
     return relaxed_right(text, golds, relative_to="answer" if by_answer else "gold")
 

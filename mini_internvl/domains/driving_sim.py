@@ -38,7 +38,7 @@ BENCHMARKS = ("bddx_text", "bddx_signals")
 
 RECIPE: Mapping[str, Any] = {
     "epochs": 3,
-    "lr": 4e-4,
+    "lr": 2.5e-4,
     "weight_decay": 0.01,
     "warmup_ratio": 0.03,
     "batch_size": 16,

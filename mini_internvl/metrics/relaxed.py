@@ -4,7 +4,8 @@ Numbers may be 5% off, texts differ in case only. A number is what Python's ``fl
 full-width digits are numbers, "1,200" and "$5" are not; "12%" is 0.12. Years get the tolerance too.
 Unusual: InternVL's script hands the model's answer over as the target, so the tolerance is relative to the **answer**,
 and an answer of 0 is compared as text; published numbers of InternVL depend on it. VLMEvalKit did the same in October
-2024 and compares with the gold answer now; it also takes a gold answer that reads as a Python list for several.
+2024 and compares with the gold answer now; it also takes a gold answer that reads as a Python list for several,
+and stops in October 2024 where that list holds a number.
 Source: InternVL ``evaluate_vqa.py``; VLMEvalKit ``vqa_eval.py``.
 """
 
@@ -40,10 +41,19 @@ def exact_right(answer: str, golds: str | Sequence[str]) -> bool:
     return any(answer.strip().lower() == gold.strip().lower() for gold in every)
 
 
-def vlmevalkit_golds(golds: str | Sequence[str]) -> list[str]:
-    """The gold answers that VLMEvalKit sees: those of a list, also where it is only spelled as a text."""
+def vlmevalkit_golds(golds: str | Sequence[str], *, texts_only: bool = False) -> list[str]:
+    """The gold answers that VLMEvalKit sees: those of a list, also where it is only spelled as a text.
+
+    Args:
+        golds: one gold answer or several.
+        texts_only: none for a list that holds anything but texts; the version of October 2024 stops there.
+    """
     listed = read_list(golds) if isinstance(golds, str) else list(golds)
-    return [str(golds)] if listed is None else [str(gold) for gold in listed]
+    if listed is None:
+        return [str(golds)]
+    if texts_only and not all(isinstance(gold, str) for gold in listed):
+        return []
+    return [str(gold) for gold in listed]
 
 
 def _close(text: str, *, target: str) -> bool:

@@ -22,7 +22,7 @@ RANGES = (0, 100, 1000)
 def rsvqa_right(kind: str, response: str | None, gold: str) -> bool:
     """Whether a response to a question of this type counts."""
     if kind not in NUMBERS:
-        return bool(response) and str(response).lower() == gold.lower()
+        return isinstance(response, str) and response != "" and response.lower() == gold.lower()
     try:
         answered = 0 if response is None else int(response)
         wanted = int(gold.rstrip("m2") if kind == "area" else gold)

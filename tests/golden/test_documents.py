@@ -37,6 +37,11 @@ def _close(value, wanted):
     return value == pytest.approx(wanted, rel=CLOSE, abs=CLOSE)
 
 
+def _recorded(wanted):
+    """Whether a figure was recorded: not where the official code stopped or had nothing to average."""
+    return isinstance(wanted, int | float)
+
+
 def _hit(wanted):
     """The recorded result of a case; what stops the official code counts as wrong."""
     if isinstance(wanted, dict):
@@ -64,12 +69,14 @@ def test_chartqa_halves(golden):
     items, predictions = _chartqa(data["cases"])
     wanted = data["aggregate"]
     score = chartqa.score(items, predictions)
-    for half in chartqa.HALVES:
+    other = chartqa.score(items, predictions, protocol="standard-order")
+    halves = [half for half in chartqa.HALVES if _recorded(wanted[half])]
+    for half in halves:
         assert _close(score.values[half], 100 * wanted[half])
         assert score.counts[half] == wanted[f"n_{half}"]
-    assert _close(score.values["accuracy"], wanted["average_of_two_splits_percent"])
-    other = chartqa.score(items, predictions, protocol="standard-order")
-    assert all(_close(other.values[half], 100 * wanted[f"{half}_standard_argument_order"]) for half in chartqa.HALVES)
+        assert _close(other.values[half], 100 * wanted[f"{half}_standard_argument_order"])
+    if len(halves) == len(chartqa.HALVES):
+        assert _close(score.values["accuracy"], wanted["average_of_two_splits_percent"])
 
 
 LABELS = {"answer_type": "answer_types", "evidence": "evidence_types", "operation": "operation_types"}
@@ -109,7 +116,10 @@ def test_anls_aggregates(golden, benchmark):
         assert _close(anls_report(rows, threshold=threshold)["anls"], wanted[key]), key
     groups = anls_report(rows)["groups"]
     for group, official in LABELS.items():
-        for label, value in wanted.get("scores_by_types", {}).get(official, {}).items():
+        recorded = wanted.get("scores_by_types", {}).get(official, {})
+        for label, value in recorded.items():
+            if not _recorded(value):
+                continue
             assert _close(groups[group][label], value), label
             assert _close(score.values[f"{group}/{label}"], 100 * value), label
 
@@ -148,13 +158,13 @@ def _ocrbench(rows):
         {"category": category, "data_set": data_set, "answers": [golds] if isinstance(golds, str) else golds}
         for category, data_set, golds, _ in rows
     ]
-    return _asked(truths, [row[3] for row in rows])
+    return _asked(truths, [row[3] or "" for row in rows])
 
 
 def test_ocrbench_cases(golden):
     data = _read(golden, "ocrbench")
     cases = [case["input"] for case in data["cases"]]
-    items, predictions = _ocrbench([(c["type"], c["dataset_name"], c["answers"], c["predict"]) for c in cases])
+    items, predictions = _ocrbench([(c["type"], c["dataset_name"], c["answers"], c.get("predict")) for c in cases])
     for key, protocol in OCRBENCH.items():
         for case, item, prediction in zip(data["cases"], items, predictions, strict=True):
             score = ocrbench.score([item], [prediction], protocol=protocol)

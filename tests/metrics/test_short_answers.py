@@ -42,6 +42,8 @@ def test_relaxed_with_several_gold_answers():
     assert relaxed_right("10", ["9", "10.4"], relative_to="answer")
     assert not relaxed_right("10", [], relative_to="gold")
     assert vlmevalkit_golds("[2001, '2003']") == ["2001", "2003"]
+    assert vlmevalkit_golds("[2001, '2003']", texts_only=True) == []
+    assert vlmevalkit_golds("['2003']", texts_only=True) == ["2003"]
     assert vlmevalkit_golds("[]") == []
     assert vlmevalkit_golds("[a, b]") == ["[a, b]"]
     assert vlmevalkit_golds(["x"]) == ["x"]
