@@ -239,7 +239,8 @@ class Engine:
             if parts:
                 encoded = dict(zip(different, torch.cat(parts).split(counts), strict=True))
                 visual = torch.cat([encoded[id(prompt.pixel_values)] for prompt in prompts])
-        return generate(self.model, [prompt.input_ids for prompt in prompts], visual, config, self.stop_ids)
+        shown = [id(prompt.pixel_values) for prompt in prompts]
+        return generate(self.model, [prompt.input_ids for prompt in prompts], visual, config, self.stop_ids, shown)
 
     def _reply(self, prompt: Prompt, ids: list[int], seconds: float) -> Reply:
         return Reply(

@@ -1,25 +1,20 @@
 """Token generation: one prefill, then one token a step for every unfinished row, with a KV cache.
 
-Rows of a batch are padded on the left and their positions count from their first real token, so that an answer does
-not depend on its neighbours. Prompts are read in groups of like length, so that little is padded, and then answered
-together, so that a step serves many. Rows that have finished leave the batch.
+All rows of a batch are answered together, so that a step serves many; rows that have finished leave the batch.
+:mod:`mini_internvl.engine.prefill` reads the prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mini_internvl.engine.prefill import prefill
 from mini_internvl.model.decoder import KVCache
 from mini_internvl.model.vlm import InternVL
-
-PREFILL_TOKENS = 4096
-"""Most tokens, padding included, that are read at once."""
-PADDED = 1.25
-"""Longest prompt of a group over its shortest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,71 +59,6 @@ def pick(logits: Tensor, config: GenerationConfig, generator: torch.Generator | 
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
-def groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows by length, cut where padding or the tokens of a group would grow too large."""
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        last = groups[-1] if groups else []
-        fits = last and lengths[row] <= PADDED * lengths[last[0]] and lengths[row] * (len(last) + 1) <= PREFILL_TOKENS
-        if fits:
-            last.append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
-def prefill(model: InternVL, prompts: Sequence[Sequence[int]], visual_tokens: Tensor | None, cache: KVCache) -> Tensor:
-    """Read the prompts into an empty cache, each ending at the same place.
-
-    Args:
-        model: in eval mode.
-        prompts: token ids of each row.
-        visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
-        cache: of as many rows; receives keys and values up to the longest prompt.
-
-    Returns:
-        (B, hidden) of each prompt's last token.
-
-    Raises:
-        TokenCountError: placeholders and visual tokens differ in number.
-    """
-    device, longest = model.device, max(map(len, prompts))
-    visual = _by_row(model, prompts, visual_tokens)
-    groups = groups_of_like_length([len(prompt) for prompt in prompts])
-    last = torch.empty(len(prompts), model.config.llm.hidden_size, dtype=model.dtype, device=device)
-    for group in groups:
-        length = max(len(prompts[row]) for row in group)
-        ids = torch.zeros(len(group), length, dtype=torch.int64)
-        padding = torch.zeros_like(ids)
-        for place, row in enumerate(group):
-            ids[place, length - len(prompts[row]) :] = torch.tensor(prompts[row])
-            padding[place, length - len(prompts[row]) :] = 1
-        ids, padding = ids.to(device), padding.to(device)
-        positions = (padding.cumsum(1) - 1).clamp(min=0)
-        shown = [tiles for row in group if (tiles := visual[row]) is not None]
-        own = KVCache(model.config.llm, len(group), length, dtype=model.dtype, device=device)
-        given = torch.cat(shown) if shown else None
-        last[group] = model.hidden(ids, None, padding, positions, own, given)[:, -1]
-        cache.take(own, group, longest)
-    cache.length = longest
-    return last
-
-
-def _by_row(model: InternVL, prompts: Sequence[Sequence[int]], visual_tokens: Tensor | None) -> list[Tensor | None]:
-    """The tiles of each row, counted by its placeholders; what does not come out even goes to the last row, whose
-    check raises."""
-    if visual_tokens is None or not len(visual_tokens):
-        return [None] * len(prompts)
-    found: list[Tensor | None] = []
-    start = 0
-    for row, prompt in enumerate(prompts):
-        count = list(prompt).count(model.image_token_id) // visual_tokens.shape[1] if model.image_token_id else 0
-        end = start + count if row + 1 < len(prompts) else len(visual_tokens)
-        found.append(visual_tokens[start:end] if end > start else None)
-        start = end
-    return found
-
-
 @torch.inference_mode()
 def generate(
     model: InternVL,
@@ -136,6 +66,7 @@ def generate(
     visual_tokens: Tensor | None,
     config: GenerationConfig,
     stop_ids: frozenset[int],
+    shown: Sequence[Hashable] | None = None,
 ) -> Iterator[dict[int, int]]:
     """Answer a batch of prompts.
 
@@ -145,6 +76,7 @@ def generate(
         visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
         config: how tokens are drawn.
         stop_ids: tokens that end an answer; they are not returned.
+        shown: what the pictures of each row are; what rows with the same ones begin with is read once.
 
     Yields:
         After each step, row -> new token, for the rows that go on. Ends when all rows have.
@@ -159,7 +91,7 @@ def generate(
         generator = torch.Generator(device)
         generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
     rows = list(range(len(prompts)))
-    hidden = prefill(model, prompts, visual_tokens, cache)[:, None]
+    hidden = prefill(model, prompts, visual_tokens, cache, shown)[:, None]
     next_position = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
     for step in range(config.max_new_tokens):
         tokens = pick(model.language_model.lm_head(hidden[:, -1]), config, generator)

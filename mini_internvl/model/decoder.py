@@ -10,7 +10,6 @@ that moment, so a generation that crosses the limit keeps the earlier rotation o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,12 +77,24 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def take(self, other: KVCache, rows: Sequence[int], end: int) -> None:
-        """Put what another cache holds into these rows, so that it ends at ``end``; what lies before becomes zero."""
-        start = end - other.length
+    def write(
+        self, row: int, other: KVCache, place: int, start: int, count: int, end: int, *, clear: bool = True
+    ) -> None:
+        """Copy ``count`` tokens of another cache's row so that they end at ``end`` of this row.
+
+        Args:
+            row: of this cache.
+            other: the other cache.
+            place: its row.
+            start: its first token.
+            count: tokens.
+            end: where they end here.
+            clear: whether what lies before becomes zero; masked, but what was never written could be NaN.
+        """
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            mine[:, rows, :, start:end] = theirs[:, :, :, : other.length]
-            mine[:, rows, :, :start] = 0  # masked, but what was never written could be NaN
+            mine[:, row, :, end - count : end] = theirs[:, place, :, start : start + count]
+            if clear:
+                mine[:, row, :, : end - count] = 0
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows of the batch (the others have finished)."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mini_internvl.engine import GenerationConfig, generate, load
+from mini_internvl.engine import GenerationConfig, load, prefill
 from mini_internvl.engine import engine as module
 from mini_internvl.engine.engine import resolve, user
 from mini_internvl.model.checkpoint import CheckpointError
@@ -40,7 +40,7 @@ def test_a_batch_answers_as_each_would_alone(engine):
 
 def test_prompts_of_every_length_and_picture_count_answer_as_alone(engine, monkeypatch):
     """Read in several groups, some of one row, with none to two pictures, then answered together."""
-    monkeypatch.setattr(generate, "PREFILL_TOKENS", 150)
+    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 150)
     colours = ("red", "blue", "green")
     conversations = []
     for number in range(9):
@@ -53,13 +53,35 @@ def test_prompts_of_every_length_and_picture_count_answer_as_alone(engine, monke
     assert [reply.text for reply in engine.chat_batch(conversations, limits)] == alone
 
 
+def test_questions_about_the_same_pictures_answer_as_alone(engine, monkeypatch):
+    """Their common beginning is read once; two families, a loner and a text among them."""
+    red, wide = Image.new("RGB", (56, 56), "red"), Image.new("RGB", (150, 60), "blue")
+    asked = ["What is this?", "Why?", "What is the word in the picture? " * 3, "Where?"]
+    conversations = [user(text, red) for text in asked] + [user(text, wide, red) for text in asked[:3]]
+    conversations += [user("What?", Image.new("RGB", (56, 112), "green")), user("Why?")]
+    read: list[int] = []
+    plain = type(engine.model).hidden
+
+    def counted(self, ids, *rest, **named):
+        read.append(ids.numel())
+        return plain(self, ids, *rest, **named)
+
+    monkeypatch.setattr(type(engine.model), "hidden", counted)
+    alone = [engine.chat(messages, SHORT).text for messages in conversations]
+    single = sum(read)
+    read.clear()
+    assert [reply.text for reply in engine.chat_batch(conversations, SHORT)] == alone
+    assert sum(read) < single
+    assert len(set(alone)) > 2
+
+
 def test_groups_hold_prompts_of_like_length():
     lengths = [10, 100, 11, 12, 90, 5000, 95]
-    groups = generate.groups_of_like_length(lengths)
+    groups = prefill.groups_of_like_length(lengths)
     assert sorted(row for group in groups for row in group) == list(range(7))
     assert groups == [[0, 2, 3], [4, 6, 1], [5]]
-    many = generate.groups_of_like_length([1000] * 10)
-    assert max(len(group) for group in many) * 1000 <= generate.PREFILL_TOKENS
+    many = prefill.groups_of_like_length([1000] * 10)
+    assert max(len(group) for group in many) * 1000 <= prefill.PREFILL_TOKENS
 
 
 def test_rows_that_stop_leave_the_others_alone(engine):
