@@ -15,7 +15,7 @@ BEGIN, END = "<!-- file map: written by scripts/file_map.py -->", "<!-- end of f
 OTHERS = {
     "recipes/": "YAML recipes, one file a run; `recipes/nano/` holds nano's configuration and tokenizer",
     "tests/": "mirrors the package; `tests/golden/` compares with recorded outputs of the original implementation",
-    "bench/": "speed measurements beside plain references",
+    "bench/": "speed beside plain references: `captions.py`, `eval.py`, `load.py`, `preprocess.py`, `train.py`",
     "docs/": "one page per noun",
     "scripts/": "`check` and `test`, which CI runs too; what wrote nano's base files and this map",
 }

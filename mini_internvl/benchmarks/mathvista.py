@@ -86,7 +86,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
-    names = [TABLE, *OFFICIAL] if _version(kind) else [*OFFICIAL, TABLE]
+    names = [TABLE, *OFFICIAL] if _VERSIONS.get(kind) else [*OFFICIAL, TABLE]
     path = _first(root, names)
     for name, image, query, truth in _table(path) if path.suffix == ".tsv" else _official(path):
         yield Item(
@@ -174,8 +174,8 @@ def _truth(row: Mapping[str, Any], number: int, faults: Faults) -> dict[str, Any
     return {**known, "choices": choices, "precision": precision, "labels": labels}
 
 
-def _version(protocol: str) -> metric.Version | None:
-    return {"paper": "2024-10", "vlmevalkit-head": "head"}.get(protocol)  # type: ignore[return-value]
+_VERSIONS: dict[str, metric.Version] = {"paper": "2024-10", "vlmevalkit-head": "head"}
+"""Protocol -> VLMEvalKit's version, where it is one of its own."""
 
 
 def _problem(item: Item) -> metric.Problem:
@@ -198,7 +198,7 @@ class _Decision:
 
 
 def _decide(item: Item, text: str, protocol: str, judge: Callable[..., str] | None) -> _Decision:
-    problem, version = _problem(item), _version(protocol)
+    problem, version = _problem(item), _VERSIONS.get(protocol)
     ask = functools.partial(_ask, judge, item.truth["query"], text) if judge else None
     if version:
         verdict = metric.vlmevalkit(problem, text, ask, version)
@@ -248,7 +248,9 @@ def score(
         else:
             report.append((decision.right, labels))
     notes: dict[str, Any] = {"undecided": undecided}
-    notes |= {"table": metric.vlmevalkit_table(table)} if _version(kind) else {"scores": metric.official_scores(report)}
+    notes |= (
+        {"table": metric.vlmevalkit_table(table)} if _VERSIONS.get(kind) else {"scores": metric.official_scores(report)}
+    )
     partial = f"{undecided} of {len(asked)} replies need a judge and count as wrong: the accuracy is a lower bound"
     return tally.score("mathvista", items=len(asked), notes=notes, partial=partial if undecided else "")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -115,28 +115,43 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
         name = next(name for name in benchmarks if name != SYNTH)
         raise ValueError(f"{name} reads its questions from a folder; give it with --data")
     check(settings, benchmarks)
+    outcome = Outcome()
     with ranks() as mine, ExitStack() as ends:
-        subject = load_subject(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
-        outputs.check_model(settings.folder, subject.facts)
-        cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
-        outcome = Outcome()
-        for name, benchmark in benchmarks.items():
-            job = _Job(name=name, benchmark=benchmark, settings=settings, subject=subject, cache=cache, ranks=mine)
-            try:
-                job.run(outcome, should_stop)
-            except (ValueError, OSError, RuntimeError) as error:
-                outcome.failed[name] = " ".join(str(error).split())
-                _complain(mine, f"{name}: {outcome.failed[name]}")
+        asked: dict[str, tuple[list[Item], int]] = {}
+        for name, benchmark in benchmarks.items():  # all files are looked at before anything is asked
+            with _told(name, outcome, mine):
+                asked[name] = read_items(name, benchmark, settings)
+        model = ""
+        if asked:
+            subject = load_subject(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
+            model = subject.name
+            outputs.check_model(settings.folder, subject.facts)
+            cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
+            about: dict[str, Any] = {"settings": settings, "subject": subject, "cache": cache, "ranks": mine}
+            for name, (items, of) in asked.items():
+                job = _Job(name=name, benchmark=benchmarks[name], items=items, of=of, **about)
+                with _told(name, outcome, mine):
+                    job.run(outcome, should_stop)
         if mine.first:
-            _finish(settings, subject, outcome, as_json=as_json)
+            _finish(settings, model, outcome, as_json=as_json)
     return int(bool(outcome.failed))
 
 
-def _finish(settings: Settings, subject: Subject, outcome: Outcome, *, as_json: bool) -> None:
+@contextmanager
+def _told(name: str, outcome: Outcome, ranks: Ranks) -> Iterator[None]:
+    """What goes wrong with one benchmark is told and counted; the others go on."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        outcome.failed[name] = " ".join(str(error).split())
+        _complain(ranks, f"{name}: {outcome.failed[name]}")
+
+
+def _finish(settings: Settings, model: str, outcome: Outcome, *, as_json: bool) -> None:
     """Tables, then report and last lines."""
     if not as_json:
         for result in outcome.results:
-            print_score(result, subject.name)
+            print_score(result, model)
         for name, paths in outcome.exported.items():
             typer.echo(f"{name}: the truth is not published; for its server: {', '.join(map(str, paths))}")
         if outcome.results or outcome.exported:
@@ -168,6 +183,8 @@ class _Job:
 
     name: str
     benchmark: ModuleType
+    items: list[Item]
+    of: int
     settings: Settings
     subject: Subject
     cache: AnswerCache
@@ -175,8 +192,7 @@ class _Job:
 
     def run(self, outcome: Outcome, should_stop: Callable[[], bool]) -> None:
         """Ask, write, score, write."""
-        settings, benchmark = self.settings, self.benchmark
-        items, of = read_items(self.name, benchmark, settings)
+        settings, benchmark, items = self.settings, self.benchmark, self.items
         scored = (settings.split or benchmark.SPLITS[0]) not in getattr(benchmark, "UNSCORED", ())
         began, judge = time.monotonic(), make_judge(settings, self.cache)
         progress = Asking(self.name, benchmark, scored=scored, quiet=not self.ranks.first)
@@ -199,7 +215,7 @@ class _Job:
         outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions, scored=scored))
         if scored:
             found = score(benchmark, items, predictions, protocol=settings.protocol, judge=judge)
-            about = describe(benchmark, items, settings, of=of, model=self.subject.facts)
+            about = describe(benchmark, items, settings, of=self.of, model=self.subject.facts)
             result = outputs.result(benchmark, with_judge(found, judge), about)
             outputs.write_json(folder / outputs.SCORE, result)
             outcome.results.append(result)

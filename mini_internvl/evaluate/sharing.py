@@ -40,9 +40,9 @@ class Ranks:
             return [mine]
         from torch import distributed
 
-        everyone: list[T | None] = [None] * self.size
+        everyone: list[T] = [mine] * self.size
         distributed.all_gather_object(everyone, mine)
-        return everyone  # type: ignore[return-value]
+        return everyone
 
 
 ALONE = Ranks()

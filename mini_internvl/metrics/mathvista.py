@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mini_internvl.metrics.edit_distance import edit_distance
 from mini_internvl.metrics.options import infer_option
@@ -182,7 +182,7 @@ def prefetch(problem: Problem, response: str, version: Version = "2024-10") -> s
     if problem.question_type == "multi_choice":
         return infer_option(response, problem.options, version=version) or False
     read = _read_free(problem, response)
-    return read[0] if read[0] == read[1] else False  # type: ignore[return-value]
+    return cast("int | float", read[0]) if read[0] == read[1] else False
 
 
 def vlmevalkit(problem: Problem, response: str, ask: Ask | None, version: Version = "2024-10") -> Verdict:

@@ -191,6 +191,27 @@ def test_one_failing_benchmark_does_not_stop_the_others(
     assert "minivl: docvqa: " in err
 
 
+def test_all_files_are_looked_at_before_anything_is_asked(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault in the last benchmark's files comes before the first question of the first."""
+    told: list[str] = []
+
+    def answer(body: Any) -> str:
+        told.append(capsys.readouterr().err)
+        return "1"
+
+    with fake_server.serve(answer) as server:
+        given = settings(data, tmp_path, model=server.model, benchmarks=["chartqa", "docvqa"], limit=2)
+        assert run(given) == 1
+    assert "docvqa: " in told[0]
+    before = len(told)
+    with fake_server.serve(answer) as server:
+        assert run(settings(data, tmp_path / "none", model=server.model, benchmarks=["docvqa"])) == 1
+    assert len(told) == before
+    assert not (tmp_path / "none").exists()
+
+
 def test_names_are_checked_first(data: Path, tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="did you mean chartqa"):
         run(settings(data, tmp_path, benchmarks=["chartq"]))

@@ -143,8 +143,6 @@ def test_taller_bars_stand_for_larger_values(plot):
 
 
 def test_values_are_asked_only_where_they_are_printed():
-    if synth.missing("charts"):
-        pytest.skip("no tables")
     for index in range(60):
         rng = random.Random(index)
         plot = charts._plot(rng, "train", "bars")
