@@ -45,6 +45,9 @@ class SourceRecipe:
     """Seed of a synth source."""
     split: str = "train"
     """Split of a synth or domain source."""
+    apart: bool = False
+    """Whether the questions of a jsonl or domain source's sample stand alone with its pictures, as those of most
+    question-answering sets do; drawn samples say so themselves."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("synth", "jsonl", "domain"):

@@ -82,6 +82,9 @@ class Sample:
     """Tile limit of this sample's pictures; ``None`` leaves it to the recipe."""
     marks: Sequence[Mark] = ()
     """What stands where in the sample's one picture, if that is known."""
+    apart: bool = False
+    """Whether every question stands alone with the pictures of the first turn: it is trained as if it had been asked
+    first, and sees no other question or answer. ``False`` is a conversation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class Example:
     """(tiles, 3, S, S) float32, normalised; zero tiles for a text-only sample."""
     patch_labels: torch.Tensor | None = None
     """(tiles, patches, 4) int64 for the loss over patches (see ``train.patches``)."""
+    turns: torch.Tensor | None = None
+    """(T,) int64 of a sample whose questions stand apart: 0 at the beginning that all of them share, then 1, 2, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +130,10 @@ class Batch:
     pixel_values: torch.Tensor
     """(tiles of all rows, 3, S, S) float32, in row order."""
     patch_labels: torch.Tensor | None = None
-    """(tiles of all rows, patches, 3) int64, where the examples carry them."""
+    """(tiles of all rows, patches, 4) int64, where the examples carry them."""
+    turns: torch.Tensor | None = None
+    """(B, T) int64, where an example carries them; tokens of turn n see turn 0 and their own, and count on from turn 0.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

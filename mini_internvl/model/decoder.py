@@ -160,8 +160,23 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def turn_positions(turns: Tensor) -> Tensor:
+    """(B, T) turn numbers, each turn in one piece -> (B, T) positions: every turn counts on from the end of turn 0."""
+    places = torch.arange(turns.shape[1], device=turns.device).expand_as(turns)
+    begins = torch.ones_like(turns, dtype=torch.bool)
+    begins[:, 1:] = turns[:, 1:] != turns[:, :-1]
+    begin = (places * begins).cummax(1).values
+    shared = (turns == 0).sum(1, keepdim=True)
+    return torch.where(turns == 0, places, places - begin + shared)
+
+
 def attention_mask(
-    padding: Tensor | None, new: int, total: int, window: int | None, device: torch.device
+    padding: Tensor | None,
+    new: int,
+    total: int,
+    window: int | None,
+    device: torch.device,
+    turns: Tensor | None = None,
 ) -> Tensor | None:
     """Which keys each new token may see.
 
@@ -171,6 +186,7 @@ def attention_mask(
         total: S.
         window: sliding window, or ``None``.
         device: where the mask is made.
+        turns: (B, total) turn numbers; a token sees turn 0 and its own. Only where all tokens are new.
 
     Returns:
         (B or 1, 1, T, S) bool, or ``None`` when plain causal attention says it all. A padding token sees itself,
@@ -179,17 +195,20 @@ def attention_mask(
     if padding is not None and bool(padding.all()):
         padding = None
     windowed = window is not None and total > window
-    if padding is None and not windowed and (new == 1 or new == total):
+    if padding is None and turns is None and not windowed and (new == 1 or new == total):
         return None
-    rows = torch.arange(total - new, total, device=device)[:, None]
-    columns = torch.arange(total, device=device)[None, :]
+    rows = torch.arange(total - new, total, device=device)[None, :, None]
+    columns = torch.arange(total, device=device)[None, None, :]
     seen = columns <= rows
+    if turns is not None:
+        seen = seen & ((turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None]))
     if windowed:
         assert window is not None
-        seen = seen & (columns > rows - window)
-    if padding is None:
-        return seen[None, None]
-    return ((seen & padding[:, None, :].bool()) | (columns == rows))[:, None]
+        places = torch.arange(total, device=device)[None] if turns is None else turn_positions(turns)
+        seen = seen & (places[:, None, :] > places[:, total - new :, None] - window)
+    if padding is not None:
+        seen = (seen & padding[:, None, :].bool()) | (columns == rows)
+    return seen[:, None]
 
 
 class Decoder(nn.Module):
@@ -210,6 +229,7 @@ class Decoder(nn.Module):
         padding: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KVCache | None = None,
+        turns: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -218,16 +238,23 @@ class Decoder(nn.Module):
             padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded.
             position_ids: (B, T); ``None`` counts on from the cache, as the original's forward does.
             cache: receives the new keys and values.
+            turns: (B, T) turn numbers of rows whose questions stand apart, without a cache: tokens see turn 0 and
+                their own, and every turn counts its positions on from turn 0 (``position_ids`` is not read).
 
         Returns:
             (B, T, hidden) after the final norm.
         """
         b, t, _ = x.shape
         past = cache.length if cache is not None else 0
+        length = past + t
+        if turns is not None:
+            assert cache is None, "turns are those of a whole sequence"
+            position_ids = turn_positions(turns)
+            length = int(position_ids.max()) + 1
         if position_ids is None:
             position_ids = torch.arange(past, past + t, device=x.device).expand(b, t)
-        tables = rotary_tables(self.config.rope, self.config.head_dim, position_ids, past + t)
-        mask = attention_mask(padding, t, past + t, self.config.sliding_window, x.device)
+        tables = rotary_tables(self.config.rope, self.config.head_dim, position_ids, length)
+        mask = attention_mask(padding, t, past + t, self.config.sliding_window, x.device, turns)
         for index, block in enumerate(self.layers):
             x = block(x, tables, mask, cache, index)
         if cache is not None:

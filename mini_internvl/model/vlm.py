@@ -109,12 +109,13 @@ class InternVL(nn.Module):
         position_ids: Tensor | None = None,
         cache: KVCache | None = None,
         visual_tokens: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> Tensor:
-        """Final hidden states (B, T, hidden); the arguments are those of :meth:`forward`."""
+        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, ``turns`` as in the decoder."""
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
             visual_tokens = self.encode_images(pixel_values)
         x = self.embed(input_ids, visual_tokens)
-        return self.language_model(x, padding=attention_mask, position_ids=position_ids, cache=cache)
+        return self.language_model(x, padding=attention_mask, position_ids=position_ids, cache=cache, turns=turns)
 
     def forward(
         self,

@@ -81,6 +81,7 @@ def marked_kinds() -> list[str]:
 def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
     """One conversation about one drawn picture; the picture is a PIL image in the first user turn.
 
+    Nine in ten have their questions apart, so that each is learnt as a first question; the tenth is a conversation.
     ``index`` counts the samples of one (kind, seed); raises like ``draw``.
     """
     image, questions, marks = _drawn(kind, seed, index, split)
@@ -90,7 +91,7 @@ def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
         messages.append({"role": "user", "content": first if turn == 0 else qa.question})
         messages.append({"role": "assistant", "content": qa.answer})
     return Sample(id=f"{kind}-{split}-{seed}-{index}", messages=messages, source=f"synth-{kind}", max_tiles=MAX_TILES,
-                  marks=marks)  # fmt: skip
+                  marks=marks, apart=index % 10 > 0)  # fmt: skip
 
 
 def missing(kind: str) -> str | None:

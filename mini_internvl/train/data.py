@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from mini_internvl.inputs.tiles import TileConfig, choose_grid, pixel_values
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.recipes import SourceRecipe, StageRecipe
-from mini_internvl.records import Batch, ChatTemplate, Example, Sample
+from mini_internvl.records import Batch, ChatTemplate, Encoded, Example, Message, Sample
 from mini_internvl.train.patches import patch_labels
 
 IGNORE = -100
@@ -80,10 +80,12 @@ def open_source(recipe: SourceRecipe, seed: int) -> Source:
         return SynthSource(recipe.name, recipe.seed, recipe.split)
     if recipe.kind == "domain":
         domain = plugins.find("domains", recipe.name)
-        return ListSource(
-            list(domain.convert(Path(recipe.path), recipe.split)), seed, f"{recipe.path} ({recipe.split})"
-        )
-    return ListSource(list(read_jsonl(Path(recipe.path))), seed, recipe.path)
+        samples, name = list(domain.convert(Path(recipe.path), recipe.split)), f"{recipe.path} ({recipe.split})"
+    else:
+        samples, name = list(read_jsonl(Path(recipe.path))), recipe.path
+    if recipe.apart:
+        samples = [replace(sample, apart=True) for sample in samples]
+    return ListSource(samples, seed, name)
 
 
 def read_jsonl(path: Path) -> list[Sample]:
@@ -216,14 +218,7 @@ class Encoder:
                 )
                 for part in parts
             ]
-            encoded = chat.encode(
-                sample.messages,
-                self.tokenizer,
-                template=self.template,
-                tiles=[len(t) for t in tiles],
-                tokens_per_tile=self.config.tokens_per_tile,
-                system_message=self.system_message,
-            )
+            encoded, turns = self._encode(sample, [len(t) for t in tiles])
         except (ValueError, OSError) as error:
             raise DataError(f"sample {name}: {error}") from error
         if all(label == IGNORE for label in encoded.labels):
@@ -244,7 +239,33 @@ class Encoder:
             input_ids=torch.tensor(encoded.input_ids),
             labels=torch.tensor(encoded.labels),
             pixel_values=torch.cat(tiles) if tiles else torch.empty(0, 3, size, size),
+            turns=torch.tensor(turns) if turns else None,
         )
+
+    def _encode(self, sample: Sample, tiles: Sequence[int]) -> tuple[Encoded, list[int]]:
+        """Ids and labels, and the turn of each token where the questions stand apart."""
+
+        def encode(messages: Sequence[Message]) -> Encoded:
+            return chat.encode(
+                messages,
+                self.tokenizer,
+                template=self.template,
+                tiles=tiles,
+                tokens_per_tile=self.config.tokens_per_tile,
+                system_message=self.system_message,
+            )
+
+        if not sample.apart or len(sample.messages) <= 2:
+            return encode(sample.messages), []
+        pieces = [encode(messages) for messages in one_by_one(sample.messages)]
+        context = self.tokenizer.token_id(chat.IMAGE_CONTEXT)
+        shared = max(place for place, token in enumerate(pieces[0].input_ids) if token == context) + 1
+        ids, labels, turns = pieces[0].input_ids[:shared], pieces[0].labels[:shared], [0] * shared
+        for turn, piece in enumerate(pieces, 1):
+            ids += piece.input_ids[shared:]
+            labels += piece.labels[shared:]
+            turns += [turn] * (len(piece.input_ids) - shared)
+        return Encoded(input_ids=ids, labels=labels), turns
 
     def _patch_labels(self, sample: Sample, name: str, tiles: Sequence[int]) -> torch.Tensor:
         side = self.config.image_size // self.config.vision.patch_size
@@ -268,6 +289,24 @@ class Encoder:
         return patch_labels(sample.marks, grid, thumbnail, side)
 
 
+def one_by_one(messages: Sequence[Message]) -> list[list[Message]]:
+    """Questions that stand apart -> one conversation each, all of them with the pictures of the first.
+
+    Raises:
+        ValueError: the first question does not begin with its pictures, or turns do not alternate.
+    """
+    first = messages[0]["content"]
+    pictures = [] if isinstance(first, str) else [part for part in first if part["type"] != "text"]
+    if not pictures or [part["type"] for part in first[len(pictures) :]] != ["text"]:
+        raise ValueError("questions stand apart only where the first holds its pictures and then its text")
+    if [m["role"] for m in messages] != ["user", "assistant"] * (len(messages) // 2):
+        raise ValueError("questions that stand apart each have one answer")
+    alone = [[dict(messages[0]), messages[1]]]
+    for question, answer in zip(messages[2::2], messages[3::2], strict=True):
+        alone.append([{"role": "user", "content": [*pictures, {"type": "text", "text": question["content"]}]}, answer])
+    return alone
+
+
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Pad on the right to the longest; pixel tiles are joined in row order."""
     length = max(len(example.input_ids) for example in examples)
@@ -275,9 +314,12 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE)
     mask = torch.zeros(shape, dtype=torch.int64)
+    turns = torch.zeros(shape, dtype=torch.int64)
     for row, example in enumerate(examples):
         n = len(example.input_ids)
         ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
+        if example.turns is not None:
+            turns[row, :n], turns[row, n:] = example.turns, -1
     patches = [example.patch_labels for example in examples if example.patch_labels is not None]
     return Batch(
         patch_labels=torch.cat(patches) if patches else None,
@@ -285,6 +327,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         input_ids=ids,
         labels=labels,
         attention_mask=mask,
+        turns=turns if any(example.turns is not None for example in examples) else None,
         pixel_values=torch.cat([example.pixel_values for example in examples]),
     )
 

@@ -26,7 +26,9 @@ class AnswerLoss(nn.Module):
 
     def forward(self, model: InternVL, batch: Batch, visual_tokens: Tensor | None = None) -> Tensor:
         """The sum over the batch's supervised tokens; ``visual_tokens`` stand for the pixels where they are known."""
-        hidden = model.hidden(batch.input_ids, batch.pixel_values, batch.attention_mask, visual_tokens=visual_tokens)
+        hidden = model.hidden(
+            batch.input_ids, batch.pixel_values, batch.attention_mask, visual_tokens=visual_tokens, turns=batch.turns
+        )
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         logits = model.language_model.lm_head(hidden[:, :-1][supervised])

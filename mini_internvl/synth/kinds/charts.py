@@ -36,6 +36,9 @@ COLOUR = ("What colour is the {0} of {1}?", "What color is {1}?", "Which colour 
 WHOSE = ("Which {0} has the value {1}?", "What has the value {1}?", "Which category has the value {1}?",
          "Which label belongs to {1}?", "Where is the value {1}?")  # fmt: skip
 
+LABELS = ("Read all labels.", "Which labels are there?", "List the labels.")
+VALUES = ("Read all labels and values.", "List all values.", "Write down the data.")
+
 
 def _rows_of(rng: random.Random, split: str, style: str) -> tuple[tables.Table, list[int]]:
     """A table of the split and the indices of the 3 to 6 rows that the chart shows."""
@@ -127,4 +130,12 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
         return canvas.damage(rng, image, 0.05), made, pen.marks
     rng.shuffle(made)
     distinct = list({qa.question: qa for qa in made}.values())
-    return canvas.damage(rng, image, 0.05), distinct[: rng.randint(5, 8)], pen.marks
+    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(4, 7)], listing(rng, plot)], pen.marks
+
+
+def listing(rng: random.Random, plot: plots.Plot) -> QA:
+    """All that is printed, in order: much to learn from for one question."""
+    if plot.printed:
+        rows = (f"{label}: {shown}" for label, shown in zip(plot.labels, plot.shown, strict=True))
+        return QA(rng.choice(VALUES), "; ".join(rows), "list", main=False)
+    return QA(rng.choice(LABELS), "; ".join(plot.labels), "list", main=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from PIL import Image
@@ -32,6 +33,9 @@ PLACE = ("Where is the {0}?", "In which part of the picture is the {0}?", "Which
          "Where in the picture is the {0}?")  # fmt: skip
 REGION = ("What object is in this location<box>{0}</box>", "What object is in this location <box>{0}</box>?",
           "What is in this region<box>{0}</box>?", "Name the object in <box>{0}</box>.")  # fmt: skip
+LIST = ("List the shapes from {0}.", "Name the shapes from {0}.", "Which shapes are there, from {0}?")
+ORDERS = (("left to right", 0, 1), ("right to left", 0, -1), ("top to bottom", 1, 1), ("bottom to top", 1, -1))
+"""How it is said, axis, sign."""
 SIDES = ("left of", "right of", "above", "below")
 
 
@@ -159,6 +163,16 @@ def region(rng: random.Random, scene: Scene) -> QA:
     return QA(rng.choice(REGION).format(box), f"<ref>{shape.label}</ref><box>{box}</box>", "region")
 
 
+def listing(rng: random.Random, scene: Scene) -> QA | None:
+    """All shapes in an order that the eye can tell: much to learn from for one question."""
+    how, axis, sign = rng.choice(ORDERS)
+    ordered = sorted(scene.shapes, key=lambda s: sign * s.centre[axis])
+    gaps = [abs(a.centre[axis] - b.centre[axis]) for a, b in itertools.pairwise(ordered)]
+    if min(gaps, default=9.0) < 5:
+        return None
+    return QA(rng.choice(LIST).format(how), ", ".join(s.label for s in ordered), "list", main=False)
+
+
 ASKERS = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2), (place, 3), (region, 1))
 
 
@@ -176,9 +190,12 @@ def questions(rng: random.Random, scene: Scene, wanted: int) -> list[QA]:
 
 
 def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
-    """A scene with five to eight questions, and where its shapes are."""
+    """A scene with up to eight questions, and where its shapes are."""
     scene = compose(rng)
     width, height = scene.image.size
     marks = [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
                   colour=s.colour) for s in scene.shapes]  # fmt: skip
-    return scene.image, questions(rng, scene, 1 if split == "test" else rng.randint(5, 8)), marks
+    if split == "test":
+        return scene.image, questions(rng, scene, 1), marks
+    listed = listing(rng, scene)
+    return scene.image, questions(rng, scene, rng.randint(4, 7)) + ([listed] if listed else []), marks
