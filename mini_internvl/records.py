@@ -61,9 +61,9 @@ class Mark:
     box: tuple[float, float, float, float]
     """Left, top, right, bottom as shares of the picture's width and height."""
     place: int | None = None
-    """Number of the character in its line, from 0; ``None`` for what stands in no line."""
+    """Number of the character in its line, or of the shape from the left, from 0; ``None`` where there is none."""
     line: int | None = None
-    """Number of the line, from 0."""
+    """Number of the line, or of the shape from the top, from 0."""
     colour: str | None = None
     """Name of its colour, where it has one."""
 

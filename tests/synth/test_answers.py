@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,43 @@ def test_relations_are_true_both_ways():
     assert seen > 50
 
 
+def test_shapes_are_listed_in_the_asked_order():
+    rng, seen = random.Random(4), set()
+    for _ in range(200):
+        made = scene.compose(rng)
+        qa = shapes.listing(rng, made)
+        if qa is None:
+            continue
+        axis = "to right" in qa.question or "to left" in qa.question
+        back = "to left" in qa.question or "to top" in qa.question
+        ordered = sorted(made.shapes, key=lambda s, axis=axis: s.centre[0 if axis else 1], reverse=back)
+        assert qa.answer == ", ".join(s.label for s in ordered)
+        assert not qa.main
+        seen.add((axis, back))
+    assert len(seen) == 4
+
+
+def test_marks_number_the_shapes_of_one_tile():
+    rng, ways = random.Random(5), set()
+    for _ in range(60):
+        made = scene.compose(rng)
+        marks = shapes.marks(made)
+        assert [(m.text, m.colour) for m in marks] == [(s.name, s.colour) for s in made.shapes]
+        numbered = max(made.image.size) <= 112
+        ways.add(numbered)
+        for axis, numbers in ((0, [m.place for m in marks]), (1, [m.line for m in marks])):
+            if not numbered:
+                assert set(numbers) == {None}
+                continue
+            assert sorted(numbers) == list(range(len(marks)))
+            centres = [
+                mark.box[axis] + mark.box[axis + 2]
+                for _, mark in sorted(zip(numbers, marks, strict=True), key=lambda pair: pair[0])
+            ]
+            assert centres == sorted(centres)
+    assert ways == {True, False}
+
+
 def test_yes_and_no_are_balanced():
     answers = [qa.answer for i in range(400) for qa in synth.draw("shapes", 4, i)[1] if qa.answer in ("Yes", "No")]
     assert 0.35 < answers.count("Yes") / len(answers) < 0.65
@@ -106,6 +144,8 @@ def test_chart_questions_follow_the_values(plot):
     assert made["lowest"].answer == "Feb"
     assert made["count"].answer == "3"
     assert made["title"].answer == "Rain 2012"
+    assert charts.listing(random.Random(0), plot).answer == "Jan: 3; Feb: 1; Mar: 2"
+    assert charts.listing(random.Random(0), replace(plot, printed=False)).answer == "Jan; Feb; Mar"
     assert made["type"].answer == "bar chart"
     for qa in charts.questions(random.Random(1), plot, "pie"):
         if qa.task == "value":

@@ -189,13 +189,21 @@ def questions(rng: random.Random, scene: Scene, wanted: int) -> list[QA]:
     return list(made.values()) or [count(rng, scene)]
 
 
+def marks(scene: Scene) -> list[Mark]:
+    """Where the shapes are; in a scene of one tile also their numbers from the left (place) and from the top (line)."""
+    width, height = scene.image.size
+    ranks: list[dict[int, int | None]] = []
+    for axis in (0, 1):
+        order = sorted(range(len(scene.shapes)), key=lambda i: scene.shapes[i].centre[axis])
+        ranks.append({i: rank if max(width, height) <= 112 else None for rank, i in enumerate(order)})
+    return [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
+                 colour=s.colour, place=ranks[0][i], line=ranks[1][i]) for i, s in enumerate(scene.shapes)]  # fmt: skip
+
+
 def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
     """A scene with up to eight questions, and where its shapes are."""
     scene = compose(rng)
-    width, height = scene.image.size
-    marks = [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
-                  colour=s.colour) for s in scene.shapes]  # fmt: skip
     if split == "test":
-        return scene.image, questions(rng, scene, 1), marks
+        return scene.image, questions(rng, scene, 1), marks(scene)
     listed = listing(rng, scene)
-    return scene.image, questions(rng, scene, rng.randint(4, 7)) + ([listed] if listed else []), marks
+    return scene.image, questions(rng, scene, rng.randint(4, 7)) + ([listed] if listed else []), marks(scene)
