@@ -76,7 +76,7 @@ WORDINGS: Mapping[str, Sequence[str]] = {
 
 
 def convert(raw: Path, split: str = "train") -> Iterator[Sample]:
-    """One conversation a clip: the frames and four questions, in an order and wording drawn from the clip's id.
+    """One sample a clip: the frames and four questions that stand apart, worded by the clip's id.
 
     Raises:
         ValueError: the folder, a row or a frame is missing or wrong (named).
@@ -86,7 +86,7 @@ def convert(raw: Path, split: str = "train") -> Iterator[Sample]:
 
 
 def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
-    """The conversation of one row; null signals are not asked for."""
+    """The questions of one row, each as the benchmark asks it; null signals are not asked for."""
     rng = random.Random(row["id"])
     kinds = [kind for kind in QUESTIONS if row.get(kind) is not None]
     rng.shuffle(kinds)
@@ -96,7 +96,7 @@ def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
         content = question if turn else [*frames, {"type": "text", "text": question}]
         answer = row[kind] if isinstance(row[kind], str) else number_text(row[kind])
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-    return Sample(id=row["id"], messages=messages, source=SOURCE, max_tiles=1)
+    return Sample(id=row["id"], messages=messages, source=SOURCE, max_tiles=1, apart=True)
 
 
 def build(
@@ -278,5 +278,6 @@ EXAMPLE = (
         ],
         source=SOURCE,
         max_tiles=1,
+        apart=True,
     ),
 )
