@@ -56,6 +56,8 @@ class SourceRecipe:
             raise RecipeError(
                 f"data.weight of {self.kind} {self.name or self.path} is {self.weight}; it must be above 0"
             )
+        if self.apart and self.kind == "synth":
+            raise RecipeError("data.apart is of jsonl and domain sources; drawn samples say so themselves")
         if not (self.name if self.kind != "jsonl" else self.path):
             raise RecipeError(f"data: a {self.kind} source needs {'a path' if self.kind == 'jsonl' else 'a name'}")
 

@@ -84,7 +84,7 @@ class Sample:
     """What stands where in the sample's one picture, if that is known."""
     apart: bool = False
     """Whether every question stands alone with the pictures of the first turn: it is trained as if it had been asked
-    first, and sees no other question or answer. ``False`` is a conversation."""
+    first, and sees no other question or answer. ``False`` is a conversation. See ``train.apart``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +132,8 @@ class Batch:
     patch_labels: torch.Tensor | None = None
     """(tiles of all rows, patches, 4) int64, where the examples carry them."""
     turns: torch.Tensor | None = None
-    """(B, T) int64, where an example carries them; tokens of turn n see turn 0 and their own, and count on from turn 0.
-    """
+    """(B, T) int64, where an example carries them: tokens of turn n see turn 0 and their own, and count on from turn 0.
+    A conversation is all turn 0, padding is -1."""
 
 
 @dataclass(frozen=True, kw_only=True)

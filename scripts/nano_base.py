@@ -16,7 +16,7 @@ from mini_internvl.model.sizes import compose
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "nano"
 MERGES = 1700
-READ = ("read", "character", "value", "title", "whose", "highest", "lowest")
+READ = ("read", "character", "value", "title", "whose", "highest", "lowest", "data")
 """Tasks whose answers are spelled out of the picture; no merges are made for them."""
 COMMON = """
 the a an is are of in on to and or not it this that these those there here what which who where when why how many much

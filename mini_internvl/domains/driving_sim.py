@@ -76,7 +76,7 @@ WORDINGS: Mapping[str, Sequence[str]] = {
 
 
 def convert(raw: Path, split: str = "train") -> Iterator[Sample]:
-    """One sample a clip: the frames and four questions that stand apart, worded by the clip's id.
+    """One sample a clip: its frames and four questions that stand apart, order and wording drawn from the clip's id.
 
     Raises:
         ValueError: the folder, a row or a frame is missing or wrong (named).
@@ -86,7 +86,7 @@ def convert(raw: Path, split: str = "train") -> Iterator[Sample]:
 
 
 def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
-    """The questions of one row, each as the benchmark asks it; null signals are not asked for."""
+    """The questions of one row, each alone with the frames as in the benchmark; null signals are not asked for."""
     rng = random.Random(row["id"])
     kinds = [kind for kind in QUESTIONS if row.get(kind) is not None]
     rng.shuffle(kinds)

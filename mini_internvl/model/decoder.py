@@ -161,13 +161,16 @@ class Block(nn.Module):
 
 
 def turn_positions(turns: Tensor) -> Tensor:
-    """(B, T) turn numbers, each turn in one piece -> (B, T) positions: every turn counts on from the end of turn 0."""
+    """(B, T) turn numbers, each turn in one piece -> (B, T) positions: every turn counts on from the end of turn 0.
+
+    Padding (-1) has position 0, so that the longest position is that of a real token.
+    """
     places = torch.arange(turns.shape[1], device=turns.device).expand_as(turns)
     begins = torch.ones_like(turns, dtype=torch.bool)
     begins[:, 1:] = turns[:, 1:] != turns[:, :-1]
     begin = (places * begins).cummax(1).values
     shared = (turns == 0).sum(1, keepdim=True)
-    return torch.where(turns == 0, places, places - begin + shared)
+    return torch.where(turns == 0, places, places - begin + shared).where(turns >= 0, 0)
 
 
 def attention_mask(

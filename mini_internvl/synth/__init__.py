@@ -79,9 +79,10 @@ def marked_kinds() -> list[str]:
 
 
 def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
-    """One conversation about one drawn picture; the picture is a PIL image in the first user turn.
+    """Questions and answers about one drawn picture, which is a PIL image in the first user turn.
 
-    Nine in ten have their questions apart, so that each is learnt as a first question; the tenth is a conversation.
+    In nine of ten samples the questions stand apart, so that each is learnt as a first question; the tenth is a
+    conversation.
     ``index`` counts the samples of one (kind, seed); raises like ``draw``.
     """
     image, questions, marks = _drawn(kind, seed, index, split)

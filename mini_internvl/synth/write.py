@@ -29,7 +29,8 @@ def row(sample: Sample, picture: str) -> dict[str, Any]:
         said = message["content"]
         text = said if isinstance(said, str) else "<image>\n" + said[1]["text"]
         turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": text})
-    return {"id": sample.id, "image": picture, "width": image.width, "height": image.height, "conversations": turns}
+    said_of_picture = {"image": picture, "width": image.width, "height": image.height}
+    return {"id": sample.id, **said_of_picture, "apart": sample.apart, "conversations": turns}
 
 
 def _done(path: Path, kind: str, seed: int, split: str) -> int:

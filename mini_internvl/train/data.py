@@ -23,6 +23,7 @@ from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, ChatTemplate, Encoded, Example, Message, Sample
+from mini_internvl.train.apart import PADDING, join, one_by_one
 from mini_internvl.train.patches import patch_labels
 
 IGNORE = -100
@@ -85,13 +86,23 @@ def open_source(recipe: SourceRecipe, seed: int) -> Source:
         samples, name = list(read_jsonl(Path(recipe.path))), recipe.path
     if recipe.apart:
         samples = [replace(sample, apart=True) for sample in samples]
+    for sample in samples:
+        _check_apart(sample, name)
     return ListSource(samples, seed, name)
+
+
+def _check_apart(sample: Sample, name: str) -> None:
+    try:
+        if sample.apart:
+            one_by_one(sample.messages)
+    except ValueError as error:
+        raise DataError(f"{name}, sample {sample.id}: {error}") from None
 
 
 def read_jsonl(path: Path) -> list[Sample]:
     """Rows of InternVL's jsonl (``conversations``, ``image``) or of OpenAI messages (``messages``).
 
-    Picture paths are relative to the file's folder.
+    Picture paths are relative to the file's folder. A row may say ``"apart": true`` of its questions.
 
     Raises:
         DataError: names the file and line.
@@ -117,7 +128,10 @@ def read_jsonl(path: Path) -> list[Sample]:
                 raise DataError(f"{where}: no field {error}") from None
             except (AttributeError, TypeError, ValueError) as error:
                 raise DataError(f"{where}: {error}") from None
-            samples.append(Sample(id=str(row.get("id", number)), messages=messages, source=path.stem))
+            apart = row.get("apart", False)
+            if not isinstance(apart, bool):
+                raise DataError(f"{where}: apart is {json.dumps(apart)}; it must be true or false")
+            samples.append(Sample(id=str(row.get("id", number)), messages=messages, source=path.stem, apart=apart))
     return samples
 
 
@@ -190,7 +204,7 @@ class Encoder:
     max_tiles: int
     """Most tiles of a sample, shared by its pictures."""
     max_length: int
-    """Longest sample in tokens."""
+    """Longest sample in tokens, all its questions together."""
     with_patches: bool = False
     """Whether examples carry the labels of the loss over patches."""
     marks_needed: bool = True
@@ -255,17 +269,8 @@ class Encoder:
                 system_message=self.system_message,
             )
 
-        if not sample.apart or len(sample.messages) <= 2:
-            return encode(sample.messages), []
-        pieces = [encode(messages) for messages in one_by_one(sample.messages)]
-        context = self.tokenizer.token_id(chat.IMAGE_CONTEXT)
-        shared = max(place for place, token in enumerate(pieces[0].input_ids) if token == context) + 1
-        ids, labels, turns = pieces[0].input_ids[:shared], pieces[0].labels[:shared], [0] * shared
-        for turn, piece in enumerate(pieces, 1):
-            ids += piece.input_ids[shared:]
-            labels += piece.labels[shared:]
-            turns += [turn] * (len(piece.input_ids) - shared)
-        return Encoded(input_ids=ids, labels=labels), turns
+        pieces = [encode(messages) for messages in (one_by_one(sample.messages) if sample.apart else [sample.messages])]
+        return join(pieces, self.tokenizer.token_id(chat.IMAGE_CONTEXT)) if len(pieces) > 1 else (pieces[0], [])
 
     def _patch_labels(self, sample: Sample, name: str, tiles: Sequence[int]) -> torch.Tensor:
         side = self.config.image_size // self.config.vision.patch_size
@@ -289,24 +294,6 @@ class Encoder:
         return patch_labels(sample.marks, grid, thumbnail, side)
 
 
-def one_by_one(messages: Sequence[Message]) -> list[list[Message]]:
-    """Questions that stand apart -> one conversation each, all of them with the pictures of the first.
-
-    Raises:
-        ValueError: the first question does not begin with its pictures, or turns do not alternate.
-    """
-    first = messages[0]["content"]
-    pictures = [] if isinstance(first, str) else [part for part in first if part["type"] != "text"]
-    if not pictures or [part["type"] for part in first[len(pictures) :]] != ["text"]:
-        raise ValueError("questions stand apart only where the first holds its pictures and then its text")
-    if [m["role"] for m in messages] != ["user", "assistant"] * (len(messages) // 2):
-        raise ValueError("questions that stand apart each have one answer")
-    alone = [[dict(messages[0]), messages[1]]]
-    for question, answer in zip(messages[2::2], messages[3::2], strict=True):
-        alone.append([{"role": "user", "content": [*pictures, {"type": "text", "text": question["content"]}]}, answer])
-    return alone
-
-
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Pad on the right to the longest; pixel tiles are joined in row order."""
     length = max(len(example.input_ids) for example in examples)
@@ -314,12 +301,11 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE)
     mask = torch.zeros(shape, dtype=torch.int64)
-    turns = torch.zeros(shape, dtype=torch.int64)
+    turns = torch.full(shape, PADDING)
     for row, example in enumerate(examples):
         n = len(example.input_ids)
         ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
-        if example.turns is not None:
-            turns[row, :n], turns[row, n:] = example.turns, -1
+        turns[row, :n] = 0 if example.turns is None else example.turns
     patches = [example.patch_labels for example in examples if example.patch_labels is not None]
     return Batch(
         patch_labels=torch.cat(patches) if patches else None,

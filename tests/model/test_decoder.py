@@ -180,6 +180,21 @@ def test_left_padding_changes_no_real_position(llm):
     torch.testing.assert_close(beside, alone, atol=1e-5, rtol=1e-5)
 
 
+def test_turns_give_what_each_would_alone(llm):
+    """Beyond the sliding window of the Phi-3 configuration; the second row is a conversation, padded."""
+    model = decoder(llm)
+    x = torch.randn(2, 24, 32)
+    turns = torch.tensor([[0] * 9 + [1] * 6 + [2] * 8 + [-1], [0] * 20 + [-1] * 4])
+    with torch.no_grad():
+        together = model(x, padding=(turns >= 0).long(), turns=turns)
+        first = model(x[:1, :15])
+        second = model(torch.cat([x[:1, :9], x[:1, 15:23]], dim=1))
+        conversation = model(x[1:, :20])
+    torch.testing.assert_close(together[:1, :15], first, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[:1, 15:23], second[:, 9:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[1:, :20], conversation, atol=1e-5, rtol=1e-5)
+
+
 def test_finished_rows_leave_the_cache(llm):
     model = decoder(llm)
     x = torch.randn(3, 6, 32)

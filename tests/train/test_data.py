@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from mini_internvl.train.data import (
     read_jsonl,
     supervised_tokens,
 )
-from mini_internvl.train.losses import ANSWERS
 
 
 def turns(*texts, first="human"):
@@ -226,55 +224,21 @@ def test_pictures_of_a_sample_share_its_tiles(encode, start):
     assert [int((e.input_ids == context).sum()) for e in (one, two, own)] == [12, 8, 4]
 
 
-def apart(*turns, picture=True, **settings):
-    """A sample whose questions stand apart, from question, answer, question, ..."""
-    first = [{"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}] if picture else []
-    first.append({"type": "text", "text": turns[0]})
-    messages = [{"role": ("user", "assistant")[i % 2], "content": text if i else first} for i, text in enumerate(turns)]
-    return Sample(id="p", messages=messages, apart=True, **settings)
+def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "conversations": turns("One?", "1", "Two?", "2")} for _ in range(2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(rows[0] | {"apart": True}) + "\n" + json.dumps(rows[1]))
+    assert [sample.apart for sample in read_jsonl(path)] == [True, False]
+    source = open_source(SourceRecipe(kind="jsonl", path=str(path), apart=True), 0)
+    assert encode(source[0]).turns.unique().tolist() == encode(source[1]).turns.unique().tolist() == [0, 1, 2]
 
-
-def test_questions_that_stand_apart_cost_and_teach_what_they_would_alone(encode, start):
-    sample = apart("What is it?", "A dog.", "Which colour has it?", "Brown, I think.", "How many?", "1")
-    pictures = sample.messages[0]["content"][:1]
-    alone = []
-    for question, answer in zip(sample.messages[::2], sample.messages[1::2], strict=True):
-        text = question["content"] if isinstance(question["content"], str) else question["content"][1]["text"]
-        content = [*pictures, {"type": "text", "text": text}]
-        alone.append(encode(Sample(id="a", messages=[{"role": "user", "content": content}, answer])))
-    together = encode(sample)
-    messages = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
-    other = encode(Sample(id="o", messages=messages))
-    assert len(together.input_ids) < sum(len(example.input_ids) for example in alone)
-
-    def measured(examples):
-        batch = collate(examples, 9)
-        start.model.zero_grad()
-        loss = ANSWERS(start.model, batch)
-        loss.backward()
-        return loss.item(), {n: p.grad.clone() for n, p in start.model.named_parameters() if p.grad is not None}
-
-    loss, gradients = measured([together, other])  # the other is padded
-    expected, wanted = measured([*alone, other])
-    assert loss == pytest.approx(expected, rel=1e-5)
-    assert gradients.keys() == wanted.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
-    _, seen = measured([encode(replace(sample, apart=False)), other])  # a conversation, which sees what came before
-    name = "language_model.layers.0.self_attn.q_proj.weight"
-    assert (seen[name] - wanted[name]).norm() > 0.01 * wanted[name].norm()
-
-
-@pytest.mark.parametrize(
-    ("sample", "message"),
-    [
-        (apart("What?", "A.", "B?", "C.", picture=False), "set/p: questions stand apart only where the first holds"),
-        (apart("What?", "A.", "B?", source="set"), "set/p: questions that stand apart each have one answer"),
-    ],
-)
-def test_questions_that_cannot_stand_apart_are_named(encode, sample, message):
-    with pytest.raises(DataError, match=message):
-        encode(replace(sample, source="set"))
+    path.write_text(json.dumps(rows[0] | {"apart": "yes"}))
+    with pytest.raises(DataError, match=r'rows\.jsonl:1: apart is "yes"; it must be true or false'):
+        read_jsonl(path)
+    path.write_text(json.dumps(rows[0] | {"id": "x", "conversations": turns("One?", "1", "Two?")}))
+    with pytest.raises(DataError, match=r"rows\.jsonl, sample x: questions that stand apart each have one answer"):
+        open_source(SourceRecipe(kind="jsonl", path=str(path), apart=True), 0)
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
 
 
 def listing(rng: random.Random, plot: plots.Plot) -> QA:
-    """All that is printed, in order: much to learn from for one question."""
+    """All labels in order, with their values where they are printed: much to learn from for one question."""
     if plot.printed:
         rows = (f"{label}: {shown}" for label, shown in zip(plot.labels, plot.shown, strict=True))
-        return QA(rng.choice(VALUES), "; ".join(rows), "list", main=False)
-    return QA(rng.choice(LABELS), "; ".join(plot.labels), "list", main=False)
+        return QA(rng.choice(VALUES), "; ".join(rows), "data", main=False)
+    return QA(rng.choice(LABELS), "; ".join(plot.labels), "data", main=False)

@@ -1,0 +1,135 @@
+"""Questions that stand apart: together they cost and teach what they would alone, and what cannot is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from mini_internvl.inputs import chat
+from mini_internvl.model import decoder
+from mini_internvl.model.vlm import InternVL
+from mini_internvl.records import Encoded, Sample
+from mini_internvl.train.apart import join, one_by_one
+from mini_internvl.train.data import DataError, collate, supervised_tokens
+from mini_internvl.train.losses import ANSWERS
+
+PICTURE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
+WIDE = {"type": "image", "image": Image.effect_noise((110, 50), 90).convert("RGB")}
+
+
+def text(said):
+    return {"type": "text", "text": said}
+
+
+def messages(first, *rest):
+    """Question, answer, question, ...; the first question is a list of parts."""
+    return [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate([first, *rest])]
+
+
+def apart(first, *rest, **settings):
+    return Sample(id="p", source="set", messages=messages(first, *rest), apart=True, **settings)
+
+
+SHORT = apart([PICTURE, text("What is it?")], "A dog.", "How many?", "1")
+LONG = apart(
+    [PICTURE, WIDE, text("What is it?")], "A dog.", "Which colour has it?", "Brown, I think.", "How many?", "1"
+)
+ONE = Sample(id="o", messages=messages("Who are you, and since when?", "A model.", "Why?", "I do not know."))
+
+
+def measured(model: InternVL, examples):
+    batch = collate(examples, 9)
+    model.zero_grad()
+    loss = ANSWERS(model, batch)
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_together_they_cost_and_teach_what_they_would_alone(encode, start):
+    alone = [
+        encode(Sample(id="a", messages=conversation))
+        for sample in (SHORT, LONG)
+        for conversation in one_by_one(sample.messages)
+    ]
+    together = [encode(SHORT), encode(LONG)]  # the shorter is padded
+    assert len(alone) == 5
+    assert sum(len(example.input_ids) for example in together) < sum(len(example.input_ids) for example in alone)
+    assert supervised_tokens([collate(together, 9)]) == supervised_tokens([collate(alone, 9)])
+    loss, gradients = measured(start.model, [*together, encode(ONE)])
+    expected, wanted = measured(start.model, [*alone, encode(ONE)])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
+    conversations = [encode(replace(SHORT, apart=False)), encode(replace(LONG, apart=False)), encode(ONE)]
+    _, seen = measured(start.model, conversations)  # where a question sees what came before
+    name = "language_model.layers.0.self_attn.q_proj.weight"
+    assert (seen[name] - wanted[name]).norm() > 0.01 * wanted[name].norm()
+
+
+def test_marks_names_and_system_messages_are_shared():
+    marked = messages([PICTURE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")], "A", "Why?", "B")
+    [first, second] = one_by_one([{"role": "system", "content": "Be brief."}, *marked])
+    assert first[0] == second[0] == {"role": "system", "content": "Be brief."}
+    assert first[1]["content"] == [PICTURE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")]
+    assert second[1]["content"] == [PICTURE, WIDE, text("Left: <image>\nRight: <image>\n\nWhy?")]
+    assert second[2] == {"role": "assistant", "content": "B"}
+    named = messages([{**PICTURE, "name": "Frame-1"}, text("What?")], "A", [text("Why?")], "B")
+    assert one_by_one(named)[1][0]["content"] == [{**PICTURE, "name": "Frame-1"}, text("Why?")]
+
+
+def test_one_question_or_no_picture_stays_as_it_is():
+    for kept in (messages([PICTURE, text("What?")], "A"), messages("What?", "A", "Why?", "B")):
+        assert one_by_one(kept) == [kept]
+    assert (
+        one_by_one([{"role": "system", "content": "S"}, *messages([PICTURE, text("What?")], "A")])[0][0]["content"]
+        == "S"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (([text("What is"), PICTURE, text("this?")], "A", "B?", "C"), "the first begins with all pictures"),
+        (
+            ([PICTURE, text("What colour is it?\n<image>")], "A", "B?", "C"),
+            "the first begins with all pictures; no text",
+        ),
+        (([PICTURE, text("What?")], "A", "B?"), "each have one answer"),
+        (([PICTURE, text("What?")], "A", [PICTURE, text("B?")], "C"), "a later question has a picture of its own"),
+        (([PICTURE, text("What?")], "A", "B?", "C <|im_end|>"), "answer 2 has no supervised token"),
+    ],
+)
+def test_what_cannot_stand_apart_is_named(encode, said, message):
+    with pytest.raises(DataError, match=f"sample set/p: .*{message}"):
+        encode(apart(*said))
+
+
+def test_conversations_that_begin_otherwise_are_not_joined():
+    def piece(*ids):
+        return Encoded(input_ids=list(ids), labels=[chat.IGNORE] * (len(ids) - 1) + [ids[-1]])
+
+    row, turns = join([piece(1, 7, 7, 2, 3), piece(1, 7, 7, 4)], 7)
+    assert (row.input_ids, turns) == ([1, 7, 7, 2, 3, 4], [0, 0, 0, 1, 1, 2])
+    assert row.labels == [chat.IGNORE] * 4 + [3, 4]
+    for other in (piece(1, 7, 2, 3, 5), piece(2, 7, 7, 4), piece(1, 7, 7, 7, 4)):
+        with pytest.raises(ValueError, match="question 2 does not begin with the pictures as the first does"):
+            join([piece(1, 7, 7, 2, 3), other], 7)
+
+
+def test_turns_count_on_from_what_they_share_and_see_nothing_else():
+    turns = torch.tensor([[0, 0, 1, 1, 2, 2, 2, -1], [0, 0, 0, 0, 0, -1, -1, -1]])
+    assert decoder.turn_positions(turns).tolist() == [[0, 1, 2, 3, 2, 3, 4, 0], [0, 1, 2, 3, 4, 0, 0, 0]]
+    padding = (turns >= 0).long()
+    for window in (None, 2):
+        mask = decoder.attention_mask(padding, 8, 8, window, torch.device("cpu"), turns)[:, 0]
+        places = decoder.turn_positions(turns)
+        for row in range(2):
+            for i in range(8):
+                for j in range(8):
+                    own = turns[row, j] in (0, turns[row, i]) and j <= i
+                    near = window is None or places[row, i] - places[row, j] < window
+                    assert mask[row, i, j] == ((own and near and bool(padding[row, j])) or i == j)
