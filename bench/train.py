@@ -1,8 +1,9 @@
-"""Training speed of the nano model in tokens per second: float32 and bfloat16, plain and fused attention.
+"""Training speed of the nano model: float32 and bfloat16, plain and fused attention, questions apart and one by one.
 
-Run ``python bench/train.py [--json]``. The same batches go through forward, backward and AdamW in each way, in turn,
-round after round; medians and ratios to float32 are printed. Tokens are those of the decoder, padding left out; the
-encoder's patches come on top and are the same for all.
+Run ``python bench/train.py [--all] [--json]``. The same samples go through forward, backward and the optimiser in each
+way, in turn, round after round; medians and ratios to float32 with questions apart are printed. Tokens are those of the
+decoder, padding left out; the encoder's patches come on top. Where bfloat16 is emulated it is left out unless ``--all``
+asks for it: it takes many minutes.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ import torch
 
 from mini_internvl import recipes
 from mini_internvl.model import attention
-from mini_internvl.train.data import StepDataset
+from mini_internvl.records import Batch
+from mini_internvl.train import apart
+from mini_internvl.train.data import StepDataset, collate, supervised_tokens
 from mini_internvl.train.loop import accumulate, make_optimizer
-from mini_internvl.train.run import encoder, open_start
+from mini_internvl.train.run import encoder, fast_bfloat16, open_start
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
-WAYS = {"fp32, fused": ("fp32", 0), "bf16, fused": ("bf16", 0), "bf16, plain": ("bf16", attention.PLAIN_UP_TO)}
+FIRST = "fp32, fused"
+ALONE = "fp32, fused, one by one"
+WAYS = {FIRST: ("fp32", 0), ALONE: ("fp32", 0)}
+BF16 = {"bf16, fused": ("bf16", 0), "bf16, plain": ("bf16", attention.PLAIN_UP_TO)}
 
 
 @contextmanager
@@ -37,10 +43,22 @@ def plain_up_to(length: int):
         attention.PLAIN_UP_TO = before
 
 
+def one_by_one(dataset: StepDataset, step: int) -> list[Batch]:
+    """The step's samples with every question in a row of its own, which reads the picture again."""
+    size, rows = dataset.stage.batch_size, []
+    for n in range(step * size, (step + 1) * size):
+        sample = dataset.sources[dataset.choices[n]][int(dataset.numbers[n])]
+        alone = apart.one_by_one(sample.messages) if sample.apart else [sample.messages]
+        rows += [dataset.encode(replace(sample, messages=messages, apart=False)) for messages in alone]
+    rows.sort(key=lambda row: len(row.input_ids))
+    return [collate(rows[i : i + 32], dataset.pad_id) for i in range(0, len(rows), 32)]
+
+
 def main() -> None:
     """Time the ways and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--all", action="store_true", help="emulated bfloat16 too")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     recipe = recipes.load(RECIPE)
@@ -48,34 +66,42 @@ def main() -> None:
     stage = replace(recipe.stages[-1], steps=2)
     stage = replace(stage, data=tuple(s for s in stage.data if s.name in ("words", "shapes", "charts", "text")))
     dataset = StepDataset(stage, encoder(start, max_tiles=6, max_length=1024), pad_id=0, seed=0)
-    steps = [dataset[i] for i in range(len(dataset))]
-    tokens = sum(int(batch.attention_mask.sum()) for batches in steps for batch in batches)
+    ways = WAYS | (BF16 if arguments.all or fast_bfloat16() else {})
+    together = [dataset[i] for i in range(len(dataset))]
+    steps = dict.fromkeys(ways, together) | {ALONE: [one_by_one(dataset, i) for i in range(len(dataset))]}
+    answers = sum(supervised_tokens(batches) for batches in together)
     model = start.model.train()
     optimizer = make_optimizer(model, stage)
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(arguments.rounds + 1):
-        for name, (precision, length) in WAYS.items():
+        for name, (precision, length) in ways.items():
             began = time.perf_counter()
             with plain_up_to(length):
-                for batches in steps:
+                for batches in steps[name]:
                     accumulate(model, batches, precision)
                     optimizer.step()
                     optimizer.zero_grad()
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - began)
     rows = {}
-    for name in WAYS:
-        ratios = [a / b for a, b in zip(seconds["fp32, fused"], seconds[name], strict=True)]
+    for name in ways:
+        ratios = [a / b for a, b in zip(seconds[FIRST], seconds[name], strict=True)]
+        tokens = sum(int(batch.attention_mask.sum()) for batches in steps[name] for batch in batches)
         rows[name] = {
+            "tokens": tokens,
             "tokens_per_s": round(tokens / statistics.median(seconds[name])),
+            "answer_tokens_per_s": round(answers / statistics.median(seconds[name])),
             "ratio": round(statistics.median(ratios), 2),
         }
     if arguments.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "tokens": tokens, **rows}))
+        print(json.dumps({"threads": torch.get_num_threads(), "answer_tokens": answers, **rows}))
         return
-    print(f"nano, {len(steps)} steps of {stage.batch_size} samples, {tokens} tokens, {torch.get_num_threads()} threads")
+    print(f"nano, {len(together)} steps of {stage.batch_size} samples, {torch.get_num_threads()} threads")
     for name, row in rows.items():
-        print(f"{name:14} {row['tokens_per_s']:6,} tokens/s  {row['ratio']:.2f}x")
+        speeds = f"{row['tokens_per_s']:6,} tokens/s  {row['answer_tokens_per_s']:5,} answer tokens/s"
+        print(f"{name:24} {speeds}  {row['ratio']:.2f}x")
+    if len(ways) == len(WAYS):
+        print("bfloat16 is emulated on this processor and was left out; --all measures it")
 
 
 if __name__ == "__main__":
