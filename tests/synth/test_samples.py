@@ -37,6 +37,10 @@ def test_training_samples_are_conversations_about_one_picture(kind):
         assert sample.source == f"synth-{kind}"
 
 
+def test_questions_stand_apart_in_nine_samples_of_ten():
+    assert [synth.make("shapes", 1, i).apart for i in range(20)] == ([False] + [True] * 9) * 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_test_samples_ask_one_question(kind):
     for index in range(15):
