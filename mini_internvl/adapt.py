@@ -328,6 +328,12 @@ def _general(base: Scored, adapted: Scored) -> dict[str, Any]:
     }
 
 
+def _question(item: Item) -> str:
+    """The text that is asked, without its pictures."""
+    content = item.messages[-1]["content"]
+    return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
+
+
 def _clips(
     output: Path,
     benchmarks: Mapping[str, ModuleType],
@@ -346,7 +352,7 @@ def _clips(
             clip["questions"].append(
                 {
                     "kind": item.truth["kind"],
-                    "question": next(p["text"] for p in item.messages[-1]["content"] if p["type"] == "text"),  # type: ignore[index]
+                    "question": _question(item),
                     "truth": str(item.truth["answer"]),
                     "base": before.text,
                     "adapted": after.text,

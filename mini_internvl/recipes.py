@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 
 import yaml
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 PARTS = ("vision", "projector", "llm")
 LOSSES = ("answers", "patches")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("fp32", "bf16", "auto")
 LORA_PARTS = ("llm", "vision")
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 class RecipeError(ValueError):
@@ -279,7 +282,7 @@ def from_dict(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
     if not isinstance(raw, Mapping):
         raise RecipeError(f"{where or cls.__name__} must be a mapping of fields, not {raw!r}")
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in raw:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)

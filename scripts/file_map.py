@@ -17,7 +17,8 @@ OTHERS = {
     "tests/": "mirrors the package; `tests/golden/` compares with recorded outputs of the original implementation",
     "bench/": "speed beside plain references: `captions.py`, `eval.py`, `load.py`, `preprocess.py`, `train.py`",
     "docs/": "one page per noun",
-    "scripts/": "`check` and `test`, which CI runs too; what wrote nano's base files and this map",
+    "scripts/": "`check` and `test`, which CI runs too; `nano_base.py` wrote nano's base files, `file_map.py` this map,"
+    " `full_size.py` writes a released size with random weights",
 }
 
 
