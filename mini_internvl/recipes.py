@@ -22,6 +22,7 @@ if typing.TYPE_CHECKING:
 
 PARTS = ("vision", "projector", "llm")
 LOSSES = ("answers", "patches")
+REDUCTIONS = ("token", "square", "sample")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("fp32", "bf16", "auto")
 LORA_PARTS = ("llm", "vision")
@@ -81,6 +82,9 @@ class StageRecipe:
     """``answers``: next-token loss on the answers; ``patches``: what stands on every patch, for the encoder alone."""
     patches_weight: float = 0.0
     """Weight of the loss over patches beside that on the answers, for pictures whose contents are known."""
+    loss_reduction: str = "token"
+    """How a token of an answer of x tokens weighs: ``token`` 1, ``square`` 1/sqrt(x), ``sample`` 1/x; the last two keep
+    long answers from drowning the short ones."""
     optimizer: str = "adamw"
     """``adamw``, or ``muon`` for the matrices of a model that trains from nothing (AdamW for the rest)."""
     lr: float = 4e-5
@@ -113,6 +117,8 @@ class StageRecipe:
             raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
         if self.loss not in LOSSES:
             raise RecipeError(f'{where}: loss is "{self.loss}"; known: {", ".join(LOSSES)}')
+        if self.loss_reduction not in REDUCTIONS:
+            raise RecipeError(f'{where}: loss_reduction is "{self.loss_reduction}"; known: {", ".join(REDUCTIONS)}')
         if self.optimizer not in OPTIMIZERS:
             raise RecipeError(f'{where}: optimizer is "{self.optimizer}"; known: {", ".join(OPTIMIZERS)}')
         if self.loss == "patches" and self.train != ("vision",):

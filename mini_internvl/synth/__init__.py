@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "QA", "corpus", "draw", "make", "missing"]
 
 SPLITS = ("train", "test")
-MAX_TURNS = 8
+MAX_TURNS = 12
 MAX_TILES = 6
 """Tile limit that the picture sizes are chosen for (112-pixel tiles)."""
 

@@ -1,7 +1,8 @@
 """The one training loop: every stage, from scratch or adapting, is a call of :func:`run_stage`.
 
-The gradient of a step is that of the loss summed over all supervised tokens of the step and divided by their number,
-whatever the split into micro batches. The loop stops on a loss that is not finite and names the samples.
+The gradient of a step is that of the loss summed over all supervised tokens of the step and divided by their number (by
+the sum of their weights, where a stage weighs them), whatever the split into micro batches. The loop stops on a loss
+that is not finite and names the samples.
 Settings follow the official scripts: AdamW, cosine with linear warm-up, clipping at 1.0 (``zero_stage1_config.json``).
 """
 
@@ -47,7 +48,7 @@ class Progress:
     steps: int
     """Steps in all."""
     loss: float
-    """Mean over the supervised tokens of the step."""
+    """Mean over the supervised tokens of the step, weighted where the stage weighs them."""
     lr: float
     """Learning rate of the step."""
     grad_norm: float
@@ -123,11 +124,11 @@ def set_drop_path(model: InternVL, rate: float) -> None:
 
 def accumulate(
     model: InternVL, batches: Sequence[Batch], precision: str, loss: losses.Loss = losses.ANSWERS
-) -> tuple[float, int]:
+) -> tuple[float, float]:
     """Add one step's gradients to the parameters.
 
     Returns:
-        The mean loss over the supervised tokens (or patches), and their number.
+        The weighted mean of the loss over the supervised tokens (or patches), and the sum of the weights.
 
     Raises:
         NonFiniteLoss: names the samples of the micro batch.

@@ -1,4 +1,4 @@
-"""Losses: modules that take (model, batch) and return a sum; ``count`` says over how many terms, so that steps add up.
+"""Losses: modules that take (model, batch) and return a weighted sum; ``count`` is the sum of its weights over a step.
 
 ``make`` picks the one that a stage names. A loss may have parameters of its own (heads); they train with the stage, are
 kept in its state, and are gone after it.
@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import StageRecipe
 from mini_internvl.records import Batch
-from mini_internvl.train.data import IGNORE, supervised_tokens
+from mini_internvl.train.data import IGNORE
 from mini_internvl.train.patches import PatchLoss
 
 
 class AnswerLoss(nn.Module):
-    """Next-token cross entropy summed over the supervised tokens, float32.
+    """Next-token cross entropy, float32, summed over the supervised tokens with the weights of :func:`token_weights`.
 
     Logits are computed at supervised positions only, which is where most of the memory of a large vocabulary goes.
     """
+
+    def __init__(self, reduction: str = "token") -> None:
+        super().__init__()
+        self.reduction = reduction
 
     def forward(self, model: InternVL, batch: Batch, visual_tokens: Tensor | None = None) -> Tensor:
         """The sum over the batch's supervised tokens; ``visual_tokens`` stand for the pixels where they are known."""
@@ -32,11 +37,31 @@ class AnswerLoss(nn.Module):
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         logits = model.language_model.lm_head(hidden[:, :-1][supervised])
-        return F.cross_entropy(logits.float(), targets[supervised], reduction="sum")
+        each = F.cross_entropy(logits.float(), targets[supervised], reduction="none")
+        return (each * token_weights(batch, self.reduction)).sum()
 
-    def count(self, batches: Sequence[Batch]) -> int:
-        """Supervised tokens."""
-        return supervised_tokens(batches)
+    def count(self, batches: Sequence[Batch]) -> float:
+        """Sum of the weights: the number of supervised tokens where each weighs 1."""
+        return sum(float(token_weights(batch, self.reduction).sum()) for batch in batches)
+
+
+def token_weights(batch: Batch, reduction: str) -> Tensor:
+    """Weight of each supervised token, in the order of ``labels[:, 1:]``, from the number x of those it stands with.
+
+    That is the tokens of its row, or of its turn where questions stand apart. ``token`` gives 1, ``sample`` 1/x: every
+    answer counts the same, ``square`` 1/sqrt(x): between the two (``loss_reduction`` of the official packed data set,
+    ``internvl/train/dataset_packed.py``).
+
+    Returns:
+        (supervised tokens,) float32.
+    """
+    supervised = batch.labels[:, 1:] != IGNORE
+    rows = torch.arange(len(supervised), device=supervised.device)[:, None].expand_as(supervised)[supervised]
+    if reduction == "token":
+        return torch.ones(len(rows), device=rows.device)
+    turns = torch.zeros_like(rows) if batch.turns is None else batch.turns[:, 1:][supervised]
+    _, answer, lengths = torch.stack([rows, turns]).unique(dim=1, return_inverse=True, return_counts=True)
+    return lengths[answer].float() ** {"sample": -1.0, "square": -0.5}[reduction]
 
 
 ANSWERS = AnswerLoss()
@@ -48,21 +73,21 @@ class AnswerAndPatchLoss(nn.Module):
     While a model measures (``eval()``) it is the loss on answers alone.
     """
 
-    def __init__(self, hidden_size: int, weight: float) -> None:
+    def __init__(self, hidden_size: int, weight: float, reduction: str = "token") -> None:
         super().__init__()
-        self.patches, self.weight = PatchLoss(hidden_size), weight
+        self.answers, self.patches, self.weight = AnswerLoss(reduction), PatchLoss(hidden_size), weight
 
     def forward(self, model: InternVL, batch: Batch) -> Tensor:
         """The weighted sum of both sums."""
         if not model.training or batch.patch_labels is None:
-            return ANSWERS(model, batch)
+            return self.answers(model, batch)
         hidden = model.vision_model(batch.pixel_values, model.config.select_layer)
-        answers = ANSWERS(model, batch, model.project(hidden))
+        answers = self.answers(model, batch, model.project(hidden))
         return answers + self.weight * self.patches.over(hidden, batch)
 
-    def count(self, batches: Sequence[Batch]) -> int:
-        """Supervised tokens."""
-        return supervised_tokens(batches)
+    def count(self, batches: Sequence[Batch]) -> float:
+        """Sum of the weights of the loss on answers."""
+        return self.answers.count(batches)
 
 
 Loss = AnswerLoss | PatchLoss | AnswerAndPatchLoss
@@ -73,5 +98,6 @@ def make(stage: StageRecipe, model: InternVL) -> Loss:
     if stage.loss == "patches":
         return PatchLoss(model.config.vision.hidden_size).to(model.device)
     if stage.patches_weight:
-        return AnswerAndPatchLoss(model.config.vision.hidden_size, stage.patches_weight).to(model.device)
-    return AnswerLoss()
+        size = model.config.vision.hidden_size
+        return AnswerAndPatchLoss(size, stage.patches_weight, stage.loss_reduction).to(model.device)
+    return AnswerLoss(stage.loss_reduction)

@@ -71,6 +71,14 @@ def test_counts_match_the_scene():
         assert qa.answer == str(total)
 
 
+def _true_relation(made: scene.Scene, question: str) -> bool:
+    found = re.search(r"the (\w+ \w+) .*?(left of|right of|above|below) the (\w+ \w+)\?", question)
+    assert found, question
+    by_label = {s.label: s for s in made.shapes}
+    (ax, ay), (bx, by) = by_label[found.group(1)].centre, by_label[found.group(3)].centre
+    return {"left of": ax < bx, "right of": ax > bx, "above": ay < by, "below": ay > by}[found.group(2)]
+
+
 def test_relations_are_true_both_ways():
     rng, seen = random.Random(3), 0
     for _ in range(200):
@@ -78,15 +86,28 @@ def test_relations_are_true_both_ways():
         qa = shapes.side(rng, made)
         if qa is None:
             continue
-        found = re.search(r"the (\w+ \w+) .*?(left of|right of|above|below) the (\w+ \w+)\?", qa.question)
-        assert found, qa.question
-        by_label = {s.label: s for s in made.shapes}
-        first, second = by_label[found.group(1)], by_label[found.group(3)]
-        (ax, ay), (bx, by) = first.centre, second.centre
-        true = {"left of": ax < bx, "right of": ax > bx, "above": ay < by, "below": ay > by}[found.group(2)]
-        assert qa.answer == ("Yes" if true else "No")
+        assert qa.answer == ("Yes" if _true_relation(made, qa.question) else "No")
         seen += 1
     assert seen > 50
+
+
+def test_opposed_questions_are_true_and_differ_in_their_answers():
+    rng, relations, absent = random.Random(6), 0, 0
+    for _ in range(200):
+        made = scene.compose(rng)
+        first, second, *sides = shapes.opposed(rng, made)
+        labels = {s.label for s in made.shapes}
+        for qa in (first, second):
+            there = any(f" {shapes.article(label)}" in qa.question for label in labels)
+            assert qa.answer == ("Yes" if there else "No"), (qa, labels)
+        assert first.answer == "Yes"
+        absent += second.answer == "No"
+        for qa in sides:
+            assert qa.answer == ("Yes" if _true_relation(made, qa.question) else "No")
+        assert sorted(qa.answer for qa in sides) in ([], ["No", "Yes"])
+        relations += len(sides)
+    assert relations > 200
+    assert absent > 120
 
 
 def test_shapes_are_listed_in_the_asked_order():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
 import pytest
 
@@ -77,6 +78,15 @@ def test_train_and_test_words_do_not_meet():
     assert not train & test
     assert len(train) > 1300
     assert 100 < len(test) < 350
+
+
+def test_half_of_the_training_words_are_blends_and_no_test_word_is():
+    rng = random.Random(0)
+    drawn = {split: [lexicon.word(rng, split).lower() for _ in range(400)] for split in ("train", "test")}
+    assert set(drawn["test"]) <= set(lexicon.words("test"))
+    blends = [word for word in drawn["train"] if word not in lexicon.words("train")]
+    assert 140 < len(blends) < 240
+    assert all(3 <= len(word) <= 8 and not lexicon.is_test(word) for word in blends)
 
 
 @pytest.mark.parametrize("kind", READING)

@@ -112,7 +112,7 @@ def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
 
 
 def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
-    """A chart near 224 x 112, 224 x 224 or 336 x 224 pixels with up to eight questions, and what stands where in it."""
+    """A chart near 224 x 112, 224 x 224 or 336 x 224 pixels with its questions, and what stands where in it."""
     while True:
         style = rng.choices([s for s, _ in STYLES], weights=[w for _, w in STYLES])[0]
         wide, high, _ = rng.choices(SIZES, weights=[s[2] for s in SIZES])[0]
@@ -128,9 +128,10 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
     made = questions(rng, plot, style)
     if split == "test":
         return canvas.damage(rng, image, 0.05), made, pen.marks
+    made += questions(rng, plot, style)
     rng.shuffle(made)
     distinct = list({qa.question: qa for qa in made}.values())
-    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(4, 7)], listing(rng, plot)], pen.marks
+    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(7, 11)], listing(rng, plot)], pen.marks
 
 
 def listing(rng: random.Random, plot: plots.Plot) -> QA:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -97,27 +98,57 @@ def name(rng: random.Random, scene: Scene) -> QA | None:
 
 def there(rng: random.Random, scene: Scene) -> QA:
     """Whether something is in the picture; half of the answers are No."""
-    labels = {s.label for s in scene.shapes}
     label = rng.choice(scene.shapes).label
     if rng.random() < 0.5:
-        near = rng.choice(scene.shapes)
-        other = rng.random() < 0.5
-        label = f"{near.colour} {rng.choice(SHAPES)}" if other else f"{rng.choice(SHAPE_COLOURS)} {near.name}"
-    question = rng.choice(THERE).replace("a {0}", article(label))
-    return QA(question, "Yes" if label in labels else "No", "exist")
+        label = _near_miss(rng, scene)
+    return _there(rng.choice(THERE), scene, label)
+
+
+def _near_miss(rng: random.Random, scene: Scene) -> str:
+    """The colour or the kind of a shape with any other kind or colour; now and then it is there after all."""
+    near = rng.choice(scene.shapes)
+    other = rng.random() < 0.5
+    return f"{near.colour} {rng.choice(SHAPES)}" if other else f"{rng.choice(SHAPE_COLOURS)} {near.name}"
+
+
+def _there(wording: str, scene: Scene, label: str) -> QA:
+    """Whether the label is in the picture."""
+    labels = {s.label for s in scene.shapes}
+    return QA(wording.replace("a {0}", article(label)), "Yes" if label in labels else "No", "exist")
 
 
 def side(rng: random.Random, scene: Scene) -> QA | None:
     """Whether one shape is left of, right of, above or below another, clearly one or the other."""
+    found = _apart(rng, scene)
+    return _side(rng.choice(SIDE), *found) if found else None
+
+
+def _apart(rng: random.Random, scene: Scene) -> tuple[Shape, Shape, str] | None:
+    """Two shapes and a side on which the first clearly does or does not stand of the second."""
     once = _once(scene.shapes)
     for _ in range(4 if len(once) > 1 else 0):
         first, second = rng.sample(once, 2)
         where = rng.choice(SIDES)
-        offset = _offset(first, second, where)
-        if abs(offset) > (first.size + second.size) / 3:
-            question = rng.choice(SIDE).format(first.label, second.label, where)
-            return QA(question, "Yes" if offset > 0 else "No", "relation")
+        if abs(_offset(first, second, where)) > (first.size + second.size) / 3:
+            return first, second, where
     return None
+
+
+def _side(wording: str, first: Shape, second: Shape, where: str) -> QA:
+    """Whether the first shape stands on that side of the second."""
+    answer = "Yes" if _offset(first, second, where) > 0 else "No"
+    return QA(wording.format(first.label, second.label, where), answer, "relation")
+
+
+def opposed(rng: random.Random, scene: Scene) -> list[QA]:
+    """Pairs of questions in like words, one answered Yes and one No, so that only the picture can tell them apart."""
+    wording = rng.choice(THERE)
+    made = [_there(wording, scene, rng.choice(scene.shapes).label), _there(wording, scene, _near_miss(rng, scene))]
+    found = _apart(rng, scene)
+    if found:
+        (first, second, where), wording = found, rng.choice(SIDE)
+        made += [_side(wording, first, second, where), _side(wording, second, first, where)]
+    return made
 
 
 def neighbour(rng: random.Random, scene: Scene) -> QA | None:
@@ -173,15 +204,20 @@ def listing(rng: random.Random, scene: Scene) -> QA | None:
     return QA(rng.choice(LIST).format(how), ", ".join(s.label for s in ordered), "list", main=False)
 
 
-ASKERS = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2), (place, 3), (region, 1))
+Asker = tuple[Callable[[random.Random, Scene], "QA | None"], int]
+ASKERS: tuple[Asker, ...] = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2),
+                             (place, 3), (region, 1))  # fmt: skip
+"""What is asked of test pictures, and how often."""
+OPEN = tuple(asker for asker in ASKERS if asker[0] not in (there, side))
+"""Without those that are answered Yes or No."""
 
 
-def questions(rng: random.Random, scene: Scene, wanted: int) -> list[QA]:
+def questions(rng: random.Random, scene: Scene, wanted: int, askers: Sequence[Asker] = ASKERS) -> list[QA]:
     """Up to ``wanted`` different questions about a scene."""
     made: dict[str, QA] = {}
-    weights = [w for _, w in ASKERS]
+    weights = [w for _, w in askers]
     for _ in range(4 * wanted):
-        qa = rng.choices(ASKERS, weights=weights)[0][0](rng, scene)
+        qa = rng.choices(askers, weights=weights)[0][0](rng, scene)
         if qa is not None:
             made.setdefault(qa.question, qa)
         if len(made) == wanted:
@@ -201,9 +237,10 @@ def marks(scene: Scene) -> list[Mark]:
 
 
 def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
-    """A scene with up to eight questions, and where its shapes are."""
+    """A scene with its questions, and where its shapes are."""
     scene = compose(rng)
     if split == "test":
         return scene.image, questions(rng, scene, 1), marks(scene)
+    asked = [*opposed(rng, scene), *questions(rng, scene, rng.randint(4, 6), OPEN)]
     listed = listing(rng, scene)
-    return scene.image, questions(rng, scene, rng.randint(4, 7)) + ([listed] if listed else []), marks(scene)
+    return scene.image, [*{qa.question: qa for qa in asked}.values(), *([listed] if listed else [])], marks(scene)
