@@ -150,7 +150,7 @@ def _resize_half(image: Image.Image, outputs: Sequence[np.ndarray], half: int) -
 
 def _resize_torch(image: Image.Image, targets: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Resize with torch's antialiased bicubic kernel on bytes, in Pillow's order; the thumbnail on a second thread."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+    pixels = _shared(np.asarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
 
     def one(width: int, height: int) -> np.ndarray:
         source = pixels
@@ -161,6 +161,14 @@ def _resize_torch(image: Image.Image, targets: Sequence[tuple[int, int]]) -> lis
 
     jobs = [functools.partial(one, *target) for target in targets]
     return _on_threads(jobs) if image.width * image.height >= LARGE else [job() for job in jobs]
+
+
+def _shared(pixels: np.ndarray) -> Tensor:
+    """The same bytes as a tensor that must not be written to; copied where numpy or torch is too old to share them."""
+    try:
+        return torch.from_dlpack(pixels)
+    except BufferError:
+        return torch.from_numpy(pixels.copy())
 
 
 def _on_threads(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -191,7 +199,7 @@ def normalise(tiles: np.ndarray, fast: bool = False) -> Tensor:
     pixels = torch.empty(n, 3, height, width)
     pixels.copy_(torch.from_numpy(tiles).permute(0, 3, 1, 2))
     if fast:
-        return torch.addcmul(-mean / std, pixels, 1 / (255 * std), out=pixels)
+        return pixels.mul_(1 / (255 * std)).sub_(mean / std)
     return pixels.div_(255).sub_(mean).div_(std)
 
 

@@ -124,6 +124,16 @@ def test_the_fast_path_stays_near(size):
     assert (difference <= 1).mean() > 0.999
 
 
+def test_the_fast_path_copies_where_bytes_cannot_be_shared(monkeypatch):
+    def refuse(_):
+        raise BufferError
+
+    image, config = scene(300, 200), TileConfig(image_size=112, max_tiles=6, fast=True)
+    shared = split_tiles(image, config)
+    monkeypatch.setattr(torch, "from_dlpack", refuse)
+    assert np.array_equal(split_tiles(image, config), shared)
+
+
 def test_values_are_normalised_by_channel():
     pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     pixels[1] = 255
