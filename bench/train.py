@@ -22,8 +22,9 @@ from mini_internvl import recipes
 from mini_internvl.model import attention
 from mini_internvl.records import Batch
 from mini_internvl.train import apart
-from mini_internvl.train.data import StepDataset, collate, supervised_tokens
+from mini_internvl.train.data import StepDataset, collate
 from mini_internvl.train.loop import accumulate, make_optimizer
+from mini_internvl.train.losses import ANSWERS
 from mini_internvl.train.run import encoder, fast_bfloat16, open_start
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
@@ -69,7 +70,7 @@ def main() -> None:
     ways = WAYS | (BF16 if arguments.all or fast_bfloat16() else {})
     together = [dataset[i] for i in range(len(dataset))]
     steps = dict.fromkeys(ways, together) | {ALONE: [one_by_one(dataset, i) for i in range(len(dataset))]}
-    answers = sum(supervised_tokens(batches) for batches in together)
+    answers = round(sum(ANSWERS.count(batches) for batches in together))
     model = start.model.train()
     optimizer = make_optimizer(model, stage)
     seconds: dict[str, list[float]] = {name: [] for name in ways}

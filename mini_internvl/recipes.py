@@ -81,10 +81,11 @@ class StageRecipe:
     loss: str = "answers"
     """``answers``: next-token loss on the answers; ``patches``: what stands on every patch, for the encoder alone."""
     patches_weight: float = 0.0
-    """Weight of the loss over patches beside that on the answers, for pictures whose contents are known."""
+    """Weight of the loss over patches beside that on the answers, for pictures whose contents are known. Both sums are
+    divided by the weights of the answers' tokens: ``square`` and ``sample`` want a smaller one than ``token``."""
     loss_reduction: str = "token"
-    """How a token of an answer of x tokens weighs: ``token`` 1, ``square`` 1/sqrt(x), ``sample`` 1/x; the last two keep
-    long answers from drowning the short ones."""
+    """How a token weighs among x supervised ones of its row, or of its question where they stand apart: ``token`` 1,
+    ``square`` 1/sqrt(x), ``sample`` 1/x; the last two keep long answers from drowning the short ones."""
     optimizer: str = "adamw"
     """``adamw``, or ``muon`` for the matrices of a model that trains from nothing (AdamW for the rest)."""
     lr: float = 4e-5
@@ -123,6 +124,10 @@ class StageRecipe:
             raise RecipeError(f'{where}: optimizer is "{self.optimizer}"; known: {", ".join(OPTIMIZERS)}')
         if self.loss == "patches" and self.train != ("vision",):
             raise RecipeError(f"{where}: the patches loss reaches the encoder alone; write train: [vision]")
+        if self.loss == "patches" and (self.patches_weight or self.loss_reduction != "token"):
+            raise RecipeError(
+                f"{where}: patches_weight and loss_reduction are of the loss on answers; loss: patches takes neither"
+            )
         for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be at least 1")

@@ -41,9 +41,9 @@ def _wanted(metrics: Metrics) -> Iterator[tuple[str, str, list[svg.Series]]]:
     if window > 1:
         raw = svg.Series(name="training, each step", points=loss, faint=True)
         mean = svg.Series(name=f"training, mean of {window} steps", points=_running_mean(loss, window))
-        yield "Loss", "loss per token", [raw, mean, held_out]
+        yield "Loss", "loss", [raw, mean, held_out]
     else:
-        yield "Loss", "loss per token", [svg.Series(name="training", points=loss), held_out]
+        yield "Loss", "loss", [svg.Series(name="training", points=loss), held_out]
     score = svg.Series(name="score", points=_points(metrics, "score"), dots=True)
     told = [held_out.points, *(_points(metrics, key) for key in _measured(metrics))]
     if not any(_same(score.points, points) for points in told):

@@ -26,6 +26,7 @@ __all__ = ["KINDS", "QA", "corpus", "draw", "make", "missing"]
 
 SPLITS = ("train", "test")
 MAX_TURNS = 12
+"""Most questions of a training sample."""
 MAX_TILES = 6
 """Tile limit that the picture sizes are chosen for (112-pixel tiles)."""
 

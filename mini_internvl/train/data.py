@@ -359,8 +359,3 @@ def loader(dataset: StepDataset, start: int, workers: int = 1) -> DataLoader[lis
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),
     )
-
-
-def supervised_tokens(batches: Sequence[Batch]) -> int:
-    """Tokens that carry loss: labelled ones that have a token before them."""
-    return int(sum((batch.labels[:, 1:] != IGNORE).sum() for batch in batches))

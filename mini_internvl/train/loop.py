@@ -128,7 +128,7 @@ def accumulate(
     """Add one step's gradients to the parameters.
 
     Returns:
-        The weighted mean of the loss over the supervised tokens (or patches), and the sum of the weights.
+        The loss summed over the batches and divided by its ``count``, and the count.
 
     Raises:
         NonFiniteLoss: names the samples of the micro batch.
@@ -228,7 +228,7 @@ def evaluating(model: InternVL) -> Iterator[None]:
 def held_out_loss(
     model: InternVL, batches: Sequence[Batch], precision: str = "fp32", loss: losses.Loss = losses.ANSWERS
 ) -> float:
-    """Mean loss over the supervised tokens (or patches) of fixed batches."""
+    """The loss summed over fixed batches and divided by its ``count``."""
     total = 0.0
     for batch in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -1,4 +1,4 @@
-"""Losses: modules that take (model, batch) and return a weighted sum; ``count`` is the sum of its weights over a step.
+"""Losses: modules that take (model, batch) and return a sum; ``count`` is what the sums of a step are divided by.
 
 ``make`` picks the one that a stage names. A loss may have parameters of its own (heads); they train with the stage, are
 kept in its state, and are gone after it.
@@ -17,6 +17,9 @@ from mini_internvl.recipes import StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train.data import IGNORE
 from mini_internvl.train.patches import PatchLoss
+
+POWERS = {"token": 0.0, "square": -0.5, "sample": -1.0}
+"""What the length of an answer is raised to, for the weight of its tokens."""
 
 
 class AnswerLoss(nn.Module):
@@ -48,20 +51,18 @@ class AnswerLoss(nn.Module):
 def token_weights(batch: Batch, reduction: str) -> Tensor:
     """Weight of each supervised token, in the order of ``labels[:, 1:]``, from the number x of those it stands with.
 
-    That is the tokens of its row, or of its turn where questions stand apart. ``token`` gives 1, ``sample`` 1/x: every
-    answer counts the same, ``square`` 1/sqrt(x): between the two (``loss_reduction`` of the official packed data set,
-    ``internvl/train/dataset_packed.py``).
+    That is the tokens of its row, or of its turn where questions stand apart. ``token`` gives 1, ``sample`` 1/x, so
+    that all rows (or turns) count the same, ``square`` 1/sqrt(x), between the two: ``loss_reduction`` of the official
+    packed data set (``internvl/train/dataset_packed.py``).
 
     Returns:
         (supervised tokens,) float32.
     """
     supervised = batch.labels[:, 1:] != IGNORE
     rows = torch.arange(len(supervised), device=supervised.device)[:, None].expand_as(supervised)[supervised]
-    if reduction == "token":
-        return torch.ones(len(rows), device=rows.device)
     turns = torch.zeros_like(rows) if batch.turns is None else batch.turns[:, 1:][supervised]
     _, answer, lengths = torch.stack([rows, turns]).unique(dim=1, return_inverse=True, return_counts=True)
-    return lengths[answer].float() ** {"sample": -1.0, "square": -0.5}[reduction]
+    return lengths[answer].float() ** POWERS[reduction]
 
 
 ANSWERS = AnswerLoss()
@@ -69,6 +70,8 @@ ANSWERS = AnswerLoss()
 
 class AnswerAndPatchLoss(nn.Module):
     """The loss on answers, and beside it the weighted loss over patches on the same pass of the encoder.
+
+    Both sums are divided by the count of the answers, so the patches weigh the more, the less the answers' tokens do.
 
     While a model measures (``eval()``) it is the loss on answers alone.
     """

@@ -13,8 +13,8 @@ from mini_internvl.model import decoder
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Encoded, Sample
 from mini_internvl.train.apart import join, one_by_one
-from mini_internvl.train.data import DataError, collate, supervised_tokens
-from mini_internvl.train.losses import ANSWERS
+from mini_internvl.train.data import DataError, collate
+from mini_internvl.train.losses import AnswerLoss
 
 PICTURE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
 WIDE = {"type": "image", "image": Image.effect_noise((110, 50), 90).convert("RGB")}
@@ -40,15 +40,17 @@ LONG = apart(
 ONE = Sample(id="o", messages=messages("Who are you, and since when?", "A model.", "Why?", "I do not know."))
 
 
-def measured(model: InternVL, examples):
+def measured(model: InternVL, examples, answers):
     batch = collate(examples, 9)
     model.zero_grad()
-    loss = ANSWERS(model, batch)
+    loss = answers(model, batch)
     loss.backward()
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_together_they_cost_and_teach_what_they_would_alone(encode, start):
+@pytest.mark.parametrize("reduction", ["token", "square", "sample"])
+def test_together_they_cost_and_teach_what_they_would_alone(encode, start, reduction):
+    answers = AnswerLoss(reduction)
     alone = [
         encode(Sample(id="a", messages=conversation))
         for sample in (SHORT, LONG)
@@ -57,15 +59,15 @@ def test_together_they_cost_and_teach_what_they_would_alone(encode, start):
     together = [encode(SHORT), encode(LONG)]  # the shorter is padded
     assert len(alone) == 5
     assert sum(len(example.input_ids) for example in together) < sum(len(example.input_ids) for example in alone)
-    assert supervised_tokens([collate(together, 9)]) == supervised_tokens([collate(alone, 9)])
-    loss, gradients = measured(start.model, [*together, encode(ONE)])
-    expected, wanted = measured(start.model, [*alone, encode(ONE)])
+    assert answers.count([collate(together, 9)]) == pytest.approx(answers.count([collate(alone, 9)]))
+    loss, gradients = measured(start.model, [*together, encode(ONE)], answers)
+    expected, wanted = measured(start.model, [*alone, encode(ONE)], answers)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert gradients.keys() == wanted.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
     conversations = [encode(replace(SHORT, apart=False)), encode(replace(LONG, apart=False)), encode(ONE)]
-    _, seen = measured(start.model, conversations)  # where a question sees what came before
+    _, seen = measured(start.model, conversations, answers)  # where a question sees what came before
     name = "language_model.layers.0.self_attn.q_proj.weight"
     assert (seen[name] - wanted[name]).norm() > 0.01 * wanted[name].norm()
 

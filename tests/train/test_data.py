@@ -23,8 +23,8 @@ from mini_internvl.train.data import (
     loader,
     open_source,
     read_jsonl,
-    supervised_tokens,
 )
+from mini_internvl.train.losses import ANSWERS
 
 
 def turns(*texts, first="human"):
@@ -208,7 +208,7 @@ def test_batches_are_padded_on_the_right(encode, rows):
         assert (batch.input_ids[row, n:] == 9).all()
         assert (batch.labels[row, n:] == IGNORE).all()
     assert torch.equal(batch.pixel_values, torch.cat([example.pixel_values for example in examples]))
-    assert supervised_tokens([batch]) == sum(int((e.labels != IGNORE).sum()) for e in examples)
+    assert ANSWERS.count([batch]) == sum(int((e.labels != IGNORE).sum()) for e in examples)
 
 
 def test_pictures_of_a_sample_share_its_tiles(encode, start):

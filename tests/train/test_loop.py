@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mini_internvl.train import loop
-from mini_internvl.train.data import StepDataset, collate, read_jsonl, supervised_tokens
+from mini_internvl.train.data import IGNORE, StepDataset, collate, read_jsonl
 from mini_internvl.train.loop import (
     NonFiniteLoss,
     Run,
@@ -24,6 +24,7 @@ from mini_internvl.train.loop import (
     set_drop_path,
     set_trainable,
 )
+from mini_internvl.train.losses import AnswerLoss
 
 
 @pytest.fixture
@@ -39,14 +40,14 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_the_loss_does_not_depend_on_the_split(start, examples, size):
-    model = start.model.train()
-    loss, count = accumulate(model, split(examples, 5), "fp32")
+@pytest.mark.parametrize(("size", "reduction"), [(1, "token"), (2, "token"), (3, "square"), (2, "sample")])
+def test_the_loss_does_not_depend_on_the_split(start, examples, size, reduction):
+    model, answers = start.model.train(), AnswerLoss(reduction)
+    loss, count = accumulate(model, split(examples, 5), "fp32", answers)
     whole = gradients(model)
     model.zero_grad()
-    parts, parts_count = accumulate(model, split(examples, size), "fp32")
-    assert parts_count == count == supervised_tokens(split(examples, 5))
+    parts, parts_count = accumulate(model, split(examples, size), "fp32", answers)
+    assert parts_count == pytest.approx(count)
     assert parts == pytest.approx(loss, rel=1e-5)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, whole[name], atol=1e-6, rtol=1e-4)
@@ -56,6 +57,7 @@ def test_the_loss_does_not_depend_on_the_split(start, examples, size):
 def test_the_loss_is_the_mean_over_all_supervised_tokens(start, examples):
     model = start.model
     loss, count = accumulate(model, split(examples, 2), "fp32")
+    assert count == sum(int((example.labels != IGNORE).sum()) for example in examples)
     total = 0.0
     with torch.no_grad():
         for example in examples:

@@ -119,11 +119,11 @@ def _there(wording: str, scene: Scene, label: str) -> QA:
 
 def side(rng: random.Random, scene: Scene) -> QA | None:
     """Whether one shape is left of, right of, above or below another, clearly one or the other."""
-    found = _apart(rng, scene)
+    found = _clear_side(rng, scene)
     return _side(rng.choice(SIDE), *found) if found else None
 
 
-def _apart(rng: random.Random, scene: Scene) -> tuple[Shape, Shape, str] | None:
+def _clear_side(rng: random.Random, scene: Scene) -> tuple[Shape, Shape, str] | None:
     """Two shapes and a side on which the first clearly does or does not stand of the second."""
     once = _once(scene.shapes)
     for _ in range(4 if len(once) > 1 else 0):
@@ -142,9 +142,12 @@ def _side(wording: str, first: Shape, second: Shape, where: str) -> QA:
 
 def opposed(rng: random.Random, scene: Scene) -> list[QA]:
     """Pairs of questions in like words, one answered Yes and one No, so that only the picture can tell them apart."""
-    wording = rng.choice(THERE)
-    made = [_there(wording, scene, rng.choice(scene.shapes).label), _there(wording, scene, _near_miss(rng, scene))]
-    found = _apart(rng, scene)
+    wording, labels = rng.choice(THERE), [s.label for s in scene.shapes]
+    absent = _near_miss(rng, scene)
+    while absent in labels:
+        absent = _near_miss(rng, scene)
+    made = [_there(wording, scene, rng.choice(labels)), _there(wording, scene, absent)]
+    found = _clear_side(rng, scene)
     if found:
         (first, second, where), wording = found, rng.choice(SIDE)
         made += [_side(wording, first, second, where), _side(wording, second, first, where)]
@@ -204,7 +207,7 @@ def listing(rng: random.Random, scene: Scene) -> QA | None:
     return QA(rng.choice(LIST).format(how), ", ".join(s.label for s in ordered), "list", main=False)
 
 
-Asker = tuple[Callable[[random.Random, Scene], "QA | None"], int]
+Asker = tuple[Callable[[random.Random, Scene], QA | None], int]
 ASKERS: tuple[Asker, ...] = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2),
                              (place, 3), (region, 1))  # fmt: skip
 """What is asked of test pictures, and how often."""
