@@ -182,6 +182,23 @@ def test_chart_questions_follow_the_values(plot):
             assert qa.answer == plot.shown[plot.labels.index(label)]
 
 
+def test_each_part_of_a_chart_is_read_right(plot):
+    def answers(shown_plot):
+        made = charts.reading(random.Random(2), "bar", shown_plot)
+        return {
+            (qa.task, next(n for n in (*plot.labels, *shown_plot.shown) if n in qa.question)): qa.answer for qa in made
+        }
+
+    colours = dict(zip([("colour", n) for n in plot.labels], plot.colours, strict=True))
+    values = dict(zip([("value", n) for n in plot.labels], plot.shown, strict=True))
+    whose = dict(zip([("whose", n) for n in plot.shown], plot.labels, strict=True))
+    assert answers(plot) == colours | values | whose
+    assert answers(replace(plot, printed=False)) == colours
+    assert answers(replace(plot, colours=("red",) * 3)) == values | whose
+    twice = replace(plot, shown=("3", "1", "3"))
+    assert answers(twice) == colours | {**values, ("value", "Mar"): "3"} | {("whose", "1"): "Feb"}
+
+
 @pytest.mark.parametrize("style", ["bars", "rows", "line", "pie", "table"])
 def test_each_chart_draws_its_colours_and_ink(plot, style):
     from PIL import Image

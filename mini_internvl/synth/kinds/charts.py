@@ -130,8 +130,22 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
         return canvas.damage(rng, image, 0.05), made, pen.marks
     made += questions(rng, plot, style)
     rng.shuffle(made)
-    distinct = list({qa.question: qa for qa in made}.values())
-    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(7, 11)], listing(rng, plot)], pen.marks
+    single = reading(rng, ITEM[style], plot)
+    distinct = list({qa.question: qa for qa in [*rng.sample(single, min(3, len(single))), *made]}.values())
+    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(8, 11)], listing(rng, plot)], pen.marks
+
+
+def reading(rng: random.Random, item: str, plot: plots.Plot) -> list[QA]:
+    """What can be read off each part of the chart: its value, whose value it is, its colour. The hardest questions."""
+    made = []
+    for label, shown, colour in zip(plot.labels, plot.shown, plot.colours, strict=True):
+        if plot.printed:
+            made.append(QA(rng.choice(VALUE).format(label), shown, "value"))
+        if plot.printed and plot.shown.count(shown) == 1:
+            made.append(QA(rng.choice(WHOSE).format(item, shown), label, "whose"))
+        if len(set(plot.colours)) > 1:
+            made.append(QA(rng.choice(COLOUR).format(item, label), colour, "colour"))
+    return made
 
 
 def listing(rng: random.Random, plot: plots.Plot) -> QA:
