@@ -62,13 +62,18 @@ def items(
 
 
 def right(item: Item, text: str) -> bool:
-    """Whether an answer counts: the exact text, or for boxes the phrase's box at IoU 0.5 or more."""
-    gold = item.truth["answer"]
-    if item.truth["task"] == "detect":
-        wanted, given = written.parse(gold), written.parse(text)
-        found = bool(given and given[0][1])
-        return found and written.iou(wanted[0][1][0], given[0][1][0]) >= 0.5
-    return text.strip() == gold.strip()
+    """Whether an answer counts: the exact text, or for boxes an IoU of 0.5 or more, with the name where that is asked.
+
+    Texts with boxes are compared as parsed, because decoding drops their tags as special tokens.
+    """
+    gold, task = item.truth["answer"], item.truth["task"]
+    if task not in ("detect", "region"):
+        return bool(text.strip() == gold.strip())
+    given = written.parse(text)
+    if not given:
+        return False
+    (name, wanted), (said, found) = written.parse(gold)[0], given[0]
+    return written.iou(wanted[0], found[0]) >= 0.5 and (task == "detect" or said == name)
 
 
 def score(

@@ -267,6 +267,12 @@ def drawn(number, kind, task, answer):
         ("detect", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "<box>[[0, 0, 100, 49]]</box>", False),
         ("detect", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "<ref>a</ref>", False),
         ("detect", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "", False),
+        ("region", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", True),
+        ("region", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "a[[0, 0, 100, 100]]", True),
+        ("region", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "b[[0, 0, 100, 100]]", False),
+        ("region", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "a[[0, 0, 100, 49]]", False),
+        ("region", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "a", False),
+        ("region", "<ref>a</ref><box>[[0, 0, 100, 100]]</box>", "", False),
     ],
 )
 def test_an_answer_of_the_drawn_benchmark_is_right_or_not(task, gold, text, right):
