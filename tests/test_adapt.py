@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mini_internvl.adapt import AdaptConfig, Listener, adapt
+from mini_internvl.adapt import AdaptConfig, Listener, adapt, overall
 from mini_internvl.engine import Engine
 
 pytest.importorskip("Box2D", reason='the simulator is an extra: pip install "mini-internvl[sim]"')
@@ -123,3 +123,11 @@ def test_the_command_prints_tables_and_writes_the_report(run, capsys):
     assert 'src="http' not in page
     command(settings, lambda: False, as_json=True)
     assert json.loads(capsys.readouterr().out)["domain"] == "driving-sim"
+
+
+def test_the_best_checkpoint_is_better_in_relative_terms():
+    early, later = (0.031, 0.33), (0.157, 0.17)  # CIDEr of 1000, per cent within 1 m/s: the later one is far better
+    assert overall(later) > overall(early)
+    assert overall((0.2, 0.4)) == pytest.approx(overall((0.4, 0.2)))
+    assert overall((0.5, 0.0)) > overall((0.1, 0.0)) > overall((0.0, 0.0)) == pytest.approx(0.01)
+    assert overall([0.5]) > overall([0.4])
