@@ -268,7 +268,7 @@ def _validation_probe(
 def overall(shares: Iterable[float]) -> float:
     """One number for several headlines, each a share of its maximum: their geometric mean, 0.01 to about 1.
 
-    Relative gains weigh alike whatever the unit: a CIDEr of 150 is a sixth of what it may reach and far better than 30,
+    Relative gains weigh alike whatever the unit: a CIDEr of 150 is 15 % of what it may reach and far better than 30,
     which a mean of shares drowns in the noise of a percentage of few questions. A hundredth is added to each share, so
     that a zero does not hide the others.
     """

@@ -10,12 +10,11 @@ import pytest
 from mini_internvl.adapt import AdaptConfig, Listener, adapt, overall
 from mini_internvl.engine import Engine
 
-pytest.importorskip("Box2D", reason='the simulator is an extra: pip install "mini-internvl[sim]"')
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, checkpoint):
     """(settings, content of adapt.json, titles of the steps)."""
+    pytest.importorskip("Box2D", reason='the simulator is an extra: pip install "mini-internvl[sim]"')
     settings = AdaptConfig(
         domain="driving-sim",
         output=tmp_path_factory.mktemp("adapt") / "run",
@@ -131,3 +130,13 @@ def test_the_best_checkpoint_is_better_in_relative_terms():
     assert overall((0.2, 0.4)) == pytest.approx(overall((0.4, 0.2)))
     assert overall((0.5, 0.0)) > overall((0.1, 0.0)) > overall((0.0, 0.0)) == pytest.approx(0.01)
     assert overall([0.5]) > overall([0.4])
+
+
+def test_training_measures_the_headlines_and_their_mean(run):
+    settings, _, _ = run
+    rows = [json.loads(line) for line in (settings.output / "train/metrics.jsonl").read_text().splitlines()]
+    measured = [row for row in rows if "score" in row]
+    assert measured
+    for row in measured:
+        shares = row["bddx_text description/CIDEr"] / 1000, row["bddx_signals speed/A1.0"] / 100
+        assert row["score"] == pytest.approx(overall(shares))

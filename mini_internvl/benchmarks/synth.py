@@ -1,7 +1,8 @@
 """The drawn pictures as a benchmark: exact answers on fonts, words, values and tables that training never used.
 
 There are no files to read: ``items`` draws them, the same for the same seed, fonts and tables. A kind whose data
-package is missing is left out by ``kinds`` and named by ``synth.missing``. Boxes count as right at an IoU of 0.5.
+package is missing is left out by ``kinds`` and named by ``synth.missing``. Boxes count as right at an IoU of 0.5, with
+the right name where it is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mini_internvl.records import Item, Part, Prediction, Score
 
 TITLE = "Drawn pictures"
 SPLITS = ("test", "train")
-PROTOCOLS = {"exact": "Exact texts; a box counts at an IoU of 0.5."}
+PROTOCOLS = {"exact": "Exact texts; a box counts at an IoU of 0.5, with the right name where it is asked."}
 MAIN = ("shapes", "words", "charts")
 """Kinds of the headline: coloured shapes, rendered words and numbers, charts."""
 SEED = 2024

@@ -118,6 +118,15 @@ def test_training_pictures_come_with_pairs_and_a_listing():
         assert tasks[1].count("data") == 1
 
 
+def test_training_asks_charts_most_about_their_single_parts():
+    single = listed = 0
+    for index in range(100):
+        tasks = [qa.task for qa in synth.draw("charts", 8, index)[1]]
+        single += sum(task in ("value", "whose", "colour") for task in tasks)
+        listed += len(tasks)
+    assert single > 0.42 * listed
+
+
 def test_shapes_are_listed_in_the_asked_order():
     rng, seen = random.Random(4), set()
     for _ in range(200):
