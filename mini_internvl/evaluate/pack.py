@@ -193,7 +193,7 @@ def _add(tar: tarfile.TarFile, folder: Path, entry: Entry, meter: _Meter) -> Non
     with (folder / entry.path).open("rb") as file:
         source = _Hashing(file, meter)
         try:
-            tar.addfile(_member(INSIDE + entry.path, entry.size), source)  # type: ignore[arg-type]
+            tar.addfile(_member(INSIDE + entry.path, entry.size), source)
         except OSError as error:
             if "unexpected end of data" in str(error):
                 raise ValueError(changed) from None
@@ -218,12 +218,12 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _compressed(file: IO[bytes], packed: bool) -> Iterator[IO[bytes]]:
+def _compressed(file: IO[bytes], packed: bool) -> Iterator[IO[bytes] | gzip.GzipFile]:
     if not packed:
         yield file
         return
     with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as out:
-        yield out  # type: ignore[misc]
+        yield out
 
 
 def unpack(archive: Path, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:

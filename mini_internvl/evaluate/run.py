@@ -206,9 +206,10 @@ def _answer(work: _Work, batches: Sequence[Sequence[int]]) -> None:
     """Ask what is not known, batch by batch."""
     left = [[i for i in batch if work.keys[i] not in work.known] for batch in batches]
     left = [batch for batch in left if batch]
-    if hasattr(work.engine, "chat_each"):
+    chat_each = getattr(work.engine, "chat_each", None)
+    if chat_each is not None:
         for (new_tokens, tiles), same in groupby((i for b in left for i in b), lambda i: _limits(work.items[i])):
-            _answer_each(work, list(same), new_tokens, tiles)
+            _answer_each(work, chat_each, list(same), new_tokens, tiles)
         return
     for batch, conversations in _prepared(work, left):
         new_tokens, tiles = _limits(work.items[batch[0]])
@@ -218,12 +219,18 @@ def _answer(work: _Work, batches: Sequence[Sequence[int]]) -> None:
         work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds) for i, reply in pairs})
 
 
-def _answer_each(work: _Work, places: Sequence[int], new_tokens: int, max_tiles: int | None) -> None:
+def _answer_each(
+    work: _Work,
+    chat_each: Callable[..., Iterator[tuple[int, Reply]]],
+    places: Sequence[int],
+    new_tokens: int,
+    max_tiles: int | None,
+) -> None:
     """Ask a server, which answers in its own order; each answer is kept as it comes."""
     work.check()
     conversations = [work.items[i].messages for i in places]
     limits = GenerationConfig(max_new_tokens=new_tokens)
-    for place, reply in work.engine.chat_each(conversations, limits, max_tiles=max_tiles):  # type: ignore[attr-defined]
+    for place, reply in chat_each(conversations, limits, max_tiles=max_tiles):
         i = places[place]
         work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds)})
         work.check()

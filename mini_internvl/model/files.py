@@ -79,7 +79,8 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - safe_open is no dict
+                names = file.keys()
+                for key in names:
                     yield key, file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); fetch or save it again") from None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.bpe import ADDED
-from mini_internvl.inputs.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError, load_tokenizer
 from mini_internvl.model import layouts, llms
 from mini_internvl.model.checkpoint import layout_of, read_config, to_official
 from mini_internvl.model.config import ConfigError, VLMConfig
@@ -310,7 +310,8 @@ def _base_size(source: Path, base: Tokenizer) -> int:
         return len(read_json(source / "vocab.json"))
     if base.kind == "json":
         return base.size - len(base.added)
-    return int(base.model.get_piece_size())  # type: ignore[attr-defined]
+    assert isinstance(base, SentencePieceTokenizer)
+    return int(base.model.get_piece_size())
 
 
 def _flags(token: Any) -> dict[str, bool]:

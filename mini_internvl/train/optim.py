@@ -79,7 +79,7 @@ class MuonAdamW(torch.optim.Optimizer):
             self.state = adamw.state  # one table, so that a saved state holds both
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One step of both."""
         assert closure is None
         group = self.param_groups[0]

@@ -148,7 +148,7 @@ def test_reading_a_number(text: str, number: float | None) -> None:
 @pytest.mark.parametrize("benchmark", [bddx_text, bddx_signals])
 def test_nothing_to_score_is_an_error(benchmark: object) -> None:
     with pytest.raises(ValueError, match="no items"):
-        benchmark.score([], [])  # type: ignore[attr-defined]
+        benchmark.score([], [])
 
 
 ROW = {"id": "a", "split": "test", "frames": ["a.png"], "description": "x", "justification": "y", "speed": 1}

@@ -28,7 +28,7 @@ def answered(items: list[Item], texts: list[str]) -> list[Prediction]:
 
 
 def prompt(item: Item) -> str:
-    return item.messages[-1]["content"][-1]["text"]  # type: ignore[index]
+    return item.messages[-1]["content"][-1]["text"]
 
 
 def pictures(item: Item) -> list[Any]:

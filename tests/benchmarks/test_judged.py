@@ -23,7 +23,7 @@ def answered(items: list[Item], texts: list[str]) -> list[Prediction]:
 
 
 def parts(item: Item) -> list[dict]:
-    return list(item.messages[-1]["content"])  # type: ignore[arg-type]
+    return list(item.messages[-1]["content"])
 
 
 @pytest.fixture(scope="module")

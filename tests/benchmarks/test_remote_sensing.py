@@ -18,7 +18,7 @@ def answered(items: list[Item], texts: list[str]) -> list[Prediction]:
 
 
 def prompt(item: Item) -> str:
-    return item.messages[-1]["content"][-1]["text"]  # type: ignore[index]
+    return item.messages[-1]["content"][-1]["text"]
 
 
 def test_prompts_and_ids(tmp_path: Path) -> None:

@@ -170,12 +170,12 @@ def test_items_of_one_figure_are_sampled_together() -> None:
             return item.id[0]
 
     items = [Item(id=f"{a}{b}", messages=[], truth={}) for a in "xyz" for b in "123"]
-    taken = [item.id for item in sample(Benchmark, items, 4, 0)]  # type: ignore[arg-type]
+    taken = [item.id for item in sample(Benchmark, items, 4, 0)]
     assert len(taken) == 6
     assert len({name[0] for name in taken}) == 2
-    assert sample(Benchmark, items, 9, 0) == items  # type: ignore[arg-type]
+    assert sample(Benchmark, items, 9, 0) == items
     with pytest.raises(ValueError, match="at least 1"):
-        sample(Benchmark, items, 0, 0)  # type: ignore[arg-type]
+        sample(Benchmark, items, 0, 0)
 
 
 def test_one_failing_benchmark_does_not_stop_the_others(

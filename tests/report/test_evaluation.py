@@ -397,7 +397,7 @@ def test_pictures_stay_below_the_size(tmp_path: Path, data: Path, monkeypatch: p
     noise.save(buffer, "JPEG")
     built = module("maps_qa", 12)
     items = [replace(item, messages=asked(buffer.getvalue())) for item in built.items(data)]
-    built.items = lambda root, split=None, *, protocol=None: iter(items)  # type: ignore[attr-defined]
+    built.items = lambda root, split=None, *, protocol=None: iter(items)
     monkeypatch.setattr(plugins, "find", lambda folder, name: built)
     monkeypatch.setattr(examples, "PICTURE_BYTES", 150_000)
     page = evaluation.build(write_run(tmp_path / "run", data, names=["maps_qa"], count=12))
@@ -511,7 +511,7 @@ def test_report_knows_both_kinds_of_folder(tmp_path: Path, data: Path) -> None:
 
 def test_reads_what_an_evaluation_writes(tmp_path: Path, data: Path) -> None:
     benchmark = module("find_it", 6)
-    benchmark.right = lambda item, text: text == str(item.truth["box"])  # type: ignore[attr-defined]
+    benchmark.right = lambda item, text: text == str(item.truth["box"])
     items = list(benchmark.items(data))
     given = [Prediction(item_id=item.id, text=answer("find_it", i, right=i < 2)) for i, item in enumerate(items)]
     tally = Tally()

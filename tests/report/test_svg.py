@@ -15,7 +15,7 @@ from mini_internvl.report.svg import Series
 def chart(*series: Series, **settings: object) -> ElementTree.Element:
     """The parsed picture of some lines."""
     named = {"title": "Loss", "x_title": "step", "y_title": "loss"} | settings
-    return ElementTree.fromstring(svg.line_chart(series=series, **named))  # type: ignore[arg-type]
+    return ElementTree.fromstring(svg.line_chart(series=series, **named))
 
 
 def places(drawn: ElementTree.Element) -> list[tuple[float, float]]:
