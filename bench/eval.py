@@ -2,7 +2,7 @@
 
     python bench/eval.py [--model CHECKPOINT] [--items 128] [--rounds 3] [--json]
 
-The items are questions about drawn pictures (shapes, words, charts, or ``--kinds``): one about each picture, and up to
+The items are questions about drawn images (shapes, words, charts, or ``--kinds``): one about each image, and up to
 four about each, as MMBench's four rotations or DocVQA's pages have. "One at a time" calls ``engine.chat`` for each
 item, "batched" is ``evaluate.predict``; they take turns, and every answer of the two must be the same. Medians are
 printed.
@@ -27,7 +27,7 @@ SEED = 2024
 
 
 def drawn(kinds: list[str], count: int, questions: int) -> list[Item]:
-    """Items about as many pictures as they need, ``questions`` about each."""
+    """Items about as many images as they need, ``questions`` about each."""
     items: list[Item] = []
     for index in range(count):
         for kind in kinds:
@@ -39,7 +39,7 @@ def drawn(kinds: list[str], count: int, questions: int) -> list[Item]:
                     Item(
                         id=f"{kind}/{index}/{number}",
                         messages=[{"role": "user", "content": content}],
-                        truth={},
+                        reference={},
                         max_tiles=synth.MAX_TILES,
                         max_new_tokens=48,
                     )
@@ -86,11 +86,11 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     kinds = given.kinds.split(",")
     sets = {
-        "one question a picture": drawn(kinds, given.items, 1),
+        "one question an image": drawn(kinds, given.items, 1),
         "up to four questions each": drawn(kinds, given.items, 4),
     }
     engine = load(given.model)
-    predict(engine, sets["one question a picture"][:4], batch_size=4)  # what is built once is built
+    predict(engine, sets["one question an image"][:4], batch_size=4)  # what is built once is built
     rows = {name: measure(engine, items, given.batch_size, given.rounds) for name, items in sets.items()}
     if given.json:
         facts = {"threads": given.threads, "items": given.items, "batch_size": given.batch_size}

@@ -1,4 +1,4 @@
-"""Pictures per second from a 3000x2000 JPEG to normalised tiles: plain Pillow against the default and the fast path.
+"""Images per second from a 3000x2000 JPEG to normalised tiles: plain Pillow against the default and the fast path.
 
 Run ``python bench/preprocess.py [--json]``. The three are timed in turn, round after round, so that a drift of the
 machine's speed touches all alike; medians and the median of the rounds' ratios are printed.
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from mini_internvl.inputs.tiles import MEAN, STD, TileConfig, choose_grid, pixel_values
 
 
-def picture() -> bytes:
+def image() -> bytes:
     """A JPEG of 3000 x 2000 pixels, quality 90, with gradients, noise and lines."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:2000, 0:3000]
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    data = picture()
+    data = image()
     ways = {
         "plain": lambda: plain(data),
         "default": lambda: pixel_values(data, TileConfig()),
@@ -74,7 +74,7 @@ def main() -> None:
         ratios = [a / b for a, b in zip(seconds["plain"], seconds[name], strict=True)]
         difference = ((results[name] - results["plain"]).abs() * torch.tensor(STD).view(1, 3, 1, 1)).max().item() * 255
         rows[name] = {
-            "pictures_per_s": round(1 / statistics.median(seconds[name]), 2),
+            "images_per_s": round(1 / statistics.median(seconds[name]), 2),
             "ratio": round(statistics.median(ratios), 2),
             "largest_difference_255ths": round(difference, 2),
         }
@@ -85,7 +85,7 @@ def main() -> None:
         f"3000x2000 JPEG -> {len(results['plain'])} tiles, {torch.get_num_threads()} threads, {arguments.rounds} rounds"
     )
     for name, row in rows.items():
-        print(f"{name:8} {row['pictures_per_s']:6.2f} pictures/s  {row['ratio']:.2f}x  largest difference "
+        print(f"{name:8} {row['images_per_s']:6.2f} images/s  {row['ratio']:.2f}x  largest difference "
               f"{row['largest_difference_255ths']:.2f}/255")  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import torch
 from mini_internvl import recipes
 from mini_internvl.model import attention
 from mini_internvl.records import Batch
-from mini_internvl.train import apart
+from mini_internvl.train import independent
 from mini_internvl.train.data import StepDataset, collate
 from mini_internvl.train.loop import accumulate, make_optimizer
 from mini_internvl.train.losses import ANSWERS
@@ -44,13 +44,13 @@ def plain_up_to(length: int):
         attention.PLAIN_UP_TO = before
 
 
-def one_by_one(dataset: StepDataset, step: int) -> list[Batch]:
-    """The step's samples with every question in a row of its own, which reads the picture again."""
+def split_questions(dataset: StepDataset, step: int) -> list[Batch]:
+    """The step's samples with every question in a row of its own, which reads the image again."""
     size, rows = dataset.stage.batch_size, []
     for n in range(step * size, (step + 1) * size):
         sample = dataset.sources[dataset.choices[n]][int(dataset.numbers[n])]
-        alone = apart.one_by_one(sample.messages) if sample.apart else [sample.messages]
-        rows += [dataset.encode(replace(sample, messages=messages, apart=False)) for messages in alone]
+        alone = independent.split_questions(sample.messages) if sample.independent else [sample.messages]
+        rows += [dataset.encode(replace(sample, messages=messages, independent=False)) for messages in alone]
     rows.sort(key=lambda row: len(row.input_ids))
     return [collate(rows[i : i + 32], dataset.pad_id) for i in range(0, len(rows), 32)]
 
@@ -69,7 +69,7 @@ def main() -> None:
     dataset = StepDataset(stage, encoder(start, max_tiles=6, max_length=1024), pad_id=0, seed=0)
     ways = WAYS | (BF16 if arguments.all or fast_bfloat16() else {})
     together = [dataset[i] for i in range(len(dataset))]
-    steps = dict.fromkeys(ways, together) | {ALONE: [one_by_one(dataset, i) for i in range(len(dataset))]}
+    steps = dict.fromkeys(ways, together) | {ALONE: [split_questions(dataset, i) for i in range(len(dataset))]}
     answers = round(sum(ANSWERS.count(batches) for batches in together))
     model = start.model.train()
     optimizer = make_optimizer(model, stage)

@@ -246,7 +246,7 @@ def _score(
 def _validation_probe(
     config: AdaptConfig, benchmarks: Mapping[str, ModuleType], data: Path, base: Path
 ) -> Callable[[InternVL], dict[str, float]]:
-    """Measures each benchmark's headline on validation questions; :func:`overall` of them picks the best."""
+    """Measures each benchmark's primary metric on validation questions; :func:`overall` of them picks the best."""
     tokenizer = load_tokenizer(home(base))
     items = {name: list(b.items(data, "validation"))[: config.validation_items] for name, b in benchmarks.items()}
 
@@ -256,9 +256,10 @@ def _validation_probe(
         measured = {}
         for name, benchmark in benchmarks.items():
             score, _ = evaluate(engine, benchmark, items[name])
-            measured[f"{name} {benchmark.HEADLINE}"] = score.values[benchmark.HEADLINE]
+            measured[f"{name} {benchmark.PRIMARY_METRIC}"] = score.values[benchmark.PRIMARY_METRIC]
         measured["score"] = overall(
-            measured[f"{name} {b.HEADLINE}"] / getattr(b, "HEADLINE_MAX", 100.0) for name, b in benchmarks.items()
+            measured[f"{name} {b.PRIMARY_METRIC}"] / getattr(b, "PRIMARY_METRIC_MAX", 100.0)
+            for name, b in benchmarks.items()
         )
         return measured
 
@@ -266,7 +267,7 @@ def _validation_probe(
 
 
 def overall(shares: Iterable[float]) -> float:
-    """One number for several headlines, each a share of its maximum: their geometric mean, 0.01 to about 1.
+    """One number for several primary metrics, each a share of its maximum: their geometric mean, 0.01 to about 1.
 
     Relative gains weigh alike whatever the unit: a CIDEr of 150 is 15 % of what it may reach and far better than 30,
     which a mean of shares drowns in the noise of a percentage of few questions. A hundredth is added to each share, so
@@ -340,7 +341,7 @@ def _general(base: Scored, adapted: Scored) -> dict[str, Any]:
 
 
 def _question(item: Item) -> str:
-    """The text that is asked, without its pictures."""
+    """The text that is asked, without its images."""
     content = item.messages[-1]["content"]
     return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
 
@@ -359,12 +360,14 @@ def _clips(
         for item, before, after in rows:
             parts = chat.images(item.messages)
             frames = [os.path.relpath(part["image"], output) for part in parts]
-            clip = clips.setdefault(item.truth["clip"], {"id": item.truth["clip"], "frames": frames, "questions": []})
+            clip = clips.setdefault(
+                item.reference["clip"], {"id": item.reference["clip"], "frames": frames, "questions": []}
+            )
             clip["questions"].append(
                 {
-                    "kind": item.truth["kind"],
+                    "kind": item.reference["kind"],
                     "question": _question(item),
-                    "truth": str(item.truth["answer"]),
+                    "truth": str(item.reference["answer"]),
                     "base": before.text,
                     "adapted": after.text,
                     "base_right": benchmark.right(item, before.text),

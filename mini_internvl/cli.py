@@ -44,8 +44,8 @@ Evaluated = Annotated[
 Data = Annotated[Path | None, typer.Option(help="Folder of the benchmarks' official files.")]
 Split = Annotated[str | None, typer.Option(help="Split; the benchmark's first when left out.")]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Protocol; the paper's when left out.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the sample, 0 when left out (synth: of the pictures).")]
-Kinds = Annotated[str, typer.Option(help="synth: kinds of pictures, separated by commas, or all.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sample, 0 when left out (synth: of the images).")]
+Kinds = Annotated[str, typer.Option(help="synth: kinds of images, separated by commas, or all.")]
 JudgeModel = Annotated[str, typer.Option("--judge", help="Judge model: openai:http://host:port/v1#name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -67,9 +67,9 @@ def _options(
 
 @app.command(epilog='Example: minivl ask receipt.jpg "What is the total?"')
 def ask(
-    inputs: Annotated[list[str], typer.Argument(metavar="[PICTURE]... QUESTION", help="Pictures, then the question.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="[IMAGE]... QUESTION", help="Images, then the question.")],
     model: Model = None,
-    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all pictures together.")] = None,
+    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all images together.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
@@ -79,15 +79,15 @@ def ask(
     fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Ask about pictures; the answer is printed as it comes, then tiles, tokens and seconds."""
-    *pictures, question = inputs
-    if not pictures and Path(question).is_file():
+    """Ask about images; the answer is printed as it comes, then tiles, tokens and seconds."""
+    *images, question = inputs
+    if not images and Path(question).is_file():
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
     from mini_internvl import GenerationConfig, load
 
     limits = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
-    content = [*({"type": "image", "image": path} for path in pictures), {"type": "text", "text": question}]
+    content = [*({"type": "image", "image": path} for path in images), {"type": "text", "text": question}]
     stream = engine.stream([{"role": "user", "content": content}], limits, max_tiles=max_tiles)
     reply = _print_stream(stream, quiet=json)
     if json:
@@ -100,15 +100,15 @@ def ask(
 @app.command(epilog="Example: minivl chat --model OpenGVLab/InternVL2-1B")
 def chat(
     model: Model = None,
-    picture: Annotated[list[str] | None, typer.Option("--picture", "-p", help="Picture of the first question.")] = None,
+    image: Annotated[list[str] | None, typer.Option("--image", "-p", help="Image of the first question.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Talk about pictures. ``/picture PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
+    """Talk about images. ``/image PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
     from mini_internvl import load
     from mini_internvl.commands.chat import talk
 
-    talk(load(model, device=device, dtype=dtype), picture or [])
+    talk(load(model, device=device, dtype=dtype), image or [])
 
 
 @app.command(epilog="Example: minivl train recipes/nano.yaml --output runs/nano stages.0.lr=5e-4")
@@ -175,7 +175,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     json: AsJson = False,
 ) -> None:
-    """The whole way in minutes: nano answers about pictures, then learns to drive; ends with a table and a report."""
+    """The whole way in minutes: nano answers about images, then learns to drive; ends with a table and a report."""
     from mini_internvl.commands.demo import run
 
     with _stoppable() as should_stop:
@@ -189,9 +189,7 @@ def evaluate(
     data: Data = None,
     split: Split = None,
     protocol: ProtocolName = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Size of a random sample (synth: pictures per kind).")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Size of a random sample (synth: images per kind).")] = None,
     seed: Seed = None,
     kinds: Kinds = "shapes,words,charts",
     output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/eval/MODEL when left out.")] = None,
@@ -377,7 +375,7 @@ def build(
     vision: Annotated[str, typer.Option(help="InternViT, or a whole model whose encoder is taken: folder or hub id.")],
     llm: Annotated[str, typer.Option(help="Qwen2, InternLM2 or Phi-3 in its plain form: folder or hub id.")],
     template: Annotated[str | None, typer.Option(help="Chat template; the language model's own when left out.")] = None,
-    max_tiles: Annotated[int, typer.Option(help="Most tiles of a picture, thumbnail not counted.")] = 12,
+    max_tiles: Annotated[int, typer.Option(help="Most tiles of an image, thumbnail not counted.")] = 12,
     seed: Annotated[int, typer.Option(help="Of the projector and the new embedding rows.")] = 0,
     json: AsJson = False,
 ) -> None:
@@ -422,13 +420,13 @@ def cache(json: AsJson = False) -> None:
 
 @data_app.command(epilog="Example: minivl data synth words charts --count 1000 --output data/synth")
 def synth(
-    kinds: Annotated[list[str], typer.Argument(help="Kinds of pictures, or all.")],
-    output: Annotated[Path, typer.Option(help="Folder for pictures and jsonl.")] = Path("data/synth"),
+    kinds: Annotated[list[str], typer.Argument(help="Kinds of images, or all.")],
+    output: Annotated[Path, typer.Option(help="Folder for images and jsonl.")] = Path("data/synth"),
     count: Annotated[int, typer.Option(help="Samples of each kind.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Other pictures for each seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Other images for each seed.")] = 0,
     split: Annotated[str, typer.Option(help="train, or test with held-out words, fonts and tables.")] = "train",
 ) -> None:
-    """Draw pictures with questions and exact answers, as InternVL's meta JSON and jsonl."""
+    """Draw images with questions and exact answers, as InternVL's meta JSON and jsonl."""
     from mini_internvl import synth as drawing
     from mini_internvl import terminal
     from mini_internvl.synth import write

@@ -49,8 +49,8 @@ class SourceRecipe:
     """Seed of a synth source."""
     split: str = "train"
     """Split of a synth or domain source."""
-    apart: bool = False
-    """Whether the questions of a jsonl or domain source's sample stand alone with its pictures, as those of most
+    independent: bool = False
+    """Whether the questions of a jsonl or domain source's sample stand alone with its images, as those of most
     question-answering sets do; drawn samples say so themselves."""
 
     def __post_init__(self) -> None:
@@ -60,8 +60,8 @@ class SourceRecipe:
             raise RecipeError(
                 f"data.weight of {self.kind} {self.name or self.path} is {self.weight}; it must be above 0"
             )
-        if self.apart and self.kind == "synth":
-            raise RecipeError("data.apart is of jsonl and domain sources; drawn samples say so themselves")
+        if self.independent and self.kind == "synth":
+            raise RecipeError("data.independent is of jsonl and domain sources; drawn samples say so themselves")
         if not (self.name if self.kind != "jsonl" else self.path):
             raise RecipeError(f"data: a {self.kind} source needs {'a path' if self.kind == 'jsonl' else 'a name'}")
 
@@ -81,7 +81,7 @@ class StageRecipe:
     loss: str = "answers"
     """``answers``: next-token loss on the answers; ``patches``: what stands on every patch, for the encoder alone."""
     patches_weight: float = 0.0
-    """Weight of the loss over patches beside that on the answers, for pictures whose contents are known. Both sums are
+    """Weight of the loss over patches beside that on the answers, for images whose contents are known. Both sums are
     divided by the weights of the answers' tokens: ``square`` and ``sample`` want a smaller one than ``token``."""
     loss_reduction: str = "token"
     """How a token weighs among x supervised ones of its row, or of its question where they stand apart: ``token`` 1,
@@ -105,7 +105,7 @@ class StageRecipe:
     micro_batch: int = 16
     """Samples per forward pass; the rest of the batch is accumulated."""
     max_tiles: int = 12
-    """Most tiles of a sample, shared by its pictures, thumbnails not counted."""
+    """Most tiles of a sample, shared by its images, thumbnails not counted."""
     max_length: int = 8192
     """Longest sample in tokens; a longer one is an error, never cut."""
     drop_path: float = 0.0

@@ -53,13 +53,13 @@ class ChatTemplate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
-    """One thing drawn in a picture and where it stands, for the loss over patches."""
+class PatchAnnotation:
+    """One thing drawn in an image and where it stands, for the loss over patches."""
 
     text: str
     """A character, or the name of a shape."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom as shares of the picture's width and height."""
+    """Left, top, right, bottom as shares of the image's width and height."""
     place: int | None = None
     """Number of the character in its line, or of the shape from the left, from 0; ``None`` where there is none."""
     line: int | None = None
@@ -79,12 +79,12 @@ class Sample:
     source: str = ""
     """Name of the data set the sample comes from."""
     max_tiles: int | None = None
-    """Tile limit of this sample's pictures; ``None`` leaves it to the recipe."""
-    marks: Sequence[Mark] = ()
-    """What stands where in the sample's one picture, if that is known."""
-    apart: bool = False
-    """Whether every question stands alone with the pictures of the first turn: it is trained as if it had been asked
-    first, and sees no other question or answer. ``False`` is a conversation. See ``train.apart``."""
+    """Tile limit of this sample's images; ``None`` leaves it to the recipe."""
+    patch_annotations: Sequence[PatchAnnotation] = ()
+    """What stands where in the sample's one image, if that is known."""
+    independent: bool = False
+    """Whether every question stands alone with the images of the first turn: it is trained as if it had been asked
+    first, and sees no other question or answer. ``False`` is a conversation. See ``train.independent``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Item:
     """Unique in the benchmark."""
     messages: Sequence[Message]
     """The prompt as it is asked, last turn from the user."""
-    truth: Mapping[str, Any]
+    reference: Mapping[str, Any]
     """Gold answers and everything else the scorer reads."""
     max_tiles: int | None = None
     """The benchmark's tile limit; ``None`` uses the model's."""
@@ -175,14 +175,14 @@ class Score:
     benchmark: str
     """Name of the benchmark file."""
     values: Mapping[str, float]
-    """Figure name to value, in the unit that papers print."""
+    """Metric name to value, in the unit that papers print."""
     items: int
     """How many items were scored."""
     errors: Mapping[str, float] = field(default_factory=dict)
-    """Standard error of a figure, in its unit; figures without one are left out."""
+    """Standard error of a metric, in its unit; metrics without one are left out."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Items behind a figure, where they are not all."""
+    """Items behind a metric, where they are not all."""
     partial: str = ""
-    """Why figures are missing or provisional, for instance without a judge; empty for a complete score."""
+    """Why metrics are missing or provisional, for instance without a judge; empty for a complete score."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Counts worth telling, for instance unreadable answers."""

@@ -1,6 +1,6 @@
-"""Write the README's file map: every module with the first sentence of its docstring.
+"""Write docs/files.md: every module with the first sentence of its docstring.
 
-Run ``python scripts/file_map.py`` after adding, removing or renaming a module; a test compares the README with it.
+Run ``python scripts/file_map.py`` after adding, removing or renaming a module; a test compares the page with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- file map: written by scripts/file_map.py -->", "<!-- end of file map -->"
+PAGE = ROOT / "docs" / "files.md"
+HEAD = """# Where things are
+
+Every module with the first sentence of its docstring, written by `scripts/file_map.py`.
+"""
 OTHERS = {
     "recipes/": "YAML recipes, one file a run; `recipes/nano/` holds nano's configuration and tokenizer",
     "tests/": "mirrors the package; `tests/golden/` compares with recorded outputs of the original implementation",
@@ -47,23 +51,18 @@ def holds_files(folder: Path) -> bool:
 
 
 def file_map(root: Path = ROOT) -> str:
-    """The map as Markdown, markers included."""
+    """The page as Markdown."""
     package = root / "mini_internvl"
     lines = [f"- `mini_internvl/` {first_sentence(package / '__init__.py')}", *entries(package, 1)]
     if holds_files(package / "nano"):
         lines.append("  - `nano/` the nano model: weights, tokenizer, model card")
     lines += [f"- `{name}` {what}" for name, what in OTHERS.items() if holds_files(root / name)]
-    return "\n".join([BEGIN, "", *lines, "", END])
+    return "\n".join([HEAD, *lines, ""])
 
 
 def main() -> None:
-    """Replace the map in README.md."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    assert end, f"README.md has lost its markers: {BEGIN} and {END}"
-    readme.write_text(head + file_map() + tail, encoding="utf-8")
+    """Write the page."""
+    PAGE.write_text(file_map(), encoding="utf-8")
 
 
 if __name__ == "__main__":

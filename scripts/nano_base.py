@@ -17,14 +17,14 @@ from mini_internvl.model.sizes import compose
 FOLDER = Path(__file__).parent.parent / "recipes" / "nano"
 MERGES = 1700
 READ = ("read", "character", "value", "title", "whose", "highest", "lowest", "data")
-"""Tasks whose answers are spelled out of the picture; no merges are made for them."""
+"""Tasks whose answers are spelled out of the image; no merges are made for them."""
 COMMON = """
 the a an is are of in on to and or not it this that these those there here what which who where when why how many much
 do does did can could will would should has have had was were be been with without for from by at as than then his her
 its their our your my me you we they he she I am no yes one two three four five six seven eight nine ten first second
 third last next big small large little long short high low left right top bottom up down middle centre center front
 back near far between above below under over inside outside black white grey red green blue yellow orange purple pink
-brown picture image photo text word number letter line name colour color shape object thing person people man woman
+brown image image photo text word number letter line name colour color shape object thing person people man woman
 child car bus truck bike road street sign light house building tree sky water sea dog cat bird animal food table chair
 chart graph bar pie title value axis label year day time date price total more less most least same different same
 answer question turning angle degrees speed next metres per second predict driver vehicle ego frame video action
@@ -33,7 +33,7 @@ FIRST = [f"{word} is it" for word in ("What", "Which", "How", "Where", "Why", "I
 
 
 def questions(count: int) -> Iterator[str]:
-    """Questions of every drawn kind; answers that are read from pictures stay out."""
+    """Questions of every drawn kind; answers that are read from images stay out."""
     for index in range(count):
         for kind in synth.KINDS:
             _, asked = synth.draw(kind, 0, index)

@@ -43,7 +43,7 @@ TINY_LLM = {
     "max_position_embeddings": 2048,
     "rope_theta": 10000.0,
 }
-TEXTS = ("What is this? What is the word in the picture?", "What does the car do? Why does the car turn?")
+TEXTS = ("What is this? What is the word in the image?", "What does the car do? Why does the car turn?")
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +62,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     """A 120 x 80 PNG: a red disc and a blue square on white, two tiles wide for the tiny checkpoint."""
     image = Image.new("RGB", (120, 80), "white")
     pen = ImageDraw.Draw(image)
     pen.ellipse((10, 20, 50, 60), fill="red")
     pen.rectangle((70, 20, 110, 60), fill="blue")
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     image.save(path)
     return path
 

@@ -132,7 +132,7 @@ def test_the_best_checkpoint_is_better_in_relative_terms():
     assert overall([0.5]) > overall([0.4])
 
 
-def test_training_measures_the_headlines_and_their_mean(run):
+def test_training_measures_the_primary_metrics_and_their_mean(run):
     settings, _, _ = run
     rows = [json.loads(line) for line in (settings.output / "train/metrics.jsonl").read_text().splitlines()]
     measured = [row for row in rows if "score" in row]

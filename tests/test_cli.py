@@ -116,14 +116,14 @@ def test_wrong_usage_is_2(minivl, arguments, message):
     assert not hint or (len(hint) == 1 and hint[0].startswith("try: minivl ") and hint[0].endswith("--help"))
 
 
-def test_a_forgotten_question_is_wrong_usage(minivl, picture):
-    code, _, err = minivl("ask", picture)
+def test_a_forgotten_question_is_wrong_usage(minivl, image):
+    code, _, err = minivl("ask", image)
     assert code == 2
     assert "the question is missing" in err
 
 
-def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, picture):
-    code, out, err = minivl("ask", picture, "What is this?", "--model", checkpoint, "--max-new-tokens", 5)
+def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, image):
+    code, out, err = minivl("ask", image, "What is this?", "--model", checkpoint, "--max-new-tokens", 5)
     assert code == 0
     assert out.endswith("\n")
     assert "5 tiles, " in err
@@ -133,8 +133,8 @@ def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, picture):
     assert "0 tiles, " in err
 
 
-def test_nano_answers_when_no_model_is_given(minivl, picture):
-    code, out, _ = minivl("ask", picture, "How many shapes are there?", "--max-new-tokens", 8, "--json")
+def test_nano_answers_when_no_model_is_given(minivl, image):
+    code, out, _ = minivl("ask", image, "How many shapes are there?", "--max-new-tokens", 8, "--json")
     assert code == 0
     answer = json.loads(out)
     assert answer["tiles"] >= 1
@@ -144,8 +144,8 @@ def test_nano_answers_when_no_model_is_given(minivl, picture):
     assert 1_000_000 < facts["total"] < 13_000_000
 
 
-def test_ask_gives_json(minivl, checkpoint, picture):
-    arguments = ["ask", picture, picture, "Same?", "--model", checkpoint, "--max-new-tokens", 4, "--max-tiles", 2]
+def test_ask_gives_json(minivl, checkpoint, image):
+    arguments = ["ask", image, image, "Same?", "--model", checkpoint, "--max-new-tokens", 4, "--max-tiles", 2]
     code, out, err = minivl(*arguments, "--json")
     answer = json.loads(out)
     assert (code, err) == (0, "")
@@ -156,14 +156,14 @@ def test_ask_gives_json(minivl, checkpoint, picture):
     assert json.loads(seeded[0])["text"] == json.loads(seeded[1])["text"]
 
 
-def bad_picture(folder, kind):
+def bad_image(folder, kind):
     """A file that cannot be used, and a word of the message that it deserves."""
     path = folder / "bad.png"
     if kind == "missing":
         return path, "does not exist"
     if kind == "text":
-        path.write_text("no picture at all\n" * 100)
-        return path, "is not a picture"
+        path.write_text("no image at all\n" * 100)
+        return path, "is not an image"
     if kind == "truncated":
         buffer = io.BytesIO()
         Image.effect_noise((200, 200), 90).convert("RGB").save(buffer, "JPEG")
@@ -185,8 +185,8 @@ def bad_picture(folder, kind):
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated", "strip", "bomb"])
-def test_a_picture_that_cannot_be_used_is_one_line(minivl, checkpoint, tmp_path, kind):
-    path, message = bad_picture(tmp_path, kind)
+def test_a_image_that_cannot_be_used_is_one_line(minivl, checkpoint, tmp_path, kind):
+    path, message = bad_image(tmp_path, kind)
     code, out, err = minivl("ask", path, "What?", "--model", checkpoint)
     assert (code, out) == (1, "")
     assert message in one_line(err)
@@ -217,10 +217,10 @@ def spoil(folder, kind):
 
 
 @pytest.mark.parametrize("kind", ["other model", "no config", "half a shard", "pickle", "no tokenizer", "template"])
-def test_a_checkpoint_that_cannot_be_used_is_one_line(minivl, checkpoint, picture, tmp_path, kind):
+def test_a_checkpoint_that_cannot_be_used_is_one_line(minivl, checkpoint, image, tmp_path, kind):
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     message = spoil(folder, kind)
-    code, out, err = minivl("ask", picture, "What?", "--model", folder)
+    code, out, err = minivl("ask", image, "What?", "--model", folder)
     assert (code, out) == (1, "")
     assert message in one_line(err)
 
@@ -362,9 +362,9 @@ def test_data_synth_draws_and_train_reads_it(minivl, checkpoint, tmp_path):
     assert "unknown field" in one_line(err)
 
 
-def test_chat_answers_line_by_line(minivl, checkpoint, picture, monkeypatch, tmp_path):
+def test_chat_answers_line_by_line(minivl, checkpoint, image, monkeypatch, tmp_path):
     missing = tmp_path / "none.png"
-    typed = ["What is this?", f"/picture {missing}", "", f"/picture {picture}", "And this?", "/new", "/x"]
+    typed = ["What is this?", f"/image {missing}", "", f"/image {image}", "And this?", "/new", "/x"]
     lines = iter(typed)
 
     def answer(prompt=""):
@@ -382,10 +382,10 @@ def test_chat_answers_line_by_line(minivl, checkpoint, picture, monkeypatch, tmp
         yield "fine"
 
     monkeypatch.setattr(Engine, "stream", stream)
-    code, out, err = minivl("chat", "--model", checkpoint, "--picture", picture)
+    code, out, err = minivl("chat", "--model", checkpoint, "--image", image)
     assert (code, out) == (0, "fine\nfine\n")
     assert "none.png does not exist" in err
-    assert "commands: /picture PATH, /new, /quit" in err
+    assert "commands: /image PATH, /new, /quit" in err
     assert [len(messages) for messages in asked] == [1, 3]
-    pictures = [sum(part["type"] == "image" for part in messages[-1]["content"]) for messages in asked]
-    assert pictures == [1, 1]
+    images = [sum(part["type"] == "image" for part in messages[-1]["content"]) for messages in asked]
+    assert images == [1, 1]

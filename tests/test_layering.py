@@ -15,7 +15,8 @@ PACKAGE = Path(mini_internvl.__file__).parent
 TIERS = (
     {"records", "plugins", "recipes"},
     {"inputs", "model", "metrics", "synth"},
-    {"", "engine", "domains", "benchmarks", "train"},
+    {"", "data", "engine"},
+    {"domains", "benchmarks", "train"},
     {"evaluate", "report"},
     {"serve", "adapt", "terminal", "commands", "cli", "__main__"},
 )

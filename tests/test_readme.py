@@ -1,4 +1,4 @@
-"""README and docs stay true: the file map is complete, named commands, flags and links exist, examples run."""
+"""README and docs stay true: docs/files.md is complete, named commands, flags and links exist, examples run."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 def test_file_map_names_every_module_and_no_other() -> None:
     script = file_map_script()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = text[text.index(script.BEGIN) : text.index(script.END) + len(script.END)]
-    assert found == script.file_map(), "the README's file map is stale; run: python scripts/file_map.py"
+    assert script.PAGE.read_text(encoding="utf-8") == script.file_map(), "stale; run: python scripts/file_map.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -86,12 +84,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda page: page.name)
 def test_python_examples_run(
-    page: Path, checkpoint: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, checkpoint: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As printed, in a folder with photo.jpg and a checkpoint folder; the tiny model stands in for nano."""
     from PIL import Image
 
-    Image.open(picture).save(tmp_path / "photo.jpg")
+    Image.open(image).save(tmp_path / "photo.jpg")
     (tmp_path / "checkpoint").symlink_to(checkpoint)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mini_internvl.engine.engine.NANO", checkpoint)

@@ -8,25 +8,26 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
     PROTOCOLS        name -> one sentence, the paper's first; they differ in prompt or in scoring.
     items(root, split=None, *, protocol=None) -> Iterator[Item]
                      the questions of a split, one Item each with the full prompt, tile limit and answer limit. ``root``
-                     is the data folder; the files lie in ``root/NAME`` or directly in ``root``. ``Item.truth`` is plain
-                     JSON data. Raises DataError, which lists what is wrong with the files, each with its row.
+                     is the data folder; the files lie in ``root/NAME`` or directly in ``root``.
+                     ``Item.reference`` is plain JSON data. Raises DataError, which lists what is wrong with the
+                     files, each with its row.
     score(items, predictions, *, protocol=None, judge=None) -> Score
-                     figures in the unit that papers print, with standard errors. An item without a prediction counts
-                     as answered with nothing; predictions for other items are ignored. Figure names are "figure" or
-                     "group/figure". Without a judge that the protocol needs, ``Score.partial`` says what is missing.
+                     metrics in the unit that papers print, with standard errors. An item without a prediction counts
+                     as answered with nothing; predictions for other items are ignored. Metric names are "metric" or
+                     "group/metric". Without a judge that the protocol needs, ``Score.partial`` says what is missing.
     right(item, text) -> bool
                      whether one answer alone counts as right, for lists of examples; score() does not use it where the
-                     benchmark's figures are graded or taken over several items.
+                     benchmark's metrics are graded or taken over several items.
     export(items, predictions, folder) -> list[Path]
                      files for the benchmark's server, in its own format (where UNSCORED names a split).
     together(item) -> str
-                     names the items that a figure is taken over together, so that a sample takes or leaves them
+                     names the items that a metric is taken over together, so that a sample takes or leaves them
                      together (optional; without it every item stands alone).
     boxes(item, text) -> (true boxes, answered boxes)
-                     left, top, right, bottom as shares of the picture, for drawing (optional).
-    HEADLINE         the name of the one figure that stands for the benchmark.
-    HEADLINE_MAX     its largest value, where that is not 100 (optional).
-    LOWER_IS_BETTER  names of the figures where less is better (often empty).
+                     left, top, right, bottom as shares of the image, for drawing (optional).
+    PRIMARY_METRIC         the name of the one metric that stands for the benchmark.
+    PRIMARY_METRIC_MAX     its largest value, where that is not 100 (optional).
+    LOWER_IS_BETTER  names of the metrics where less is better (often empty).
     EXAMPLE          a worked example: official files in small, with good and bad answers (``_example.Example``). A
                      benchmark that draws its items has ``None``.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._figures import Tally, answers
 from mini_internvl.benchmarks._files import DataError, Faults, chosen, read_jsonl, read_rows
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     NEW_TOKENS,
     VLMEVALKIT_NEW_TOKENS,
@@ -17,8 +17,8 @@ from mini_internvl.benchmarks._vqa import (
     check_fields,
     find,
     gold_answers,
+    images,
     need,
-    pictures,
     short_question,
 )
 from mini_internvl.metrics.anls import THRESHOLD, anls, label_names
@@ -30,7 +30,7 @@ PROTOCOLS = {
     "paper": "InternVL's script: a space before the instruction, the RRC's ANLS with threshold 0.5.",
     "vlmevalkit": "VLMEvalKit: a line break before the instruction, the same ANLS.",
 }
-HEADLINE = "anls"
+PRIMARY_METRIC = "anls"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 
 
@@ -47,11 +47,11 @@ class Layout:
     annotations: Mapping[str, Sequence[str]]
     """Split -> names of the RRC's annotation file."""
     image: str
-    """Field of the annotation file that names the picture."""
-    pictures: Sequence[str]
-    """Folders of the pictures beside the question file or the annotation file."""
+    """Field of the annotation file that names the image."""
+    images: Sequence[str]
+    """Folders of the images beside the question file or the annotation file."""
     labels: Mapping[str, Sequence[str]]
-    """Group of figures -> names of the annotation's field with the labels."""
+    """Group of metrics -> names of the annotation's field with the labels."""
     max_tiles: int
     """Tile limit."""
 
@@ -65,7 +65,7 @@ class _Asked:
     answers: list[str] | None
     """``None`` where they are not published."""
     labels: dict[str, list[str]]
-    """Group of figures -> labels."""
+    """Group of metrics -> labels."""
 
 
 def read_items(
@@ -77,7 +77,7 @@ def read_items(
     the official scorer. Either file is enough.
 
     Raises:
-        DataError: a file, a field or a picture is missing or wrong, an id comes twice, or the two files disagree.
+        DataError: a file, a field or an image is missing or wrong, an id comes twice, or the two files disagree.
     """
     name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
     annotation = find(root, layout.folders, layout.annotations[name])
@@ -94,8 +94,8 @@ def read_items(
         seen.add(str(row.name))
     faults.check()
     beside = [place for file in (path, annotation) if file for place in (file.parent, file.parent.parent)]
-    folders = [*(place / folder for place in beside for folder in layout.pictures), *beside, Path(root)]
-    places = pictures(path, [row.image for row in asked], *folders)
+    folders = [*(place / folder for place in beside for folder in layout.images), *beside, Path(root)]
+    places = images(path, [row.image for row in asked], *folders)
     for row, place in zip(asked, places, strict=True):
         yield ask(
             str(row.name),
@@ -160,14 +160,14 @@ def _questions(path: Path, annotation: Path | None, annotated: Sequence[_Asked],
 
 
 def right(item: Item, text: str) -> bool:
-    """Whether an answer's ANLS counts at all, that is 0.5 or more; the figures take its value."""
-    return item.truth["answers"] is not None and anls(text, item.truth["answers"]) >= THRESHOLD
+    """Whether an answer's ANLS counts at all, that is 0.5 or more; the metrics take its value."""
+    return item.reference["answers"] is not None and anls(text, item.reference["answers"]) >= THRESHOLD
 
 
 def score_items(
     layout: Layout, items: Iterable[Item], predictions: Iterable[Prediction], *, protocol: str | None = None
 ) -> Score:
-    """``anls`` and the figures of each label, in per cent.
+    """``anls`` and the metrics of each label, in per cent.
 
     Notes: ``empty`` answers, and ``no gold answer``, which count as wrong and stop the official script.
 
@@ -176,20 +176,20 @@ def score_items(
     """
     chosen("protocol", protocol, PROTOCOLS)  # they differ in the prompt only
     asked = list(items)
-    if any(item.truth["answers"] is None for item in asked):
+    if any(item.reference["answers"] is None for item in asked):
         raise ValueError(
             f"{layout.benchmark}: the answers of this split are not published; export the answers for the RRC's server"
         )
     texts = answers(asked, predictions)
     tally = Tally()
-    tally.results = {HEADLINE: []}
+    tally.results = {PRIMARY_METRIC: []}
     for item in asked:
-        labels = item.truth["labels"]
-        figures = [f"{group}/{name}" for group in labels for name in label_names(group, labels[group])]
-        tally.add(anls(texts[item.id], item.truth["answers"]), HEADLINE, *figures)
+        labels = item.reference["labels"]
+        metrics = [f"{group}/{name}" for group in labels for name in label_names(group, labels[group])]
+        tally.add(anls(texts[item.id], item.reference["answers"]), PRIMARY_METRIC, *metrics)
     notes = {
         "empty": sum(not text.strip() for text in texts.values()),
-        "no gold answer": sum(not item.truth["answers"] for item in asked),
+        "no gold answer": sum(not item.reference["answers"] for item in asked),
     }
     return tally.score(layout.benchmark, items=len(asked), notes=notes)
 
@@ -203,7 +203,7 @@ def export_answers(
     """
     asked = list(items)
     texts = answers(asked, predictions)
-    rows = [{"questionId": item.truth["question_id"], "answer": texts[item.id]} for item in asked]
+    rows = [{"questionId": item.reference["question_id"], "answer": texts[item.id]} for item in asked]
     path = Path(folder) / f"{layout.benchmark}_test.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows), encoding="utf-8")

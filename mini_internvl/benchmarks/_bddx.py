@@ -1,6 +1,6 @@
 """Clips in BDD-X's shape: the file both BDD-X benchmarks and the driving domains read, and how its questions are asked.
 
-A folder holds ``clips.jsonl`` and the pictures it names. One row is one clip::
+A folder holds ``clips.jsonl`` and the images it names. One row is one clip::
 
     {"id": "test-000003", "split": "test", "frames": ["frames/test/000003-1.png", ...],
      "description": "The car is slowing down.", "justification": "because the light ahead is red.",
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Picture
+from mini_internvl.benchmarks._example import ExampleImage
 from mini_internvl.benchmarks._files import DataError, Faults, chosen, read_jsonl
 from mini_internvl.records import Item, Part, Prediction
 
@@ -71,7 +71,7 @@ def _wrong(row: Mapping[str, Any]) -> Iterator[str]:
             yield f'field "{field}" must be a text'
     frames = row["frames"]
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, str) for frame in frames):
-        yield 'field "frames" must be a list of picture paths'
+        yield 'field "frames" must be a list of image paths'
     for field in ("speed", "turning_angle"):
         value = row.get(field)
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -111,7 +111,7 @@ def clip_items(
                 messages=[
                     {"role": "user", "content": [*frame_parts(folder, row), {"type": "text", "text": QUESTIONS[kind]}]}
                 ],
-                truth={"clip": row["id"], "kind": kind, "answer": row[kind]},
+                reference={"clip": row["id"], "kind": kind, "answer": row[kind]},
                 max_tiles=1,
                 max_new_tokens=max_new_tokens,
             )
@@ -124,10 +124,12 @@ def example_clip(number: int, description: str, justification: str, **signals: f
     return {**row, "description": description, "justification": justification, **signals}
 
 
-def example_frames(*rows: Mapping[str, Any]) -> dict[str, Picture]:
+def example_frames(*rows: Mapping[str, Any]) -> dict[str, ExampleImage]:
     """The frames that rows name."""
     return {
-        frame: Picture(width=56, height=56, seed=number) for number, row in enumerate(rows) for frame in row["frames"]
+        frame: ExampleImage(width=56, height=56, seed=number)
+        for number, row in enumerate(rows)
+        for frame in row["frames"]
     }
 
 

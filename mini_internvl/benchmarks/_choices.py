@@ -47,9 +47,9 @@ def choice_prompt(row: Mapping[str, str], options: Mapping[str, str], *, chinese
     return f"{text}\n{suffixes[chinese]}"
 
 
-def user_message(pictures: Iterable[Part], text: str) -> list[Any]:
-    """One question with its pictures before the text."""
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+def user_message(images: Iterable[Part], text: str) -> list[Any]:
+    """One question with its images before the text."""
+    return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,4 +123,4 @@ def whole_number(text: str) -> int | str:
 
 def options_of(item: Item) -> dict[str, str]:
     """The options that an item's truth keeps."""
-    return dict(item.truth["options"])
+    return dict(item.reference["options"])

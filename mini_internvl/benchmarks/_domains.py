@@ -19,8 +19,8 @@ def annotation(root: str | Path, benchmark: str, name: str) -> Path:
     return locate(root, benchmark, name)[0]
 
 
-def picture_folders(path: Path, *below: str) -> list[Path]:
-    """Folders to search for the pictures of an annotation file.
+def image_folders(path: Path, *below: str) -> list[Path]:
+    """Folders to search for the images of an annotation file.
 
     Args:
         path: the annotation file.

@@ -1,6 +1,6 @@
-"""DriveLM's files: questions by scene and frame, InternVL's prompts, and the six views stitched into one picture.
+"""DriveLM's files: questions by scene and frame, InternVL's prompts, and the six views stitched into one image.
 
-A stitched picture is made when it is first opened, kept beside the data in ``stitch/`` (in the system's temporary
+A stitched image is made when it is first opened, kept beside the data in ``stitch/`` (in the system's temporary
 folder where that cannot be written), and looks like the official tool's: each view resized to 896x448, its camera's
 name in magenta at the top left, JPEG at Pillow's default quality. Without DejaVu Sans Bold it has Pillow's own letters.
 Source: InternVL ``tools/images_stitching.py``.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._domains import annotation, picture_folders
+from mini_internvl.benchmarks._domains import annotation, image_folders
 from mini_internvl.benchmarks._files import DataError, Faults, read_json, read_jsonl
 from mini_internvl.metrics.drivelm import CAMERAS, CELL, COLUMNS, ROWS
 
@@ -43,7 +43,7 @@ class Asked:
     row: Mapping[str, Any]
     """``Q``, ``A``, ``tag`` and what else the file has."""
     views: Mapping[str, str]
-    """Camera -> picture as the file names it."""
+    """Camera -> image as the file names it."""
 
 
 def read_questions(path: Path, *, scored: bool) -> list[Asked]:
@@ -125,7 +125,7 @@ def read_prompts(root: str | Path, benchmark: str) -> tuple[Path, list[dict[str,
 
 @dataclass(frozen=True, kw_only=True)
 class Stitched(os.PathLike[str]):
-    """The path of a stitched picture, which is made when somebody first opens it."""
+    """The path of a stitched image, which is made when somebody first opens it."""
 
     path: Path
     views: tuple[Path, ...]
@@ -134,25 +134,25 @@ class Stitched(os.PathLike[str]):
     def __fspath__(self) -> str:
         if self.path.is_file():
             return str(self.path)
-        picture = stitch(self.views)
+        image = stitch(self.views)
         place = hashlib.sha256(str(self.path.parent.resolve()).encode()).hexdigest()[:16]
         spare = Path(tempfile.gettempdir()) / "mini_internvl" / place / self.path.name
         if spare.is_file():
             return str(spare)
         try:
-            return _save(picture, self.path)
+            return _save(image, self.path)
         except OSError:  # a read-only data folder
-            return _save(picture, spare)
+            return _save(image, spare)
 
     def __str__(self) -> str:
         return str(self.path)
 
 
-def _save(picture: Any, path: Path) -> str:
+def _save(image: Any, path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{os.getpid()}-{threading.get_ident()}.part")
     try:
-        picture.save(temporary, "JPEG")
+        image.save(temporary, "JPEG")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def _save(picture: Any, path: Path) -> str:
 
 
 def stitch(views: Sequence[Path]) -> Any:
-    """The PIL picture of six views, 2688x896, in the order of CAMERAS.
+    """The PIL image of six views, 2688x896, in the order of CAMERAS.
 
     Raises:
         DataError: a view cannot be read.
@@ -186,28 +186,28 @@ def stitch(views: Sequence[Path]) -> Any:
 
 
 class Views:
-    """Finds a frame's pictures below the folder of an annotation file."""
+    """Finds a frame's images below the folder of an annotation file."""
 
     def __init__(self, path: Path) -> None:
         self.faults = Faults(path)
-        self.folders = [*picture_folders(path, "drivelm"), path.parent.parent]
+        self.folders = [*image_folders(path, "drivelm"), path.parent.parent]
         base = path.parent.parent if path.parent.name == "val" else path.parent
         self.stitched = [folder / "stitch" for folder in self.folders] + self.folders
         self.target = base / "stitch"
 
     def whole(self, name: str, views: Mapping[str, str] | None) -> str | Stitched | None:
-        """The stitched picture ``name``, ready or to be made; ``None``, with a fault noted, without one."""
+        """The stitched image ``name``, ready or to be made; ``None``, with a fault noted, without one."""
         for folder in self.stitched:
             if (folder / name).is_file():
                 return str(folder / name)
         if views is None:
-            self.faults.add(name, "no such stitched picture")
+            self.faults.add(name, "no such stitched image")
             return None
         single = self.single(name, views)
         return Stitched(path=self.target / name, views=tuple(single.values())) if single else None
 
     def single(self, name: str, views: Mapping[str, str]) -> dict[str, Path]:
-        """Camera -> picture of all six views; empty, with a fault noted, if one is missing."""
+        """Camera -> image of all six views; empty, with a fault noted, if one is missing."""
         found = {}
         for camera in CAMERAS:
             path = self._find(views.get(camera, ""))
@@ -226,4 +226,4 @@ class Views:
 
     def check(self) -> None:
         """Raise DataError if anything was missing."""
-        self.faults.check("put nuScenes' samples/ or InternVL's stitched pictures beside the file")
+        self.faults.check("put nuScenes' samples/ or InternVL's stitched images beside the file")

@@ -13,15 +13,15 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A drawn stand-in for an official picture: a frame with a disc whose place and colour follow the seed."""
+class ExampleImage:
+    """A drawn stand-in for an official image: a frame with a disc whose place and colour follow the seed."""
 
     width: int = 120
     height: int = 80
     seed: int = 0
 
     def png(self) -> bytes:
-        """The picture as PNG."""
+        """The image as PNG."""
         from PIL import Image, ImageDraw
 
         image = Image.new("RGB", (self.width, self.height), (235, 240, 245))
@@ -45,9 +45,9 @@ class Example:
 
     files: Mapping[str, Any]
     """Path in the data folder -> content: a list of rows for .jsonl and .tsv, JSON data for .json, text for others.
-    A cell of a table that is a Picture is written as base64, a list of them as a Python-style list."""
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
-    """Path in the data folder -> picture."""
+    A cell of a table that is an ExampleImage is written as base64, a list of them as a Python-style list."""
+    images: Mapping[str, ExampleImage] = field(default_factory=dict)
+    """Path in the data folder -> image."""
     good: Sequence[str]
     """Right answers, in the items' order."""
     bad: Sequence[str]
@@ -70,10 +70,10 @@ class Example:
                 _write_tsv(path, content)
             else:
                 path.write_text(content, encoding="utf-8")
-        for name, picture in self.pictures.items():
+        for name, image in self.images.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture.png())
+            path.write_bytes(image.png())
         return folder
 
 
@@ -87,6 +87,6 @@ def _write_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(entry, Picture) for entry in value):
-        return str([picture.base64() for picture in value])
-    return value.base64() if isinstance(value, Picture) else value
+    if isinstance(value, list) and value and all(isinstance(entry, ExampleImage) for entry in value):
+        return str([image.base64() for image in value])
+    return value.base64() if isinstance(value, ExampleImage) else value

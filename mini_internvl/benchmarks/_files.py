@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-BROKEN, NOT_ONE, NONE = FAULTS = ("broken base64", "the base64 is no picture", "no picture")
-"""What can be wrong with a table's picture."""
+BROKEN, NOT_ONE, NONE = FAULTS = ("broken base64", "the base64 is no image", "no image")
+"""What can be wrong with a table's image."""
 LISTED = 8
 """Faults that a message shows; the rest is counted."""
 
@@ -130,15 +130,15 @@ def _check_fields(row: Any, required: Sequence[str], number: int, faults: Faults
         faults.add(number, f"no {', '.join(missing)}")
 
 
-PICTURES = "image"
-"""The column of a table that holds pictures as base64."""
+IMAGES = "image"
+"""The column of a table that holds images as base64."""
 SHORT = 64
 """Longest cell of that column that names another row instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TablePicture:
-    """A picture inside a table, read when it is needed: the largest tables hold 9 GB of them."""
+class TableImage:
+    """An image inside a table, read when it is needed: the largest tables hold 9 GB of them."""
 
     path: Path
     """The table."""
@@ -149,10 +149,10 @@ class TablePicture:
     column: int
     """Number of the cell in the row."""
     part: int
-    """Number of the picture in the cell."""
+    """Number of the image in the cell."""
 
     def read(self) -> bytes:
-        """The picture's bytes."""
+        """The image's bytes."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             text = file.read(self.size).decode("utf-8")
@@ -182,8 +182,8 @@ class _Lines:
 def read_tsv(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of a tab-separated file with a header, as texts; an empty cell is an empty text.
 
-    Nothing is guessed: an option that reads "None" or "NA" stays that text. Pictures (column "image") are checked, but
-    stay in the file: the cell becomes a list of TablePicture, or the text of what is wrong with it.
+    Nothing is guessed: an option that reads "None" or "NA" stays that text. Images (column "image") are checked, but
+    stay in the file: the cell becomes a list of TableImage, or the text of what is wrong with it.
 
     Raises:
         DataError: a required column or a cell is missing, or the file is no UTF-8 text.
@@ -207,7 +207,7 @@ def _read_table(path: Path, lines: _Lines, required: Sequence[str]) -> list[dict
         )
     faults = Faults(path)
     rows: list[dict[str, Any]] = []
-    column = next((number for number, name in enumerate(header) if name.lower() == PICTURES), None)
+    column = next((number for number, name in enumerate(header) if name.lower() == IMAGES), None)
     for number, cells in enumerate(reader, 1):
         start, size = lines.mark()
         if len(cells) != len(header):
@@ -215,28 +215,28 @@ def _read_table(path: Path, lines: _Lines, required: Sequence[str]) -> list[dict
             continue
         row: dict[str, Any] = dict(zip(header, cells, strict=True))
         if column is not None and (len(cells[column]) > SHORT or not cells[column].strip()):
-            row[header[column]] = _pictures(cells[column], path=path, start=start, size=size, column=column)
+            row[header[column]] = _images(cells[column], path=path, start=start, size=size, column=column)
         rows.append(row)
     faults.check()
     return rows
 
 
-def _pictures(cell: str, **place: Any) -> list[TablePicture] | str:
-    """The pictures of a cell, or what is wrong with them."""
+def _images(cell: str, **place: Any) -> list[TableImage] | str:
+    """The images of a cell, or what is wrong with them."""
     try:
         parts = _list_cell(cell)
         for part in parts:
-            decode_picture(part)
+            decode_image(part)
     except ValueError as error:
         return str(error)
-    return [TablePicture(**place, part=number) for number in range(len(parts))]
+    return [TableImage(**place, part=number) for number in range(len(parts))]
 
 
-def decode_picture(text: str) -> bytes:
-    """The bytes of a base64 picture.
+def decode_image(text: str) -> bytes:
+    """The bytes of a base64 image.
 
     Raises:
-        ValueError: the text is no base64, or no picture.
+        ValueError: the text is no base64, or no image.
     """
     import io
 
@@ -253,17 +253,17 @@ def decode_picture(text: str) -> bytes:
     return data
 
 
-def tsv_pictures(path: Path, rows: Sequence[Mapping[str, Any]], column: str = PICTURES) -> list[list[TablePicture]]:
-    """The pictures of every row that :func:`read_tsv` gave.
+def tsv_images(path: Path, rows: Sequence[Mapping[str, Any]], column: str = IMAGES) -> list[list[TableImage]]:
+    """The images of every row that :func:`read_tsv` gave.
 
-    A short cell is the index of another row, whose pictures are meant (VLMEvalKit's way not to repeat them).
+    A short cell is the index of another row, whose images are meant (VLMEvalKit's way not to repeat them).
 
     Raises:
-        DataError: lists the rows with a broken or missing picture.
+        DataError: lists the rows with a broken or missing image.
     """
     faults = Faults(path)
     by_index = {row.get("index", str(number)): row for number, row in enumerate(rows)}
-    found: list[list[TablePicture]] = []
+    found: list[list[TableImage]] = []
     for number, row in enumerate(rows, 1):
         cell = row[column]
         if isinstance(cell, str) and cell in by_index:
@@ -284,22 +284,22 @@ def _list_cell(cell: str) -> list[str]:
     return [part.strip(" '\"") for part in cell.strip("[] ").split(",")]
 
 
-def picture_paths(path: Path, names: Sequence[str], *folders: Path) -> Iterator[Path]:
-    """Where the pictures named by a file's rows are: relative to the first of ``folders`` that has them.
+def image_paths(path: Path, names: Sequence[str], *folders: Path) -> Iterator[Path]:
+    """Where the images named by a file's rows are: relative to the first of ``folders`` that has them.
 
     Raises:
-        DataError: lists the rows whose picture is missing.
+        DataError: lists the rows whose image is missing.
     """
     faults = Faults(path)
     found = []
-    places: dict[str, Path | None] = {}  # many rows ask about one picture
+    places: dict[str, Path | None] = {}  # many rows ask about one image
     for number, name in enumerate(names, 1):
         if name not in places:
             places[name] = next((folder / name for folder in folders if (folder / name).is_file()), None)
         place = places[name]
         if place is None:
-            faults.add(number, f"the picture {name} is missing")
+            faults.add(number, f"the image {name} is missing")
         else:
             found.append(place)
-    faults.check(f"put the pictures below {' or '.join(str(folder) for folder in dict.fromkeys(folders))}")
+    faults.check(f"put the images below {' or '.join(str(folder) for folder in dict.fromkeys(folders))}")
     yield from found

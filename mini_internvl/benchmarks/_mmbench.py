@@ -1,6 +1,6 @@
 """What MMBench in English and in Chinese share: files, prompt, circular evaluation, export.
 
-A question is asked once for every rotation of its options, and counts only if every rotation is right; figures count
+A question is asked once for every rotation of its options, and counts only if every rotation is right; metrics count
 questions, under the labels of their first row. The development sets are scored here, the test sets by MMBench's server,
 which takes the exported sheet.
 Unusual: the paper's answers went through InternVL's own rule before the server read them, so "Answer: B" is A; an empty
@@ -27,9 +27,9 @@ from mini_internvl.benchmarks._choices import (
     whole_number,
     write_xlsx,
 )
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
-from mini_internvl.benchmarks._files import Faults, locate, read_tsv, tsv_pictures
+from mini_internvl.benchmarks._example import Example, ExampleImage
+from mini_internvl.benchmarks._files import Faults, locate, read_tsv, tsv_images
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics.options import CYCLE, Rotation, circular_hits, internvl_answer
 from mini_internvl.records import Item, Prediction, Score
 
@@ -40,7 +40,7 @@ PROTOCOLS = {
     "vlmevalkit-2024-10": "VLMEvalKit of October 2024: option inference, then circular evaluation.",
     "vlmevalkit-head": "VLMEvalKit of today: stricter option inference.",
 }
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 ABILITIES = {
     "coarse_perception": "CP",
@@ -88,13 +88,13 @@ def read_items(root: str | Path, benchmark: str, file: str, split: str, chinese:
         elif split == "dev" and row["answer"] not in set(LETTERS):
             faults.add(number, f'the answer "{row["answer"]}" is none of the letters {LETTERS[0]} to {LETTERS[-1]}')
     faults.check()
-    for row, pictures in zip(rows, tsv_pictures(path, rows), strict=True):
+    for row, images in zip(rows, tsv_images(path, rows), strict=True):
         options = row_options(row, LETTERS)
         text = choice_prompt(row, options, chinese=chinese)
         yield Item(
             id=row["index"],
-            messages=user_message(({"type": "image", "image": picture} for picture in pictures), text),
-            truth=_truth(row, options, path.stem),
+            messages=user_message(({"type": "image", "image": image} for image in images), text),
+            reference=_truth(row, options, path.stem),
             max_tiles=6,
             max_new_tokens=100,
         )
@@ -102,7 +102,7 @@ def read_items(root: str | Path, benchmark: str, file: str, split: str, chinese:
 
 def question_of(item: Item) -> str:
     """Names the question that a rotation belongs to."""
-    return str(int(item.truth["index"]) % CYCLE)
+    return str(int(item.reference["index"]) % CYCLE)
 
 
 def _truth(row: Mapping[str, str], options: Mapping[str, str], file: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _read(item: Item, text: str, protocol: str, judge: Judge | None) -> Choice:
     options = options_of(item)
     if protocol == "paper":
         text = internvl_answer(text, options) or ""
-    return choose(item.truth["question"], options, text, version=VERSIONS.get(protocol, "head"), judge=judge)
+    return choose(item.reference["question"], options, text, version=VERSIONS.get(protocol, "head"), judge=judge)
 
 
 def score_items(
@@ -137,12 +137,12 @@ def score_items(
     """
     asked = list(items)
     texts = answers(asked, predictions)
-    by_index = {item.truth["index"]: item for item in asked}
+    by_index = {item.reference["index"]: item for item in asked}
     readings = {item.id: _read(item, texts[item.id], protocol, None) for item in asked}
     rotations = [
         Rotation(
-            index=item.truth["index"],
-            gold=item.truth["answer"],
+            index=item.reference["index"],
+            gold=item.reference["answer"],
             inferred=None if readings[item.id].undecided else readings[item.id].letter,
         )
         for item in asked
@@ -156,8 +156,8 @@ def score_items(
     tally = Tally()
     tally.results = {"accuracy": []}
     for group, hit in hits.items():
-        truth = by_index[group].truth
-        labels = [f"{kind}/{truth[kind]}" for kind in ("ability", "category") if truth[kind]]
+        reference = by_index[group].reference
+        labels = [f"{kind}/{reference[kind]}" for kind in ("ability", "category") if reference[kind]]
         tally.add(hit, "accuracy", *labels)
     waiting = _waiting(rotations)
     counts: dict[int, int] = {}
@@ -165,7 +165,7 @@ def score_items(
         counts[rotation.group] = counts.get(rotation.group, 0) + 1
     notes = {
         "undecided": sum(reading.undecided for reading in readings.values()),
-        "incomplete": sum(counts[group] < len(by_index[group].truth["options"]) for group in hits),
+        "incomplete": sum(counts[group] < len(by_index[group].reference["options"]) for group in hits),
         "no_first_row": sum(number for group, number in counts.items() if group not in hits),
     }
     partial = "" if judge else open_rules(len(waiting & hits.keys()), len(hits), "questions")
@@ -184,8 +184,8 @@ def _waiting(rotations: Iterable[Rotation]) -> set[int]:
 
 
 def row_right(item: Item, text: str) -> bool:
-    """Whether one row's answer is right by the paper's rule without a judge; the figures need every rotation."""
-    return _read(item, text, "paper", None).letter == item.truth["answer"]
+    """Whether one row's answer is right by the paper's rule without a judge; the metrics need every rotation."""
+    return _read(item, text, "paper", None).letter == item.reference["answer"]
 
 
 def export_items(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
@@ -198,10 +198,10 @@ def export_items(items: Iterable[Item], predictions: Iterable[Prediction], folde
     texts = answers(asked, predictions)
     files: dict[str, list[dict[str, Any]]] = {}
     for item in asked:
-        cells = dict(item.truth["sheet"])
+        cells = dict(item.reference["sheet"])
         cells["index"] = whole_number(cells["index"])
         cells["prediction"] = internvl_answer(texts[item.id], options_of(item)) or ""
-        files.setdefault(item.truth["file"], []).append(cells)
+        files.setdefault(item.reference["file"], []).append(cells)
     written = []
     for name, rows in files.items():
         columns = [column for column in rows[0] if column != "prediction"]
@@ -246,7 +246,7 @@ def _row(question: Question, turn: int) -> dict[str, Any]:
         **cells,
         "answer": "ABCD"[turned.index(question.options[0])],
         "category": question.category,
-        "image": Picture(seed=question.index),
+        "image": ExampleImage(seed=question.index),
         "source": "drawn",
         "l2-category": question.ability,
         "comment": "",

@@ -1,4 +1,4 @@
-"""What the two RSVQA benchmarks share: reading the official files, the prompt and the figures."""
+"""What the two RSVQA benchmarks share: reading the official files, the prompt and the metrics."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._domains import annotation, picture_folders
-from mini_internvl.benchmarks._figures import Tally, answers
-from mini_internvl.benchmarks._files import Faults, picture_paths, read_rows
+from mini_internvl.benchmarks._domains import annotation, image_folders
+from mini_internvl.benchmarks._files import Faults, image_paths, read_rows
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics.rsvqa import NUMBERS, rsvqa_right
 from mini_internvl.records import Item, Prediction, Score
 
 PROTOCOLS = {"paper": "InternVL's script: exact words but for case; the average leaves counts and areas out."}
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 SUFFIX = "\nAnswer the question using a single word or phrase."
 COLUMNS = ("id", "image", "question", "gt_answer", "type")
 
 
-def read_items(root: str | Path, benchmark: str, name: str, pictures: str, prefix: str = "") -> Iterator[Item]:
+def read_items(root: str | Path, benchmark: str, name: str, images: str, prefix: str = "") -> Iterator[Item]:
     """One item a row of an official file; an id that comes again gets a number, such as ``7#2``.
 
     Args:
         root: the data folder.
         benchmark: its folder below.
         name: of the annotation file.
-        pictures: folder of the pictures below ``images/``.
+        images: folder of the images below ``images/``.
         prefix: put before every id.
 
     Raises:
-        DataError: a file, a field or a picture is missing, or a field is of another kind.
+        DataError: a file, a field or an image is missing, or a field is of another kind.
     """
     path = annotation(root, benchmark, name)
     rows = read_rows(path, COLUMNS)
@@ -42,7 +42,7 @@ def read_items(root: str | Path, benchmark: str, name: str, pictures: str, prefi
                 faults.add(number, f"{field} is neither text nor whole number")
     faults.check()
     seen: Counter[str] = Counter()
-    places = picture_paths(path, [str(row["image"]) for row in rows], *picture_folders(path, pictures))
+    places = image_paths(path, [str(row["image"]) for row in rows], *image_folders(path, images))
     for row, place in zip(rows, places, strict=True):
         text = f"{row['question']}{SUFFIX}"
         seen[str(row["id"])] += 1
@@ -52,7 +52,7 @@ def read_items(root: str | Path, benchmark: str, name: str, pictures: str, prefi
             messages=[
                 {"role": "user", "content": [{"type": "image", "image": str(place)}, {"type": "text", "text": text}]}
             ],
-            truth={"type": str(row["type"]), "answer": str(row["gt_answer"]), "question": str(row["question"])},
+            reference={"type": str(row["type"]), "answer": str(row["gt_answer"]), "question": str(row["question"])},
             max_tiles=12,
             max_new_tokens=50,
         )
@@ -65,15 +65,15 @@ def score_items(benchmark: str, items: Iterable[Item], predictions: Iterable[Pre
     tally = Tally()
     tally.results = {"accuracy": [], "accuracy_all": []}
     for item in asked:
-        kind = item.truth["type"]
-        figures = ["accuracy_all", f"type/{kind}"] + ([] if kind in NUMBERS else ["accuracy"])
-        tally.add(right(item, texts[item.id]), *figures)
+        kind = item.reference["type"]
+        metrics = ["accuracy_all", f"type/{kind}"] + ([] if kind in NUMBERS else ["accuracy"])
+        tally.add(right(item, texts[item.id]), *metrics)
     return tally.score(benchmark, items=len(asked), notes={"empty": sum(not text for text in texts.values())})
 
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer counts; numbers only need the gold number's range."""
-    return rsvqa_right(item.truth["type"], text, item.truth["answer"])
+    return rsvqa_right(item.reference["type"], text, item.reference["answer"])
 
 
 def example_rows(image: str, *asked: tuple[str, str, str]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Question answering over one picture: InternVL's data folder, its jsonl files, and the prompts.
+"""Question answering over one image: InternVL's data folder, its jsonl files, and the prompts.
 
-InternVL keeps a benchmark in ``data/NAME`` and names pictures from the folder above (``data/docvqa/val/...``). Here the
-file may lie in ``root/BENCHMARK``, ``root/NAME``, ``root/data/NAME`` or ``root``, and pictures are looked for with and
+InternVL keeps a benchmark in ``data/NAME`` and names images from the folder above (``data/docvqa/val/...``). Here the
+file may lie in ``root/BENCHMARK``, ``root/NAME``, ``root/data/NAME`` or ``root``, and images are looked for with and
 without the leading ``data/NAME/``, then by their bare name.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._files import Faults, TablePicture, locate, picture_paths
+from mini_internvl.benchmarks._files import Faults, TableImage, image_paths, locate
 from mini_internvl.records import Item
 
 SENTENCE = "Answer the question using a single word or phrase."
@@ -22,7 +22,7 @@ NEW_TOKENS = 100
 VLMEVALKIT_NEW_TOKENS = 1024
 """Answer limit of VLMEvalKit for every benchmark."""
 PUBLISHED = re.compile(r"(\./)?data/[^/]+/")
-"""How InternVL's files begin a picture's name."""
+"""How InternVL's files begin an image's name."""
 
 
 def find(root: str | Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
@@ -84,8 +84,8 @@ def unique(names: Iterable[object]) -> list[str]:
     return found
 
 
-def pictures(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
-    """Where the pictures named by a file's rows are.
+def images(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
+    """Where the images named by a file's rows are.
 
     Args:
         path: the file; its own folder is searched first.
@@ -93,7 +93,7 @@ def pictures(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
         folders: further folders.
 
     Raises:
-        DataError: lists the rows whose picture is missing.
+        DataError: lists the rows whose image is missing.
     """
     places = tuple(dict.fromkeys([path.parent, *folders, path.parent.parent.parent]))
     known: dict[str, str] = {}
@@ -102,7 +102,7 @@ def pictures(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
             ways = [name, PUBLISHED.sub("", name, count=1) if PUBLISHED.match(name) else name, Path(name).name]
             there = (way for way in ways if way and any((place / way).is_file() for place in places))
             known[name] = next(there, ways[1])
-    return [str(place) for place in picture_paths(path, [known[name] for name in names], *places)]
+    return [str(place) for place in image_paths(path, [known[name] for name in names], *places)]
 
 
 def short_question(question: str, *, vlmevalkit: bool) -> str:
@@ -111,13 +111,13 @@ def short_question(question: str, *, vlmevalkit: bool) -> str:
 
 
 def ask(
-    name: str, picture: str | TablePicture, text: str, truth: Mapping[str, Any], *, max_tiles: int, max_new_tokens: int
+    name: str, image: str | TableImage, text: str, reference: Mapping[str, Any], *, max_tiles: int, max_new_tokens: int
 ) -> Item:
-    """One item: a picture, then the text."""
+    """One item: an image, then the text."""
     return Item(
         id=name,
-        messages=[{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}],
-        truth=truth,
+        messages=[{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}],
+        reference=reference,
         max_tiles=max_tiles,
         max_new_tokens=max_new_tokens,
     )

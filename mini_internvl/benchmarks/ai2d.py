@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import chosen, read_jsonl
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     VLMEVALKIT_NEW_TOKENS,
     ask,
     check_fields,
     gold_answers,
+    images,
     need,
-    pictures,
     unique,
 )
 from mini_internvl.metrics.options import infer_option
@@ -35,7 +35,7 @@ PROTOCOLS = {
     "vlmevalkit-2024-10": "VLMEvalKit of October 2024: an option is inferred from the answer, without a judge.",
     "vlmevalkit-head": "VLMEvalKit now: as before, with stricter rules for long answers.",
 }
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 FOLDERS = ("ai2d", "ai2diagram", "data/ai2diagram")
 FILES = ("test_vlmevalkit.jsonl", "ai2d_test_vlmevalkit.jsonl")
@@ -46,7 +46,7 @@ OPTION = re.compile(r"^\(?([A-Z])[.:)] ?(.*)$", re.MULTILINE)
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
     """One item a row of ``test_vlmevalkit.jsonl``; DataError says what is wrong with the files.
 
-    The official id is the picture's path, so a picture's further questions get a number, such as ``...png#2``. The
+    The official id is the image's path, so an image's further questions get a number, such as ``...png#2``. The
     question is asked as it stands in the file, which holds the options and the instruction.
     """
     chosen("split", split, SPLITS)
@@ -56,11 +56,11 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     check_fields(path, rows, ("image", "question"), "question_id")
     golds = gold_answers(path, rows, "answer")
     names = unique(row["question_id"] for row in rows)
-    places = pictures(path, [row["image"] for row in rows], Path(root))
+    places = images(path, [row["image"] for row in rows], Path(root))
     for row, gold, name, place in zip(rows, golds, names, places, strict=True):
-        truth = {"answers": gold, "options": read_options(row["question"])}
+        reference = {"answers": gold, "options": read_options(row["question"])}
         tokens = 10 if kind == "paper" else VLMEVALKIT_NEW_TOKENS
-        yield ask(name, place, row["question"], truth, max_tiles=6, max_new_tokens=tokens)
+        yield ask(name, place, row["question"], reference, max_tiles=6, max_new_tokens=tokens)
 
 
 def read_options(question: str) -> dict[str, str]:
@@ -72,16 +72,16 @@ def read_options(question: str) -> dict[str, str]:
     return options
 
 
-def _right(truth: Mapping[str, Any], text: str, protocol: str) -> bool:
+def _right(reference: Mapping[str, Any], text: str, protocol: str) -> bool:
     if protocol == "paper":
-        return exact_right(text, truth["answers"])
-    letter = infer_option(text, truth["options"], version=protocol.removeprefix("vlmevalkit-"))
-    return letter is not None and letter in truth["answers"]
+        return exact_right(text, reference["answers"])
+    letter = infer_option(text, reference["options"], version=protocol.removeprefix("vlmevalkit-"))
+    return letter is not None and letter in reference["answers"]
 
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer counts in the paper's protocol."""
-    return _right(item.truth, text, "paper")
+    return _right(item.reference, text, "paper")
 
 
 def score(
@@ -99,9 +99,9 @@ def score(
     asked = list(items)
     texts = answers(asked, predictions)
     tally = Tally()
-    tally.results = {HEADLINE: []}
+    tally.results = {PRIMARY_METRIC: []}
     for item in asked:
-        tally.add(_right(item.truth, texts[item.id], kind), HEADLINE)
+        tally.add(_right(item.reference, texts[item.id], kind), PRIMARY_METRIC)
     lengths = [len(text.strip()) for text in texts.values()]
     notes = {"empty": lengths.count(0), "more than a letter": sum(length > 1 for length in lengths)}
     return tally.score("ai2d", items=len(asked), notes=notes)
@@ -125,7 +125,7 @@ EXAMPLE = Example(
             _row(4, "图中是什么？", "树叶|树根|树干|花", "A"),
         ]
     },
-    pictures={f"ai2diagram/AI2D_TEST/{number}.png": Picture(seed=number) for number in (1, 2, 3, 4)},
+    images={f"ai2diagram/AI2D_TEST/{number}.png": ExampleImage(seed=number) for number in (1, 2, 3, 4)},
     good=["B", " a ", "c\n", "D", "A", "A"],
     bad=["B.", "(A)", "C. C", "13", "", "树叶"],
 )

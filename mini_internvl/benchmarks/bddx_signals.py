@@ -1,6 +1,6 @@
 """BDD-X control signals: the next speed (m/s) and the next turning angle (degrees), read from the answer's text.
 
-Figures per signal: RMSE in the signal's unit, and A_tau, the percentage of clips with an absolute error strictly below
+Metrics per signal: RMSE in the signal's unit, and A_tau, the percentage of clips with an absolute error strictly below
 tau = 0.1, 0.5, 1 and 5, without wrap-around. How an answer becomes a number is defined nowhere, so it is stated here:
 the first decimal number in the text counts, whatever surrounds it. An answer without a readable number is never
 dropped: it is wrong in every A_tau and enters the RMSE with the error that WORST gives; the notes count them.
@@ -22,8 +22,8 @@ from mini_internvl.benchmarks._bddx import (
     example_frames,
 )
 from mini_internvl.benchmarks._example import Example
-from mini_internvl.benchmarks._figures import mean_error
 from mini_internvl.benchmarks._files import chosen
+from mini_internvl.benchmarks._tally import mean_error
 from mini_internvl.records import Item, Prediction, Score
 
 __all__ = ["PROTOCOLS", "SPLITS"]
@@ -35,7 +35,7 @@ WORST: Mapping[str, float] = {"speed": 50.0, "turning_angle": 180.0}
 TAUS = (0.1, 0.5, 1.0, 5.0)
 CLOSE = 1.0
 """Error (m/s or degrees) below which :func:`right` calls one answer right."""
-HEADLINE = "speed/A1.0"
+PRIMARY_METRIC = "speed/A1.0"
 LOWER_IS_BETTER = frozenset({"speed/RMSE", "turning_angle/RMSE"})
 
 _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)")
@@ -61,7 +61,7 @@ def read_number(text: str) -> float | None:
 def right(item: Item, text: str) -> bool:
     """Whether the answer's number is less than CLOSE from the truth."""
     value = read_number(text)
-    return value is not None and abs(value - item.truth["answer"]) < CLOSE
+    return value is not None and abs(value - item.reference["answer"]) < CLOSE
 
 
 def score(
@@ -90,25 +90,25 @@ def score(
     counts: dict[str, int] = {}
     unreadable: dict[str, int] = {}
     for kind in KINDS:
-        mine = [item for item in asked if item.truth["kind"] == kind]
+        mine = [item for item in asked if item.reference["kind"] == kind]
         if not mine:
             continue
-        truths = [float(item.truth["answer"]) for item in mine]
+        references = [float(item.reference["answer"]) for item in mine]
         numbers = [read_number(answers[item.id] or "") for item in mine]
         unreadable[kind] = sum(number is None for number in numbers)
-        filled = [truth + WORST[kind] if n is None else n for n, truth in zip(numbers, truths, strict=True)]
-        found = signal_scores(filled, truths)
+        filled = [reference + WORST[kind] if n is None else n for n, reference in zip(numbers, references, strict=True)]
+        found = signal_scores(filled, references)
         values[f"{kind}/RMSE"] = found["rmse"]
         values |= {f"{kind}/A{tau}": 100 * found[f"A_{tau}"] for tau in TAUS}
-        errors |= {f"{kind}/{name}": error for name, error in _errors(filled, truths, found["rmse"]).items()}
-        counts |= {figure: len(mine) for figure in values if figure.startswith(f"{kind}/")}
+        errors |= {f"{kind}/{name}": error for name, error in _errors(filled, references, found["rmse"]).items()}
+        counts |= {metric: len(mine) for metric in values if metric.startswith(f"{kind}/")}
     notes = {"unreadable": unreadable, "worst_error": dict(WORST)}
     return Score(benchmark="bddx_signals", values=values, errors=errors, counts=counts, items=len(asked), notes=notes)
 
 
-def _errors(guesses: Sequence[float], truths: Sequence[float], rmse: float) -> dict[str, float]:
+def _errors(guesses: Sequence[float], references: Sequence[float], rmse: float) -> dict[str, float]:
     """Standard errors of the columns of one signal; that of the RMSE by the delta method."""
-    gaps = [abs(guess - truth) for guess, truth in zip(guesses, truths, strict=True)]
+    gaps = [abs(guess - reference) for guess, reference in zip(guesses, references, strict=True)]
     errors = {"RMSE": mean_error([gap**2 for gap in gaps]) / (2 * rmse) if rmse else 0.0}
     return errors | {f"A{tau}": 100 * mean_error([float(gap < tau) for gap in gaps]) for tau in TAUS}
 
@@ -120,7 +120,7 @@ _CLIPS = [
 ]
 EXAMPLE = Example(
     files={"clips.jsonl": _CLIPS},
-    pictures=example_frames(*_CLIPS),
+    images=example_frames(*_CLIPS),
     good=["9.31", "-0.42 degrees", "0.00 m/s", "about 6.05", "+17.5°"],
     bad=["about 30 m/s", "it turns left", "", "v2", "−17.5"],
 )

@@ -2,7 +2,7 @@
 
 Each clip gives two items with one question each. ``full`` is the description, a space and the justification of the same
 clip, from the same two answers (by definition: no public scorer says how); a clip of which only one question is among
-the items has no part in it. An empty or missing answer is an empty caption: it lowers every figure and is counted in
+the items has no part in it. An empty or missing answer is an empty caption: it lowers every metric and is counted in
 the notes. Captions go through the PTB tokenizer, so case and punctuation do not count.
 """
 
@@ -21,8 +21,8 @@ from mini_internvl.benchmarks._bddx import (
     example_frames,
 )
 from mini_internvl.benchmarks._example import Example
-from mini_internvl.benchmarks._figures import mean_error
 from mini_internvl.benchmarks._files import chosen
+from mini_internvl.benchmarks._tally import mean_error
 from mini_internvl.records import Item, Prediction, Score
 
 __all__ = ["PROTOCOLS", "SPLITS"]
@@ -33,8 +33,8 @@ COLUMNS = {"CIDEr": "CIDEr", "B4": "Bleu_4", "ROUGE": "ROUGE_L"}
 """The paper's column -> the scorer's name."""
 MEANS = ("CIDEr", "ROUGE")
 """Columns that are means over items and so have a standard error."""
-HEADLINE = "description/CIDEr"
-HEADLINE_MAX = 1000.0
+PRIMARY_METRIC = "description/CIDEr"
+PRIMARY_METRIC_MAX = 1000.0
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 
 
@@ -71,7 +71,10 @@ def score(
     answers = {name: (text or "").strip() for name, text in answers_by_item(asked, predictions).items()}
     clips: dict[str, dict[str, tuple[str, str]]] = {}  # clip -> kind -> (truth, answer)
     for item in asked:
-        clips.setdefault(item.truth["clip"], {})[item.truth["kind"]] = (item.truth["answer"], answers[item.id])
+        clips.setdefault(item.reference["clip"], {})[item.reference["kind"]] = (
+            item.reference["answer"],
+            answers[item.id],
+        )
     pairs = {kind: [clip[kind] for clip in clips.values() if kind in clip] for kind in KINDS}
     both = [(clip[KINDS[0]], clip[KINDS[1]]) for clip in clips.values() if len(clip) == len(KINDS)]
     pairs["full"] = [(f"{one[0]} {two[0]}", f"{one[1]} {two[1]}") for one, two in both]
@@ -82,7 +85,9 @@ def score(
     for kind, rows in pairs.items():
         if rows:
             # An answer with a stray line break must not shift every later clip, as it would in the official script.
-            found = caption_scores([answer for _, answer in rows], [[truth] for truth, _ in rows], line_breaks="space")
+            found = caption_scores(
+                [answer for _, answer in rows], [[reference] for reference, _ in rows], line_breaks="space"
+            )
             values |= {f"{kind}/{column}": 100 * found[name] for column, name in COLUMNS.items()}
             errors |= {f"{kind}/{column}": 100 * mean_error(found.per_item[COLUMNS[column]]) for column in MEANS}
             counts |= {f"{kind}/{column}": len(rows) for column in COLUMNS}
@@ -99,12 +104,12 @@ def score(
 
 def together(item: Item) -> str:
     """The clip, whose two answers make ``full``."""
-    return str(item.truth["clip"])
+    return str(item.reference["clip"])
 
 
 def right(item: Item, text: str) -> bool:
-    """Whether an answer has the truth's words; case and punctuation do not count, and the figures do not use it."""
-    return _words(text) == _words(item.truth["answer"])
+    """Whether an answer has the truth's words; case and punctuation do not count, and the metrics do not use it."""
+    return _words(text) == _words(item.reference["answer"])
 
 
 def _words(text: str) -> list[str]:
@@ -118,7 +123,7 @@ _CLIPS = [
 ]
 EXAMPLE = Example(
     files={"clips.jsonl": _CLIPS},
-    pictures=example_frames(*_CLIPS),
+    images=example_frames(*_CLIPS),
     good=[
         "The car is slowing down.",
         "Because the light ahead is red",

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import chosen, read_jsonl
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     NEW_TOKENS,
     VLMEVALKIT_NEW_TOKENS,
     ask,
     check_fields,
     gold_answers,
+    images,
     need,
-    pictures,
     short_question,
     unique,
 )
@@ -38,7 +38,7 @@ PROTOCOLS = {
     "vlmevalkit-2024-10": "VLMEvalKit of October 2024: prompt with a line break, 5% of the model's answer.",
     "vlmevalkit-head": "VLMEvalKit now: prompt with a line break, 5% of the gold answer.",
 }
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 FOLDERS = ("chartqa", "data/chartqa")
 COLUMNS = ("image", "question", "question_id", "answer")
@@ -54,7 +54,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
         rows = read_jsonl(path, COLUMNS)
         check_fields(path, rows, ("image", "question"), "question_id")
         golds = gold_answers(path, rows, "answer")
-        places = pictures(path, [row["image"] for row in rows], Path(root))
+        places = images(path, [row["image"] for row in rows], Path(root))
         names = unique(f"{half}/{row['question_id']}" for row in rows)
         vlmevalkit = kind.startswith("vlmevalkit")
         for row, gold, place, item_id in zip(rows, golds, places, names, strict=True):
@@ -81,7 +81,7 @@ def _right(golds: str | list[str], text: str, protocol: str) -> bool:
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer counts in the paper's protocol."""
-    return _right(item.truth["answers"], text, "paper")
+    return _right(item.reference["answers"], text, "paper")
 
 
 def score(
@@ -96,17 +96,17 @@ def score(
     asked = list(items)
     texts = answers(asked, predictions)
     tally = Tally()
-    tally.results = {half: [] for half in HALVES if any(item.truth["half"] == half for item in asked)}
+    tally.results = {half: [] for half in HALVES if any(item.reference["half"] == half for item in asked)}
     for item in asked:
-        tally.add(_right(item.truth["answers"], texts[item.id], kind), item.truth["half"])
+        tally.add(_right(item.reference["answers"], texts[item.id], kind), item.reference["half"])
     halves = list(tally.results)
     mean = sum(tally.value(half) for half in halves) / max(1, len(halves))
     error = math.hypot(*(tally.error(half) for half in halves)) / max(1, len(halves))
     found = tally.score("chartqa", items=len(asked))
     return Score(
         benchmark="chartqa",
-        values={HEADLINE: mean, **found.values},
-        errors={HEADLINE: error, **found.errors},
+        values={PRIMARY_METRIC: mean, **found.values},
+        errors={PRIMARY_METRIC: error, **found.errors},
         counts=found.counts,
         items=len(asked),
         notes={"empty": sum(not text.strip() for text in texts.values())},
@@ -132,8 +132,8 @@ EXAMPLE = Example(
             _row("augmented", 2, "Which line is on top?", ["Total", "total"]),
         ],
     },
-    pictures={
-        f"chartqa/ChartQA Dataset/test/png/{half}{number}.png": Picture(width=160, height=120, seed=number)
+    images={
+        f"chartqa/ChartQA Dataset/test/png/{half}{number}.png": ExampleImage(width=160, height=120, seed=number)
         for half in HALVES
         for number in (0, 1)
     },

@@ -1,9 +1,9 @@
-"""DIOR-RSVG: find the object that a phrase describes in an aerial picture; accuracy at an IoU above one half.
+"""DIOR-RSVG: find the object that a phrase describes in an aerial image; accuracy at an IoU above one half.
 
 Answers hold coordinates from 0 to 1000 and are read as strictly as the official script does: the first bracketed text
 must be ``[[x1, y1, x2, y2]]`` (:mod:`mini_internvl.metrics.grounding`). IoU counts pixels inclusively. The file has no
 ids: an item's id is the number of its row, from 0.
-Official file: ``dior_rsvg_test.json``; its pictures are named relative to ``images/``.
+Official file: ``dior_rsvg_test.json``; its images are named relative to ``images/``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._domains import annotation, picture_folders
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
-from mini_internvl.benchmarks._files import Faults, chosen, picture_paths, read_rows
+from mini_internvl.benchmarks._domains import annotation, image_folders
+from mini_internvl.benchmarks._example import Example, ExampleImage
+from mini_internvl.benchmarks._files import Faults, chosen, image_paths, read_rows
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics.grounding import FIELDS, Box, grounding_right, iou, read_box
 from mini_internvl.records import Item, Prediction, Score
 
 TITLE = "DIOR-RSVG"
 SPLITS = ("test",)
 PROTOCOLS = {"paper": "InternVL's script: the first [[x1, y1, x2, y2]], IoU with inclusive pixels above 0.5."}
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 FILE = "dior_rsvg_test.json"
 PREFIX = "Detect "
@@ -44,7 +44,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
         if not isinstance(row["prompt"], str):
             faults.add(number, "prompt is not a text")
     faults.check()
-    places = picture_paths(path, [str(row["image"]) for row in rows], *picture_folders(path))
+    places = image_paths(path, [str(row["image"]) for row in rows], *image_folders(path))
     for number, (row, place) in enumerate(zip(rows, places, strict=True)):
         text = PREFIX + row["prompt"]
         yield Item(
@@ -52,7 +52,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
             messages=[
                 {"role": "user", "content": [{"type": "image", "image": str(place)}, {"type": "text", "text": text}]}
             ],
-            truth={"box": row["bbox"], "size": row["size"], "question": row["prompt"]},
+            reference={"box": row["bbox"], "size": row["size"], "question": row["prompt"]},
             max_tiles=12,
             max_new_tokens=200,
         )
@@ -86,34 +86,34 @@ def score(
         box = _read(item, texts[item.id])
         unreadable += box is None
         tally.add(right(item, texts[item.id]), "accuracy")
-        overlap = 0.0 if box is None else iou(box, item.truth["box"])
+        overlap = 0.0 if box is None else iou(box, item.reference["box"])
         tally.add(min(1.0, max(0.0, overlap)) if math.isfinite(overlap) else 0.0, "mean_iou")
     return tally.score("dior_rsvg", items=len(asked), notes={"unreadable": unreadable})
 
 
 def right(item: Item, text: str) -> bool:
     """Whether the answer's box overlaps the true one by more than one half."""
-    return grounding_right(text, item.truth["box"], item.truth["size"])
+    return grounding_right(text, item.reference["box"], item.reference["size"])
 
 
 def boxes(item: Item, text: str) -> tuple[list[Box], list[Box]]:
-    """The true box and the answered one, if it can be read, as shares of the picture."""
+    """The true box and the answered one, if it can be read, as shares of the image."""
     answered = _read(item, text)
-    return [_share(item, item.truth["box"])], [] if answered is None else [_share(item, answered)]
+    return [_share(item, item.reference["box"])], [] if answered is None else [_share(item, answered)]
 
 
 def _read(item: Item, text: str) -> Box | None:
-    return read_box(text, *item.truth["size"])
+    return read_box(text, *item.reference["size"])
 
 
 def _share(item: Item, box: Sequence[float]) -> Box:
-    width, height = item.truth["size"]
+    width, height = item.reference["size"]
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
-def _row(picture: str, phrase: str, box: list[float], size: list[int]) -> dict[str, Any]:
+def _row(image: str, phrase: str, box: list[float], size: list[int]) -> dict[str, Any]:
     """A row of the official file, for the example."""
-    name = f"DIOR-RSVG/JPEGImages/{picture}.jpg"
+    name = f"DIOR-RSVG/JPEGImages/{image}.jpg"
     return {"image": name, "prompt": f"<ref>{phrase}</ref>", "bbox": box, "size": size}
 
 
@@ -127,9 +127,9 @@ EXAMPLE = Example(
             _row("00002", "a single pixel", [400, 300, 400, 300], [800, 600]),
         ]
     },
-    pictures={
-        "images/DIOR-RSVG/JPEGImages/00001.jpg": Picture(width=80, height=80),
-        "images/DIOR-RSVG/JPEGImages/00002.jpg": Picture(width=80, height=60, seed=2),
+    images={
+        "images/DIOR-RSVG/JPEGImages/00001.jpg": ExampleImage(width=80, height=80),
+        "images/DIOR-RSVG/JPEGImages/00002.jpg": ExampleImage(width=80, height=60, seed=2),
     },
     good=[
         "<ref>the red ship on the left</ref><box>[[100, 100, 300, 300]]</box>",

@@ -1,7 +1,7 @@
 """DocVQA: questions about scanned pages, scored by ANLS; the answers of the test split are with the RRC's server.
 
 The paper prints the test split, so a score on val stands beside it only with a remark. Gold answers come from the
-RRC's annotation file (``val_v1.0.json`` or ``val_v1.0_withQT.json``); the latter's question types give a figure each.
+RRC's annotation file (``val_v1.0.json`` or ``val_v1.0_withQT.json``); the latter's question types give a metric each.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._anls import (
-    HEADLINE,
     LOWER_IS_BETTER,
+    PRIMARY_METRIC,
     PROTOCOLS,
     SPLITS,
     UNSCORED,
@@ -22,10 +22,10 @@ from mini_internvl.benchmarks._anls import (
     right,
     score_items,
 )
-from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.records import Item, Prediction, Score
 
-__all__ = ["HEADLINE", "LOWER_IS_BETTER", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
+__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
 
 TITLE = "DocVQA"
 _NAMES = ("{0}_v1.0.json", "{0}_v1.0_withQT.json")
@@ -37,7 +37,7 @@ LAYOUT = Layout(
         split: [place.format(split) for name in _NAMES for place in (name, f"{{0}}/{name}")] for split in SPLITS
     },
     image="image",
-    pictures=("spdocvqa_images", "documents"),
+    images=("spdocvqa_images", "documents"),
     labels={"question_type": ("question_types",)},
     max_tiles=18,
 )
@@ -96,8 +96,8 @@ EXAMPLE = Example(
         "docvqa/test.jsonl": _TEST[0],
         "docvqa/test/test_v1.0.json": _TEST[1],
     },
-    pictures={
-        f"docvqa/{split}/documents/abcd0001_{page}.png": Picture(width=100, height=140, seed=page)
+    images={
+        f"docvqa/{split}/documents/abcd0001_{page}.png": ExampleImage(width=100, height=140, seed=page)
         for split in SPLITS
         for page in (1, 2)
     },

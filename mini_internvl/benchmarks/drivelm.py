@@ -2,7 +2,7 @@
 
 The score is the challenge's (:mod:`mini_internvl.metrics.drivelm`). Two of its four parts need a judge: without one,
 accuracy, language and the distance half of match are computed and the final score is left out.
-The paper stitches the six views into one picture and writes coordinates as 0 to 1000 of it; answers are mapped back to
+The paper stitches the six views into one image and writes coordinates as 0 to 1000 of it; answers are mapped back to
 the camera's own pixels before they are scored or exported. ``official`` gives six named views and leaves coordinates
 alone.
 
@@ -24,9 +24,9 @@ from typing import Any
 
 from mini_internvl.benchmarks._domains import annotation
 from mini_internvl.benchmarks._drivelm import PROMPTS, Asked, Stitched, Views, read_prompts, read_questions
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import answers, mean_error
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import DataError, chosen
+from mini_internvl.benchmarks._tally import answers, mean_error
 from mini_internvl.metrics import drivelm as metric
 from mini_internvl.records import Item, Part, Prediction, Score
 
@@ -34,11 +34,11 @@ TITLE = "DriveLM"
 SPLITS = ("val", "val_q_only")
 UNSCORED = ("val_q_only",)
 PROTOCOLS = {
-    "paper": "The stitched picture, coordinates 0 to 1000 of it, mapped back to camera pixels for the official score.",
+    "paper": "The stitched image, coordinates 0 to 1000 of it, mapped back to camera pixels for the official score.",
     "official": "Six named views, questions and answers in camera pixels as they stand.",
 }
-HEADLINE = "final"
-HEADLINE_MAX = 1.0
+PRIMARY_METRIC = "final"
+PRIMARY_METRIC_MAX = 1.0
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 FILES = {"val": ("v1_1_val_nus.json", "test_eval.json"), "val_q_only": ("v1_1_val_nus_q_only.json",)}
 OBJECTS = (
@@ -59,7 +59,7 @@ Answer to grade: {answer}"""
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
     """One item a question, id ``scene_frame_number``; DataError names what is wrong with the files.
 
-    A stitched picture is made when it is first opened, so listing the items makes none.
+    A stitched image is made when it is first opened, so listing the items makes none.
     """
     name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
     prompts = read_prompts(root, "drivelm") if kind == "paper" else None
@@ -73,19 +73,19 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     asked = read_questions(path, scored=name not in UNSCORED)
     texts = {row["id"]: row["text"] for row in prompts[1]} if prompts else {}
     views = Views(path)
-    pictures: dict[tuple[str, str], list[Part]] = {}
+    images: dict[tuple[str, str], list[Part]] = {}
     for question in asked:  # all faults before the first item
-        if (question.scene, question.frame) not in pictures:
-            pictures[question.scene, question.frame] = _pictures(views, question, kind)
+        if (question.scene, question.frame) not in images:
+            images[question.scene, question.frame] = _images(views, question, kind)
     views.check()
     for question in asked:
         text = question.row["Q"] if kind == "official" else texts.get(question.id) or _prompt(question.row["Q"])
-        truth = {"question": question.row["Q"], "answer": None, "part": question.part}
-        truth |= {"scene": question.scene, "frame": question.frame, "number": question.number}
-        truth |= {"tag": question.row.get("tag") or [], "stitched": kind == "paper"}
+        reference = {"question": question.row["Q"], "answer": None, "part": question.part}
+        reference |= {"scene": question.scene, "frame": question.frame, "number": question.number}
+        reference |= {"tag": question.row.get("tag") or [], "stitched": kind == "paper"}
         if name not in UNSCORED:
-            truth["answer"] = question.row["A"]
-        yield _item(question.id, pictures[question.scene, question.frame], text, truth)
+            reference["answer"] = question.row["A"]
+        yield _item(question.id, images[question.scene, question.frame], text, reference)
 
 
 def _file(root: str | Path, names: Sequence[str]) -> Path:
@@ -99,7 +99,7 @@ def _file(root: str | Path, names: Sequence[str]) -> Path:
     raise missing[0]
 
 
-def _pictures(views: Views, question: Asked, protocol: str) -> list[Part]:
+def _images(views: Views, question: Asked, protocol: str) -> list[Part]:
     name = f"{question.scene}_{question.frame}.jpg"
     if protocol == "paper":
         return [{"type": "image", "image": views.whole(name, question.views)}]
@@ -112,17 +112,17 @@ def _converted(path: Path, rows: Sequence[dict[str, Any]]) -> Iterator[Item]:
     views = Views(path)
     found: list[str | Stitched | None] = [views.whole(row["image"], None) for row in rows]
     views.check()
-    for row, picture in zip(rows, found, strict=True):
+    for row, image in zip(rows, found, strict=True):
         scene, frame, number = [*row["id"].split("_"), "", "0"][:3]
-        truth = {"question": row["question"], "answer": None, "part": "", "scene": scene, "frame": frame}
-        truth |= {"number": int(number) if number.isdecimal() else 0, "tag": [], "stitched": True}
-        yield _item(row["id"], [{"type": "image", "image": picture}], row["text"], truth)
+        reference = {"question": row["question"], "answer": None, "part": "", "scene": scene, "frame": frame}
+        reference |= {"number": int(number) if number.isdecimal() else 0, "tag": [], "stitched": True}
+        yield _item(row["id"], [{"type": "image", "image": image}], row["text"], reference)
 
 
-def _item(name: str, pictures: Sequence[Part], text: str, truth: dict[str, Any]) -> Item:
-    content: list[Part] = [*pictures, {"type": "text", "text": text}]
+def _item(name: str, images: Sequence[Part], text: str, reference: dict[str, Any]) -> Item:
+    content: list[Part] = [*images, {"type": "text", "text": text}]
     messages: Any = [{"role": "user", "content": content}]
-    return Item(id=name, messages=messages, truth=truth, max_tiles=12, max_new_tokens=200)
+    return Item(id=name, messages=messages, reference=reference, max_tiles=12, max_new_tokens=200)
 
 
 def _prompt(question: str) -> str:
@@ -133,7 +133,7 @@ def _prompt(question: str) -> str:
 
 def _answer(item: Item, text: str) -> str:
     """An answer with coordinates in the camera's pixels."""
-    return metric.to_cameras(text) if item.truth["stitched"] else text
+    return metric.to_cameras(text) if item.reference["stitched"] else text
 
 
 def score(
@@ -153,7 +153,7 @@ def score(
     """
     chosen("protocol", protocol, PROTOCOLS)
     asked = list(items)
-    if any(item.truth["answer"] is None for item in asked):
+    if any(item.reference["answer"] is None for item in asked):
         raise ValueError("drivelm: these questions have no published answers; export the predictions instead")
     results = metric.collect(_grouped(asked, answers(asked, predictions)))
     values: dict[str, float] = {}
@@ -207,16 +207,16 @@ def _grouped(asked: Sequence[Item], texts: dict[str, str]) -> list[list[metric.Q
     """Questions by frame, in their official order."""
     frames: dict[tuple[str, str], list[Item]] = {}
     for item in asked:
-        frames.setdefault((item.truth["scene"], item.truth["frame"]), []).append(item)
+        frames.setdefault((item.reference["scene"], item.reference["frame"]), []).append(item)
     return [
         [
             metric.Question(
-                question=item.truth["question"],
-                gold=item.truth["answer"],
+                question=item.reference["question"],
+                gold=item.reference["answer"],
                 answer=_answer(item, texts[item.id]),
-                tags=item.truth["tag"],
+                tags=item.reference["tag"],
             )
-            for item in sorted(group, key=lambda item: item.truth["number"])
+            for item in sorted(group, key=lambda item: item.reference["number"])
         ]
         for group in frames.values()
     ]
@@ -248,13 +248,13 @@ def read_grade(reply: str) -> float | None:
 
 def together(item: Item) -> str:
     """The frame, whose first answer decides which of the others count."""
-    return f"{item.truth['scene']}_{item.truth['frame']}"
+    return f"{item.reference['scene']}_{item.reference['frame']}"
 
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer equals the true one; all points found for a match question, the same words for prose."""
-    answer, gold = _answer(item, text), item.truth["answer"] or ""
-    tags = item.truth["tag"]
+    answer, gold = _answer(item, text), item.reference["answer"] or ""
+    tags = item.reference["tag"]
     if metric.ACCURACY in tags:
         return answer == gold
     if metric.MATCH in tags:
@@ -272,9 +272,9 @@ def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: str
     results = [
         {
             "id": item.id,
-            "question": item.truth["question"],
+            "question": item.reference["question"],
             "answer": _answer(item, texts[item.id]),
-            "gt_answer": item.truth["answer"] or "",
+            "gt_answer": item.reference["answer"] or "",
         }
         for item in asked
     ]
@@ -341,8 +341,8 @@ EXAMPLE = Example(
             }
         ],
     },
-    pictures={
-        f"nuscenes/samples/{camera}/a__{camera}__1.jpg": Picture(width=160, height=90, seed=seed)
+    images={
+        f"nuscenes/samples/{camera}/a__{camera}__1.jpg": ExampleImage(width=160, height=90, seed=seed)
         for seed, camera in enumerate(metric.CAMERAS)
     },
     good=[

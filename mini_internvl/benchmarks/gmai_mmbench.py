@@ -1,4 +1,4 @@
-"""GMAI-MMBench: medical pictures of many kinds, single choice and (where a file holds them) several right options.
+"""GMAI-MMBench: medical images of many kinds, single choice and (where a file holds them) several right options.
 
 Single choice is scored as VLMEvalKit does, rules first and a judge for what they leave; the paper prints four levels of
 perception: contour (Seg C), mask (Seg M), image (2D Cls) and box (2D Det). For questions with several right options no
@@ -30,9 +30,9 @@ from mini_internvl.benchmarks._choices import (
     whole_number,
     write_xlsx,
 )
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
-from mini_internvl.benchmarks._files import DataError, Faults, chosen, locate, read_tsv, tsv_pictures
+from mini_internvl.benchmarks._example import Example, ExampleImage
+from mini_internvl.benchmarks._files import DataError, Faults, chosen, locate, read_tsv, tsv_images
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics.options import answered_letters, multi_answer
 from mini_internvl.records import Item, Prediction, Score
 
@@ -43,7 +43,7 @@ PROTOCOLS = {
     "paper": "VLMEvalKit of October 2024: option inference, then a judge.",
     "vlmevalkit-head": "VLMEvalKit of today: stricter option inference.",
 }
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 VAL = ("GMAI-MMBench_VAL.tsv", "GMAI_mm_bench_VAL.tsv")
 TEST = tuple(f"GMAI_mm_bench_TEST_part_{part}.tsv" for part in range(1, 12))
@@ -54,7 +54,7 @@ GROUPS = {
     "granularity": "perceptual granularity",
     "modality": "modality",
 }
-"""Group of figures -> column."""
+"""Group of metrics -> column."""
 MULTI_SUFFIX = "Several options may be right. Answer with the letters of all of them, separated by commas, such as A,B."
 _VERSIONS = {"paper": "2024-10", "vlmevalkit-head": "head"}
 
@@ -70,7 +70,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     seen: set[str] = set()
     for path in _paths(root, split):
         rows = _read(path, answered=split == "val")
-        for row, pictures in zip(rows, tsv_pictures(path, rows), strict=True):
+        for row, images in zip(rows, tsv_images(path, rows), strict=True):
             name = row["index"] if row["index"] not in seen else f"{path.stem}/{row['index']}"
             seen.add(name)
             options, gold = row_options(row), _letters(row.get("answer", ""))
@@ -79,8 +79,8 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
                 text = f"{text.rsplit(chr(10), 1)[0]}\n{MULTI_SUFFIX}"
             yield Item(
                 id=name,
-                messages=user_message(({"type": "image", "image": picture} for picture in pictures), text),
-                truth={
+                messages=user_message(({"type": "image", "image": image} for image in images), text),
+                reference={
                     "question": row["question"],
                     "options": options,
                     "answer": gold,
@@ -156,7 +156,7 @@ def score(
     tally.results = {"accuracy": []}
     undecided = multi = 0
     for item in asked:
-        if len(item.truth["answer"]) > 1:
+        if len(item.reference["answer"]) > 1:
             multi += 1
             accuracy, recall = _shares(item, texts[item.id])
             tally.add(accuracy, "multi/accuracy")
@@ -164,33 +164,33 @@ def score(
             continue
         choice = _choice(item, texts[item.id], version, judge)
         undecided += choice.undecided
-        tally.add([choice.letter] == item.truth["answer"], "accuracy", *_figures(item.truth["labels"]))
+        tally.add([choice.letter] == item.reference["answer"], "accuracy", *_tally(item.reference["labels"]))
     partial = open_rules(0 if judge else undecided, len(asked) - multi)
     notes = {"undecided": undecided, "multi": multi}
     return tally.score("gmai_mmbench", items=len(asked), notes=notes, partial=partial)
 
 
 def _choice(item: Item, text: str, version: str, judge: Judge | None) -> Choice:
-    return choose(item.truth["question"], options_of(item), text, version=version, judge=judge)
+    return choose(item.reference["question"], options_of(item), text, version=version, judge=judge)
 
 
 def _shares(item: Item, text: str) -> tuple[float, float]:
-    return multi_answer(answered_letters(text, options_of(item)), item.truth["answer"])
+    return multi_answer(answered_letters(text, options_of(item)), item.reference["answer"])
 
 
-def _figures(labels: Mapping[str, str]) -> list[str]:
+def _tally(labels: Mapping[str, str]) -> list[str]:
     return [f"{group}/{name.lower() if group == 'granularity' else name}" for group, name in labels.items()]
 
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer is right by the paper's rules without a judge; of several right options all and no other."""
-    if len(item.truth["answer"]) > 1:
+    if len(item.reference["answer"]) > 1:
         return _shares(item, text) == (1.0, 1.0)
-    return [_choice(item, text, "2024-10", None).letter] == item.truth["answer"]
+    return [_choice(item, text, "2024-10", None).letter] == item.reference["answer"]
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
-    """One sheet for each part, as VLMEvalKit writes them: every column but the picture, the prediction last.
+    """One sheet for each part, as VLMEvalKit writes them: every column but the image, the prediction last.
 
     Raises:
         DataError: openpyxl is not installed.
@@ -199,9 +199,9 @@ def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Pat
     texts = answers(asked, predictions)
     files: dict[str, list[dict[str, Any]]] = {}
     for item in asked:
-        cells = {**item.truth["sheet"], "prediction": texts[item.id]}
+        cells = {**item.reference["sheet"], "prediction": texts[item.id]}
         cells["index"] = whole_number(cells["index"])
-        files.setdefault(item.truth["file"], []).append(cells)
+        files.setdefault(item.reference["file"], []).append(cells)
     return [write_xlsx(Path(folder) / f"{name}.xlsx", list(rows[0]), rows) for name, rows in files.items()]
 
 
@@ -209,7 +209,7 @@ def _row(index: int, options: Sequence[str], answer: str, granularity: str, **mo
     """A row of a table, for the example."""
     return {
         "index": index,
-        "image": Picture(seed=index),
+        "image": ExampleImage(seed=index),
         "question": more.get("question", "Which finding is shown in the marked region?"),
         **dict(zip("ABCDE", [*options, *[""] * 5], strict=False)),
         "answer": answer,

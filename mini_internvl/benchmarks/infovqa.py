@@ -2,7 +2,7 @@
 
 The paper prints the test split, so a score on val stands beside it only with a remark. The annotation file
 ``infographicsVQA_val_v1.0_withQT.json`` labels each question with its answer types, evidence and operations; a
-question counts in the figure of each of its labels.
+question counts in the metric of each of its labels.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._anls import (
-    HEADLINE,
     LOWER_IS_BETTER,
+    PRIMARY_METRIC,
     PROTOCOLS,
     SPLITS,
     UNSCORED,
@@ -23,10 +23,10 @@ from mini_internvl.benchmarks._anls import (
     right,
     score_items,
 )
-from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.records import Item, Prediction, Score
 
-__all__ = ["HEADLINE", "LOWER_IS_BETTER", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
+__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
 
 TITLE = "InfoVQA"
 LAYOUT = Layout(
@@ -37,7 +37,7 @@ LAYOUT = Layout(
         split: [f"infographicsVQA_{split}_v1.0_withQT.json", f"infographicsVQA_{split}_v1.0.json"] for split in SPLITS
     },
     image="image_local_name",
-    pictures=("infographicsvqa_images", "infographicsVQA_images"),
+    images=("infographicsvqa_images", "infographicsVQA_images"),
     labels={
         "answer_type": ("answer_type",),
         "evidence": ("evidence",),
@@ -76,11 +76,11 @@ def _rows(split: str, *asked: tuple[int, str, list[str], _Labels]) -> tuple[list
     lines: list[dict[str, Any]] = []
     data: list[dict[str, Any]] = []
     for name, question, golds, labels in asked:
-        picture = f"3{name % 2}121.jpeg"
-        line = {"image": f"data/infographicsvqa/infographicsvqa_images/{picture}", "question": question}
+        image = f"3{name % 2}121.jpeg"
+        line = {"image": f"data/infographicsvqa/infographicsvqa_images/{image}", "question": question}
         lines.append({**line, "question_id": name})
-        row = {"questionId": name, "question": question, "image_local_name": picture}
-        row |= {"image_url": f"https://example.org/{picture}", "ocr_output_file": f"{picture}.json"}
+        row = {"questionId": name, "question": question, "image_local_name": image}
+        row |= {"image_url": f"https://example.org/{image}", "ocr_output_file": f"{image}.json"}
         row |= {"data_split": split}
         if split == "val":
             lines[-1]["answer"] = golds[0]
@@ -107,8 +107,8 @@ EXAMPLE = Example(
         "infographicsvqa/test.jsonl": _TEST[0],
         "infographicsvqa/infographicsVQA_test_v1.0.json": _TEST[1],
     },
-    pictures={
-        f"infographicsvqa/infographicsvqa_images/3{number}121.jpeg": Picture(width=80, height=200, seed=number)
+    images={
+        f"infographicsvqa/infographicsvqa_images/3{number}121.jpeg": ExampleImage(width=80, height=200, seed=number)
         for number in (0, 1)
     },
     good=["pinterest", "27", "radio,  TV", "South", "CAFÉ"],

@@ -1,6 +1,6 @@
-"""MathVista (testmini): mathematics in figures, charts, tables and photographs; answers are extracted, then compared.
+"""MathVista (testmini): mathematics in metrics, charts, tables and photographs; answers are extracted, then compared.
 
-The paper's figures come from VLMEvalKit of October 2024: rules first, a judge for what they leave, no rounding. The
+The paper's metrics come from VLMEvalKit of October 2024: rules first, a judge for what they leave, no rounding. The
 official scorer and InternVL's copy ask a judge less often; InternVL's quick form needs none. Rules, traps and sources:
 :mod:`mini_internvl.metrics.mathvista`.
 Without a judge a reply that is a number of the asked kind is its own extraction. What is left open then counts as wrong
@@ -9,7 +9,7 @@ Unusual: the judge's prompt is ours, with our own examples, and stays as it is s
 official few-shot text is not copied.
 
 Files: VLMEvalKit's ``MathVista_MINI.tsv``, or the official ``testmini.json`` (or ``annot_testmini.json``) with its
-``query`` texts and pictures. The prompt is the data's own query, which holds hint, question and choices.
+``query`` texts and images. The prompt is the data's own query, which holds hint, question and choices.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import (
     DataError,
     Faults,
     chosen,
+    image_paths,
     locate,
-    picture_paths,
     read_json,
     read_tsv,
-    tsv_pictures,
+    tsv_images,
 )
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics import mathvista as metric
 from mini_internvl.metrics.list_text import read_list
 from mini_internvl.records import Item, Prediction, Score
@@ -46,7 +46,7 @@ PROTOCOLS = {
     "internvl": "InternVL's copy of the scripts: as official, free text allowed; answers up to 4096 tokens.",
     "internvl-quick": "InternVL's copy without a judge: what follows Final answer: or Answer:, else the whole reply.",
 }
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 TABLE = "MathVista_MINI.tsv"
 OFFICIAL = ("testmini.json", "annot_testmini.json")
@@ -88,13 +88,13 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     kind = chosen("protocol", protocol, PROTOCOLS)
     names = [TABLE, *OFFICIAL] if _VERSIONS.get(kind) else [*OFFICIAL, TABLE]
     path = _first(root, names)
-    for name, image, query, truth in _table(path) if path.suffix == ".tsv" else _official(path):
+    for name, image, query, reference in _table(path) if path.suffix == ".tsv" else _official(path):
         yield Item(
             id=name,
             messages=[
                 {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": query}]}
             ],
-            truth=truth | {"query": query},
+            reference=reference | {"query": query},
             max_tiles=6,
             max_new_tokens=4096 if kind.startswith("internvl") else 1024,
         )
@@ -110,25 +110,25 @@ def _first(root: str | Path, names: list[str]) -> Path:
 
 
 Row = tuple[str, Any, str, dict[str, Any]]
-"""Id, picture, query, truth."""
+"""Id, image, query, truth."""
 
 
 def _table(path: Path) -> Iterator[Row]:
     rows = read_tsv(path, COLUMNS)
-    pictures = tsv_pictures(path, rows)
+    images = tsv_images(path, rows)
     faults = Faults(path)
-    truths = []
+    references = []
     for number, row in enumerate(rows, 1):
         choices = _list(row["choices"])
-        truth = {**row, "choices": choices, "precision": row.get("precision") or None}
-        truth["skills"] = _list(row["skills"]) or ([row["skills"]] if row["skills"] else [])
+        reference = {**row, "choices": choices, "precision": row.get("precision") or None}
+        reference["skills"] = _list(row["skills"]) or ([row["skills"]] if row["skills"] else [])
         option = row.get("answer_option", "")
         if option and len(option) == 1 and 0 <= ord(option) - ord("A") < len(choices):
-            truth["answer"] = choices[ord(option) - ord("A")]  # the cell "answer" may write it otherwise
-        truths.append(_truth(truth, number, faults))
+            reference["answer"] = choices[ord(option) - ord("A")]  # the cell "answer" may write it otherwise
+        references.append(_truth(reference, number, faults))
     faults.check()
-    for row, pictured, truth in zip(rows, pictures, truths, strict=True):
-        yield row["index"], pictured[0], row["question"], truth
+    for row, imaged, reference in zip(rows, images, references, strict=True):
+        yield row["index"], imaged[0], row["question"], reference
 
 
 def _list(cell: str) -> list[str]:
@@ -142,19 +142,19 @@ def _official(path: Path) -> Iterator[Row]:
     if not isinstance(problems, list) or not all(isinstance(problem, dict) for problem in problems):
         raise DataError(f"{path} must hold the problems by pid, or a list of them; get the file again from its source")
     faults = Faults(path)
-    truths = []
+    references = []
     for number, problem in enumerate(problems, 1):
         missing = [field for field in FIELDS if not isinstance(problem.get(field), str)]
         if missing:
             faults.add(number, f"no {', '.join(missing)}")
         labels = problem.get("metadata") if isinstance(problem.get("metadata"), dict) else {}
-        truths.append(_truth({**labels, **problem, "choices": problem.get("choices") or []}, number, faults))
+        references.append(_truth({**labels, **problem, "choices": problem.get("choices") or []}, number, faults))
     faults.check("take the file with the texts under query, as on the Hugging Face Hub")
     folders = (path.parent, path.parent / "images", path.parent.parent)
-    places = picture_paths(path, [problem["image"] for problem in problems], *folders)
+    places = image_paths(path, [problem["image"] for problem in problems], *folders)
     names = [str(problem.get("pid", number)) for number, problem in enumerate(problems, 1)]
-    for name, problem, place, truth in zip(names, problems, places, truths, strict=True):
-        yield name, str(place), problem["query"], truth
+    for name, problem, place, reference in zip(names, problems, places, references, strict=True):
+        yield name, str(place), problem["query"], reference
 
 
 def _truth(row: Mapping[str, Any], number: int, faults: Faults) -> dict[str, Any]:
@@ -179,13 +179,13 @@ _VERSIONS: dict[str, metric.Version] = {"paper": "2024-10", "vlmevalkit-head": "
 
 
 def _problem(item: Item) -> metric.Problem:
-    truth = item.truth
+    reference = item.reference
     return metric.Problem(
-        question_type=truth["question_type"],
-        answer_type=truth["answer_type"],
-        answer=truth["answer"],
-        choices=truth["choices"],
-        precision=truth["precision"],
+        question_type=reference["question_type"],
+        answer_type=reference["answer_type"],
+        answer=reference["answer"],
+        choices=reference["choices"],
+        precision=reference["precision"],
     )
 
 
@@ -199,7 +199,7 @@ class _Decision:
 
 def _decide(item: Item, text: str, protocol: str, judge: Callable[..., str] | None) -> _Decision:
     problem, version = _problem(item), _VERSIONS.get(protocol)
-    ask = functools.partial(_ask, judge, item.truth["query"], text) if judge else None
+    ask = functools.partial(_ask, judge, item.reference["query"], text) if judge else None
     if version:
         verdict = metric.vlmevalkit(problem, text, ask, version)
         return _Decision(right=verdict.hit, undecided=verdict.undecided, verdict=verdict)
@@ -239,9 +239,9 @@ def score(
     table, report = [], []
     undecided = 0
     for item in asked:
-        decision, labels = _decide(item, texts[item.id], kind, judge), item.truth["labels"]
+        decision, labels = _decide(item, texts[item.id], kind, judge), item.reference["labels"]
         undecided += decision.undecided
-        tally.add(decision.right, "accuracy", *_figures(labels))
+        tally.add(decision.right, "accuracy", *_tally(labels))
         if decision.verdict:
             tally.add(decision.verdict.prefetched, "prefetch_rate")
             table.append((decision.verdict, labels.get("task", ""), labels.get("skills", [])))
@@ -255,7 +255,7 @@ def score(
     return tally.score("mathvista", items=len(asked), notes=notes, partial=partial if undecided else "")
 
 
-def _figures(labels: Mapping[str, Any]) -> list[str]:
+def _tally(labels: Mapping[str, Any]) -> list[str]:
     return [f"{label}/{value}" for label in metric.LABELS for value in metric.label_values(labels, label)]
 
 
@@ -270,7 +270,13 @@ def _row(index: int, kind: str, answer: str, reply: str, **more: Any) -> dict[st
     option = chr(ord("A") + choices.index(answer)) if answer in choices else ""
     offered = "\nChoices:\n" + "\n".join(f"({chr(65 + n)}) {choice}" for n, choice in enumerate(choices))
     query = f"Hint: Please answer the question.\nQuestion: Question {index}?{offered if choices else ''}"
-    named = {"index": index, "image": Picture(seed=index), "question": query, "answer": answer, "answer_option": option}
+    named = {
+        "index": index,
+        "image": ExampleImage(seed=index),
+        "question": query,
+        "answer": answer,
+        "answer_option": option,
+    }
     row = {"choices": str(choices), "unit": "", "precision": more.get("precision", ""), "pid": index + 1}
     labels = {"language": "english", "source": "IQTest", "category": "general-vqa", "grade": "high school"}
     labels |= {"context": "bar chart", "task": more.get("task", "math word problem"), "split": "testmini"}

@@ -2,7 +2,7 @@
 
 Files: ``mmbench_dev_20230712.tsv`` with answers, ``mmbench_test_en_20231003.tsv`` for the server at
 mmbench.opencompass.org.cn. The paper prints the test set, so its number comes from the server; the development set is
-scored here by the same rules. Rules, traps and figures: :mod:`mini_internvl.benchmarks._mmbench`.
+scored here by the same rules. Rules, traps and metrics: :mod:`mini_internvl.benchmarks._mmbench`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from mini_internvl.benchmarks import _mmbench
 from mini_internvl.benchmarks._choices import Judge
 from mini_internvl.benchmarks._files import chosen
-from mini_internvl.benchmarks._mmbench import HEADLINE, LOWER_IS_BETTER, PROTOCOLS, SPLITS, UNSCORED, Question
+from mini_internvl.benchmarks._mmbench import LOWER_IS_BETTER, PRIMARY_METRIC, PROTOCOLS, SPLITS, UNSCORED, Question
 from mini_internvl.records import Item, Prediction, Score
 
-__all__ = ("HEADLINE", "LOWER_IS_BETTER", "PROTOCOLS", "SPLITS", "UNSCORED")
+__all__ = ("LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED")
 
 TITLE = "MMBench EN"
 FILES = {"dev": "mmbench_dev_20230712.tsv", "test": "mmbench_test_en_20231003.tsv"}

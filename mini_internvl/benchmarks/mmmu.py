@@ -1,14 +1,14 @@
-"""MMMU (validation): college questions with pictures from 30 subjects, as choices and with open answers.
+"""MMMU (validation): college questions with images from 30 subjects, as choices and with open answers.
 
-The paper's number is the OpenCompass board's, that is VLMEvalKit's: up to 12 tiles a picture, open questions scored as
+The paper's number is the OpenCompass board's, that is VLMEvalKit's: up to 12 tiles an image, open questions scored as
 a choice between the gold text and "Other Answers", rules first and a judge for what they leave. ``internvl`` is the
 InternVL repository's own script, which gives a few points less. Rules and traps: :mod:`mini_internvl.metrics.mmmu`.
-Unusual: both enlarge the first picture to twice its size before it is cut. With several pictures VLMEvalKit gives each
+Unusual: both enlarge the first image to twice its size before it is cut. With several images VLMEvalKit gives each
 up to 12 tiles (64 for all), InternVL's script 6 to the first and one to each other; there all tiles share one mark,
-here each picture has its own. The text keeps its ``<image 1>`` marks, as in the original.
+here each image has its own. The text keeps its ``<image 1>`` marks, as in the original.
 Of an open answer the gold text counts wherever it stands, so "18" is right in "180 or 18".
 
-Files: VLMEvalKit's ``MMMU_DEV_VAL.tsv``, whose picture cells hold lists.
+Files: VLMEvalKit's ``MMMU_DEV_VAL.tsv``, whose image cells hold lists.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mini_internvl.benchmarks._choices import (
     row_options,
     user_message,
 )
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
-from mini_internvl.benchmarks._files import Faults, TablePicture, chosen, locate, read_tsv, tsv_pictures
+from mini_internvl.benchmarks._example import Example, ExampleImage
+from mini_internvl.benchmarks._files import Faults, TableImage, chosen, locate, read_tsv, tsv_images
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics import mmmu as metric
 from mini_internvl.metrics.options import internvl_answer
 from mini_internvl.records import Item, Part, Prediction, Score
@@ -39,12 +39,12 @@ from mini_internvl.records import Item, Part, Prediction, Score
 TITLE = "MMMU"
 SPLITS = ("val", "dev")
 PROTOCOLS = {
-    "paper": "VLMEvalKit of October 2024: option inference, then a judge; 12 tiles a picture.",
+    "paper": "VLMEvalKit of October 2024: option inference, then a judge; 12 tiles an image.",
     "vlmevalkit-head": "VLMEvalKit of today: as the paper's, with stricter option inference.",
     "internvl": "InternVL's script: its own rule for letters, MMMU's parser for open answers; 6 tiles, 10 tokens.",
     "official": "MMMU's own parsers, a drawn letter where they find none; asked as InternVL's script does.",
 }
-HEADLINE = "accuracy"
+PRIMARY_METRIC = "accuracy"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 TABLE = "MMMU_DEV_VAL.tsv"
 COLUMNS = ("index", "image", "question", "A", "B", "answer", "category", "split")
@@ -70,12 +70,12 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
         if not row["answer"]:
             faults.add(number, "no answer")
     faults.check()
-    for row, pictures in zip(rows, tsv_pictures(path, rows), strict=True):
+    for row, images in zip(rows, tsv_images(path, rows), strict=True):
         if row["split"] in cells:
-            yield _item(row, pictures, kind)
+            yield _item(row, images, kind)
 
 
-def _item(row: Mapping[str, str], pictures: Sequence[TablePicture], protocol: str) -> Item:
+def _item(row: Mapping[str, str], images: Sequence[TableImage], protocol: str) -> Item:
     options = row_options(row)
     script = protocol not in _VERSIONS
     if script:
@@ -85,8 +85,8 @@ def _item(row: Mapping[str, str], pictures: Sequence[TablePicture], protocol: st
         limit = SCRIPT_TILES
     else:
         text = choice_prompt(row, options)
-        limit = max(1, min(TILES, ALL_TILES // max(1, len(pictures))))
-    parts: list[Part] = [{"type": "image", "image": picture} for picture in pictures]
+        limit = max(1, min(TILES, ALL_TILES // max(1, len(images))))
+    parts: list[Part] = [{"type": "image", "image": image} for image in images]
     parts[:1] = [{**part, "scale": 2} for part in parts[:1]]
     if script:
         parts[1:] = [{**part, "max_tiles": 1} for part in parts[1:]]
@@ -94,14 +94,14 @@ def _item(row: Mapping[str, str], pictures: Sequence[TablePicture], protocol: st
     return Item(
         id=row["index"],
         messages=user_message(parts, text),
-        truth={
+        reference={
             "question": row["question"],
             "options": options,
             "answer": row["answer"],
             "subject": row["category"],
             "domain": domain,
         },
-        max_tiles=limit * max(1, len(pictures)),  # the engine shares it out among the pictures
+        max_tiles=limit * max(1, len(images)),  # the engine shares it out among the images
         max_new_tokens=10 if script else 1024,
     )
 
@@ -126,23 +126,23 @@ def score(
     tally.results = {"accuracy": []}
     decided = {item.id: _decide(item, texts[item.id], kind, judge) for item in asked}
     for item in asked:
-        labels = [f"{label}/{item.truth[label]}" for label in ("domain", "subject") if item.truth[label]]
+        labels = [f"{label}/{item.reference[label]}" for label in ("domain", "subject") if item.reference[label]]
         tally.add(decided[item.id][0], "accuracy", *labels)
     flagged = sum(flag for _, flag in decided.values())
     if kind in _VERSIONS:
         partial = open_rules(0 if judge else flagged, len(asked))
         return tally.score("mmmu", items=len(asked), notes={"undecided": flagged}, partial=partial)
-    report = metric.report((item.truth["subject"], decided[item.id][0]) for item in asked)
+    report = metric.report((item.reference["subject"], decided[item.id][0]) for item in asked)
     notes = {"random" if kind == "official" else "unreadable": flagged, "report": report}
     return tally.score("mmmu", items=len(asked), notes=notes)
 
 
 def _decide(item: Item, text: str, protocol: str, judge: Judge | None) -> tuple[bool, bool]:
     """Whether an answer is right, and whether it is one of those that the notes count."""
-    options, gold = options_of(item), item.truth["answer"]
+    options, gold = options_of(item), item.reference["answer"]
     if protocol in _VERSIONS:
         options, letter = metric.as_choice(options, gold)
-        choice: Choice = choose(item.truth["question"], options, text, version=_VERSIONS[protocol], judge=judge)
+        choice: Choice = choose(item.reference["question"], options, text, version=_VERSIONS[protocol], judge=judge)
         return choice.letter == letter, choice.undecided
     if not options:
         return metric.open_right(metric.parse_open(text), _golds(gold)), False
@@ -169,7 +169,7 @@ def right(item: Item, text: str) -> bool:
 
 def _row(index: int, question: str, options: Sequence[str], answer: str, subject: str, **more: Any) -> dict[str, Any]:
     """A row of the table, for the example."""
-    pictures = [Picture(seed=index + place) for place in range(more.get("pictures", 1))]
+    images = [ExampleImage(seed=index + place) for place in range(more.get("images", 1))]
     return {
         "index": index,
         "id": f"{more.get('split', 'validation')}_{subject}_{index}",
@@ -177,7 +177,7 @@ def _row(index: int, question: str, options: Sequence[str], answer: str, subject
         "hint": "",
         **dict(zip("ABCDE", [*options, *[""] * 5], strict=False)),
         "answer": answer,
-        "image": pictures if len(pictures) > 1 else pictures[0],
+        "image": images if len(images) > 1 else images[0],
         "image_path": "",
         "category": subject,
         "l2-category": _DOMAIN[subject],
@@ -192,7 +192,7 @@ EXAMPLE = Example(
     files={
         TABLE: [
             _row(1, "What changes in <image 1>?", ["demand", "supply", "nothing"], "A", "Economics"),
-            _row(2, "Which of <image 1> and <image 2> is larger?", ["<image 1>", "<image 2>"], "B", "Art", pictures=2),
+            _row(2, "Which of <image 1> and <image 2> is larger?", ["<image 1>", "<image 2>"], "B", "Art", images=2),
             _row(3, "How many discs are in <image 1>?", [], "18", "Math"),
             _row(4, "Which organelle? <image 1>", [], "Mitochondria", "Biology"),
             _row(5, "Wie heißt das? <image 1>", ["π", "None", "NA", "½", "∞"], "E", "Physics"),

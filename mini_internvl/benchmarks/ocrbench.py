@@ -1,7 +1,7 @@
 """OCRBench: 1000 items of reading text, a point each; the number that papers print is the sum of points.
 
-Reads the official ``OCRBench.json`` with its pictures, or VLMEvalKit's table ``OCRBench.tsv``. Unusual: the figures
-are points, not per cents, so on a part of the items they are small; ``share`` is the headline in per cent of the
+Reads the official ``OCRBench.json`` with its images, or VLMEvalKit's table ``OCRBench.tsv``. Unusual: the metrics
+are points, not per cents, so on a part of the items they are small; ``share`` is the primary metric in per cent of the
 items asked, equal to VLMEvalKit's "Final Score Norm" on all of them.
 """
 
@@ -12,16 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, Picture
-from mini_internvl.benchmarks._figures import Tally, answers
-from mini_internvl.benchmarks._files import Faults, TablePicture, chosen, read_rows, read_tsv, tsv_pictures
+from mini_internvl.benchmarks._example import Example, ExampleImage
+from mini_internvl.benchmarks._files import Faults, TableImage, chosen, read_rows, read_tsv, tsv_images
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     VLMEVALKIT_NEW_TOKENS,
     ask,
     check_fields,
     gold_answers,
+    images,
     need,
-    pictures,
     short_question,
     unique,
 )
@@ -42,8 +42,8 @@ PROTOCOLS = {
     "paper": "VLMEvalKit: formulas are the items of the category for handwritten formulas.",
     "official": "MultimodalOCR's script: formulas are the items of the data set HME100k.",
 }
-HEADLINE = "score"
-HEADLINE_MAX = float(TOTAL)
+PRIMARY_METRIC = "score"
+PRIMARY_METRIC_MAX = float(TOTAL)
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 FOLDERS = ("ocrbench", "OCRBench", "data/ocrbench")
 TABLE = "OCRBench.tsv"
@@ -59,18 +59,18 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
     path = need(root, "ocrbench", FOLDERS, (TABLE, *OFFICIAL) if kind == "paper" else (*OFFICIAL, TABLE))
-    for name, picture, question, truth in _table(path) if path.suffix == ".tsv" else _official(path, Path(root)):
+    for name, image, question, reference in _table(path) if path.suffix == ".tsv" else _official(path, Path(root)):
         text = short_question(question, vlmevalkit=True)
-        yield ask(name, picture, text, truth, max_tiles=MAX_TILES, max_new_tokens=VLMEVALKIT_NEW_TOKENS)
+        yield ask(name, image, text, reference, max_tiles=MAX_TILES, max_new_tokens=VLMEVALKIT_NEW_TOKENS)
 
 
-_Row = tuple[str, str | TablePicture, str, dict[str, Any]]
-"""Id, picture, question, truth."""
+_Row = tuple[str, str | TableImage, str, dict[str, Any]]
+"""Id, image, question, truth."""
 
 
 def _table(path: Path) -> Iterator[_Row]:
     rows = read_tsv(path, ("index", "image", "question", "answer", "category"))
-    shown = tsv_pictures(path, rows)
+    shown = tsv_images(path, rows)
     faults = Faults(path)
     golds = []
     for number, row in enumerate(rows, 1):
@@ -80,8 +80,8 @@ def _table(path: Path) -> Iterator[_Row]:
         golds.append([row["answer"]] if listed is None else listed)
     faults.check()
     names = unique(row["index"] for row in rows)
-    for row, name, picture, gold in zip(rows, names, shown, golds, strict=True):
-        yield name, picture[0], row["question"], {"category": row["category"], "data_set": "", "answers": gold}
+    for row, name, image, gold in zip(rows, names, shown, golds, strict=True):
+        yield name, image[0], row["question"], {"category": row["category"], "data_set": "", "answers": gold}
 
 
 def _official(path: Path, root: Path) -> Iterator[_Row]:
@@ -90,22 +90,22 @@ def _official(path: Path, root: Path) -> Iterator[_Row]:
     check_fields(path, rows, fields, "id")
     golds = gold_answers(path, rows, "answers")
     folders = [path.parent / "OCRBench_Images", path.parent.parent / "OCRBench_Images", path.parent.parent, root]
-    shown = pictures(path, [row["image_path"] for row in rows], *folders)
+    shown = images(path, [row["image_path"] for row in rows], *folders)
     names = unique(row["id"] for row in rows)
-    for row, name, picture, gold in zip(rows, names, shown, golds, strict=True):
-        truth = {"category": row["type"], "data_set": row["dataset_name"], "answers": gold}
-        yield name, picture, row["question"], truth
+    for row, name, image, gold in zip(rows, names, shown, golds, strict=True):
+        reference = {"category": row["type"], "data_set": row["dataset_name"], "answers": gold}
+        yield name, image, row["question"], reference
 
 
-def _right(truth: Mapping[str, Any], text: str, protocol: str) -> bool:
-    by_set = protocol == "official" and truth["data_set"]
-    formula = truth["data_set"] == FORMULA_SET if by_set else truth["category"] == FORMULAS
-    return contains_gold(text, truth["answers"], formula=formula)
+def _right(reference: Mapping[str, Any], text: str, protocol: str) -> bool:
+    by_set = protocol == "official" and reference["data_set"]
+    formula = reference["data_set"] == FORMULA_SET if by_set else reference["category"] == FORMULAS
+    return contains_gold(text, reference["answers"], formula=formula)
 
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer gets the point in the paper's protocol."""
-    return _right(item.truth, text, "paper")
+    return _right(item.reference, text, "paper")
 
 
 def score(
@@ -123,25 +123,25 @@ def score(
     asked = list(items)
     texts = answers(asked, predictions)
     tally = Tally()
-    present = {item.truth["category"] for item in asked}
+    present = {item.reference["category"] for item in asked}
     for category in sorted(present, key=lambda name: CATEGORIES.index(name) if name in CATEGORIES else TOTAL):
-        tally.results |= {figure: [] for figure in _figures(category)}
+        tally.results |= {metric: [] for metric in _tally(category)}
     for item in asked:
-        tally.add(_right(item.truth, texts[item.id], kind), HEADLINE, *_figures(item.truth["category"]))
+        tally.add(_right(item.reference, texts[item.id], kind), PRIMARY_METRIC, *_tally(item.reference["category"]))
     notes: dict[str, Any] = {"empty": sum(not text.strip() for text in texts.values())}
     if len(asked) != TOTAL:
         notes["of"] = f"{len(asked)} items asked, {TOTAL} are the benchmark"
     found = tally.score("ocrbench", items=len(asked), scale=1.0, notes=notes)
-    values = {HEADLINE: 0.0, **{figure: share * found.counts[figure] for figure, share in found.values.items()}}
-    errors = {figure: share * found.counts[figure] for figure, share in found.errors.items()}
+    values = {PRIMARY_METRIC: 0.0, **{metric: share * found.counts[metric] for metric, share in found.values.items()}}
+    errors = {metric: share * found.counts[metric] for metric, share in found.errors.items()}
     return replace(
         found,
-        values={**values, "share": tally.value(HEADLINE)},
-        errors={**errors, "share": tally.error(HEADLINE)},
+        values={**values, "share": tally.value(PRIMARY_METRIC)},
+        errors={**errors, "share": tally.error(PRIMARY_METRIC)},
     )
 
 
-def _figures(category: str) -> list[str]:
+def _tally(category: str) -> list[str]:
     if category in RECOGNITION:
         return ["Text Recognition", f"Text Recognition/{category}"]
     return [category]
@@ -165,7 +165,7 @@ EXAMPLE = Example(
         TABLE: [
             {
                 "index": number,
-                "image": Picture(width=60, height=30, seed=number),
+                "image": ExampleImage(width=60, height=30, seed=number),
                 "question": question,
                 "answer": repr(golds),
                 "category": category,
@@ -184,8 +184,8 @@ EXAMPLE = Example(
             for number, (data_set, question, golds, category) in enumerate(_ASKED)
         ],
     },
-    pictures={
-        f"OCRBench_Images/{data_set}/{number}.png": Picture(width=60, height=30, seed=number)
+    images={
+        f"OCRBench_Images/{data_set}/{number}.png": ExampleImage(width=60, height=30, seed=number)
         for number, (data_set, *_) in enumerate(_ASKED)
     },
     good=[

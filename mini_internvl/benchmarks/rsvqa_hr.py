@@ -1,10 +1,11 @@
-"""RSVQA-HR: questions about 512x512 aerial pictures: presence, comparison, counts and areas. Two test sets.
+"""RSVQA-HR: questions about 512x512 aerial images: presence, comparison, counts and areas. Two test sets.
 
-The headline is the paper's Avg.: accuracy over the presence and comparison questions, taken over items. ``test1`` shows
-the region of the training pictures, ``test2`` another one; the paper prints both. Ids of the two collide, so they carry
+The primary metric is the paper's Avg.,
+accuracy over the presence and comparison questions, taken over items. ``test1`` shows
+the region of the training images, ``test2`` another one; the paper prints both. Ids of the two collide, so they carry
 the split's name. An area's gold loses "m" and "2" from its end before it is read (:mod:`mini_internvl.metrics.rsvqa`).
 Trap: InternVL's evaluate.sh runs test 2 under the name rsvqa-lr.
-Official files: ``rsvqa_h_test_1_instruct.json``, ``rsvqa_h_test_2_instruct.json``, pictures in ``images/RSVQA-H/Data``.
+Official files: ``rsvqa_h_test_1_instruct.json``, ``rsvqa_h_test_2_instruct.json``, images in ``images/RSVQA-H/Data``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import chosen
 from mini_internvl.benchmarks._rsvqa import (
-    HEADLINE,
     LOWER_IS_BETTER,
+    PRIMARY_METRIC,
     PROTOCOLS,
     example_rows,
     read_items,
@@ -25,7 +26,7 @@ from mini_internvl.benchmarks._rsvqa import (
 )
 from mini_internvl.records import Item, Prediction, Score
 
-__all__ = ["HEADLINE", "LOWER_IS_BETTER", "PROTOCOLS", "right"]
+__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "right"]
 
 TITLE = "RSVQA-HR"
 FILES = {"test1": "rsvqa_h_test_1_instruct.json", "test2": "rsvqa_h_test_2_instruct.json"}
@@ -67,9 +68,9 @@ EXAMPLE = Example(
             ("comp", "Is the number of roads equal to 3?", "yes"),
         ),
     },
-    pictures={
-        "images/RSVQA-H/Data/0.tif": Picture(width=64, height=64),
-        "images/RSVQA-H/Data/1.tif": Picture(width=64, height=64, seed=1),
+    images={
+        "images/RSVQA-H/Data/0.tif": ExampleImage(width=64, height=64),
+        "images/RSVQA-H/Data/1.tif": ExampleImage(width=64, height=64, seed=1),
     },
     good=["yes", "No", "80", "0", "2000"],
     bad=["Yes, there is", "yes", "0", "0m2", "1500m2"],

@@ -1,9 +1,10 @@
-"""RSVQA-LR: questions about 256x256 satellite pictures: presence, comparison, rural or urban, and counts.
+"""RSVQA-LR: questions about 256x256 satellite images: presence, comparison, rural or urban, and counts.
 
-The headline is the paper's Avg.: accuracy over all questions but the counts, taken over items, so it is not the mean of
+The primary metric is the paper's Avg.,
+accuracy over all questions but the counts, taken over items, so it is not the mean of
 the three columns. Only case is ignored; "yes." is wrong.
 Trap: InternVL's evaluate.sh runs RSVQA-HR test 2 under the name rsvqa-lr, and this one under rsvqa-hr-test2.
-Official file: ``rsvqa_l_test_instruct.json``, pictures in ``images/RSVQA_L/Images_LR``.
+Official file: ``rsvqa_l_test_instruct.json``, images in ``images/RSVQA_L/Images_LR``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import chosen
 from mini_internvl.benchmarks._rsvqa import (
-    HEADLINE,
     LOWER_IS_BETTER,
+    PRIMARY_METRIC,
     PROTOCOLS,
     example_rows,
     read_items,
@@ -24,7 +25,7 @@ from mini_internvl.benchmarks._rsvqa import (
 )
 from mini_internvl.records import Item, Prediction, Score
 
-__all__ = ["HEADLINE", "LOWER_IS_BETTER", "PROTOCOLS", "right"]
+__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "right"]
 
 TITLE = "RSVQA-LR"
 SPLITS = ("test",)
@@ -62,7 +63,7 @@ EXAMPLE = Example(
             ("presence", "Is a café present?", "no"),
         )
     },
-    pictures={"images/RSVQA_L/Images_LR/0.tif": Picture(width=64, height=64)},
+    images={"images/RSVQA_L/Images_LR/0.tif": ExampleImage(width=64, height=64)},
     good=["rural", "Yes", "0", "no", "7", "No"],
     bad=["a rural area", "yes.", "none", "", "1000", "no "],
 )

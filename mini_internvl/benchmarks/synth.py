@@ -1,4 +1,4 @@
-"""The drawn pictures as a benchmark: exact answers on fonts, words, values and tables that training never used.
+"""The drawn images as a benchmark: exact answers on fonts, words, values and tables that training never used.
 
 There are no files to read: ``items`` draws them, the same for the same seed, fonts and tables. A kind whose data
 package is missing is left out by ``kinds`` and named by ``synth.missing``. Boxes count as right at an IoU of 0.5, with
@@ -13,19 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from mini_internvl import synth
-from mini_internvl.benchmarks._figures import Tally, answers
 from mini_internvl.benchmarks._files import chosen
+from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.inputs import boxes as written
 from mini_internvl.records import Item, Part, Prediction, Score
 
-TITLE = "Drawn pictures"
+TITLE = "Drawn images"
 SPLITS = ("test", "train")
 PROTOCOLS = {"exact": "Exact texts; a box counts at an IoU of 0.5, with the right name where it is asked."}
 MAIN = ("shapes", "words", "charts")
-"""Kinds of the headline: coloured shapes, rendered words and numbers, charts."""
+"""Kinds of the primary metric: coloured shapes, rendered words and numbers, charts."""
 SEED = 2024
-"""Base seed of the pictures; training recipes use others, and another split."""
-HEADLINE = "mean"
+"""Base seed of the images; training recipes use others, and another split."""
+PRIMARY_METRIC = "mean"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
 MAX_NEW_TOKENS = 48
 EXAMPLE = None
@@ -45,7 +45,7 @@ def items(
     count: int = 200,
     seed: int = SEED,
 ) -> Iterator[Item]:
-    """``count`` questions of each kind, each about its own picture; ``root`` is not read."""
+    """``count`` questions of each kind, each about its own image; ``root`` is not read."""
     split = chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
     for kind in names:
@@ -56,7 +56,7 @@ def items(
             yield Item(
                 id=f"{kind}/{seed}/{index}",
                 messages=[{"role": "user", "content": content}],
-                truth={"kind": kind, "task": asked.task, "answer": asked.answer},
+                reference={"kind": kind, "task": asked.task, "answer": asked.answer},
                 max_tiles=synth.MAX_TILES,
                 max_new_tokens=MAX_NEW_TOKENS,
             )
@@ -67,7 +67,7 @@ def right(item: Item, text: str) -> bool:
 
     Texts with boxes are compared as parsed, because decoding drops their tags as special tokens.
     """
-    gold, task = item.truth["answer"], item.truth["task"]
+    gold, task = item.reference["answer"], item.reference["task"]
     if task not in ("detect", "region"):
         return bool(text.strip() == gold.strip())
     given = written.parse(text)
@@ -90,7 +90,7 @@ def score(
     texts = answers(asked, predictions)
     tally = Tally()
     for item in asked:
-        kind, task = item.truth["kind"], item.truth["task"]
+        kind, task = item.reference["kind"], item.reference["task"]
         tally.add(right(item, texts[item.id]), kind, f"{kind}/{task}")
     found = tally.score("synth", items=len(asked))
     kinds = [name for name in found.values if "/" not in name]

@@ -13,10 +13,10 @@ from mini_internvl.inputs.images import load_image
 from mini_internvl.records import Message
 
 
-def talk(engine: Engine, pictures: Sequence[str]) -> None:
-    """Ask line by line until /quit or the end of input; a bad picture is told and left out."""
+def talk(engine: Engine, images: Sequence[str]) -> None:
+    """Ask line by line until /quit or the end of input; a bad image is told and left out."""
     messages: list[Message] = []
-    waiting = [path for path in pictures if _readable(path)]
+    waiting = [path for path in images if _readable(path)]
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
@@ -26,11 +26,11 @@ def talk(engine: Engine, pictures: Sequence[str]) -> None:
             return
         if line == "/new":
             messages, waiting = [], []
-        elif line.startswith("/picture"):
-            path = line.removeprefix("/picture").strip()
+        elif line.startswith("/image"):
+            path = line.removeprefix("/image").strip()
             waiting += [path] if _readable(path) else []
         elif line.startswith("/"):
-            typer.echo("commands: /picture PATH, /new, /quit", err=True)
+            typer.echo("commands: /image PATH, /new, /quit", err=True)
         elif line:
             content: Any = [{"type": "image", "image": path} for path in waiting]
             messages.append({"role": "user", "content": [*content, {"type": "text", "text": line}]})

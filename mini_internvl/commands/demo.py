@@ -1,4 +1,4 @@
-"""``minivl demo``: nano answers about drawn pictures, then is adapted to driving, in minutes on two cores."""
+"""``minivl demo``: nano answers about drawn images, then is adapted to driving, in minutes on two cores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SHOWN = ("shapes", "words", "charts")
 def run(output: Path, should_stop: Callable[[], bool], *, as_json: bool = False) -> None:
     """Show a few answers, then ``minivl adapt driving-sim`` with settings for a quick look."""
     if not as_json:
-        _show_answers(output / "pictures")
+        _show_answers(output / "images")
     config = AdaptConfig(domain="driving-sim", output=output, command=f"minivl demo --output {output}")
     run_adapt(config, should_stop, as_json=as_json)
 
 
 def _show_answers(folder: Path) -> None:
-    """Nano's answers on pictures it has never seen, kept as files to look at."""
+    """Nano's answers on images it has never seen, kept as files to look at."""
     folder.mkdir(parents=True, exist_ok=True)
     engine = load()
-    typer.echo("The nano model that ships with the package, on pictures it has never seen:")
+    typer.echo("The nano model that ships with the package, on images it has never seen:")
     for kind in (kind for kind in SHOWN if synth.missing(kind) is None):
         image, (asked, *_) = synth.draw(kind, 4, 1, "test")
         path = folder / f"{kind}.png"

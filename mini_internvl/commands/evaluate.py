@@ -46,9 +46,9 @@ class Settings:
     protocol: str | None = None
     """Protocol; the paper's when ``None``."""
     limit: int | None = None
-    """Size of a random sample; for synth the number of pictures of each kind."""
+    """Size of a random sample; for synth the number of images of each kind."""
     seed: int | None = None
-    """Seed of the sample; for synth of the pictures."""
+    """Seed of the sample; for synth of the images."""
     kinds: str = "shapes,words,charts"
     """Kinds of synth, separated by commas, or all."""
     output: Path | None = None
@@ -242,7 +242,7 @@ def read_items(name: str, benchmark: ModuleType, settings: Settings) -> tuple[li
 
 
 def drawn(benchmark: ModuleType, settings: Settings) -> dict[str, Any]:
-    """Which pictures synth draws: kinds, how many of each, seed; recorded, so that a report can draw them again."""
+    """Which images synth draws: kinds, how many of each, seed; recorded, so that a report can draw them again."""
     kinds = settings.kinds.split(",") if settings.kinds != "all" else benchmark.kinds()
     seed = benchmark.SEED if settings.seed is None else settings.seed
     return {"names": [kind for kind in kinds if kind], "count": settings.limit or PER_KIND, "seed": seed}
@@ -327,7 +327,7 @@ class Asking:
 
 
 def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of a group (the name before the slash) together, each group where its first stands."""
+    """Metrics of a group (the name before the slash) together, each group where its first stands."""
     groups: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         groups.setdefault(name.partition("/")[0], {})[name] = value
@@ -335,8 +335,8 @@ def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_score(result: dict[str, Any], model: str) -> None:
-    """One table: the headline, then the other figures; what is not a whole score says so."""
-    values = _grouped({result["headline"]: result["values"].get(result["headline"]), **result["values"]})
+    """One table: the primary metric, then the other metrics; what is not a whole score says so."""
+    values = _grouped({result["primary_metric"]: result["values"].get(result["primary_metric"]), **result["values"]})
     rows = [
         (
             name,

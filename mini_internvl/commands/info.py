@@ -33,7 +33,7 @@ def describe(size: str | None, model: str | None) -> dict[str, Any]:
         "language model kind": config.llm.architecture,
         "template": config.template,
         "tile": f"{config.image_size} px, {config.tokens_per_tile} tokens",
-        "tiles of a picture": f"{config.min_tiles} to {config.max_tiles}"
+        "tiles of an image": f"{config.min_tiles} to {config.max_tiles}"
         + (", then a thumbnail" if config.use_thumbnail else ""),
         "vocabulary": config.llm.vocab_size,
     }

@@ -147,7 +147,7 @@ def _home(folder: Path, base: str | None) -> Path:
 
 
 def _prompts(model: InternVL, home: Path) -> list[Prompt]:
-    """Fixed prompts, with drawn pictures and without, as this model reads them."""
+    """Fixed prompts, with drawn images and without, as this model reads them."""
     template = chat.find_template(model.config.template)
     engine = Engine(model, load_tokenizer(home), template, system_message=model.config.system_message)
     return [engine.prepare(messages, max_tiles=2) for messages in default_prompts().values()]

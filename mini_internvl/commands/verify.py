@@ -1,4 +1,4 @@
-"""``minivl verify``: whether two checkpoints are the same model, on prompts with and without pictures."""
+"""``minivl verify``: whether two checkpoints are the same model, on prompts with and without images."""
 
 from __future__ import annotations
 

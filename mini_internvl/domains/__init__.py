@@ -7,7 +7,7 @@ A domain file turns raw annotations into training samples and says how to adapt 
                      ValueError with file and row for anything unreadable.
     RECIPE           dict of suggested training settings: epochs, lr, batch_size, general_ratio, max_tiles, ...
     BENCHMARKS       names of the benchmark files that score this domain, all reading the same raw folder.
-    EXAMPLE          (raw record, Sample): a worked example; picture paths in the Sample are relative to the raw folder.
+    EXAMPLE          (raw record, Sample): a worked example; image paths in the Sample are relative to the raw folder.
 
 and, where the raw data can be made here::
 

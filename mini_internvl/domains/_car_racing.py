@@ -1,13 +1,13 @@
-"""The driving simulator: Gymnasium's CarRacing-v3 with drivers of our own, pictures taken only where they are kept.
+"""The driving simulator: Gymnasium's CarRacing-v3 with drivers of our own, images taken only where they are kept.
 
 Unusual:
 
-* ``CarRacing.step`` draws a picture on every physics step. :func:`quiet_environment` turns that off and leaves the rest
+* ``CarRacing.step`` draws an image on every physics step. :func:`quiet_environment` turns that off and leaves the rest
   of the step untouched, so the physics is the official one; kept frames are drawn by ``_car_view``.
 * Box2D counts in metres, kilograms and seconds and the simulated car is 5.1 m long, so the world unit is taken as the
   metre: speeds are world units per second, written m/s.
 * Angles are counter-clockwise: left is positive, in headings, yaw rates, steering angles, curvatures and offsets alike.
-* CarRacing has no traffic. A clip may get a stop line with a light, which the driver obeys and the picture shows; the
+* CarRacing has no traffic. A clip may get a stop line with a light, which the driver obeys and the image shows; the
   physics does not know about it.
 
 One clip is one fresh world on one track seed, so a clip depends on its seed alone and never on the clips before it.
@@ -90,7 +90,7 @@ class Rollout:
     states: tuple[CarState, ...]
     """One per kept frame, then the state one interval later."""
     frames: tuple[Any, ...]
-    """PIL pictures, oldest first."""
+    """PIL images, oldest first."""
 
 
 @functools.cache
@@ -127,16 +127,16 @@ def _dependency_error() -> type[Exception]:
 
 
 def simulate(track_seed: int, *, frames: int = 4, interval: float = 0.4, size: int = 112) -> Rollout:
-    """Drives one clip and takes its pictures.
+    """Drives one clip and takes its images.
 
     Args:
         track_seed: decides the track, the driver and the situation.
         frames: kept frames.
         interval: seconds between kept frames, a multiple of 0.02.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
 
     Returns:
-        ``frames`` pictures and ``frames + 1`` states.
+        ``frames`` images and ``frames + 1`` states.
     """
     from mini_internvl.domains._car_view import View
 
@@ -152,7 +152,7 @@ def simulate(track_seed: int, *, frames: int = 4, interval: float = 0.4, size: i
     every = round(interval / STEP)
     first = round(WARM_UP / STEP)
     states: list[CarState] = []
-    pictures: list[Any] = []
+    images: list[Any] = []
     for step in range(first + every * frames + 1):
         time = (step - first) * STEP
         car = environment.car
@@ -162,10 +162,10 @@ def simulate(track_seed: int, *, frames: int = 4, interval: float = 0.4, size: i
         steer, gas, brake = _pedals(command.angle, command.acceleration, speed, float(car.wheels[2].omega))
         if step >= first and (step - first) % every == 0:
             states.append(_state(time, car, driver, command.limit, gas, brake))
-            if len(pictures) < frames:
-                pictures.append(view.draw(car, states[-1]))
+            if len(images) < frames:
+                images.append(view.draw(car, states[-1]))
         environment.step(np.array([-steer, gas, brake]))
-    return Rollout(clip=clip, states=tuple(states), frames=tuple(pictures))
+    return Rollout(clip=clip, states=tuple(states), frames=tuple(images))
 
 
 def _place_car(environment: Any, road: Road, clip: Clip) -> None:

@@ -1,9 +1,9 @@
-"""The picture of a driving clip: what CarRacing shows, drawn small and readable with Pillow.
+"""The image of a driving clip: what CarRacing shows, drawn small and readable with Pillow.
 
-CarRacing's own picture is drawn at 1000 x 800 and shrunk to 96 x 96, where its indicators are two pixels wide and a
+CarRacing's own image is drawn at 1000 x 800 and shrunk to 96 x 96, where its indicators are two pixels wide and a
 metre per second is a twentieth of a pixel. This view keeps its content (car from above, always facing up; road tiles in
 three greys, kerbs, grass in squares; indicators for true speed, steering and gyroscope) but draws the indicators as
-bars as wide as the picture and keeps the scale equal in both directions.
+bars as wide as the image and keeps the scale equal in both directions.
 
 Layout for 112 pixels: 84 rows of scene, the car 24 rows above their end; below, on black, three bars of 104 pixels:
 white, speed, 0 at the left to 32 m/s, a tick each 4 m/s; green, front wheel angle, left of the middle for left, full at
@@ -61,7 +61,7 @@ class View:
         self._centres = quads.mean(1)
 
     def draw(self, car: Any, state: CarState) -> Image.Image:
-        """(size, size) RGB picture of the world around the car with the indicators below it."""
+        """(size, size) RGB image of the world around the car with the indicators below it."""
         self._scale = self._size * OVERSAMPLE / METRES_ACROSS  # pixels per metre on the large canvas
         self._origin = np.array([state.x, state.y])
         self._turn = math.radians(state.heading)

@@ -3,7 +3,7 @@
 A driver follows the centre line (pure pursuit) at the speed that its style allows: never above its cruising speed,
 never above what the bends ahead allow at its sideways acceleration, and to a standstill at a red light. A situation
 (:class:`Clip`) says where and how a clip starts, so that braking for a bend, pulling away or leaving the road happens
-while the pictures are taken. What the clip is then labelled with is read from the simulated states, not from the plan.
+while the images are taken. What the clip is then labelled with is read from the simulated states, not from the plan.
 """
 
 from __future__ import annotations

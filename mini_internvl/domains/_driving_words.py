@@ -123,7 +123,7 @@ def place_of(states: Sequence[CarState]) -> str:
 
 
 def reason_of(states: Sequence[CarState]) -> str:
-    """A key of REASONS: what in the picture explains the action."""
+    """A key of REASONS: what in the image explains the action."""
     place, action = place_of(states), action_of(states)
     if place != "road":
         return {"drifting": "drift", "leaving": "drift", "grass": "off road", "returning": "get back"}[place]

@@ -1,13 +1,13 @@
 """Driving clips from a physics simulator, in BDD-X's question set: what the car does, why, next speed, next angle.
 
-``build`` drives Gymnasium's CarRacing-v3 (extra ``sim``) and writes pictures and ``clips.jsonl``; ``convert`` reads
+``build`` drives Gymnasium's CarRacing-v3 (extra ``sim``) and writes images and ``clips.jsonl``; ``convert`` reads
 that folder, or any other in the same shape (``mini_internvl/benchmarks/_bddx.py``). Unusual:
 
 * Speed is in world units per second. Box2D works in metres and the simulated car is about 5 m long, hence "m/s".
 * The turning angle is the change of heading from the last frame to one interval after it, in degrees, left positive
   (ISO 8855's counter-clockwise sense). The next speed is the speed at that same moment.
 * Splits use track seeds from ranges that never meet, one track a clip; the same seed gives the same files, also after
-  an interrupted build. Pictures show speed, front wheel angle and turning rate as bars (``_car_view.py``).
+  an interrupted build. Images show speed, front wheel angle and turning rate as bars (``_car_view.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mini_internvl.records import Message, Sample
 SOURCE = "driving-sim"
 TITLE = "Driving (simulated BDD-X)"
 FORMAT = 1
-"""Raised when drivers, pictures or wordings change, so that an old folder is not continued."""
+"""Raised when drivers, images or wordings change, so that an old folder is not continued."""
 SEEDS: Mapping[str, int] = {"train": 0, "validation": 1_000_000_000, "test": 2_000_000_000}
 """First track seed of each split."""
 SEEDS_PER_BUILD = 1_000_000
@@ -96,7 +96,7 @@ def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
         content = question if turn else [*frames, {"type": "text", "text": question}]
         answer = row[kind] if isinstance(row[kind], str) else number_text(row[kind])
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-    return Sample(id=row["id"], messages=messages, source=SOURCE, max_tiles=1, apart=True)
+    return Sample(id=row["id"], messages=messages, source=SOURCE, max_tiles=1, independent=True)
 
 
 def build(
@@ -119,7 +119,7 @@ def build(
     Args:
         folder: made if missing.
         train, validation, test: clips of each split.
-        frames: pictures of a clip, ``interval`` seconds apart (a multiple of 0.02), ``size`` pixels square.
+        frames: images of a clip, ``interval`` seconds apart (a multiple of 0.02), ``size`` pixels square.
         seed: 0..999, other clips for each.
         progress: called with (clips done, clips in all) after each clip.
 
@@ -278,6 +278,6 @@ EXAMPLE = (
         ],
         source=SOURCE,
         max_tiles=1,
-        apart=True,
+        independent=True,
     ),
 )

@@ -52,7 +52,7 @@ class PromptComparison:
     tokens: int
     """Length of the first engine's prompt."""
     tiles: tuple[int, ...]
-    """Tiles of each picture, as the first engine cuts them."""
+    """Tiles of each image, as the first engine cuts them."""
     problem: str = ""
     """Why logits were not compared: other ids, tiles or vocabularies."""
     prompt_difference: Difference | None = None
@@ -133,13 +133,13 @@ def choose_tolerance(first: Engine, second: Engine) -> tuple[float, str]:
 
 
 def default_prompts() -> dict[str, list[Message]]:
-    """Prompts with drawn pictures (shapes, words, a wide one of several tiles, two at once) and of text alone."""
+    """Prompts with drawn images (shapes, words, a wide one of several tiles, two at once) and of text alone."""
     scene, words, wide = _scene(), _words(), _wide()
     return {
-        "shapes": user("Which shapes are in the picture, and which colour has each?", scene),
-        "words": user("Read the words in the picture.", words),
-        "wide": user("Describe the picture from left to right.", wide),
-        "two pictures": user("What is the difference between the two pictures?", scene, words),
+        "shapes": user("Which shapes are in the image, and which colour has each?", scene),
+        "words": user("Read the words in the image.", words),
+        "wide": user("Describe the image from left to right.", wide),
+        "two images": user("What is the difference between the two images?", scene, words),
         "English": user("Name three things that a small model can do well, and one that it cannot."),
         "Chinese": user("请用一句话介绍你自己，然后从1数到5。"),
     }
@@ -181,7 +181,7 @@ def _prompt_problem(first: Engine, second: Engine, ours: Prompt, theirs: Prompt)
         texts = (_token(first, ours.input_ids, index), _token(second, theirs.input_ids, index))
         where = Difference(index=index, first=texts[0], second=texts[1])
     if ours.tiles != theirs.tiles:
-        return f"pictures are cut into {ours.tiles} tiles and {theirs.tiles}", where
+        return f"images are cut into {ours.tiles} tiles and {theirs.tiles}", where
     if where:
         return f"ids differ from place {where.index} on: {where.first} and {where.second}", where
     sizes = ours.pixel_values.shape[1:], theirs.pixel_values.shape[1:]

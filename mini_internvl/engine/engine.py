@@ -15,7 +15,7 @@ from torch import Tensor
 from mini_internvl.engine import hub
 from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.images import picture_size
+from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.inputs.tiles import TileConfig, count_tiles, pixel_values
 from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
 from mini_internvl.model import checkpoint
@@ -40,7 +40,7 @@ class Prompt:
     pixel_values: Tensor
     """(tiles, 3, S, S)."""
     tiles: tuple[int, ...]
-    """Tiles of each picture, thumbnails counted."""
+    """Tiles of each image, thumbnails counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Reply:
     text: str
     """The answer."""
     tiles: int
-    """Picture tiles read."""
+    """Image tiles read."""
     prompt_tokens: int
     """Tokens before the answer, visual ones included."""
     tokens: int
@@ -71,7 +71,7 @@ class Engine:
         template: chat template.
         system_message: replaces the template's own when not ``None``.
         stop_ids: tokens that end an answer; the template's separator is always among them.
-        fast_images: resize pictures with the faster path, equal within 1/255.
+        fast_images: resize images with the faster path, equal within 1/255.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Engine:
     def prepare_batch(
         self, conversations: Sequence[Sequence[Message]], *, max_tiles: int | None = None
     ) -> list[Prompt]:
-        """Several conversations -> ids and pixels; those about the same pictures share one tensor, encoded once."""
+        """Several conversations -> ids and pixels; those about the same images share one tensor, encoded once."""
         shared: dict[Any, list[Tensor]] = {}
         return [self.prepare(messages, max_tiles=max_tiles, shared=shared) for messages in conversations]
 
@@ -107,11 +107,11 @@ class Engine:
 
         Args:
             messages: OpenAI shape, last turn from the user.
-            max_tiles: most tiles for all pictures together, thumbnails not counted; ``None`` uses the model's.
-            shared: sources of pictures -> their pixels, from conversations before; receives these.
+            max_tiles: most tiles for all images together, thumbnails not counted; ``None`` uses the model's.
+            shared: sources of images -> their pixels, from conversations before; receives these.
 
         Raises:
-            ValueError: a picture cannot be read or the conversation is malformed.
+            ValueError: an image cannot be read or the conversation is malformed.
         """
         if not messages or messages[-1]["role"] != "user":
             raise ValueError("the last message must come from the user")
@@ -136,12 +136,12 @@ class Engine:
         )
         return Prompt(input_ids=encoded.input_ids, pixel_values=whole, tiles=tuple(len(p) for p in pixels))
 
-    def _tiles(self, pictures: int, max_tiles: int | None) -> TileConfig:
+    def _tiles(self, images: int, max_tiles: int | None) -> TileConfig:
         config = self.model.config
         return TileConfig(
             image_size=config.image_size,
             min_tiles=config.min_tiles,
-            max_tiles=chat.tile_limits(pictures, max_tiles or config.max_tiles),
+            max_tiles=chat.tile_limits(images, max_tiles or config.max_tiles),
             use_thumbnail=config.use_thumbnail,
             fast=self.fast_images,
         )
@@ -154,17 +154,17 @@ class Engine:
         return max(1, KV_BYTES // token // self.model.config.tokens_per_tile)
 
     def count_tiles(self, messages: Sequence[Message], *, max_tiles: int | None = None) -> int:
-        """Tiles of a conversation's pictures, thumbnails counted, read from the pictures' headers alone.
+        """Tiles of a conversation's images, thumbnails counted, read from the images' headers alone.
 
         Raises:
-            ImageError: a picture is missing or has no readable header.
+            ImageError: an image is missing or has no readable header.
         """
         parts = chat.images(messages)
         config = self._tiles(len(parts), max_tiles)
         return sum(count_tiles(*_size(part), _limited(part, config)) for part in parts)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt as text, each picture as one ``<image>``."""
+        """The prompt as text, each image as one ``<image>``."""
         return chat.render(messages, template=self.template, system_message=self.system_message)
 
     @property
@@ -342,12 +342,12 @@ def _dtype(dtype: str, device: str, folder: Path) -> str:
 
 
 def _pixels(part: Part, tiles: TileConfig) -> Tensor:
-    """Tiles of a picture part, which may have its own scale and limit."""
+    """Tiles of an image part, which may have its own scale and limit."""
     return pixel_values(part["image"], _limited(part, tiles), scale=part.get("scale", 1))
 
 
 def _name(source: Any) -> Any:
-    """Tells a picture from others as long as it exists."""
+    """Tells an image from others as long as it exists."""
     return source if isinstance(source, Hashable) else id(source)
 
 
@@ -357,11 +357,11 @@ def _limited(part: Part, tiles: TileConfig) -> TileConfig:
 
 
 def _size(part: Part) -> tuple[int, int]:
-    width, height = picture_size(part["image"])
+    width, height = image_dimensions(part["image"])
     return width * part.get("scale", 1), height * part.get("scale", 1)
 
 
 def user(text: str, *images: object) -> list[Message]:
-    """A one-turn conversation: pictures, then a question."""
+    """A one-turn conversation: images, then a question."""
     parts = [{"type": "image", "image": image} for image in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]

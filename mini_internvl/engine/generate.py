@@ -76,7 +76,7 @@ def generate(
         visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
         config: how tokens are drawn.
         stop_ids: tokens that end an answer; they are not returned.
-        shown: what the pictures of each row are; what rows with the same ones begin with is read once.
+        shown: what the images of each row are; what rows with the same ones begin with is read once.
 
     Yields:
         After each step, row -> new token, for the rows that go on. Ends when all rows have.

@@ -1,5 +1,5 @@
 """Reading prompts into the KV cache: in groups of like length, so that little is padded, and what several prompts begin
-with (the same pictures) only once.
+with (the same images) only once.
 
 Rows end at the same place of the cache: they are padded on the left, and their positions count from their first real
 token, so that an answer does not depend on its neighbours.
@@ -49,7 +49,7 @@ def prefill(
         prompts: token ids of each row.
         visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
         cache: of as many rows; receives keys and values up to the longest prompt.
-        shown: what the pictures of each row are; rows that show the same and begin alike share that beginning.
+        shown: what the images of each row are; rows that show the same and begin alike share that beginning.
 
     Returns:
         (B, hidden) of each prompt's last token.
@@ -75,13 +75,13 @@ def prefill(
 def _families(
     model: InternVL, prompts: Prompts, shown: Sequence[Hashable] | None
 ) -> dict[tuple[Hashable, tuple[int, ...]], list[int]]:
-    """(pictures, beginning up to the last picture) -> rows, where there are several."""
+    """(images, beginning up to the last image) -> rows, where there are several."""
     found: dict[tuple[Hashable, tuple[int, ...]], list[int]] = {}
     for row, prompt in enumerate(prompts if shown is not None and model.image_token_id is not None else []):
-        pictures = [place for place, token in enumerate(prompt) if token == model.image_token_id]
-        if pictures and pictures[-1] + 1 < len(prompt):
+        images = [place for place, token in enumerate(prompt) if token == model.image_token_id]
+        if images and images[-1] + 1 < len(prompt):
             assert shown is not None
-            found.setdefault((shown[row], tuple(prompt[: pictures[-1] + 1])), []).append(row)
+            found.setdefault((shown[row], tuple(prompt[: images[-1] + 1])), []).append(row)
     return {key: rows for key, rows in found.items() if len(rows) > 1}
 
 
@@ -156,7 +156,7 @@ def _by_row(model: InternVL, prompts: Prompts, visual_tokens: Tensor | None) -> 
     if sum(counts) != each * len(visual_tokens) or any(count % each for count in counts):
         given = each * len(visual_tokens)
         raise TokenCountError(
-            f"the prompts hold {sum(counts)} <IMG_CONTEXT> tokens but the pictures give {given} visual tokens"
+            f"the prompts hold {sum(counts)} <IMG_CONTEXT> tokens but the images give {given} visual tokens"
         )
     parts = visual_tokens.split([count // each for count in counts])
     return [part if len(part) else None for part in parts]

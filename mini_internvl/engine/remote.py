@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server, answering through the same calls as an :class:`Engine`.
 
-Written ``openai:http://host:port/v1#name``. Pictures travel as data URLs, several requests are under way at a time, and
+Written ``openai:http://host:port/v1#name``. Images travel as data URLs, several requests are under way at a time, and
 what is likely to pass (429, 5xx, a timeout) is tried again. Tile limits are the server's own business. The key in the
 environment variable OPENAI_API_KEY is sent if there is one; no other address than the given one is ever asked.
 """
@@ -234,7 +234,7 @@ def _text(answer: Mapping[str, Any], url: str) -> str:
 
 
 def _numbered(messages: Sequence[Message]) -> Iterator[tuple[Message, int, int]]:
-    """Each message with the number of pictures in all, and of those before it."""
+    """Each message with the number of images in all, and of those before it."""
     count, before = len(chat.images(messages)), 0
     for message in messages:
         yield message, count, before
@@ -242,18 +242,18 @@ def _numbered(messages: Sequence[Message]) -> Iterator[tuple[Message, int, int]]
 
 
 def _turn(message: Message, count: int, before: int) -> dict[str, Any]:
-    """A message in the server's form: pictures where a local model would have them, with the same names."""
+    """A message in the server's form: images where a local model would have them, with the same names."""
     content = message["content"]
     if isinstance(content, str):
         return {"role": message["role"], "content": content}
-    pictures = iter(chat.images([message]))
+    images = iter(chat.images([message]))
     marked = any(chat.IMAGE in part["text"] for part in content if part["type"] == "text")
     parts: list[dict[str, Any]] = []
     for part in content:
         if part["type"] == "text":
             for place, text in enumerate(part["text"].split(chat.IMAGE) if marked else [part["text"]]):
                 if place:
-                    parts.append(_picture(next(pictures)))
+                    parts.append(_image(next(images)))
                 if text:
                     parts.append({"type": "text", "text": text})
         elif not marked:
@@ -261,12 +261,12 @@ def _turn(message: Message, count: int, before: int) -> dict[str, Any]:
             label = part.get("name") or (f"Image-{before}" if count > 1 else "")
             if label:
                 parts.append({"type": "text", "text": f"{label}: "})
-            parts.append(_picture(next(pictures)))
+            parts.append(_image(next(images)))
     return {"role": message["role"], "content": parts}
 
 
-def _picture(part: Any) -> dict[str, Any]:
-    """A picture of a message; one with a scale is enlarged here, as a server knows of none."""
+def _image(part: Any) -> dict[str, Any]:
+    """An image of a message; one with a scale is enlarged here, as a server knows of none."""
     source, scale = part["image"], part.get("scale", 1)
     if scale != 1:
         image = load_image(source)
@@ -275,7 +275,7 @@ def _picture(part: Any) -> dict[str, Any]:
 
 
 def _data_url(source: Any) -> str:
-    """A picture as it is, where servers take its kind; as PNG otherwise."""
+    """An image as it is, where servers take its kind; as PNG otherwise."""
     if isinstance(source, str) and source.startswith("data:"):
         return source
     if hasattr(source, "read"):

@@ -15,7 +15,7 @@ from mini_internvl.records import Item
 BATCH_SIZE = 64
 """Questions answered together: a step of decoding costs little more for many than for one."""
 MOST_TILES = 128
-"""Tiles of a batch, beyond which it is cut; pictures of more make batches of one."""
+"""Tiles of a batch, beyond which it is cut; images of more make batches of one."""
 
 
 def group(
@@ -23,7 +23,7 @@ def group(
     prompts: Sequence[str],
     count_tiles: Callable[[Item], int],
     *,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     batch_size: int,
     most_tiles: int = MOST_TILES,
 ) -> list[list[int]]:
@@ -32,15 +32,15 @@ def group(
     Args:
         items: all questions.
         prompts: their text, for its length.
-        count_tiles: tiles of an item's pictures; an ImageError counts as none; it comes up again later.
-        pictures: what the pictures of each item are; questions about the same ones stay together, as an engine reads
+        count_tiles: tiles of an item's images; an ImageError counts as none; it comes up again later.
+        images: what the images of each item are; questions about the same ones stay together, as an engine reads
             them once. Without it all are different.
         batch_size: most items of a batch.
         most_tiles: most tiles of a batch, but for a single item.
     """
     tiles = [_tiles(item, count_tiles) for item in items]
 
-    shown = list(pictures) or [str(i) for i in range(len(items))]
+    shown = list(images) or [str(i) for i in range(len(items))]
     shortest: dict[str, tuple[int, int]] = {}
     for i, name in enumerate(shown):
         shortest[name] = min(shortest.get(name, (len(prompts[i]), i)), (len(prompts[i]), i))

@@ -1,6 +1,6 @@
-"""What an answer depends on, as hashes: weights, prompt, pictures, limits.
+"""What an answer depends on, as hashes: weights, prompt, images, limits.
 
-Pictures count by the bytes of their files, which is much cheaper than decoding them; a file that is used by many items
+Images count by the bytes of their files, which is much cheaper than decoding them; a file that is used by many items
 is read once.
 """
 
@@ -43,8 +43,8 @@ def settings_hash(folder: Path) -> str:
     return file_hash(*sorted({path for pattern in SETTINGS for path in folder.glob(pattern)}))
 
 
-class Pictures:
-    """SHA-256 of pictures, each source read once."""
+class Images:
+    """SHA-256 of images, each source read once."""
 
     def __init__(self) -> None:
         self.known: dict[Any, str] = {}
@@ -62,7 +62,7 @@ class Pictures:
         return self.known[source]
 
     def all(self, item: Item) -> list[Any]:
-        """The hash of each of an item's pictures, with its own scale and tile limit where it has them."""
+        """The hash of each of an item's images, with its own scale and tile limit where it has them."""
         return [
             [self.hash(part["image"]), *(part[name] for name in ("scale", "max_tiles") if name in part)]
             for part in chat.images(item.messages)
@@ -89,7 +89,7 @@ def _hash(source: Any) -> str:
 
 
 def question(messages: Iterable[Message]) -> str:
-    """All text of a conversation, without its pictures."""
+    """All text of a conversation, without its images."""
     texts = []
     for message in messages:
         content = message["content"]
@@ -99,7 +99,7 @@ def question(messages: Iterable[Message]) -> str:
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
-    """A conversation as text that no model's template has touched: roles, texts, and pictures as their names."""
+    """A conversation as text that no model's template has touched: roles, texts, and images as their names."""
     turns = []
     for message in messages:
         content = message["content"]
@@ -108,28 +108,28 @@ def plain_prompt(messages: Sequence[Message]) -> str:
     return json.dumps(turns, ensure_ascii=False)
 
 
-def answer_key(model: str, item: Item, prompt: str, pictures: Pictures) -> str:
+def answer_key(model: str, item: Item, prompt: str, images: Images) -> str:
     """Names the answer of a model to an item.
 
     Args:
         model: stands for weights, settings and arithmetic.
         item: the question.
         prompt: its text as the model reads it.
-        pictures: hashes pictures.
+        images: hashes images.
     """
     facts = [
         *(model, prompt, item.max_tiles, item.max_new_tokens, DECODING),
-        *pictures.all(item),
+        *images.all(item),
     ]
     return digest(facts)
 
 
-def items_hash(items: Iterable[Item], pictures: Pictures) -> str:
-    """SHA-256 of a benchmark's items as the scorer and the model see them: ids, prompts, pictures, truths, limits."""
+def items_hash(items: Iterable[Item], images: Images) -> str:
+    """SHA-256 of a benchmark's items as the scorer and the model see them: ids, prompts, images, truths, limits."""
     whole = hashlib.sha256()
     for item in items:
-        row = [item.id, plain_prompt(item.messages), item.truth, item.max_tiles, item.max_new_tokens]
-        row += pictures.all(item)
+        row = [item.id, plain_prompt(item.messages), item.reference, item.max_tiles, item.max_new_tokens]
+        row += images.all(item)
         whole.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n")
     return whole.hexdigest()
 

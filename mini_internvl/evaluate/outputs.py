@@ -26,7 +26,7 @@ PREDICTIONS, SCORE, TIMING = "predictions.jsonl", "score.json", "timing.json"
 def sample(benchmark: ModuleType, items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     """A random sample of the items, in their order; all when ``limit`` does not cut.
 
-    Items that a figure is taken over together (the benchmark's ``together``) are taken or left together, so there may
+    Items that a metric is taken over together (the benchmark's ``together``) are taken or left together, so there may
     be a few more than ``limit``.
     """
     if limit is not None and limit < 1:
@@ -86,7 +86,7 @@ def rows(
             "question": keys.question(item.messages),
             "answer": texts.get(item.id, ""),
             "right": bool(benchmark.right(item, texts.get(item.id, ""))) if scored else None,
-            "truth": item.truth,
+            "truth": item.reference,
         }
         for item in items
     ]
@@ -119,7 +119,7 @@ def facts(
         "max_tiles": _one_or_all(item.max_tiles for item in items),
         "max_new_tokens": _one_or_all(item.max_new_tokens for item in items),
         "decoding": keys.DECODING,
-        "data": {"path": None if data is None else str(data), "sha256": keys.items_hash(items, keys.Pictures())},
+        "data": {"path": None if data is None else str(data), "sha256": keys.items_hash(items, keys.Images())},
         "versions": versions(),
     }
 
@@ -141,12 +141,12 @@ def versions() -> dict[str, str]:
 
 def result(benchmark: ModuleType, score: Score, about: Mapping[str, Any]) -> dict[str, Any]:
     """The content of ``score.json``."""
-    headline = benchmark.HEADLINE
+    primary_metric = benchmark.PRIMARY_METRIC
     return {
         "benchmark": score.benchmark,
         "title": getattr(benchmark, "TITLE", score.benchmark),
-        "headline": headline,
-        "headline_value": score.values.get(headline),
+        "primary_metric": primary_metric,
+        "primary_value": score.values.get(primary_metric),
         "values": dict(score.values),
         "errors": dict(score.errors),
         "counts": dict(score.counts),

@@ -2,7 +2,7 @@
 
 Items of similar cost share a batch; results come back in the items' own order. With a cache every batch is kept as soon
 as it is answered, whole or not at all, so that an evaluation that was stopped, or killed, goes on where it was and ends
-with the same answers. While a batch is answered the pictures of the next are prepared.
+with the same answers. While a batch is answered the images of the next are prepared.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def predict(
 
     Args:
         engine: the model that answers.
-        items: questions; ids are unique. Those that ask the same of the same pictures are asked once.
+        items: questions; ids are unique. Those that ask the same of the same images are asked once.
         batch_size: questions answered together.
         cache: kept answers, which are not asked again; it receives the new ones.
         model: names the model's weights in the cache.
@@ -130,19 +130,19 @@ def predict(
 
     Raises:
         Interrupted: stopped by the listener; with a cache the same call goes on.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     prompts = [_prompt(engine, item) for item in items]
-    pictures = hashes.Pictures()
+    images = hashes.Images()
     name = hashes.digest([model, getattr(engine, "arithmetic", "")])
     pairs = zip(items, prompts, strict=True)
-    keys = [hashes.answer_key(name, item, prompt, pictures) for item, prompt in pairs]
+    keys = [hashes.answer_key(name, item, prompt, images) for item, prompt in pairs]
     firsts = list({key: place for place, key in reversed(list(enumerate(keys)))}.values())[::-1]
     places = group(
         [items[i] for i in firsts],
         [prompts[i] for i in firsts],
         lambda item: _tiles(engine, item),
-        pictures=[_shown(items[i], pictures) or str(i) for i in firsts],
+        images=[_shown(items[i], images) or str(i) for i in firsts],
         batch_size=batch_size,
         most_tiles=min(MOST_TILES, getattr(engine, "most_tiles", MOST_TILES)),
     )
@@ -269,9 +269,9 @@ def _tiles(engine: Answerer, item: Item) -> int:
     return count(item.messages, max_tiles=item.max_tiles) if count else len(chat.images(item.messages))
 
 
-def _shown(item: Item, pictures: hashes.Pictures) -> str:
-    """Names an item's pictures; empty without any."""
-    return str(pictures.all(item) or "")
+def _shown(item: Item, images: hashes.Images) -> str:
+    """Names an item's images; empty without any."""
+    return str(images.all(item) or "")
 
 
 def _prediction(item: Item, given: Answer) -> Prediction:

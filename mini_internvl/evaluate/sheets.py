@@ -1,4 +1,4 @@
-"""What the paper's tables consist of: every column with the benchmark and the figure that it prints."""
+"""What the paper's tables consist of: every column with the benchmark and the metric that it prints."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Column:
     """Heading above several columns."""
     benchmark: str = ""
     """Name of the benchmark file; empty for a number that is only published."""
-    figure: str = ""
-    """Figure of the score; empty for its headline."""
+    metric: str = ""
+    """Metric of the score; empty for its primary metric."""
     splits: tuple[str, ...] = ()
     """Splits that the column means; a score of another split is marked. Empty: any."""
     only: bool = False
@@ -66,20 +66,20 @@ def _general() -> tuple[Column, ...]:
 
 
 def _remote() -> tuple[Column, ...]:
-    figures = (
+    metrics = (
         ("rural/urban", "type/rural_urban"),
         ("presence", "type/presence"),
         ("compare", "type/comp"),
         ("avg.", "accuracy"),
     )
     columns = [
-        Column(label=label, group="RSVQA-LR", benchmark="rsvqa_lr", figure=figure, splits=("test",))
-        for label, figure in figures
+        Column(label=label, group="RSVQA-LR", benchmark="rsvqa_lr", metric=metric, splits=("test",))
+        for label, metric in metrics
     ]
     columns += [
-        Column(label=label, group=f"RSVQA-HR {split}", benchmark="rsvqa_hr", figure=figure, splits=(split,), only=True)
+        Column(label=label, group=f"RSVQA-HR {split}", benchmark="rsvqa_hr", metric=metric, splits=(split,), only=True)
         for split in ("test1", "test2")
-        for label, figure in figures[1:]
+        for label, metric in metrics[1:]
     ]
     return (*columns, Column(label="DIOR-RSVG", benchmark="dior_rsvg", splits=("test",)))
 
@@ -93,33 +93,33 @@ def _medical() -> tuple[Column, ...]:
         ("2D Mcls acc.", "multi/accuracy"),
         ("2D Mcls recall", "multi/recall"),
     )
-    return tuple(Column(label=label, benchmark="gmai_mmbench", figure=figure) for label, figure in names)
+    return tuple(Column(label=label, benchmark="gmai_mmbench", metric=metric) for label, metric in names)
 
 
 def _bddx_text() -> tuple[Column, ...]:
-    kinds, figures = ("description", "justification", "full"), ("CIDEr", "B4", "ROUGE")
+    kinds, metrics = ("description", "justification", "full"), ("CIDEr", "B4", "ROUGE")
     return tuple(
-        Column(label=figure, group=kind, benchmark="bddx_text", figure=f"{kind}/{figure}", splits=("test",))
+        Column(label=metric, group=kind, benchmark="bddx_text", metric=f"{kind}/{metric}", splits=("test",))
         for kind in kinds
-        for figure in figures
+        for metric in metrics
     )
 
 
 def _bddx_signals() -> tuple[Column, ...]:
     kinds = {"speed": "speed (m/s)", "turning_angle": "turning angle (degrees)"}
-    figures = ("RMSE", "A0.1", "A0.5", "A1.0", "A5.0")
+    metrics = ("RMSE", "A0.1", "A0.5", "A1.0", "A5.0")
     return tuple(
-        Column(label=figure, group=group, benchmark="bddx_signals", figure=f"{kind}/{figure}", splits=("test",))
+        Column(label=metric, group=group, benchmark="bddx_signals", metric=f"{kind}/{metric}", splits=("test",))
         for kind, group in kinds.items()
-        for figure in figures
+        for metric in metrics
     )
 
 
 def _drivelm() -> tuple[Column, ...]:
-    figures = (("final", "final", 4), ("accuracy", "accuracy", 4), ("GPT", "chatgpt", 2), ("match", "match", 2))
+    metrics = (("final", "final", 4), ("accuracy", "accuracy", 4), ("GPT", "chatgpt", 2), ("match", "match", 2))
     return tuple(
-        Column(label=label, benchmark="drivelm", figure=figure, digits=digits, splits=("val",))
-        for label, figure, digits in figures
+        Column(label=label, benchmark="drivelm", metric=metric, digits=digits, splits=("val",))
+        for label, metric, digits in metrics
     )
 
 
@@ -135,7 +135,7 @@ SHEETS: Mapping[str, tuple[Sheet, ...]] = {
         ),
     ),
     "remote": (Sheet(title="Remote sensing", columns=_remote(), rows=published.REMOTE),),
-    "medical": (Sheet(title="Medical pictures: GMAI-MMBench", columns=_medical(), rows=published.MEDICAL),),
+    "medical": (Sheet(title="Medical images: GMAI-MMBench", columns=_medical(), rows=published.MEDICAL),),
     "bddx": (
         Sheet(title="BDD-X: description and justification", columns=_bddx_text(), rows=published.BDDX_TEXT),
         Sheet(title="BDD-X: control signals", columns=_bddx_signals(), rows=published.BDDX_SIGNALS),

@@ -1,6 +1,6 @@
 """The paper's tables: published rows, and rows of one's own evaluations beneath them.
 
-A table is data: its columns name a benchmark and one of its figures. What is not comparable with the paper (a part of
+A table is data: its columns name a benchmark and one of its metrics. What is not comparable with the paper (a part of
 the items, another split or protocol, a judge that was missing) gets a mark and a footnote, never a silent place beside
 a published number. Averages are computed from the columns, for published rows too.
 """
@@ -29,9 +29,9 @@ class RunScore:
     benchmark: str
     """Name of the benchmark file."""
     values: Mapping[str, float]
-    """Figure name to value."""
-    headline: str
-    """The figure that stands for the benchmark."""
+    """Metric name to value."""
+    primary_metric: str
+    """The metric that stands for the benchmark."""
     split: str
     """The split asked, or empty."""
     marks: tuple[str, ...]
@@ -107,11 +107,13 @@ def _read_score(path: Path, run: Path) -> RunScore:
         raw = json.loads(path.read_text(encoding="utf-8"))
         model = raw.get("model") or {}
         model = {"name": model} if isinstance(model, str) else model
-        headline = raw.get("headline")
+        primary_metric = raw.get("primary_metric")
         score = RunScore(
             benchmark=str(raw["benchmark"]),
             values=_numbers(raw["values"]),
-            headline=str(headline.get("name") if isinstance(headline, dict) else headline or ""),
+            primary_metric=str(
+                primary_metric.get("name") if isinstance(primary_metric, dict) else primary_metric or ""
+            ),
             split=str(raw.get("split") or ""),
             marks=_marks(raw),
             model=str(model.get("name") or run.name),
@@ -126,7 +128,7 @@ def _read_score(path: Path, run: Path) -> RunScore:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Figures that are numbers; a score that could not be computed is null or NaN."""
+    """Metrics that are numbers; a score that could not be computed is null or NaN."""
     return {str(name): float(n) for name, n in values.items() if n is not None and math.isfinite(float(n))}
 
 
@@ -205,7 +207,7 @@ def _fill(name: str, sheet: Sheet, runs: Sequence[Sequence[RunScore]]) -> Table:
 
 
 def _by_model(scores: Sequence[RunScore]) -> list[list[RunScore]]:
-    """The scores of a run folder, apart by model: one row must not hold the figures of two."""
+    """The scores of a run folder, apart by model: one row must not hold the metrics of two."""
     sides: dict[tuple[str, str], list[RunScore]] = {}
     for score in scores:
         sides.setdefault((score.model, score.sha256), []).append(score)
@@ -213,7 +215,7 @@ def _by_model(scores: Sequence[RunScore]) -> list[list[RunScore]]:
 
 
 def _place(sheet: Sheet, scores: Sequence[RunScore]) -> dict[Column, RunScore]:
-    """Which score of a run fills which column: one with the figure and the split before one that says what it lacks."""
+    """Which score of a run fills which column: one with the metric and the split before one that says what it lacks."""
     found: dict[Column, RunScore] = {}
     for column in sheet.columns:
         ranks = [(_rank(column, score), score) for score in scores if score.benchmark == column.benchmark]
@@ -232,7 +234,7 @@ def _rank(column: Column, score: RunScore) -> int:
 
 
 def _figure(column: Column, score: RunScore) -> float | None:
-    return score.values.get(column.figure or score.headline)
+    return score.values.get(column.metric or score.primary_metric)
 
 
 def _together(rows: Sequence[dict[Column, RunScore]]) -> list[dict[Column, RunScore]]:

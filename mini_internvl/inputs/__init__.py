@@ -1,1 +1,1 @@
-"""What the model sees: pictures as tiles, text as tokens, conversations as ids with a mask, boxes."""
+"""What the model sees: images as tiles, text as tokens, conversations as ids with a mask, boxes."""

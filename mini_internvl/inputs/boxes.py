@@ -23,22 +23,22 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
 def to_thousand(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Pixel box -> integers 0..1000 of the picture's sides; what lies outside the picture is cut off.
+    """Pixel box -> integers 0..1000 of the image's sides; what lies outside the image is cut off.
 
     Raises:
-        ValueError: the box has not four numbers, or its corners are swapped, or the picture is empty.
+        ValueError: the box has not four numbers, or its corners are swapped, or the image is empty.
     """
     if len(box) != 4 or not (box[0] <= box[2] and box[1] <= box[3]):
         raise ValueError(f"a box is x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, not {list(box)}")
     if width < 1 or height < 1:
-        raise ValueError(f"the picture of a box is {width}x{height}; it must have pixels")
+        raise ValueError(f"the image of a box is {width}x{height}; it must have pixels")
     sides = (width, height, width, height)
     x1, y1, x2, y2 = (min(1000, max(0, round(1000 * value / side))) for value, side in zip(box, sides, strict=True))
     return x1, y1, x2, y2
 
 
 def to_pixels(box: Sequence[float], width: int, height: int) -> Box:
-    """Integers 0..1000 -> pixel box, clipped to the picture."""
+    """Integers 0..1000 -> pixel box, clipped to the image."""
     sides = (width, height, width, height)
     x1, y1, x2, y2 = (min(float(side), max(0.0, value / 1000 * side)) for value, side in zip(box, sides, strict=True))
     return x1, y1, x2, y2
@@ -82,7 +82,7 @@ def iou(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def draw(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[str] = ()) -> Image.Image:
-    """A copy of the picture, RGB, with boxes (pixels; swapped corners are put right) and their labels drawn on it."""
+    """A copy of the image, RGB, with boxes (pixels; swapped corners are put right) and their labels drawn on it."""
     image = image.convert("RGB")
     pen = ImageDraw.Draw(image)
     line = max(1, round(min(image.size) / 200))

@@ -1,8 +1,8 @@
 """A small byte-level BPE for models trained from scratch, written as the files of a Qwen2 tokenizer.
 
 Unusual: merges grow words from their leading space, letter by letter (" t", " th", " the"), and never join letters
-without one. Frequent words of questions so become one token, while text that an answer reads out of a picture stays
-spelled in characters, which is far easier to learn from few pictures. Characters of several bytes become one token.
+without one. Frequent words of questions so become one token, while text that an answer reads out of an image stays
+spelled in characters, which is far easier to learn from few images. Characters of several bytes become one token.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def find_template(name: str) -> ChatTemplate:
 
 
 def images(messages: Sequence[Message]) -> list[Part]:
-    """The picture parts of a conversation in reading order, each with its source under ``"image"``.
+    """The image parts of a conversation in reading order, each with its source under ``"image"``.
 
     Raises:
         ChatError: a message or part without the keys it needs, or of an unknown kind.
@@ -86,7 +86,7 @@ def images(messages: Sequence[Message]) -> list[Part]:
 
 
 def tile_limits(n_images: int, max_tiles: int) -> int:
-    """Tile limit of each picture when several share ``max_tiles`` (``internvl_chat_finetune.py``)."""
+    """Tile limit of each image when several share ``max_tiles`` (``internvl_chat_finetune.py``)."""
     return max(1, max_tiles // max(1, n_images))
 
 
@@ -101,15 +101,15 @@ def encode(
 ) -> Encoded:
     """Render a conversation.
 
-    A picture part is written where it stands: ``<image>`` alone, ``Image-1: <image>`` when there are several, or
-    ``NAME: <image>`` when it is named. A text with ``<image>`` marks of its own says itself where its pictures go.
+    An image part is written where it stands: ``<image>`` alone, ``Image-1: <image>`` when there are several, or
+    ``NAME: <image>`` when it is named. A text with ``<image>`` marks of its own says itself where its images go.
 
     Args:
         messages: OpenAI shape. Ending with a question, the assistant's turn is opened for an answer; ending with an
             answer, it is a training sample.
         tokenizer: of the checkpoint.
         template: of the checkpoint.
-        tiles: number of tiles of each picture, in reading order.
+        tiles: number of tiles of each image, in reading order.
         tokens_per_tile: visual tokens of one tile.
         system_message: used when the conversation has none; ``None`` takes the template's. "" is a valid message.
 
@@ -118,7 +118,7 @@ def encode(
         the template's separator or the padding token has no label at all: its turns cannot be told apart.
 
     Raises:
-        ChatError: roles out of order, an empty turn, an unknown part, reserved text, or another number of pictures
+        ChatError: roles out of order, an empty turn, an unknown part, reserved text, or another number of images
             than ``tiles``.
     """
     count = len(images(messages))
@@ -126,7 +126,7 @@ def encode(
     segments = list(_segments(messages, template, system_message, count=count, training=training))
     marks = sum(text.count(IMAGE) for text, _ in segments)
     if marks != len(tiles):
-        raise ChatError(f"the conversation has {marks} {IMAGE} marks but {len(tiles)} pictures")
+        raise ChatError(f"the conversation has {marks} {IMAGE} marks but {len(tiles)} images")
     encoded = _tokenise(segments, tokenizer)
     if marks:
         counts = [count * tokens_per_tile for count in tiles]
@@ -137,7 +137,7 @@ def encode(
 
 
 def render(messages: Sequence[Message], *, template: ChatTemplate, system_message: str | None = None) -> str:
-    """The text that :func:`encode` reads, each picture as one ``<image>``; the arguments are its own."""
+    """The text that :func:`encode` reads, each image as one ``<image>``; the arguments are its own."""
     training = bool(messages) and messages[-1].get("role") == "assistant"
     segments = _segments(messages, template, system_message, count=len(images(messages)), training=training)
     return "".join(text for text, _ in segments)
@@ -151,14 +151,14 @@ def _segments(
     count: int,
     training: bool,
 ) -> Iterator[tuple[str, bool]]:
-    """(text, supervised) pieces whose concatenation is the prompt; ``count`` is the number of pictures."""
+    """(text, supervised) pieces whose concatenation is the prompt; ``count`` is the number of images."""
     turns = list(enumerate(messages, 1))
     system = template.system_message if system_message is None else system_message
     numbers = iter(range(1, count + 1))
     if turns and messages[0].get("role") == "system":
         turn, message = turns.pop(0)
         if images([message]):
-            raise ChatError("turn 1: a system message holds no pictures; move them to the first question")
+            raise ChatError("turn 1: a system message holds no images; move them to the first question")
         system = _text(message, turn, count, numbers)
     if not turns:
         raise ChatError(
@@ -211,7 +211,7 @@ def _parts(message: Message, turn: int) -> list[Part]:
         elif kind == "image_url" and isinstance(part.get("image_url"), Mapping) and "url" in part["image_url"]:
             parts.append({**part, "type": "image", "image": part["image_url"]["url"]})
         elif kind in ("text", "image", "image_url"):
-            needs = {"text": '"text": a text', "image": '"image": a picture', "image_url": '"image_url": {"url": ...}'}
+            needs = {"text": '"text": a text', "image": '"image": an image', "image_url": '"image_url": {"url": ...}'}
             raise ChatError(f'turn {turn}: a part of type "{kind}" needs {needs[kind]}')
         else:
             raise ChatError(f'turn {turn}: unknown part type "{kind}"; known: text, image, image_url')
@@ -224,8 +224,8 @@ def _text(message: Message, turn: int, count: int, numbers: Iterator[int]) -> st
     Args:
         message: the turn.
         turn: its number, for errors.
-        count: number of pictures in the conversation.
-        numbers: the numbers of pictures not yet written.
+        count: number of images in the conversation.
+        numbers: the numbers of images not yet written.
     """
     parts = _parts(message, turn)
     marked = any(IMAGE in part["text"] for part in parts if part["type"] == "text")
@@ -234,7 +234,7 @@ def _text(message: Message, turn: int, count: int, numbers: Iterator[int]) -> st
         if part["type"] == "text":
             for token in (IMAGE_CONTEXT, IMAGE_START, IMAGE_END):
                 if token in part["text"]:
-                    raise ChatError(f"turn {turn} holds the reserved text {token}; write {IMAGE} or add a picture part")
+                    raise ChatError(f"turn {turn} holds the reserved text {token}; write {IMAGE} or add an image part")
             pieces.append(part["text"])
         else:
             number = next(numbers)
@@ -262,7 +262,7 @@ def _ambiguous(segments: Sequence[tuple[str, bool]], template: ChatTemplate, tok
 def _tokenise(segments: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> Encoded:
     """Ids turn by turn, which are those of the whole text, since every turn begins and ends with an added token.
 
-    An answer is tokenised together with its header, and as many tokens as the header has alone are masked. Each picture
+    An answer is tokenised together with its header, and as many tokens as the header has alone are masked. Each image
     is a single context token here.
     """
     ids: list[int] = []

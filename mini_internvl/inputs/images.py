@@ -1,4 +1,4 @@
-"""Pictures from paths, bytes, data URLs or PIL, as 8-bit RGB; what cannot be one is refused in plain words.
+"""Images from paths, bytes, data URLs or PIL, as 8-bit RGB; what cannot be one is refused in plain words.
 
 Like the original, colour with alpha is converted by dropping alpha, and colour profiles are not applied. Beyond it:
 EXIF orientation is applied, grey of more than 8 bits is scaled instead of clipped, an animation gives its first frame,
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
-"""Largest accepted picture, width times height."""
+"""Largest accepted image, width times height."""
 MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"
 """Environment variable with another limit."""
 MAX_RATIO = 200
@@ -35,13 +35,13 @@ _reading = threading.Lock()
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
+    """An image that cannot be used; the message names it and says why."""
 
 
 def load_image(
     source: str | os.PathLike[str] | bytes | bytearray | Image.Image, *, max_pixels: int | None = None
 ) -> Image.Image:
-    """Open a picture.
+    """Open an image.
 
     Args:
         source: path, ``data:`` URL, bytes, or a PIL image (which is not changed).
@@ -52,21 +52,21 @@ def load_image(
         An RGB image of 8 bits, upright. Grey of 16 or 32 bits is scaled by its range (see :func:`_to_8_bits`).
 
     Raises:
-        ImageError: missing, no picture, cut off, too large, too thin, or without pixels.
+        ImageError: missing, no image, cut off, too large, too thin, or without pixels.
     """
     limit = _limit() if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
-        return _finish(source, "the picture", limit)
+        return _finish(source, "the image", limit)
     name, stream = _stream(source)
     with stream:
         return _finish(_header(stream, name), name, limit)
 
 
-def picture_size(source: str | os.PathLike[str] | bytes | bytearray | Image.Image) -> tuple[int, int]:
-    """(width, height) of the upright picture; of a file only the header is read.
+def image_dimensions(source: str | os.PathLike[str] | bytes | bytearray | Image.Image) -> tuple[int, int]:
+    """(width, height) of the upright image; of a file only the header is read.
 
     Raises:
-        ImageError: missing, or no picture.
+        ImageError: missing, or no image.
     """
     if isinstance(source, Image.Image):
         return _upright_size(source)
@@ -108,7 +108,7 @@ def _stream(source: object) -> tuple[str, BinaryIO]:
     if hasattr(source, "read"):
         return "the given data", io.BytesIO(source.read())
     if not isinstance(source, str | os.PathLike):
-        raise ImageError(f"a picture must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
+        raise ImageError(f"an image must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
     source = os.fspath(source)  # may make the file first
     name = _short(str(source))
     try:
@@ -146,7 +146,7 @@ def _metadata() -> Iterator[None]:
 
 
 def _header(stream: BinaryIO, name: str) -> Image.Image:
-    """Open a picture without decoding it."""
+    """Open an image without decoding it."""
     # Pillow's own size limit would hide the size from our message and could not be raised by max_pixels. Its only
     # switch is global, so it is off only while a header is read; the lock keeps our own threads apart.
     with _metadata():
@@ -161,7 +161,7 @@ def _header(stream: BinaryIO, name: str) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = kept
     if image.format not in FORMATS:
         raise ImageError(
-            f"{name} is a picture of the format {image.format}, which is not read; convert it to PNG or JPEG"
+            f"{name} is an image of the format {image.format}, which is not read; convert it to PNG or JPEG"
         )
     return image
 
@@ -172,7 +172,7 @@ def _why_unknown(stream: BinaryIO, name: str) -> str:
     if not start:
         return f"{name} is empty; fetch it again"
     kind = "its content is text" if _is_text(start) else "its first bytes are of no known format, or it is cut off"
-    return f"{name} is not a picture: {kind}; give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+    return f"{name} is not an image: {kind}; give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
 
 
 def _is_text(start: bytes) -> bool:
@@ -235,7 +235,7 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
 
     The largest value tells the range: floats up to 1 are 0..1; up to 255 it is 0..255, kept as it is; up to 65535 it is
     0..65535, divided by 257; beyond, the largest value becomes white. Negative values, NaN and infinity become black.
-    Pictures of 10 or 12 bits stored in 16 come out dark, as in other viewers: scale them before.
+    Images of 10 or 12 bits stored in 16 come out dark, as in other viewers: scale them before.
     """
     finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
     largest = finite.max(initial=0.0)

@@ -128,9 +128,9 @@ def write_official_files(source: Path, target: Path, config: VLMConfig) -> list[
 
 
 def chat_template(template: ChatTemplate, bos: str = "", system_message: str | None = None) -> str:
-    """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each picture.
+    """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each image.
 
-    A message whose text has ``<image>`` marks of its own says itself where its pictures go.
+    A message whose text has ``<image>`` marks of its own says itself where its images go.
 
     Args:
         template: of the checkpoint.
@@ -281,9 +281,9 @@ def _generation_config(tokenizer: Tokenizer, template: ChatTemplate, official: M
 def _processor_files(config: VLMConfig) -> dict[str, Mapping[str, Any]]:
     """preprocessor_config.json, video_preprocessor_config.json and processor_config.json.
 
-    The processor always adds the thumbnail to a picture of several tiles, and gives every picture of a conversation the
+    The processor always adds the thumbnail to an image of several tiles, and gives every image of a conversation the
     whole tile limit. With torchvision it resizes in another order than Pillow: most pixels are equal, the others differ
-    by one step of 255, in tall pictures of high contrast by more.
+    by one step of 255, in tall images of high contrast by more.
     """
     side = {"height": config.image_size, "width": config.image_size}
     pixels = {

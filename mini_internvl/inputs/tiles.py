@@ -1,4 +1,4 @@
-"""Dynamic resolution: a picture becomes the grid of tiles that fits its shape, then a thumbnail of the whole.
+"""Dynamic resolution: an image becomes the grid of tiles that fits its shape, then a thumbnail of the whole.
 
 The grid, the resizing and the numbers are the original's, bit for bit, by default; the work is arranged anew: decode
 once, resize canvas and thumbnail in halves on two threads, and normalise all tiles in one go.
@@ -36,12 +36,12 @@ __all__ = [
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 LARGE = 600_000
-"""Pixels of a picture from which threads pay."""
+"""Pixels of an image from which threads pay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TileConfig:
-    """How a picture is cut."""
+    """How an image is cut."""
 
     image_size: int = 448
     """Tile side in pixels."""
@@ -50,7 +50,7 @@ class TileConfig:
     max_tiles: int = 12
     """Most tiles of the grid (12 in training, up to 40 in testing), thumbnail not counted."""
     use_thumbnail: bool = True
-    """Append the whole picture as a last tile when the grid has several."""
+    """Append the whole image as a last tile when the grid has several."""
     fast: bool = False
     """Resize with torch instead of Pillow: faster, equal within 1/255 but for a few pixels in a million."""
 
@@ -71,9 +71,9 @@ def _grids(min_tiles: int, max_tiles: int) -> list[tuple[int, int]]:
 def choose_grid(
     width: int, height: int, *, min_tiles: int = 1, max_tiles: int = 12, image_size: int = 448
 ) -> tuple[int, int]:
-    """(columns, rows) of the grid whose shape is nearest to the picture's.
+    """(columns, rows) of the grid whose shape is nearest to the image's.
 
-    Of equally near grids the larger one is taken when the picture's area exceeds half the grid's.
+    Of equally near grids the larger one is taken when the image's area exceeds half the grid's.
     """
     best, best_difference = (1, 1), float("inf")
     for columns, rows in _grids(min_tiles, max_tiles):
@@ -85,7 +85,7 @@ def choose_grid(
 
 
 def count_tiles(width: int, height: int, config: TileConfig) -> int:
-    """Tiles that a picture of this size is cut into, the thumbnail counted."""
+    """Tiles that an image of this size is cut into, the thumbnail counted."""
     columns, rows = choose_grid(
         width, height, min_tiles=config.min_tiles, max_tiles=config.max_tiles, image_size=config.image_size
     )
@@ -93,7 +93,7 @@ def count_tiles(width: int, height: int, config: TileConfig) -> int:
 
 
 def split_tiles(image: Image.Image, config: TileConfig) -> np.ndarray:
-    """An RGB picture -> uint8 tiles (N, S, S, 3), row by row, the thumbnail last."""
+    """An RGB image -> uint8 tiles (N, S, S, 3), row by row, the thumbnail last."""
     size = config.image_size
     columns, rows = choose_grid(
         image.width, image.height, min_tiles=config.min_tiles, max_tiles=config.max_tiles, image_size=size
@@ -105,7 +105,7 @@ def split_tiles(image: Image.Image, config: TileConfig) -> np.ndarray:
     resize = _resize_torch if config.fast else _resize_pillow
     canvas, *thumbnail = resize(image, targets)
     tiles = canvas.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
-    return np.concatenate([tiles, *(picture[None] for picture in thumbnail)])
+    return np.concatenate([tiles, *(small[None] for small in thumbnail)])
 
 
 def _vertical_first(width: int, height: int, target: tuple[int, int]) -> bool:
@@ -115,7 +115,7 @@ def _vertical_first(width: int, height: int, target: tuple[int, int]) -> bool:
 
 
 def _resize_pillow(image: Image.Image, targets: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Resize to each (width, height), bicubic; a large picture half by half on two threads."""
+    """Resize to each (width, height), bicubic; a large image half by half on two threads."""
     if image.width * image.height < LARGE:
         return [np.asarray(image.resize(target)) for target in targets]
     outputs = [np.empty((height, width, 3), np.uint8) for width, height in targets]
@@ -124,7 +124,7 @@ def _resize_pillow(image: Image.Image, targets: Sequence[tuple[int, int]]) -> li
 
 
 def _resize_half(image: Image.Image, outputs: Sequence[np.ndarray], half: int) -> None:
-    """Fill the left (0) or right (1) half of each output (H, W, 3) with the picture's resized half.
+    """Fill the left (0) or right (1) half of each output (H, W, 3) with the image's resized half.
 
     Halves are equal to the whole bit for bit: they are cut across the direction that Pillow resizes first, so that it
     keeps its order, and at the middle, whose place in the source is a whole or half pixel, exact in Pillow's floats.
@@ -204,15 +204,15 @@ def normalise(tiles: np.ndarray, fast: bool = False) -> Tensor:
 
 
 def pixel_values(source: Any, config: TileConfig, *, scale: int = 1) -> Tensor:
-    """A picture (see :func:`load_image`) -> normalised tiles (N, 3, S, S), float32.
+    """An image (see :func:`load_image`) -> normalised tiles (N, 3, S, S), float32.
 
     Args:
-        source: the picture.
+        source: the image.
         config: how it is cut.
         scale: its sides are enlarged so many times first, bilinearly.
 
     Raises:
-        ImageError: the picture cannot be used.
+        ImageError: the image cannot be used.
     """
     image = load_image(source)
     if scale != 1:

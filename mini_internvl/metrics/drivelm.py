@@ -1,6 +1,6 @@
 """DriveLM: accuracy, judged score, language and match of the challenge, gated by a frame's first answer.
 
-Points are pairs of decimal numbers in a text, in pixels of a 1600x900 camera picture; whole numbers are not points.
+Points are pairs of decimal numbers in a text, in pixels of a 1600x900 camera image; whole numbers are not points.
 The first question of a frame is always scored, and the gold points that its answer found form the frame's graph. A
 later question counts only if all points it names are in the graph: a poor first answer drops questions from the score.
 Unusual: cameras and object names are not compared; an F1 of a perfect answer is 0.99999999; ``match`` is the mean of F1
@@ -26,12 +26,12 @@ BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 NEAR = 16.0
 """Points closer than this, horizontal and vertical distance added, match."""
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
-"""Cells of the stitched picture, row by row."""
+"""Cells of the stitched image, row by row."""
 COLUMNS, ROWS = 3, 2
 CELL = (896, 448)
-"""Width and height of a camera's cell in the stitched picture."""
+"""Width and height of a camera's cell in the stitched image."""
 CAMERA_SIZE = (1600, 900)
-"""Width and height of a camera's own picture."""
+"""Width and height of a camera's own image."""
 
 Point = tuple[float, float]
 Judge = Callable[[str, str], float]
@@ -47,9 +47,9 @@ _CAMERA_TAG = re.compile(r"<(c[^,<>]*),\s*(CAM_[A-Z_]+),\s*(-?\d+(?:\.\d+)?),\s*
 
 
 def to_cameras(text: str) -> str:
-    """Tags ``<c1,CAM_FRONT,[500, 250]>`` (0 to 1000 of the stitched picture) -> ``<c1,CAM_FRONT,800.0,450.0>``.
+    """Tags ``<c1,CAM_FRONT,[500, 250]>`` (0 to 1000 of the stitched image) -> ``<c1,CAM_FRONT,800.0,450.0>``.
 
-    As in the original, a space before the camera's name leaves a tag as it is, and a value at the limits of the picture
+    As in the original, a space before the camera's name leaves a tag as it is, and a value at the limits of the image
     is written without decimals, so that the matcher does not see it.
     """
     text = text.strip()

@@ -47,12 +47,12 @@ def _end(line: str, start: int) -> int:
 
 
 def read_box(text: str, width: float, height: float) -> Box | None:
-    """The answered box in pixels, clipped to the picture; ``None`` where the official scorer reads none.
+    """The answered box in pixels, clipped to the image; ``None`` where the official scorer reads none.
 
     Args:
         text: the answer, with coordinates from 0 to 1000.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
+        width: of the image in pixels.
+        height: of the image in pixels.
     """
     found = first_brackets(text)
     if found is None:

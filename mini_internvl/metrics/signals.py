@@ -13,7 +13,7 @@ import numpy as np
 THRESHOLDS = (0.1, 0.5, 1.0, 5.0, 10.0)
 
 
-def signal_scores(predictions: Sequence[float], truths: Sequence[float]) -> dict[str, float]:
+def signal_scores(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """``rmse`` in the signal's unit and ``A_0.1`` .. ``A_10.0`` as fractions.
 
     Args:
@@ -22,7 +22,7 @@ def signal_scores(predictions: Sequence[float], truths: Sequence[float]) -> dict
     Raises:
         ValueError: no values, or different numbers of them.
     """
-    guessed, true = np.asarray(predictions, np.float32).ravel(), np.asarray(truths, np.float32).ravel()
+    guessed, true = np.asarray(predictions, np.float32).ravel(), np.asarray(references, np.float32).ravel()
     if not len(true) or len(guessed) != len(true):
         raise ValueError(f"{len(guessed)} predictions against {len(true)} true values")
     error = np.abs(true - guessed)
@@ -30,6 +30,6 @@ def signal_scores(predictions: Sequence[float], truths: Sequence[float]) -> dict
     return {"rmse": rmse} | {f"A_{tau}": float(np.mean(error < np.float32(tau))) for tau in THRESHOLDS}
 
 
-def recorded(truths: Sequence[Sequence[float]]) -> np.ndarray:
+def recorded(references: Sequence[Sequence[float]]) -> np.ndarray:
     """(N,) True for samples whose signals are not all -1, the mark of a missing recording."""
-    return ~np.all(np.asarray([np.ravel(sample) for sample in truths], np.float32) == -1, axis=1)
+    return ~np.all(np.asarray([np.ravel(sample) for sample in references], np.float32) == -1, axis=1)

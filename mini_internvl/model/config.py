@@ -160,11 +160,11 @@ class VLMConfig:
     image_size: int = 448
     """Tile side in pixels."""
     min_tiles: int = 1
-    """Fewest tiles of a picture."""
+    """Fewest tiles of an image."""
     max_tiles: int = 12
-    """Most tiles of a picture, thumbnail not counted."""
+    """Most tiles of an image, thumbnail not counted."""
     use_thumbnail: bool = True
-    """Whether a picture of several tiles gets a thumbnail tile."""
+    """Whether an image of several tiles gets a thumbnail tile."""
     image_token_id: int | None = None
     """Id of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary layout gives it."""
     official: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -38,7 +38,7 @@ def _norm(config: VisionConfig) -> nn.Module:
 
 
 class Embeddings(nn.Module):
-    """Patches, one class token and a position table that is resized to the picture's grid."""
+    """Patches, one class token and a position table that is resized to the image's grid."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
 
 
 class InternViT(nn.Module):
-    """Picture tiles -> one row of features per patch, the class token first."""
+    """Image tiles -> one row of features per patch, the class token first."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from mini_internvl.model.vision import InternViT
 
 
 class TokenCountError(ValueError):
-    """The prompt reserves another number of visual tokens than the pictures give."""
+    """The prompt reserves another number of visual tokens than the images give."""
 
 
 def pixel_unshuffle(x: Tensor, ratio: float, version: str = "v2") -> Tensor:
@@ -95,7 +95,7 @@ class InternVL(nn.Module):
         given = 0 if visual_tokens is None else visual_tokens.shape[0] * visual_tokens.shape[1]
         if wanted != given:
             raise TokenCountError(
-                f"the prompt holds {wanted} <IMG_CONTEXT> tokens but the pictures give {given} visual tokens"
+                f"the prompt holds {wanted} <IMG_CONTEXT> tokens but the images give {given} visual tokens"
             )
         if visual_tokens is None or not given:
             return x

@@ -1,4 +1,4 @@
-"""Reports: self-contained HTML files with tables, pictures and curves."""
+"""Reports: self-contained HTML files with tables, images and curves."""
 
 from __future__ import annotations
 

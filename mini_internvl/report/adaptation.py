@@ -1,6 +1,6 @@
 """The report of an adaptation: ``adapt.json`` and ``metrics.jsonl`` of a run folder -> one HTML file.
 
-Everything is inside the file: style, charts and pictures; it runs no script. It names no domain: columns, groups and
+Everything is inside the file: style, charts and images; it runs no script. It names no domain: columns, groups and
 clips come from ``adapt.json``, so a new domain needs nothing here.
 """
 
@@ -19,10 +19,10 @@ from mini_internvl.report import curves, svg
 from mini_internvl.report.page import count, duration, number, render, short, words, write
 from mini_internvl.report.run_folder import SIDES, read_metrics, read_result
 
-PICTURE_BYTES = 1_800_000
-"""For all pictures of a page together; as base64 a third more, which keeps the file below 3 MB."""
+IMAGE_BYTES = 1_800_000
+"""For all images of a page together; as base64 a third more, which keeps the file below 3 MB."""
 EQUAL = 1e-6
-"""Figures as near as this count as equal: smoothing leaves 1e-12 of BLEU where no four words agree."""
+"""Metrics as near as this count as equal: smoothing leaves 1e-12 of BLEU where no four words agree."""
 LARGE_FALL = 0.10
 """Share of its value that a general ability may lose before the page warns."""
 
@@ -78,7 +78,7 @@ class Row:
 
 
 def rows(data: Mapping[str, Any]) -> list[Row]:
-    """The score table in the order of ``columns``. A figure that a model has no value for is NaN, never dropped."""
+    """The score table in the order of ``columns``. A metric that a model has no value for is NaN, never dropped."""
     table = []
     for column in data["columns"]:
         sides = data["benchmarks"][column["benchmark"]]
@@ -125,10 +125,10 @@ def caveats(data: Mapping[str, Any]) -> list[str]:
     if missing:
         found.append(f"Not compared, because a value is missing, on {count(missing, 'column')}: {', '.join(missing)}.")
     general = data.get("general") or {}
-    figures = [(kind, *(float(general[side][kind]) for side in SIDES)) for kind in general.get("kinds", ())]
+    metrics = [(kind, *(float(general[side][kind]) for side in SIDES)) for kind in general.get("kinds", ())]
     if general.get("mean"):
-        figures.append(("the mean", *(float(general["mean"][side]) for side in SIDES)))
-    fallen = [f"{words(k)} ({a:.1f} to {b:.1f})" for k, a, b in figures if a > 0 and (a - b) / a > LARGE_FALL]
+        metrics.append(("the mean", *(float(general["mean"][side]) for side in SIDES)))
+    fallen = [f"{words(k)} ({a:.1f} to {b:.1f})" for k, a, b in metrics if a > 0 and (a - b) / a > LARGE_FALL]
     if fallen:
         found.append(
             f"General ability fell by more than {100 * LARGE_FALL:.0f} % of its value on: {', '.join(fallen)}."
@@ -158,7 +158,7 @@ def build(run: str | Path) -> Path:
         groups=_grouped(table),
         notes=[(name, _notes(sides)) for name, sides in data["benchmarks"].items()],
         general=_general(data["general"]),
-        training=curves.figures(metrics),
+        training=curves.metrics(metrics),
         charts=curves.charts(metrics),
         clips=_clips(data["clips"], run),
         states=_states(data["clips"]),
@@ -177,7 +177,7 @@ def _grouped(table: Sequence[Row]) -> list[tuple[str, list[Row], bool]]:
 
 
 def _tiles(data: Mapping[str, Any], table: Sequence[Row]) -> list[tuple[str, str]]:
-    """The figures on top of the page, (value, what it is); those without data are left out."""
+    """The metrics on top of the page, (value, what it is); those without data are left out."""
     better = sum(row.better is True for row in table)
     tiles = [(f"{better} of {len(table)}", "columns better than the base")]
     if data["general"]:
@@ -239,9 +239,9 @@ def _states(clips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
 
 
 def _clips(clips: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]]:
-    from mini_internvl.report.pictures import data_url
+    from mini_internvl.report.data_urls import data_url
 
-    budget = PICTURE_BYTES // max(1, sum(len(clip["frames"]) for clip in clips))
+    budget = IMAGE_BYTES // max(1, sum(len(clip["frames"]) for clip in clips))
     shown = []
     for clip in clips:
         questions = [

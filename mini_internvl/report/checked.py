@@ -52,5 +52,5 @@ def get(holder: Any, key: str, kind: type, where: str = "", *, default: Any = No
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number, NaN included: a figure that could not be computed."""
+    """Whether it is a number, NaN included: a metric that could not be computed."""
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)

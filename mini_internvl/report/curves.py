@@ -1,4 +1,4 @@
-"""The curves of a training log as charts, and the same training in a few figures."""
+"""The curves of a training log as charts, and the same training in a few metrics."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def charts(metrics: Metrics) -> list[dict[str, Any]]:
     drawn = []
     for title, y_title, lines in _wanted(metrics):
         lines = [line for line in lines if line.finite()]
-        picture = svg.line_chart(title=title, x_title="step", y_title=y_title, series=lines, borders=borders)
-        if picture:
+        image = svg.line_chart(title=title, x_title="step", y_title=y_title, series=lines, borders=borders)
+        if image:
             legend = [(svg.swatch(line), line.name) for line in lines] if len(lines) > 1 else []
-            drawn.append({"title": title, "svg": picture, "legend": legend})
+            drawn.append({"title": title, "svg": image, "legend": legend})
     return drawn
 
 
@@ -62,8 +62,8 @@ def _measured(metrics: Metrics) -> dict[str, str]:
     return {key: name.replace("_", " ").replace("/", " ") for key, name in zip(keys, names, strict=True)}
 
 
-def figures(metrics: Metrics) -> list[tuple[str, str]]:
-    """Training in a few figures, (name, text)."""
+def metrics(metrics: Metrics) -> list[tuple[str, str]]:
+    """Training in a few metrics, (name, text)."""
     if not metrics:
         return []
     facts = [("steps", f"{_steps(metrics)[0][-1]:,.0f}")]

@@ -1,7 +1,7 @@
 """Reads the folder of an evaluation: ``BENCHMARK/score.json`` and ``BENCHMARK/predictions.jsonl``, with defaults.
 
 Only the benchmark's name and its values are needed. Everything else may be absent and is then empty, so that the page
-simply says less; a folder that was scored without keeping answers gives figures and no examples.
+simply says less; a folder that was scored without keeping answers gives metrics and no examples.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Answer:
     id: str
     """The item's id."""
     question: str
-    """The question as asked, without pictures."""
+    """The question as asked, without images."""
     text: str
     """What the model answered."""
     right: bool | None
     """The benchmark's check of this answer; None where it has none."""
-    truth: Any
+    reference: Any
     """The item's truth: JSON data."""
 
 
@@ -50,14 +50,14 @@ class Result:
     """Name of the benchmark file."""
     title: str
     """Name in print."""
-    headline: str
-    """The figure that stands for the benchmark; empty without one."""
+    primary_metric: str
+    """The metric that stands for the benchmark; empty without one."""
     values: Mapping[str, float]
-    """Figure name to value; NaN where it could not be computed."""
+    """Metric name to value; NaN where it could not be computed."""
     errors: Mapping[str, float]
     """Standard errors."""
     counts: Mapping[str, int]
-    """Items behind a figure."""
+    """Items behind a metric."""
     items: int
     """How many items were scored."""
     answers: Sequence[Answer]
@@ -73,7 +73,7 @@ class Result:
     @functools.cached_property
     def labels(self) -> Mapping[str, Sequence[Label]]:
         """Item id -> its categories."""
-        return {answer.id: labels(answer.truth, self.values) for answer in self.answers}
+        return {answer.id: labels(answer.reference, self.values) for answer in self.answers}
 
     @property
     def module(self) -> ModuleType | None:
@@ -84,12 +84,12 @@ class Result:
 
     @property
     def most(self) -> float:
-        """The headline's largest value."""
-        return float(getattr(self.module, "HEADLINE_MAX", 100.0))
+        """The primary metric's largest value."""
+        return float(getattr(self.module, "PRIMARY_METRIC_MAX", 100.0))
 
-    def higher_is_better(self, figure: str) -> bool:
-        """Direction of a figure."""
-        return figure not in getattr(self.module, "LOWER_IS_BETTER", ())
+    def higher_is_better(self, metric: str) -> bool:
+        """Direction of a metric."""
+        return metric not in getattr(self.module, "LOWER_IS_BETTER", ())
 
 
 def is_evaluation(run: Path) -> bool:
@@ -125,20 +125,20 @@ def _read(path: Path) -> Result:
 def _checked(raw: dict[str, Any], folder: Path) -> Result:
     name = get(raw, "benchmark", str)
     values = _numbers(raw, "values", get(raw, "values", dict))
-    headline = raw.get("headline") or ""
-    if isinstance(headline, dict):
-        shown = get(headline, "name", str, "headline.", default="")
+    primary_metric = raw.get("primary_metric") or ""
+    if isinstance(primary_metric, dict):
+        shown = get(primary_metric, "name", str, "primary_metric.", default="")
         if shown and shown not in values:
-            values = {shown: _number(headline.get("value"), "headline.value"), **values}
-        headline = shown
-    if not isinstance(headline, str):
-        raise Malformed('"headline" must be the name of a figure')
+            values = {shown: _number(primary_metric.get("value"), "primary_metric.value"), **values}
+        primary_metric = shown
+    if not isinstance(primary_metric, str):
+        raise Malformed('"primary_metric" must be the name of a figure')
     answers = _answers(folder / ANSWERS)
     return Result(
         folder=folder,
         benchmark=name,
         title=get(raw, "title", str, default=name),
-        headline=headline or next(iter(values), ""),
+        primary_metric=primary_metric or next(iter(values), ""),
         values=values,
         errors=_numbers(raw, "errors", get(raw, "errors", dict, default={})),
         counts={key: int(n) for key, n in get(raw, "counts", dict, default={}).items() if is_number(n)},
@@ -148,8 +148,8 @@ def _checked(raw: dict[str, Any], folder: Path) -> Result:
     )
 
 
-def _numbers(raw: Mapping[str, Any], key: str, figures: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): _number(value, f"{key}.{name}") for name, value in figures.items()}
+def _numbers(raw: Mapping[str, Any], key: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): _number(value, f"{key}.{name}") for name, value in metrics.items()}
 
 
 def _number(value: Any, where: str) -> float:
@@ -186,7 +186,7 @@ def _answers(path: Path) -> list[Answer]:
             question=_text(row.get("question")),
             text=_text(row.get("answer")),
             right=right if isinstance(right, bool) else None,
-            truth=row.get("truth"),
+            reference=row.get("truth"),
         )
     return list(found.values())
 

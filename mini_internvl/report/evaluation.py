@@ -1,6 +1,6 @@
 """The report of an evaluation: a folder of ``minivl eval`` -> one HTML file; with a second folder, how both differ.
 
-Everything is inside the file: style, pictures and a short script that filters the examples. Without the script the page
+Everything is inside the file: style, images and a short script that filters the examples. Without the script the page
 is the same with every example listed. Only that script may run: the page's policy names its hash.
 """
 
@@ -44,7 +44,7 @@ OPEN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One figure of a benchmark."""
+    """One metric of a benchmark."""
 
     label: str
     """Its name within its group."""
@@ -62,7 +62,7 @@ class Line:
     """Its standard error."""
     difference: Difference | None = None
     """This run minus the other."""
-    picture: str = ""
+    image: str = ""
     """Its bars, as SVG."""
 
     @property
@@ -90,10 +90,10 @@ class Section:
     """The other run, where it has the benchmark."""
     anchor: str
     """Id of its heading."""
-    headline: Line
-    """The figure that stands for it."""
+    primary_metric: Line
+    """The metric that stands for it."""
     groups: Sequence[tuple[str, float, Sequence[Line]]]
-    """(heading, end of its bars, figures)."""
+    """(heading, end of its bars, metrics)."""
     marks: Sequence[tuple[str, str]]
     """(word, sentence) of what keeps the score from being compared with a published one."""
     examples: Sequence[Example]
@@ -103,7 +103,7 @@ class Section:
     shared: Line | None
     """Share of right answers over the items of both runs."""
     problem: str = ""
-    """Why there are no pictures."""
+    """Why there are no images."""
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
@@ -151,7 +151,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         _section(result, other, place, most)
         for place, (result, other) in enumerate(zip(results, partners, strict=True))
     ]
-    examples.draw_pictures([example for section in sections for example in section.examples])
+    examples.draw_images([example for section in sections for example in section.examples])
     names = _names(run, results, Path(against), others) if against is not None and others else (_model(results), "")
     script = SCRIPT.read_text(encoding="utf-8")
     page = render(
@@ -177,7 +177,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
 
 def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:
     """The comparison in one plain sentence."""
-    lines = [section.headline for section in sections if section.other]
+    lines = [section.primary_metric for section in sections if section.other]
     better, worse = ([line for line in lines if line.result == word] for word in ("better", "worse"))
     return (
         f"{names[0]} is better than {names[1]} on {len(better)} of {count(lines, 'benchmark')}{_surely(better)} "
@@ -200,7 +200,7 @@ def _partner(result: Result, others: Sequence[Result]) -> Result | None:
 
 
 def _section(result: Result, other: Result | None, place: int, most: int) -> Section:
-    lines = {figure: _line(figure, result, other) for figure in result.values}
+    lines = {metric: _line(metric, result, other) for metric in result.values}
     shown = examples.choose(result, other, most)
     problem = examples.load(result, shown)
     theirs = {answer.id: answer for answer in other.answers} if other else {}
@@ -212,7 +212,7 @@ def _section(result: Result, other: Result | None, place: int, most: int) -> Sec
         result=result,
         other=other,
         anchor=f"benchmark-{place + 1}",
-        headline=lines.get(result.headline, empty),
+        primary_metric=lines.get(result.primary_metric, empty),
         groups=_groups(lines, result),
         marks=_marks(result),
         examples=shown,
@@ -222,16 +222,16 @@ def _section(result: Result, other: Result | None, place: int, most: int) -> Sec
     )
 
 
-def _line(figure: str, result: Result, other: Result | None) -> Line:
+def _line(metric: str, result: Result, other: Result | None) -> Line:
     return Line(
-        label=figure,
-        value=result.values[figure],
-        error=result.errors.get(figure, math.nan),
-        items=result.counts.get(figure),
-        higher_is_better=result.higher_is_better(figure),
-        other=other.values.get(figure, math.nan) if other else math.nan,
-        other_error=other.errors.get(figure, math.nan) if other else math.nan,
-        difference=paired.difference(figure, result, other) if other else None,
+        label=metric,
+        value=result.values[metric],
+        error=result.errors.get(metric, math.nan),
+        items=result.counts.get(metric),
+        higher_is_better=result.higher_is_better(metric),
+        other=other.values.get(metric, math.nan) if other else math.nan,
+        other_error=other.errors.get(metric, math.nan) if other else math.nan,
+        difference=paired.difference(metric, result, other) if other else None,
     )
 
 
@@ -253,24 +253,24 @@ def _shared(result: Result, other: Result) -> Line | None:
 
 
 def _groups(lines: Mapping[str, Line], result: Result) -> list[tuple[str, float, list[Line]]]:
-    """Figures by what stands before the first slash, those without one first; each with its bars."""
+    """Metrics by what stands before the first slash, those without one first; each with its bars."""
     groups: dict[str, list[tuple[str, Line]]] = {"": []}
-    for figure, line in lines.items():
-        group, slash, label = figure.partition("/")
-        groups.setdefault(group if slash else "", []).append((label if slash else figure, line))
+    for metric, line in lines.items():
+        group, slash, label = metric.partition("/")
+        groups.setdefault(group if slash else "", []).append((label if slash else metric, line))
     found = []
     for name, members in groups.items():
-        if not members or (len(groups) > 1 and [line.label for _, line in members] == [result.headline]):
-            continue  # the headline alone stands above the tables
+        if not members or (len(groups) > 1 and [line.label for _, line in members] == [result.primary_metric]):
+            continue  # the primary metric alone stands above the tables
         end = _bar_end([line for _, line in members], result)
         found.append((name, end, [_with_bars(line, label, end) for label, line in members]))
     return found
 
 
 def _bar_end(lines: Sequence[Line], result: Result) -> float:
-    """Where the bars of a group end: 100 for percentages, the headline's largest value, or what holds all."""
+    """Where the bars of a group end: 100 for percentages, the primary metric's largest value, or what holds all."""
     values = [value for line in lines for value in (line.value, line.other) if math.isfinite(value)]
-    if any(line.label == result.headline for line in lines):
+    if any(line.label == result.primary_metric for line in lines):
         values.append(result.most)
     most = max(values, default=0.0)
     return 100.0 if most <= 100 <= result.most else svg.round_end(most)
@@ -280,7 +280,7 @@ def _with_bars(line: Line, label: str, end: float) -> Line:
     bars = [("this", line.value, line.error)]
     if line.difference is not None:
         bars.insert(0, ("other", line.other, line.other_error))
-    return Line(**{**vars(line), "label": label, "picture": svg.error_bars(bars, end)})
+    return Line(**{**vars(line), "label": label, "image": svg.error_bars(bars, end)})
 
 
 def _marks(result: Result) -> list[tuple[str, str]]:
@@ -317,7 +317,7 @@ def _names(run: Path, results: Sequence[Result], against: Path, others: Sequence
 
 
 def _warnings(sections: Sequence[Section], results: Sequence[Result], others: Sequence[Result] | None) -> list[str]:
-    """What a reader must know before the figures, one sentence each."""
+    """What a reader must know before the metrics, one sentence each."""
     found = [f"{s.result.title}: {sentence.rstrip('.')}." for s in sections for _, sentence in s.marks]
     for section in sections:
         marks = _marks(section.other) if section.other else []

@@ -1,6 +1,6 @@
-"""The examples of an evaluation page: which items, their pictures from the benchmark's own files, boxes drawn on them.
+"""The examples of an evaluation page: which items, their images from the benchmark's own files, boxes drawn on them.
 
-Pictures are not kept with answers. The benchmark is asked for its items again; where its files have gone, the page
+Images are not kept with answers. The benchmark is asked for its items again; where its files have gone, the page
 says so and shows the texts alone.
 """
 
@@ -16,17 +16,17 @@ from typing import Any
 from mini_internvl.inputs import chat
 from mini_internvl.records import Item
 from mini_internvl.report import paired
+from mini_internvl.report.data_urls import Purse
 from mini_internvl.report.eval_folder import Answer, Result
 from mini_internvl.report.labels import Label
 from mini_internvl.report.page import short
 from mini_internvl.report.paired import GAINED, LOST
-from mini_internvl.report.pictures import Purse
 
 PER_BENCHMARK, IN_ALL = 60, 480
 """Most examples of one benchmark, and of a page."""
-PICTURES_PER_ITEM = 6
-PICTURE_BYTES, LARGEST_PICTURE = 9_500_000, 110_000
-"""JPEG bytes of all pictures together and of one; as base64 a third more."""
+IMAGES_PER_ITEM = 6
+IMAGE_BYTES, LARGEST_IMAGE = 9_500_000, 110_000
+"""JPEG bytes of all images together and of one; as base64 a third more."""
 LONGEST_QUESTION = 2000
 BOXES_PER_ITEM = 20
 AGREED = 0.2
@@ -66,13 +66,13 @@ class Example:
     labels: Sequence[Label]
     """Its categories."""
     sources: list[Any] = field(default_factory=list)
-    """Pictures as the benchmark gives them; emptied when they are drawn."""
-    pictures: list[tuple[str, str | None]] = field(default_factory=list)
-    """(name, data URL or None where the picture cannot be read)."""
+    """Images as the benchmark gives them; emptied when they are drawn."""
+    images: list[tuple[str, str | None]] = field(default_factory=list)
+    """(name, data URL or None where the image cannot be read)."""
     more: int = 0
-    """Pictures that are not shown."""
+    """Images that are not shown."""
     boxes: list[tuple[str, list[Box]]] = field(default_factory=list)
-    """(class, boxes) drawn on the first picture."""
+    """(class, boxes) drawn on the first image."""
 
     @property
     def question(self) -> str:
@@ -80,9 +80,9 @@ class Example:
         return short(self.answer.question.strip(), LONGEST_QUESTION)
 
     @property
-    def truth(self) -> str:
+    def reference(self) -> str:
         """The right answer in words, cut."""
-        return short(truth_text(self.answer.truth))
+        return short(truth_text(self.answer.reference))
 
     @property
     def marks(self) -> list[tuple[str, str, bool | None]]:
@@ -133,7 +133,7 @@ def _even(sizes: Mapping[str, int], most: int) -> dict[str, int]:
 
 
 def load(result: Result, examples: Sequence[Example]) -> str:
-    """Give the examples their pictures and boxes from the benchmark's files.
+    """Give the examples their images and boxes from the benchmark's files.
 
     Returns:
         Why there are none, or empty.
@@ -178,17 +178,17 @@ def ask_again(result: Result) -> Iterator[Item]:
 
 def _same(item: Item, answer: Answer) -> bool:
     """Whether an item still has the truth that its answer was scored with."""
-    if not isinstance(answer.truth, Mapping):
+    if not isinstance(answer.reference, Mapping):
         return True
-    truth = json.loads(json.dumps(dict(item.truth)))
-    return all(truth[key] == value for key, value in answer.truth.items() if key in truth)
+    reference = json.loads(json.dumps(dict(item.reference)))
+    return all(reference[key] == value for key, value in answer.reference.items() if key in reference)
 
 
 def _fill(example: Example, item: Item, benchmark: Any) -> None:
     parts = chat.images(item.messages)
     names = [str(part.get("name") or "") for part in parts]
-    example.sources = [part["image"] for part in parts[:PICTURES_PER_ITEM]]
-    example.pictures = [(name, None) for name in names[:PICTURES_PER_ITEM]]
+    example.sources = [part["image"] for part in parts[:IMAGES_PER_ITEM]]
+    example.images = [(name, None) for name in names[:IMAGES_PER_ITEM]]
     example.more = len(parts) - len(example.sources)
     draw = getattr(benchmark, "boxes", None)
     if not callable(draw) or not parts:  # the name may be an imported module
@@ -201,7 +201,7 @@ def _fill(example: Example, item: Item, benchmark: Any) -> None:
 
 
 def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
-    """The boxes that can be drawn, cut at the picture's edges."""
+    """The boxes that can be drawn, cut at the image's edges."""
     kept = []
     for box in list(boxes)[:BOXES_PER_ITEM]:
         if len(box) == 4 and all(math.isfinite(edge) for edge in box):
@@ -210,24 +210,24 @@ def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
     return kept
 
 
-def draw_pictures(examples: Sequence[Example]) -> None:
+def draw_images(examples: Sequence[Example]) -> None:
     """Turn the sources of all examples of a page into data URLs that share the page's bytes."""
-    purse = Purse(PICTURE_BYTES, sum(len(example.sources) for example in examples), LARGEST_PICTURE)
+    purse = Purse(IMAGE_BYTES, sum(len(example.sources) for example in examples), LARGEST_IMAGE)
     for example in examples:
-        names = [name for name, _ in example.pictures]
-        example.pictures = [(name, purse.pay(source)) for name, source in zip(names, example.sources, strict=True)]
+        names = [name for name, _ in example.images]
+        example.images = [(name, purse.pay(source)) for name, source in zip(names, example.sources, strict=True)]
         example.sources = []
 
 
-def truth_text(truth: Any) -> str:
+def truth_text(reference: Any) -> str:
     """The right answer of an item in words: its answer, with the option's text where it is a letter."""
-    if not isinstance(truth, Mapping):
-        return _words(truth)
-    key = next((key for key in TRUTHS if truth.get(key) not in (None, "", [], {})), None)
+    if not isinstance(reference, Mapping):
+        return _words(reference)
+    key = next((key for key in TRUTHS if reference.get(key) not in (None, "", [], {})), None)
     if key is None:
-        return _words(dict(truth))
-    text = _words(truth[key])
-    options = next((truth[key] for key in CHOICES if truth.get(key)), None)
+        return _words(dict(reference))
+    text = _words(reference[key])
+    options = next((reference[key] for key in CHOICES if reference.get(key)), None)
     if isinstance(options, Mapping) and options.get(text):
         return f"{text}. {options[text]}"
     if isinstance(options, list) and len(text) == 1 and 0 <= ord(text) - ord("A") < len(options):

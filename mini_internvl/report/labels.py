@@ -1,4 +1,4 @@
-"""The categories of an item, from its truth: values that figures are named after, or that stand under a usual key."""
+"""The categories of an item, from its truth: values that metrics are named after, or that stand under a usual key."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ Label = tuple[str, str]
 NEVER = ("answer", "answers", "question", "query", "options", "choices", "hint", "id")
 """Keys that hold no label."""
 USUAL = ("category", "kind", "type", "task", "part", "subject", "subfield", "topic", "question type", "modality")
-"""Keys whose values are labels, whatever the figures are called."""
+"""Keys whose values are labels, whatever the metrics are called."""
 LONGEST = 80
 """Characters of a label; anything longer is none."""
 
 
-def labels(truth: Any, figures: Collection[str]) -> list[Label]:
-    """The labels of an item, by the names of the benchmark's figures."""
-    wanted = parts(frozenset(figures))
-    found = [(key, text) for key, text in _pairs(truth) if plain(text) in wanted or plain(key) in USUAL]
+def labels(reference: Any, metrics: Collection[str]) -> list[Label]:
+    """The labels of an item, by the names of the benchmark's metrics."""
+    wanted = parts(frozenset(metrics))
+    found = [(key, text) for key, text in _pairs(reference) if plain(text) in wanted or plain(key) in USUAL]
     return list(dict.fromkeys(found))
 
 
 @functools.lru_cache(maxsize=64)
-def parts(figures: frozenset[str]) -> frozenset[str]:
-    """What the figures' names consist of."""
-    return frozenset(part for figure in figures for part in (*split(figure), *split(figure, 1)))
+def parts(metrics: frozenset[str]) -> frozenset[str]:
+    """What the metrics' names consist of."""
+    return frozenset(part for metric in metrics for part in (*split(metric), *split(metric, 1)))
 
 
-def split(figure: str, times: int = -1) -> list[str]:
+def split(metric: str, times: int = -1) -> list[str]:
     """The plain parts of a name, at every slash or at the first: a label may hold slashes itself."""
-    return [plain(part) for part in figure.split("/", times)]
+    return [plain(part) for part in metric.split("/", times)]
 
 
 @functools.lru_cache(maxsize=65536)
@@ -41,11 +41,11 @@ def plain(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text).strip().lower()
 
 
-def _pairs(truth: Any) -> Iterator[Label]:
+def _pairs(reference: Any) -> Iterator[Label]:
     """Every short value under a key, lists and inner objects opened."""
-    if not isinstance(truth, Mapping):
+    if not isinstance(reference, Mapping):
         return
-    for key, value in truth.items():
+    for key, value in reference.items():
         if plain(str(key)) in NEVER:
             continue
         if isinstance(value, Mapping):

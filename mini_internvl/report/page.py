@@ -1,4 +1,4 @@
-"""What every report page shares: its templates, how figures and long texts are written, and the file itself."""
+"""What every report page shares: its templates, how metrics and long texts are written, and the file itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(path: Path, page: str) -> Path:
 
 
 def number(value: float, digits: int = 2, sign: str = "") -> str:
-    """A figure of the tables, "1,234.50", with a true minus sign; "–" for NaN."""
+    """A metric of the tables, "1,234.50", with a true minus sign; "–" for NaN."""
     if math.isnan(value):
         return "–"
     rounded = round(value, digits) or 0.0  # no "-0.00"

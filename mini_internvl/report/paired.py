@@ -1,7 +1,7 @@
 """Two runs of one benchmark, item by item: what was gained and lost, and how sure a difference is.
 
-The standard error of a difference is paired where a figure is the mean of the right marks of items that can be told
-apart by their labels: this is tried, and taken only if it gives the figure that the score says. Any other figure has
+The standard error of a difference is paired where a metric is the mean of the right marks of items that can be told
+apart by their labels: this is tried, and taken only if it gives the metric that the score says. Any other metric has
 the error of two independent runs, which is as a rule too large, and is marked.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mini_internvl.benchmarks._figures import mean_error
+from mini_internvl.benchmarks._tally import mean_error
 from mini_internvl.report.eval_folder import Answer, Result
 from mini_internvl.report.labels import plain, split
 
@@ -19,12 +19,12 @@ RIGHT, WRONG, GAINED, LOST, BOTH_RIGHT, BOTH_WRONG, UNJUDGED = (
     *("right", "wrong", "gained", "lost", "kept", "missed", "unjudged"),
 )
 PLAIN = ("accuracy", "acc", "overall")
-"""Parts of a figure's name that say only how it is counted."""
+"""Parts of a metric's name that say only how it is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A figure of this run minus that of the other."""
+    """A metric of this run minus that of the other."""
 
     value: float
     """NaN where one has no value."""
@@ -50,18 +50,18 @@ def state(this: Answer, other: Answer | None, *, compared: bool) -> str:
     return LOST if other.right else BOTH_WRONG
 
 
-def difference(figure: str, this: Result, other: Result) -> Difference:
-    """How a figure differs, paired where that can be known."""
-    value = this.values.get(figure, math.nan) - other.values.get(figure, math.nan)
-    mine, theirs = _members(figure, this), _members(figure, other)
+def difference(metric: str, this: Result, other: Result) -> Difference:
+    """How a metric differs, paired where that can be known."""
+    value = this.values.get(metric, math.nan) - other.values.get(metric, math.nan)
+    mine, theirs = _members(metric, this), _members(metric, other)
     for scale in dict.fromkeys((100.0, this.most, float(len(mine)))):
         alike = mine.keys() == theirs.keys()
         if scale == len(mine) and not alike:
             continue
-        if _gives(figure, this, mine, scale) and _gives(figure, other, theirs, scale):
+        if _gives(metric, this, mine, scale) and _gives(metric, other, theirs, scale):
             paired = share(mine, theirs, scale)
             return Difference(value=value if alike else paired.value, error=paired.error, paired=True)
-    errors = [side.errors.get(figure, math.nan) for side in (this, other)]
+    errors = [side.errors.get(metric, math.nan) for side in (this, other)]
     return Difference(value=value, error=math.hypot(*errors), paired=False)
 
 
@@ -78,13 +78,13 @@ def judged(answers: Sequence[Answer]) -> dict[str, bool]:
     return {answer.id: answer.right for answer in answers if answer.right is not None}
 
 
-def _members(figure: str, result: Result) -> dict[str, bool]:
-    """Right marks of the items behind a figure, by its name: those with every label it names, or all."""
+def _members(metric: str, result: Result) -> dict[str, bool]:
+    """Right marks of the items behind a metric, by its name: those with every label it names, or all."""
     known = {name: {plain(value) for _, value in pairs} for name, pairs in result.labels.items()}
     every = set().union(*known.values())
     keys = {plain(key) for pairs in result.labels.values() for key, _ in pairs}
-    whole = split(figure, 1)
-    parts = whole if whole[-1] in every else split(figure)
+    whole = split(metric, 1)
+    parts = whole if whole[-1] in every else split(metric)
     named = [part for part in parts if part in every]
     rest = [part for part in parts if part not in every and part not in keys and part not in PLAIN]
     if named and rest:
@@ -92,9 +92,9 @@ def _members(figure: str, result: Result) -> dict[str, bool]:
     return judged([answer for answer in result.answers if known[answer.id].issuperset(named)])
 
 
-def _gives(figure: str, result: Result, members: Mapping[str, bool], scale: float) -> bool:
-    """Whether the mean of these marks is the figure that the score says."""
-    if not members or result.counts.get(figure, len(members)) != len(members):
+def _gives(metric: str, result: Result, members: Mapping[str, bool], scale: float) -> bool:
+    """Whether the mean of these marks is the metric that the score says."""
+    if not members or result.counts.get(metric, len(members)) != len(members):
         return False
     mean = scale * sum(members.values()) / len(members)
-    return abs(mean - result.values.get(figure, math.nan)) <= 1e-6 * scale
+    return abs(mean - result.values.get(metric, math.nan)) <= 1e-6 * scale

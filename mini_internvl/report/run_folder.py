@@ -1,6 +1,6 @@
 """Reads the folder of a finished adaptation: ``adapt.json`` and ``metrics.jsonl``, checked and with defaults filled in.
 
-Only the model's name, the columns and the figures they name are needed. Everything else may be absent and is then
+Only the model's name, the columns and the metrics they name are needed. Everything else may be absent and is then
 empty, so that the page simply says less.
 """
 
@@ -30,7 +30,7 @@ _FIX = "run the adaptation again"
 def read_result(run: Path) -> dict[str, Any]:
     """The content of ``adapt.json``, every key of it that is read present and of the right kind.
 
-    Figures of ``general`` are per cent of right answers; its mean is filled in where it is missing.
+    Metrics of ``general`` are per cent of right answers; its mean is filled in where it is missing.
 
     Raises:
         ValueError: the file is missing, is no JSON object, or a key is missing or of the wrong kind (named).
@@ -106,23 +106,23 @@ def _column(column: Any, where: str, benchmarks: Mapping[str, Any]) -> dict[str,
 
 
 def _general(general: dict[str, Any]) -> dict[str, Any]:
-    """Kinds of the probe with both figures, and the mean; empty when nothing was probed."""
+    """Kinds of the probe with both metrics, and the mean; empty when nothing was probed."""
     if not general:
         return {}
-    figures = {side: get(general, side, dict, "general.") for side in SIDES}
-    for side, values in figures.items():
+    metrics = {side: get(general, side, dict, "general.") for side in SIDES}
+    for side, values in metrics.items():
         for kind, value in values.items():
             if not is_number(value):
                 raise Malformed(f'"general.{side}.{kind}" must be a number')
-    kinds = [kind for kind in figures["base"] if kind in figures["adapted"]]
+    kinds = [kind for kind in metrics["base"] if kind in metrics["adapted"]]
     if not kinds:
         return {}
     mean = get(general, "mean", dict, "general.", default={})
     for side in SIDES:
-        mean.setdefault(side, sum(figures[side][kind] for kind in kinds) / len(kinds))
+        mean.setdefault(side, sum(metrics[side][kind] for kind in kinds) / len(kinds))
         if not is_number(mean[side]):
             raise Malformed(f'"general.mean.{side}" must be a number')
-    return {"kinds": kinds, **figures, "counts": get(general, "items", dict, "general.", default={}), "mean": mean}
+    return {"kinds": kinds, **metrics, "counts": get(general, "items", dict, "general.", default={}), "mean": mean}
 
 
 def _clip(clip: Any, index: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from mini_internvl.report.eval_folder import Result
 
 FIGURES = (
-    *("benchmark", "title", "headline", "headline_value", "values", "errors", "counts"),
+    *("benchmark", "title", "primary_metric", "primary_value", "values", "errors", "counts"),
     *("items", "of", "partial", "notes"),
 )
 """Keys of a score that are shown elsewhere than among its settings."""

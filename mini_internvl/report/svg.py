@@ -90,7 +90,7 @@ def swatch(line: Series) -> str:
 
 
 def bars(base: float, adapted: float, most: float) -> str:
-    """Two bars, base above adapted, as a picture of numbers that stand beside it; hidden from screen readers."""
+    """Two bars, base above adapted, as an image of numbers that stand beside it; hidden from screen readers."""
     parts = ['<svg class="bars" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">']
     for y, role, value in ((1, "base", base), (10, "adapted", adapted)):
         parts.append(f'<rect class="track" x="0" y="{y}" width="200" height="7"/>')
@@ -101,7 +101,7 @@ def bars(base: float, adapted: float, most: float) -> str:
 def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
     """Bars of (class, value, standard error) from 0 to ``end``, one below the other, each with its error as a whisker.
 
-    A picture of numbers that stand beside it; hidden from screen readers.
+    An image of numbers that stand beside it; hidden from screen readers.
     """
     height = 7 * len(values) + 5
     parts = [f'<svg class="bars" viewBox="0 0 200 {height}" preserveAspectRatio="none" aria-hidden="true">']

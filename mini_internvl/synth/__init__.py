@@ -1,8 +1,8 @@
-"""Pictures that we draw, with questions and exact answers: the nano model's whole diet.
+"""Images that we draw, with questions and exact answers: the nano model's whole diet.
 
 ``make(kind, seed, index, split)`` is a pure function of its arguments (and of the fonts and tables installed): the
-same call draws the same picture on every run. Training samples are conversations of several turns about one picture,
-because the vision part of a step is paid once per picture; test samples ask one question and use fonts, words, values
+same call draws the same image on every run. Training samples are conversations of several turns about one image,
+because the vision part of a step is paid once per image; test samples ask one question and use fonts, words, values
 and tables that no training sample uses.
 """
 
@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..plugins import list_names
-from ..records import Mark, Message, Part, Sample
+from ..records import Message, Part, PatchAnnotation, Sample
 from .base import QA
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SPLITS = ("train", "test")
 MAX_TURNS = 12
 """Most questions of a training sample."""
 MAX_TILES = 6
-"""Tile limit that the picture sizes are chosen for (112-pixel tiles)."""
+"""Tile limit that the image sizes are chosen for (112-pixel tiles)."""
 
 
 KINDS: tuple[str, ...] = tuple(list_names("synth.kinds"))
@@ -42,7 +42,7 @@ def _rng(*parts: object) -> random.Random:
 
 
 def draw(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.Image, list[QA]]:
-    """The picture (RGB) and the questions of one sample, with their tasks.
+    """The image (RGB) and the questions of one sample, with their tasks.
 
     Test samples have exactly one question. Raises ValueError for an unknown kind or split and for a kind whose data
     package is not installed.
@@ -51,23 +51,23 @@ def draw(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.
     return image, questions
 
 
-def _drawn(kind: str, seed: int, index: int, split: str) -> tuple[Image.Image, list[QA], Sequence[Mark]]:
-    """What ``draw`` gives, and what stands where in the picture for the kinds that tell."""
+def _drawn(kind: str, seed: int, index: int, split: str) -> tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]:
+    """What ``draw`` gives, and what stands where in the image for the kinds that tell."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of picture {kind!r}; known: {', '.join(KINDS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
     rng = _rng(kind, seed, index, split)
     module = _module(kind)
-    marks: Sequence[Mark] = ()
+    patch_annotations: Sequence[PatchAnnotation] = ()
     if hasattr(module, "draw_marked"):
-        image, questions, marks = module.draw_marked(rng, split)
+        image, questions, patch_annotations = module.draw_marked(rng, split)
     else:
         image, questions = module.draw(rng, split)
     if split == "test":
-        return image, [rng.choice([q for q in questions if q.main])], marks
+        return image, [rng.choice([q for q in questions if q.main])], patch_annotations
     rng.shuffle(questions)
-    return image, questions[:MAX_TURNS], marks
+    return image, questions[:MAX_TURNS], patch_annotations
 
 
 def _module(kind: str) -> ModuleType:
@@ -75,25 +75,25 @@ def _module(kind: str) -> ModuleType:
 
 
 def marked_kinds() -> list[str]:
-    """Kinds that tell what stands where in their pictures (``Sample.marks``)."""
+    """Kinds that tell what stands where in their images (``Sample.marks``)."""
     return [kind for kind in KINDS if hasattr(_module(kind), "draw_marked")]
 
 
 def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
-    """Questions and answers about one drawn picture, which is a PIL image in the first user turn.
+    """Questions and answers about one drawn image, which is a PIL image in the first user turn.
 
     In nine of ten samples the questions stand apart, so that each is learnt as a first question; the tenth is a
     conversation.
     ``index`` counts the samples of one (kind, seed); raises like ``draw``.
     """
-    image, questions, marks = _drawn(kind, seed, index, split)
+    image, questions, patch_annotations = _drawn(kind, seed, index, split)
     messages: list[Message] = []
     for turn, qa in enumerate(questions):
         first: list[Part] = [{"type": "image", "image": image}, {"type": "text", "text": qa.question}]
         messages.append({"role": "user", "content": first if turn == 0 else qa.question})
         messages.append({"role": "assistant", "content": qa.answer})
     return Sample(id=f"{kind}-{split}-{seed}-{index}", messages=messages, source=f"synth-{kind}", max_tiles=MAX_TILES,
-                  marks=marks, apart=index % 10 > 0)  # fmt: skip
+                  patch_annotations=patch_annotations, independent=index % 10 > 0)  # fmt: skip
 
 
 def missing(kind: str) -> str | None:

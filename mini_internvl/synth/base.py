@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class QA:
-    """One question about the picture with its answer."""
+    """One question about the image with its answer."""
 
     question: str
     """Asked in plain words."""

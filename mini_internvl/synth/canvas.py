@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ..records import Mark
+from ..records import PatchAnnotation
 from . import fonts
 
 RGB = tuple[int, int, int]
@@ -78,7 +78,7 @@ def background(rng: random.Random, width: int, height: int, colour: RGB, strengt
 
 
 def damage(rng: random.Random, image: Image.Image, share: float = 0.15) -> Image.Image:
-    """Mild noise, blur or JPEG artefacts for a share of the pictures."""
+    """Mild noise, blur or JPEG artefacts for a share of the images."""
     style = rng.random() / share
     if style >= 1:
         return image
@@ -114,10 +114,10 @@ def fit(path: str, text: str, width: int, height: int, largest: int, smallest: i
 
 
 def text_marks(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, float], size: tuple[int, int],
-               line: int | None = 0, colour: str | None = None) -> list[Mark]:  # fmt: skip
-    """One mark for every visible character of a text drawn at ``at`` (pixels) in a picture of ``size``."""
+               line: int | None = 0, colour: str | None = None) -> list[PatchAnnotation]:  # fmt: skip
+    """One mark for every visible character of a text drawn at ``at`` (pixels) in an image of ``size``."""
     _, cap, _, base = size_of(font, "Hg")
-    marks = []
+    patch_annotations = []
     for place, character in enumerate(text):
         if character == " ":
             continue
@@ -125,8 +125,8 @@ def text_marks(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, float],
         x, y = at[0] + font.getlength(text[:place]), at[1]
         box = (x + left, y + min(top, cap + 2), x + right, y + max(bottom, base))
         shares = (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
-        marks.append(Mark(text=character, box=shares, place=place, line=line, colour=colour))
-    return marks
+        patch_annotations.append(PatchAnnotation(text=character, box=shares, place=place, line=line, colour=colour))
+    return patch_annotations
 
 
 def centre(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text: str, font: ImageFont.FreeTypeFont,
@@ -140,6 +140,6 @@ def centre(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text: str,
 
 
 def turned(rng: random.Random, image: Image.Image, paper: RGB, degrees: float = 4.0) -> Image.Image:
-    """The picture turned by a few degrees, corners filled with the background."""
+    """The image turned by a few degrees, corners filled with the background."""
     angle = rng.uniform(-degrees, degrees)
     return image.rotate(angle, resample=Image.Resampling.BILINEAR, fillcolor=paper)

@@ -25,7 +25,7 @@ BUILT_IN = "<pillow>"
 """Stands for Pillow's built-in font where a path is expected."""
 
 TEST_SHARE = 0.15
-"""Share of font families kept for test pictures."""
+"""Share of font families kept for test images."""
 
 FONT_PACKAGES: tuple[str, ...] = (
     "fonts-adf-accanthis", "fonts-adf-baskervald", "fonts-adf-berenis", "fonts-adf-gillius", "fonts-adf-libris",
@@ -43,7 +43,7 @@ FONT_PACKAGES: tuple[str, ...] = (
     "fonts-ubuntu-title", "fonts-urw-base35", "fonts-vollkorn", "fonts-wqy-microhei", "fonts-wqy-zenhei",
     "fonts-yanone-kaffeesatz",
 )  # fmt: skip
-"""Debian packages that the shipped model's pictures were drawn with."""
+"""Debian packages that the shipped model's images were drawn with."""
 
 _FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts",
             "/Library/Fonts", "/System/Library/Fonts", "C:/Windows/Fonts")  # fmt: skip
@@ -87,7 +87,7 @@ def family_key(path: str) -> str:
 
 
 def is_test_family(family: str) -> bool:
-    """Whether a family is kept for test pictures."""
+    """Whether a family is kept for test images."""
     return int.from_bytes(hashlib.blake2b(family.encode(), digest_size=4).digest(), "big") / 2**32 < TEST_SHARE
 
 

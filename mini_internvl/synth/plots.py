@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..records import Mark
+from ..records import PatchAnnotation
 from . import canvas, fonts
 
 Font = ImageFont.FreeTypeFont
@@ -24,22 +24,22 @@ class TooNarrow(Exception):
 
 
 class Pen(ImageDraw.ImageDraw):
-    """Draws into a picture and notes what stands where."""
+    """Draws into an image and notes what stands where."""
 
     def __init__(self, image: Image.Image) -> None:
         super().__init__(image)
         self.image, self.size = image, image.size
-        self.marks: list[Mark] = []
+        self.patch_annotations: list[PatchAnnotation] = []
 
     def paste(self, image: Image.Image, at: tuple[int, int]) -> None:
-        """Lay a picture over this one."""
+        """Lay an image over this one."""
         self.image.paste(image, at)
 
     def mark(self, text: str, box: tuple[float, float, float, float], colour: str) -> None:
         """Note a part of the chart; ``box`` in pixels."""
         width, height = self.size
         shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-        self.marks.append(Mark(text=text, box=shares, colour=colour))
+        self.patch_annotations.append(PatchAnnotation(text=text, box=shares, colour=colour))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def _write(pen: Pen, x: float, y: float, text: str, font: Font, fill: canvas.RGB
     x -= {"l": left, "m": (left + right) / 2, "r": right}[anchor[0]]
     at = (round(x), round(y - (top + bottom) / 2))
     pen.text(at, text, font=font, fill=fill)
-    pen.marks += canvas.text_marks(font, text, at, pen.size, line=None)
+    pen.patch_annotations += canvas.text_marks(font, text, at, pen.size, line=None)
 
 
 def rgb(name: str) -> canvas.RGB:

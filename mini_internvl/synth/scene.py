@@ -49,7 +49,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with its shapes."""
+    """An image with its shapes."""
 
     image: Image.Image
     shapes: tuple[Shape, ...]
@@ -103,7 +103,7 @@ def _place(rng: random.Random, width: int, height: int, sizes: list[float]) -> l
 
 def _paint(pen: ImageDraw.ImageDraw, name: str, x: float, y: float, size: float, fill: canvas.RGB,
            hole: canvas.RGB) -> tuple[float, float, float, float]:  # fmt: skip
-    """Draws one shape at twice the scale; returns its box in picture pixels."""
+    """Draws one shape at twice the scale; returns its box in image pixels."""
     radius = size / 2
     points = _OUTLINES[name]
     if not points:

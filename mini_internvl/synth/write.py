@@ -1,6 +1,6 @@
-"""Writes drawn samples as pictures and InternVL-style JSON lines, for training with other tools or for looking at.
+"""Writes drawn samples as images and InternVL-style JSON lines, for training with other tools or for looking at.
 
-One ``<kind>-<split>.jsonl`` for each kind, pictures under ``images/``, and a meta file ``<split>.json`` that names them
+One ``<kind>-<split>.jsonl`` for each kind, images under ``images/``, and a meta file ``<split>.json`` that names them
 all. A run that was cut off goes on where it stopped, because sample ``i`` is the same on every run.
 """
 
@@ -19,8 +19,8 @@ Progress = Callable[[str, int, int], None]
 """Called with the kind, the samples written so far and the samples wanted."""
 
 
-def row(sample: Sample, picture: str) -> dict[str, Any]:
-    """One line of the annotation file; ``picture`` is the path relative to the folder."""
+def row(sample: Sample, path: str) -> dict[str, Any]:
+    """One line of the annotation file; ``path`` is that of the image, relative to the folder."""
     content = sample.messages[0]["content"]
     assert not isinstance(content, str), "the first turn carries the picture"
     image = content[0]["image"]
@@ -29,8 +29,8 @@ def row(sample: Sample, picture: str) -> dict[str, Any]:
         said = message["content"]
         text = said if isinstance(said, str) else "<image>\n" + said[1]["text"]
         turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": text})
-    said_of_picture = {"image": picture, "width": image.width, "height": image.height}
-    return {"id": sample.id, **said_of_picture, "apart": sample.apart, "conversations": turns}
+    stated = {"image": path, "width": image.width, "height": image.height}
+    return {"id": sample.id, **stated, "independent": sample.independent, "conversations": turns}
 
 
 def _done(path: Path, kind: str, seed: int, split: str) -> int:
@@ -59,13 +59,13 @@ def _done(path: Path, kind: str, seed: int, split: str) -> int:
 def _write_kind(kind: str, count: int, folder: Path, seed: int, split: str, progress: Progress | None) -> int:
     """Writes the missing samples of one kind; returns how many lines the file then has."""
     path = folder / f"{kind}-{split}.jsonl"
-    pictures = folder / "images" / f"{kind}-{split}"
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = folder / "images" / f"{kind}-{split}"
+    images.mkdir(parents=True, exist_ok=True)
     done = _done(path, kind, seed, split)
     with path.open("a", encoding="utf-8", newline="\n") as handle:
         for index in range(done, count):
             sample = make(kind, seed, index, split)
-            name = pictures / f"{index:06d}.png"
+            name = images / f"{index:06d}.png"
             content = sample.messages[0]["content"]
             assert not isinstance(content, str), "the first turn carries the picture"
             content[0]["image"].save(name, compress_level=4)

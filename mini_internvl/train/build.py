@@ -64,7 +64,7 @@ def join_parts(
         output: folder to write; it must not exist yet, or be empty.
         template: chat template; ``None`` takes the one of the language model's file.
         seed: of the projector and the new input rows.
-        max_tiles: most tiles of a picture, thumbnail not counted.
+        max_tiles: most tiles of an image, thumbnail not counted.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError, ChatError: a part is missing, of another kind, or does not fit.

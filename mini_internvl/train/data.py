@@ -23,7 +23,7 @@ from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, ChatTemplate, Encoded, Example, Message, Sample
-from mini_internvl.train.apart import PADDING, join, one_by_one
+from mini_internvl.train.independent import PADDING, join, split_questions
 from mini_internvl.train.patches import patch_labels
 
 IGNORE = -100
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class SynthSource:
-    """Pictures drawn on the fly; never runs out."""
+    """Images drawn on the fly; never runs out."""
 
     kind: str
     seed: int
@@ -84,8 +84,8 @@ def open_source(recipe: SourceRecipe, seed: int) -> Source:
         samples, name = list(domain.convert(Path(recipe.path), recipe.split)), f"{recipe.path} ({recipe.split})"
     else:
         samples, name = list(read_jsonl(Path(recipe.path))), recipe.path
-    if recipe.apart:
-        samples = [replace(sample, apart=True) for sample in samples]
+    if recipe.independent:
+        samples = [replace(sample, independent=True) for sample in samples]
     for sample in samples:
         _check_apart(sample, name)
     return ListSource(samples, seed, name)
@@ -93,8 +93,8 @@ def open_source(recipe: SourceRecipe, seed: int) -> Source:
 
 def _check_apart(sample: Sample, name: str) -> None:
     try:
-        if sample.apart:
-            one_by_one(sample.messages)
+        if sample.independent:
+            split_questions(sample.messages)
     except ValueError as error:
         raise DataError(f"{name}, sample {sample.id}: {error}") from None
 
@@ -102,7 +102,7 @@ def _check_apart(sample: Sample, name: str) -> None:
 def read_jsonl(path: Path) -> list[Sample]:
     """Rows of InternVL's jsonl (``conversations``, ``image``) or of OpenAI messages (``messages``).
 
-    Picture paths are relative to the file's folder. A row may say ``"apart": true`` of its questions.
+    Image paths are relative to the file's folder. A row may say ``"independent": true`` of its questions.
 
     Raises:
         DataError: names the file and line.
@@ -128,15 +128,17 @@ def read_jsonl(path: Path) -> list[Sample]:
                 raise DataError(f"{where}: no field {error}") from None
             except (AttributeError, TypeError, ValueError) as error:
                 raise DataError(f"{where}: {error}") from None
-            apart = row.get("apart", False)
-            if not isinstance(apart, bool):
-                raise DataError(f"{where}: apart is {json.dumps(apart)}; it must be true or false")
-            samples.append(Sample(id=str(row.get("id", number)), messages=messages, source=path.stem, apart=apart))
+            independent = row.get("independent", row.get("apart", False))
+            if not isinstance(independent, bool):
+                raise DataError(f"{where}: independent is {json.dumps(independent)}; it must be true or false")
+            samples.append(
+                Sample(id=str(row.get("id", number)), messages=messages, source=path.stem, independent=independent)
+            )
     return samples
 
 
 def _from_messages(row: Mapping[str, Any], folder: Path) -> list[Any]:
-    """OpenAI messages as they are, picture paths relative to ``folder``."""
+    """OpenAI messages as they are, image paths relative to ``folder``."""
     messages = []
     for message in row["messages"]:
         content = message["content"]
@@ -154,12 +156,12 @@ def _beside(part: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 
 
 def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
-    """InternVL's ``{image, conversations: [{from, value}]}`` -> messages with picture parts.
+    """InternVL's ``{image, conversations: [{from, value}]}`` -> messages with image parts.
 
-    A row with one picture and no ``<image>`` mark gets it in front, as the original does.
+    A row with one image and no ``<image>`` mark gets it in front, as the original does.
 
     Raises:
-        ValueError: marks and pictures differ in number, or a speaker is unknown.
+        ValueError: marks and images differ in number, or a speaker is unknown.
     """
     names = row.get("image") or []
     images = [str(folder / name) for name in ([names] if isinstance(names, str) else names)]
@@ -170,11 +172,11 @@ def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
     if len(images) == 1 and marks == 0:
         first = next((i for i, turn in enumerate(turns) if turn["from"] == "human"), None)
         if first is None:
-            raise ValueError("a picture but no question: no turn is from human")
+            raise ValueError("an image but no question: no turn is from human")
         turns[first] = {**turns[first], "value": "<image>\n" + turns[first]["value"]}
         marks = 1
     if marks != len(images):
-        raise ValueError(f"{marks} <image> marks but {len(images)} pictures")
+        raise ValueError(f"{marks} <image> marks but {len(images)} images")
     roles = {"human": "user", "gpt": "assistant", "system": "system"}
     messages, rest = [], iter(images)
     for turn in turns:
@@ -202,7 +204,7 @@ class Encoder:
     config: VLMConfig
     """Tile size, thumbnail, tokens per tile."""
     max_tiles: int
-    """Most tiles of a sample, shared by its pictures."""
+    """Most tiles of a sample, shared by its images."""
     max_length: int
     """Longest sample in tokens, all its questions together."""
     with_patches: bool = False
@@ -211,7 +213,7 @@ class Encoder:
     """Whether a sample without marks is then an error; otherwise its patches carry no label."""
 
     def __call__(self, sample: Sample) -> Example:
-        """Render pictures and text.
+        """Render images and text.
 
         Raises:
             DataError: names the sample and what is wrong.
@@ -269,16 +271,19 @@ class Encoder:
                 system_message=self.system_message,
             )
 
-        pieces = [encode(messages) for messages in (one_by_one(sample.messages) if sample.apart else [sample.messages])]
+        pieces = [
+            encode(messages)
+            for messages in (split_questions(sample.messages) if sample.independent else [sample.messages])
+        ]
         return join(pieces, self.tokenizer.token_id(chat.IMAGE_CONTEXT)) if len(pieces) > 1 else (pieces[0], [])
 
     def _patch_labels(self, sample: Sample, name: str, tiles: Sequence[int]) -> torch.Tensor:
         side = self.config.image_size // self.config.vision.patch_size
-        if not sample.marks or len(tiles) != 1:
+        if not sample.patch_annotations or len(tiles) != 1:
             if not self.marks_needed:
                 return torch.full((sum(tiles), side * side, 4), IGNORE)
             raise DataError(
-                f"sample {name} has no marks of one picture, which the patches loss needs; "
+                f"sample {name} has no marks of one image, which the patches loss needs; "
                 "use synth kinds that have them: " + ", ".join(synth.marked_kinds())
             )
         image = chat.images(sample.messages)[0]["image"]
@@ -291,7 +296,7 @@ class Encoder:
             image_size=self.config.image_size,
         )
         thumbnail = tiles[0] > grid[0] * grid[1]
-        return patch_labels(sample.marks, grid, thumbnail, side)
+        return patch_labels(sample.patch_annotations, grid, thumbnail, side)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:

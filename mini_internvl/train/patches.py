@@ -1,7 +1,7 @@
-"""The loss over patches: what stands on every patch of a picture, for an encoder that starts from nothing.
+"""The loss over patches: what stands on every patch of an image, for an encoder that starts from nothing.
 
 A language model's answers say little about where and what a fresh encoder should look at: it takes very many of them
-before letters are told apart. Here every patch has a label of its own, since we drew the picture: the character or
+before letters are told apart. Here every patch has a label of its own, since we drew the image: the character or
 shape that covers it most, its place in its line (of a shape: from the left), the line (of a shape: from the top), and
 its colour. Four linear heads on the encoder's output learn them; they are thrown away after the stage. The pretraining
 of InternViT plays this part for the released sizes.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import Batch, Mark
+from mini_internvl.records import Batch, PatchAnnotation
 from mini_internvl.synth.canvas import COLOURS
 from mini_internvl.synth.scene import SHAPES
 
@@ -36,32 +36,34 @@ ORDER_WEIGHT = 0.3
 """Weight of the losses over place and line."""
 
 
-def patch_labels(marks: Sequence[Mark], grid: tuple[int, int], thumbnail: bool, side: int) -> Tensor:
+def patch_labels(
+    patch_annotations: Sequence[PatchAnnotation], grid: tuple[int, int], thumbnail: bool, side: int
+) -> Tensor:
     """Labels of every patch of every tile.
 
     Args:
-        marks: what stands where in the picture.
+        marks: what stands where in the image.
         grid: (columns, rows) of tiles.
-        thumbnail: whether the whole picture follows as a last tile.
+        thumbnail: whether the whole image follows as a last tile.
         side: patches along one side of a tile.
 
     Returns:
         (tiles, side * side, 4) int64: thing, place in its line, line, colour; -100 where there is nothing to tell.
     """
     columns, rows = grid
-    canvas = _rasterise(marks, columns * side, rows * side)
+    canvas = _rasterise(patch_annotations, columns * side, rows * side)
     tiles = canvas.reshape(rows, side, columns, side, 4).swapaxes(1, 2).reshape(-1, side * side, 4)
     if thumbnail:
-        tiles = np.concatenate([tiles, _rasterise(marks, side, side).reshape(1, -1, 4)])
+        tiles = np.concatenate([tiles, _rasterise(patch_annotations, side, side).reshape(1, -1, 4)])
     return torch.from_numpy(np.ascontiguousarray(tiles))
 
 
-def _rasterise(marks: Sequence[Mark], width: int, height: int) -> np.ndarray:
+def _rasterise(patch_annotations: Sequence[PatchAnnotation], width: int, height: int) -> np.ndarray:
     """(height, width, 4) labels; a patch belongs to the mark that covers most of it."""
     labels = np.full((height, width, 4), IGNORE, np.int64)
     labels[..., 0] = 0
     covered = np.zeros((height, width))
-    for mark in marks:
+    for mark in patch_annotations:
         left, right = (min(max(v * width, 0.0), width) for v in (mark.box[0], mark.box[2]))
         top, bottom = (min(max(v * height, 0.0), height) for v in (mark.box[1], mark.box[3]))
         readable = bottom - top >= SMALLEST and mark.text in THINGS

@@ -20,13 +20,13 @@ def answered(items: list[Item], texts: list[str]) -> list[Prediction]:
     return [Prediction(item_id=item.id, text=text) for item, text in zip(items, texts, strict=True)]
 
 
-def truths(items: list[Item]) -> list[str]:
-    answers = (item.truth["answer"] for item in items)
+def references(items: list[Item]) -> list[str]:
+    answers = (item.reference["answer"] for item in items)
     return [answer if isinstance(answer, str) else number_text(answer) for answer in answers]
 
 
 def of_kind(items: list[Item], kind: str) -> list[Item]:
-    return [item for item in items if item.truth["kind"] == kind]
+    return [item for item in items if item.reference["kind"] == kind]
 
 
 def test_prompts(clips: Path) -> None:
@@ -43,27 +43,27 @@ def test_prompts(clips: Path) -> None:
 
 def test_true_answers_are_perfect(clips: Path) -> None:
     items = list(bddx_text.items(clips))
-    score = bddx_text.score(items, answered(items, truths(items)))
+    score = bddx_text.score(items, answered(items, references(items)))
     assert len(score.values) == 9
-    for figure, value in score.values.items():
-        if figure.endswith("CIDEr"):
+    for metric, value in score.values.items():
+        if metric.endswith("CIDEr"):
             assert value > 900
         else:
-            assert value == pytest.approx(100, abs=1e-4), figure
+            assert value == pytest.approx(100, abs=1e-4), metric
     assert score.notes["empty"] == 0
     assert score.notes["clips"] == 24
 
     items = list(bddx_signals.items(clips))
-    score = bddx_signals.score(items, answered(items, truths(items)))
+    score = bddx_signals.score(items, answered(items, references(items)))
     assert len(score.values) == 10
-    for figure, value in score.values.items():
-        assert value == pytest.approx(0 if figure.endswith("RMSE") else 100, abs=1e-6), figure
+    for metric, value in score.values.items():
+        assert value == pytest.approx(0 if metric.endswith("RMSE") else 100, abs=1e-6), metric
 
 
 def clearly_worse(score: Score, share: float) -> None:
-    """Every caption figure below ``share`` of a perfect one, but for those that a constant cannot spoil."""
-    for figure, value in score.values.items():
-        assert value < share * (1000 if figure.endswith("CIDEr") else 100), figure
+    """Every caption metric below ``share`` of a perfect one, but for those that a constant cannot spoil."""
+    for metric, value in score.values.items():
+        assert value < share * (1000 if metric.endswith("CIDEr") else 100), metric
 
 
 def test_shuffled_and_constant_captions_are_clearly_worse(clips: Path) -> None:
@@ -72,7 +72,7 @@ def test_shuffled_and_constant_captions_are_clearly_worse(clips: Path) -> None:
     constant: list[Prediction] = []
     for kind in bddx_text.KINDS:
         mine = of_kind(items, kind)
-        texts = truths(mine)
+        texts = references(mine)
         constant += answered(mine, [Counter(texts).most_common(1)[0][0]] * len(mine))
         random.Random(0).shuffle(texts)
         shuffled += answered(mine, texts)
@@ -82,39 +82,39 @@ def test_shuffled_and_constant_captions_are_clearly_worse(clips: Path) -> None:
 
 def test_constant_signals_are_clearly_worse(clips: Path) -> None:
     items = list(bddx_signals.items(clips))
-    speeds = [item.truth["answer"] for item in of_kind(items, "speed")]
+    speeds = [item.reference["answer"] for item in of_kind(items, "speed")]
     mean = sum(speeds) / len(speeds)
-    texts = [f"{mean:.2f}" if item.truth["kind"] == "speed" else "0.00" for item in items]
+    texts = [f"{mean:.2f}" if item.reference["kind"] == "speed" else "0.00" for item in items]
     values = bddx_signals.score(items, answered(items, texts)).values
     assert values["speed/RMSE"] > 3
     assert values["turning_angle/RMSE"] > 3
     assert values["speed/A1.0"] < 30
     assert values["turning_angle/A1.0"] < 70
-    assert all(value < 90 for figure, value in values.items() if not figure.endswith("RMSE"))
+    assert all(value < 90 for metric, value in values.items() if not metric.endswith("RMSE"))
 
 
 def test_order_missing_and_foreign_predictions(clips: Path) -> None:
     items = list(bddx_text.items(clips))
-    predictions = answered(items, truths(items))
+    predictions = answered(items, references(items))
     full = bddx_text.score(items, predictions)
     again = bddx_text.score(items, [*reversed(predictions), Prediction(item_id="elsewhere", text="x")])
     assert again.values == pytest.approx(full.values)
     missing = bddx_text.score(items, predictions[2:])
     assert missing.items == 48
     assert missing.notes["empty"] == 2
-    assert all(missing.values[figure] < full.values[figure] for figure in full.values)
+    assert all(missing.values[metric] < full.values[metric] for metric in full.values)
 
 
 def test_full_needs_both_answers(clips: Path) -> None:
     items = list(bddx_text.items(clips))[:5]  # two clips and one description
-    score = bddx_text.score(items, answered(items, truths(items)))
+    score = bddx_text.score(items, answered(items, references(items)))
     assert score.notes["clips"] == 2
-    assert {figure.split("/")[0] for figure in score.values} == {"description", "justification", "full"}
+    assert {metric.split("/")[0] for metric in score.values} == {"description", "justification", "full"}
 
 
 def test_unreadable_numbers_count_with_the_stated_error(clips: Path) -> None:
     items = of_kind(list(bddx_signals.items(clips)), "speed")[:4]
-    texts = ["a fast car", *truths(items)[1:]]
+    texts = ["a fast car", *references(items)[1:]]
     score = bddx_signals.score(items, answered(items, texts))
     assert score.notes["unreadable"] == {"speed": 1}
     assert score.values["speed/A5.0"] == 75.0
@@ -190,16 +190,16 @@ def test_the_worked_example_and_standard_errors(benchmark: Any, tmp_path: Path) 
     assert all(benchmark.right(item, text) for item, text in zip(items, benchmark.EXAMPLE.good, strict=True))
     assert not any(benchmark.right(item, text) for item, text in zip(items, benchmark.EXAMPLE.bad, strict=True))
     assert set(best.values) == set(best.counts) == set(worst.values)
-    for figure, value in best.values.items():
-        assert (value < worst.values[figure]) == (figure in benchmark.LOWER_IS_BETTER), figure
-    graded = {figure for figure in best.values if not figure.endswith("B4")}
+    for metric, value in best.values.items():
+        assert (value < worst.values[metric]) == (metric in benchmark.LOWER_IS_BETTER), metric
+    graded = {metric for metric in best.values if not metric.endswith("B4")}
     assert set(best.errors) == set(worst.errors) == graded
 
 
 def test_the_error_of_an_rmse_is_that_of_its_square_by_the_delta_method(clips: Path) -> None:
     items = of_kind(list(bddx_signals.items(clips)), "speed")
     errors = [0.1 * number for number in range(len(items))]
-    texts = [f"{item.truth['answer'] + error:.4f}" for item, error in zip(items, errors, strict=True)]
+    texts = [f"{item.reference['answer'] + error:.4f}" for item, error in zip(items, errors, strict=True)]
     score = bddx_signals.score(items, answered(items, texts))
     squares = [error**2 for error in errors]
     wanted = statistics.stdev(squares) / len(squares) ** 0.5 / (2 * statistics.fmean(squares) ** 0.5)

@@ -31,7 +31,7 @@ def prompt(item: Item) -> str:
     return item.messages[-1]["content"][-1]["text"]
 
 
-def pictures(item: Item) -> list[Any]:
+def images(item: Item) -> list[Any]:
     return list(item.messages[-1]["content"][:-1])
 
 
@@ -55,7 +55,7 @@ def test_mmbench_prompts(tmp_path: Path) -> None:
         "Answer with the option's letter from the given choices directly."
     )
     assert (item.id, item.max_tiles, item.max_new_tokens) == ("1", 6, 100)
-    assert pictures(item)[0]["image"].read().startswith(b"\x89PNG")
+    assert images(item)[0]["image"].read().startswith(b"\x89PNG")
     item = next(mmbench_cn.items(tmp_path))
     assert prompt(item) == "框里画的是什么？\nA. 圆盘\nB. 星星\nC. 树\nD. None\n请直接回答选项字母。"
 
@@ -69,8 +69,8 @@ def test_mmmu_prompts(tmp_path: Path) -> None:
     )
     assert prompt(paper[2]) == "How many discs are in <image 1>?\nAnswer the question directly."
     assert prompt(script[2]) == "How many discs are in <image 1>?\nAnswer the question using a single word or phrase."
-    assert [part.get("scale") for part in pictures(paper[1])] == [2, None]
-    assert [part.get("max_tiles") for part in pictures(script[1])] == [None, 1]
+    assert [part.get("scale") for part in images(paper[1])] == [2, None]
+    assert [part.get("max_tiles") for part in images(script[1])] == [None, 1]
     assert [(item.max_tiles, item.max_new_tokens) for item in paper[:2]] == [(12, 1024), (24, 1024)]
     assert [(item.max_tiles, item.max_new_tokens) for item in script[:2]] == [(6, 10), (12, 10)]
     assert [item.id for item in mmmu.items(tmp_path, "dev")] == ["6"]
@@ -80,7 +80,7 @@ def test_gmai_prompts(tmp_path: Path) -> None:
     items = list(gmai_mmbench.items(gmai_mmbench.EXAMPLE.write(tmp_path)))
     assert prompt(items[3]) == "图中显示的是什么？\nA. 肺炎\nB. 正常\n请直接回答选项字母。"
     assert prompt(items[5]).endswith("\nD. oedema\n" + gmai_mmbench.MULTI_SUFFIX)
-    assert items[6].truth["answer"] == ["B", "C"]
+    assert items[6].reference["answer"] == ["B", "C"]
     assert items[0].max_tiles == 6
     assert [item.id for item in gmai_mmbench.items(tmp_path, "test")] == ["4551", "25831"]
     change(tmp_path / gmai_mmbench.TEST[10], 1, index="4551")
@@ -121,7 +121,7 @@ def test_a_question_counts_with_all_rotations(tmp_path: Path) -> None:
 
 
 def test_protocols_of_mmbench_differ(tmp_path: Path) -> None:
-    items = [item for item in mmbench_en.items(mmbench_en.EXAMPLE.write(tmp_path)) if item.truth["index"] == 1]
+    items = [item for item in mmbench_en.items(mmbench_en.EXAMPLE.write(tmp_path)) if item.reference["index"] == 1]
     values = {
         protocol: mmbench_en.score(items, answered(items, ["Answer: A"]), protocol=protocol).values["accuracy"]
         for protocol in mmbench_en.PROTOCOLS

@@ -16,7 +16,7 @@ from mini_internvl.commands import evaluate as command
 from mini_internvl.engine import remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.images import picture_size
+from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.records import Item, Prediction, Score
 
 NAMES = plugins.list_names("benchmarks")
@@ -97,8 +97,8 @@ def check_item(item: Item) -> None:
     assert not isinstance(content, str)
     assert any(part["type"] == "text" and part["text"].strip() for part in content)
     for part in chat.images(item.messages):
-        assert picture_size(part["image"]) > (0, 0)
-    assert json.loads(json.dumps(item.truth)) == item.truth
+        assert image_dimensions(part["image"]) > (0, 0)
+    assert json.loads(json.dumps(item.reference)) == item.reference
     assert item.max_new_tokens >= 1
     assert item.max_tiles is None or item.max_tiles >= 1
 
@@ -115,9 +115,9 @@ def test_good_answers_score_better_than_bad_ones(name: str, folders: Callable[[s
     best = benchmark.score(items, answered(items, example.good), judge=judge)
     worst = benchmark.score(items, answered(items, example.bad), judge=judge)
     assert set(benchmark.LOWER_IS_BETTER) <= set(best.values)
-    assert best.values[benchmark.HEADLINE] > worst.values[benchmark.HEADLINE]
-    if benchmark.HEADLINE not in benchmark.LOWER_IS_BETTER:
-        assert best.values[benchmark.HEADLINE] <= getattr(benchmark, "HEADLINE_MAX", 100.0) + 1e-9
+    assert best.values[benchmark.PRIMARY_METRIC] > worst.values[benchmark.PRIMARY_METRIC]
+    if benchmark.PRIMARY_METRIC not in benchmark.LOWER_IS_BETTER:
+        assert best.values[benchmark.PRIMARY_METRIC] <= getattr(benchmark, "PRIMARY_METRIC_MAX", 100.0) + 1e-9
     for score in (best, worst):
         check_score(score, name, items)
 
@@ -154,7 +154,7 @@ def test_splits_without_published_answers_are_exported(
 
 
 def content_of(messages: Sequence[Any]) -> str:
-    """A request's texts and pictures, by which a question is known again."""
+    """A request's texts and images, by which a question is known again."""
     return json.dumps([[turn["role"], turn["content"]] for turn in messages])
 
 
@@ -201,11 +201,11 @@ def test_a_model_that_knows_the_answers_gets_the_full_score(
                 report=False,
             )
             [result] = evaluated(settings, capsys)["results"]
-            # Two items may ask the same of the same picture; a model gives both the same answer.
+            # Two items may ask the same of the same image; a model gives both the same answer.
             texts = [known[content].strip() for content in contents(items)]
             judge = judge_of(benchmark) if benchmark.EXAMPLE.judge else None
             best = benchmark.score(items, answered(items, texts), judge=judge)
-            assert result["headline_value"] == best.values[benchmark.HEADLINE], name
+            assert result["primary_value"] == best.values[benchmark.PRIMARY_METRIC], name
             assert result["partial"] == best.partial, name
             rows = (tmp_path / "run" / name / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
             assert [json.loads(row)["id"] for row in rows if row] == [item.id for item in items]
@@ -225,12 +225,12 @@ def test_nano_answers_every_benchmark(
         )
         [result] = evaluated(settings, capsys)["results"]
         assert result["benchmark"] == name
-        assert result["headline"] in result["values"] or result["partial"]
+        assert result["primary_metric"] in result["values"] or result["partial"]
         assert 1 <= result["items"] <= result["of"]
         assert (tmp_path / "run" / name / "score.json").is_file()
 
 
-def test_pictures_travel_unchanged(folders: Callable[[str], Path]) -> None:
+def test_images_travel_unchanged(folders: Callable[[str], Path]) -> None:
     name = WITH_EXAMPLE[0]
     item = next(iter(plugins.find("benchmarks", name).items(folders(name))))
     [part] = chat.images(item.messages)[:1]

@@ -41,7 +41,7 @@ def text_of(item: Item):
     return item.messages[0]["content"][-1]["text"]
 
 
-def picture_of(item: Item):
+def image_of(item: Item):
     return item.messages[0]["content"][0]["image"]
 
 
@@ -50,7 +50,7 @@ def test_examples_in_every_protocol(benchmark, folders):
     for protocol in benchmark.PROTOCOLS:
         items = list(benchmark.items(folders[benchmark], protocol=protocol))
         assert len({item.id for item in items}) == len(items)
-        assert json.loads(json.dumps([item.truth for item in items])) == [item.truth for item in items]
+        assert json.loads(json.dumps([item.reference for item in items])) == [item.reference for item in items]
         good = benchmark.score(items, answered(items, benchmark.EXAMPLE.good), protocol=protocol)
         nothing = benchmark.score(items, [], protocol=protocol)
         assert set(good.errors) == set(good.values) == set(nothing.values)
@@ -92,10 +92,10 @@ def test_wrong_names(benchmark, folders, tmp_path):
         (ai2d, "ai2diagram/AI2D_TEST/1.png"),
     ],
 )
-def test_a_missing_picture_is_named_with_its_rows(benchmark, place, copy):
+def test_a_missing_image_is_named_with_its_rows(benchmark, place, copy):
     root = copy(benchmark)
     (root / place).unlink()
-    with pytest.raises(DataError, match=rf"jsonl: row \d: the picture .*{place.rsplit('/')[-1]} is missing"):
+    with pytest.raises(DataError, match=rf"jsonl: row \d: the image .*{place.rsplit('/')[-1]} is missing"):
         list(benchmark.items(root))
 
 
@@ -148,7 +148,7 @@ def test_chartqa_items(folders):
     assert [item.id for item in items][:2] == ["human/0", "human/1"]
     assert items[-1].id == "augmented/2"
     assert text_of(items[0]) == f"What share does the red bar have? {SENTENCE}"
-    assert picture_of(items[0]).endswith("chartqa/ChartQA Dataset/test/png/human0.png")
+    assert image_of(items[0]).endswith("chartqa/ChartQA Dataset/test/png/human0.png")
     assert {(item.max_tiles, item.max_new_tokens) for item in items} == {(12, 100)}
     other = next(chartqa.items(folders[chartqa], "augmented", protocol="vlmevalkit-head"))
     assert text_of(other) == f"How many people were asked in 2016?\n{SENTENCE}"
@@ -171,7 +171,7 @@ def test_chartqa_reads_the_folder_of_the_internvl_repository(folders, tmp_path):
     shutil.copytree(folders[chartqa], tmp_path / "data")
     assert len(list(chartqa.items(tmp_path))) == 7
     shutil.move(tmp_path / "data/chartqa/test_human.jsonl", tmp_path / "test_human.jsonl")
-    assert picture_of(next(chartqa.items(tmp_path))).endswith("data/chartqa/ChartQA Dataset/test/png/human0.png")
+    assert image_of(next(chartqa.items(tmp_path))).endswith("data/chartqa/ChartQA Dataset/test/png/human0.png")
 
 
 # DocVQA and InfoVQA
@@ -181,22 +181,22 @@ def test_docvqa_items(folders):
     items = list(docvqa.items(folders[docvqa]))
     assert text_of(items[1]) == f"Who sent the letter? {SENTENCE}"
     assert (items[1].id, items[1].max_tiles, items[1].max_new_tokens) == ("24580", 18, 100)
-    assert items[0].truth["answers"] == ["0.28", ".28"]  # of the annotation, not the jsonl's first
+    assert items[0].reference["answers"] == ["0.28", ".28"]  # of the annotation, not the jsonl's first
     assert text_of(next(docvqa.items(folders[docvqa], protocol="vlmevalkit"))).endswith(f"1975?\n{SENTENCE}")
     assert {item.max_tiles for item in infovqa.items(folders[infovqa])} == {24}
 
 
 def test_docvqa_with_one_of_its_two_files(copy):
     root = copy(docvqa)
-    both = [item.truth for item in docvqa.items(root)]
+    both = [item.reference for item in docvqa.items(root)]
     (root / "docvqa/val.jsonl").unlink()
-    assert [item.truth for item in docvqa.items(root)] == both
+    assert [item.reference for item in docvqa.items(root)] == both
     (root / "docvqa/val.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in docvqa.EXAMPLE.files["docvqa/val.jsonl"])
     )
     (root / "docvqa/val/val_v1.0.json").unlink()
     items = list(docvqa.items(root))
-    assert items[0].truth["answers"] == ["0.28"]
+    assert items[0].reference["answers"] == ["0.28"]
     assert set(docvqa.score(items, []).values) == {"anls"}
     rows = [{k: v for k, v in row.items() if k != "answer"} for row in docvqa.EXAMPLE.files["docvqa/val.jsonl"]]
     (root / "docvqa/val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -223,7 +223,7 @@ def test_the_test_split_is_exported_not_scored(benchmark, folders, tmp_path):
         benchmark.score(items, predictions)
     assert not benchmark.right(items[0], "café")
     [path] = benchmark.export(items, predictions[:1], tmp_path / "new")
-    ids = [item.truth["question_id"] for item in items]
+    ids = [item.reference["question_id"] for item in items]
     assert all(isinstance(name, int) for name in ids)
     assert json.loads(path.read_text()) == [
         {"questionId": ids[0], "answer": "café"},
@@ -232,7 +232,7 @@ def test_the_test_split_is_exported_not_scored(benchmark, folders, tmp_path):
 
 
 def test_a_question_without_gold_answers_is_wrong_and_told():
-    item = Item(id="1", messages=[], truth={"question_id": 1, "answers": [], "labels": {}})
+    item = Item(id="1", messages=[], reference={"question_id": 1, "answers": [], "labels": {}})
     score = docvqa.score([item], [Prediction(item_id="1", text="")])
     assert score.values["anls"] == 0.0
     assert score.notes["no gold answer"] == 1
@@ -249,8 +249,8 @@ def test_ai2d_items(folders):
     )
     name = "data/ai2diagram/AI2D_TEST/1.png"
     assert [item.id for item in items[:2]] == [name, f"{name}#2"]
-    assert items[0].truth["options"] == {"A": "adult moth", "B": "larva", "C": "pupa", "D": "egg"}
-    assert items[4].truth["options"] == {"A": "True", "B": "False"}
+    assert items[0].reference["options"] == {"A": "adult moth", "B": "larva", "C": "pupa", "D": "egg"}
+    assert items[4].reference["options"] == {"A": "True", "B": "False"}
     assert {(item.max_tiles, item.max_new_tokens) for item in items} == {(6, 10)}
 
 
@@ -272,13 +272,13 @@ def test_ai2d_protocols_differ_in_what_they_read(folders):
 
 def test_ocrbench_items(folders, copy):
     items = list(ocrbench.items(folders[ocrbench]))
-    assert picture_of(items[0]).read().startswith(b"\x89PNG")  # in the table
+    assert image_of(items[0]).read().startswith(b"\x89PNG")  # in the table
     assert text_of(items[0]) == f"what is written in the image?\n{SENTENCE}"
     assert {(item.max_tiles, item.max_new_tokens) for item in items} == {(24, 1024)}
     official = list(ocrbench.items(folders[ocrbench], protocol="official"))
-    assert picture_of(official[0]).endswith("OCRBench_Images/IIIT5K/0.png")
+    assert image_of(official[0]).endswith("OCRBench_Images/IIIT5K/0.png")
     assert [item.id for item in official] == [item.id for item in items]
-    assert [item.truth["answers"] for item in official] == [item.truth["answers"] for item in items]
+    assert [item.reference["answers"] for item in official] == [item.reference["answers"] for item in items]
     root = copy(ocrbench)
     (root / "OCRBench.tsv").unlink()
     assert len(list(ocrbench.items(root))) == 10
@@ -289,8 +289,8 @@ def test_ocrbench_points(folders):
     score = ocrbench.score(items, answered(items, ocrbench.EXAMPLE.good))
     assert (score.values["score"], score.values["Text Recognition"], score.values["share"]) == (10.0, 6.0, 100.0)
     assert score.notes["of"] == "10 items asked, 1000 are the benchmark"
-    assert next(iter(score.values)) == ocrbench.HEADLINE
-    formula = Item(id="f", messages=[], truth={"category": "x", "data_set": "HME100k", "answers": ["X + 1"]})
+    assert next(iter(score.values)) == ocrbench.PRIMARY_METRIC
+    formula = Item(id="f", messages=[], reference={"category": "x", "data_set": "HME100k", "answers": ["X + 1"]})
     given = [Prediction(item_id="f", text="X+1")]
     assert ocrbench.score([formula], given).values["score"] == 0.0
     assert ocrbench.score([formula], given, protocol="official").values["score"] == 1.0

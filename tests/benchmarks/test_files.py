@@ -1,4 +1,4 @@
-"""Tables with pictures: read row by row, the pictures left in the file until they are needed."""
+"""Tables with images: read row by row, the images left in the file until they are needed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mini_internvl.benchmarks._example import Picture
-from mini_internvl.benchmarks._files import DataError, read_tsv, tsv_pictures
-from mini_internvl.inputs.images import load_image, picture_size
+from mini_internvl.benchmarks._example import ExampleImage
+from mini_internvl.benchmarks._files import DataError, read_tsv, tsv_images
+from mini_internvl.inputs.images import image_dimensions, load_image
 
 
 def table(path: Path, rows: list[list[str]]) -> Path:
@@ -20,31 +20,31 @@ def table(path: Path, rows: list[list[str]]) -> Path:
 
 @pytest.fixture
 def rows() -> list[list[str]]:
-    pictures = [Picture(width=30 + n, height=20, seed=n).base64() for n in range(3)]
+    images = [ExampleImage(width=30 + n, height=20, seed=n).base64() for n in range(3)]
     return [
         ["index", "question", "image", "answer"],
-        ["1", 'two\nlines, a "quote" and 中文', pictures[0], "A"],
-        ["2", "None", f"['{pictures[1]}', '{pictures[2]}']", "NA"],
+        ["1", 'two\nlines, a "quote" and 中文', images[0], "A"],
+        ["2", "None", f"['{images[1]}', '{images[2]}']", "NA"],
         ["3", "", "1", ""],
     ]
 
 
-def test_pictures_are_found_again_behind_line_breaks_and_wide_characters(tmp_path, rows):
+def test_images_are_found_again_behind_line_breaks_and_wide_characters(tmp_path, rows):
     path = table(tmp_path / "t.tsv", rows)
     read = read_tsv(path, ("index", "image"))
     assert [row["question"] for row in read] == ['two\nlines, a "quote" and 中文', "None", ""]
     assert read[1]["answer"] == "NA"
-    found = tsv_pictures(path, read)
-    assert [[load_image(picture).width for picture in pictures] for pictures in found] == [[30], [31, 32], [30]]
-    assert found[1][1].read() == Picture(width=32, height=20, seed=2).png()
-    assert picture_size(found[0][0]) == (30, 20)
+    found = tsv_images(path, read)
+    assert [[load_image(image).width for image in images] for images in found] == [[30], [31, 32], [30]]
+    assert found[1][1].read() == ExampleImage(width=32, height=20, seed=2).png()
+    assert image_dimensions(found[0][0]) == (30, 20)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path, rows):
     path = table(tmp_path / "t.tsv", rows)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     read = read_tsv(path, ("index", "image"))
-    assert tsv_pictures(path, read)[0][0].read().startswith(b"\x89PNG")
+    assert tsv_images(path, read)[0][0].read().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path, rows):
     [
         (["1", "q", "!!", "A"], "row 1: broken base64"),
         (["1", "q", "?" * 90, "A"], "row 1: broken base64"),
-        (["1", "q", "aaaa" * 30, "A"], "row 1: the base64 is no picture"),
-        (["1", "q", " ", "A"], "row 1: no picture"),
+        (["1", "q", "aaaa" * 30, "A"], "row 1: the base64 is no image"),
+        (["1", "q", " ", "A"], "row 1: no image"),
         (["1", "q"], "row 1: 2 cells, the header has 4"),
     ],
 )
 def test_damage_is_named_by_row(tmp_path, rows, row, message):
     path = table(tmp_path / "t.tsv", [rows[0], row])
     with pytest.raises(DataError, match=rf"t\.tsv: {message}"):
-        tsv_pictures(path, read_tsv(path, ("index",)))
+        tsv_images(path, read_tsv(path, ("index",)))
 
 
 def test_what_is_no_table_is_refused(tmp_path, rows):

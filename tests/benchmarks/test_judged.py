@@ -1,4 +1,4 @@
-"""MathVista and DriveLM: prompts, files, protocols, judges, stitched pictures and submissions."""
+"""MathVista and DriveLM: prompts, files, protocols, judges, stitched images and submissions."""
 
 from __future__ import annotations
 
@@ -120,14 +120,14 @@ def test_mathvista_official_file(tmp_path: Path) -> None:
     assert Path(parts(item)[0]["image"]).is_file()
     assert mathvista.score([item], answered([item], ["1.23"]), protocol="official").values["accuracy"] == 100
     assert mathvista.score([item], answered([item], ["1.23"])).values["accuracy"] == 0  # no rounding
-    json.dumps(dict(item.truth))
+    json.dumps(dict(item.reference))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"query": None}, r"row 1: no query; take the file"),
-        ({"image": "images/8.jpg"}, r"row 1: the picture images/8.jpg is missing"),
+        ({"image": "images/8.jpg"}, r"row 1: the image images/8.jpg is missing"),
         ({"question_type": "essay"}, "row 1: question_type is 'essay'"),
         ({"question_type": "multi_choice"}, "row 1: no choices"),
         ({"precision": "two"}, "row 1: precision is 'two'"),
@@ -164,25 +164,25 @@ def test_drivelm_prompts(driving: Path) -> None:
     text = parts(items[1])[-1]["text"]
     question = "What is the moving status of object <c1,CAM_FRONT,[500, 250]>? Options: A. Going ahead. B. Stopped."
     assert text == f"{question} {drivelm.OBJECTS}"
-    assert parts(items[4])[-1]["text"] == items[4].truth["question"]  # nothing about objects
+    assert parts(items[4])[-1]["text"] == items[4].reference["question"]  # nothing about objects
     assert (items[0].max_tiles, items[0].max_new_tokens) == (12, 200)
     [asked] = drivelm.items(driving, "val_q_only")
     assert (
         parts(asked)[-1]["text"] == f"<image>\nWhat are the important objects in the current scene? {drivelm.OBJECTS}"
     )
-    assert asked.truth["question"] == "What are the important objects in the current scene?"
+    assert asked.reference["question"] == "What are the important objects in the current scene?"
     official = next(iter(drivelm.items(driving, protocol="official")))
     assert [part.get("name") for part in parts(official)] == [*CAMERAS, None]
-    json.dumps([dict(item.truth) for item in items])
+    json.dumps([dict(item.reference) for item in items])
 
 
-def test_drivelm_stitches_when_a_picture_is_opened(driving: Path) -> None:
+def test_drivelm_stitches_when_a_image_is_opened(driving: Path) -> None:
     items = list(drivelm.items(driving))
-    picture = parts(items[0])[0]["image"]
-    assert isinstance(picture, Stitched)
-    assert parts(items[1])[0]["image"] is picture
+    stitched = parts(items[0])[0]["image"]
+    assert isinstance(stitched, Stitched)
+    assert parts(items[1])[0]["image"] is stitched
     assert not (driving / "stitch").exists()
-    image = load_image(picture)
+    image = load_image(stitched)
     assert image.size == (2688, 896)
     red, green, blue = np.asarray(image.crop((0, 0, 500, 60))).transpose(2, 0, 1)
     assert ((red > 200) & (green < 90) & (blue > 200)).sum() > 500  # the camera's name
@@ -273,7 +273,7 @@ def test_drivelm_converted_file_alone(driving: Path) -> None:
     Image.new("RGB", (30, 10)).save(folder / "scene2_frame1.jpg")
     [item] = drivelm.items(driving, "val_q_only")
     assert parts(item)[0]["image"] == str(folder / "scene2_frame1.jpg")
-    assert (item.id, item.truth["scene"], item.truth["number"]) == ("scene2_frame1_0", "scene2", 0)
+    assert (item.id, item.reference["scene"], item.reference["number"]) == ("scene2_frame1_0", "scene2", 0)
 
 
 def test_drivelm_bad_files(driving: Path) -> None:

@@ -50,7 +50,7 @@ def test_rsvqa_average_is_over_items_without_numbers(tmp_path: Path) -> None:
     assert score.values["accuracy"] == 75
     assert score.values["accuracy_all"] == 50
     assert score.values["type/presence"] == 100
-    numbers = [item for item in items if item.truth["type"] == "count"]
+    numbers = [item for item in items if item.reference["type"] == "count"]
     assert rsvqa_lr.score(numbers, []).values["accuracy"] == 0
 
 
@@ -70,7 +70,7 @@ def test_rsvqa_repeated_ids_and_bad_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 2: no question, gt_answer, type"):
         list(rsvqa_lr.items(tmp_path))
     path.write_text(json.dumps([rows[0], {**rows[1], "image": "9.tif"}]))
-    with pytest.raises(DataError, match=r"row 2: the picture 9\.tif is missing"):
+    with pytest.raises(DataError, match=r"row 2: the image 9\.tif is missing"):
         list(rsvqa_lr.items(tmp_path))
     path.unlink()
     with pytest.raises(DataError, match=r"lacks rsvqa_l_test_instruct\.json"):

@@ -14,7 +14,7 @@ from mini_internvl.records import Sample
 
 
 def below(sample: Sample, root: Path) -> Sample:
-    """The sample with its picture paths put below ``root``."""
+    """The sample with its image paths put below ``root``."""
     messages = []
     for message in sample.messages:
         content = message["content"]

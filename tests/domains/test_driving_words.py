@@ -73,7 +73,7 @@ def test_place(first: float, last: float, place: str) -> None:
     assert place_of(clip) == place
 
 
-def test_reasons_name_what_the_picture_shows() -> None:
+def test_reasons_name_what_the_image_shows() -> None:
     red, green = {"light": "red"}, {"light": "green"}
     assert reason_of(states({**red, "speed": 0.0}, {**red, "speed": 0.0})) == "red"
     assert reason_of(states({**red, "speed": 12.0}, {**red, "speed": 10.0})) == "red ahead"

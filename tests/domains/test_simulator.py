@@ -1,4 +1,4 @@
-"""The simulator: physics, labels and pictures."""
+"""The simulator: physics, labels and images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rollouts() -> list[Rollout]:
     return [simulate(seed, frames=4, interval=0.4) for seed in range(500, 508)]
 
 
-def test_states_and_pictures_have_their_numbers_and_times(rollouts: list[Rollout]) -> None:
+def test_states_and_images_have_their_numbers_and_times(rollouts: list[Rollout]) -> None:
     for rollout in rollouts:
         assert len(rollout.frames) == 4
         assert [state.time for state in rollout.states] == pytest.approx([0.0, 0.4, 0.8, 1.2, 1.6])
@@ -47,22 +47,22 @@ def test_same_seed_same_clip_whatever_came_before() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first.frames, again.frames, strict=True))
 
 
-def bar(picture: np.ndarray, rows: slice, channel: int) -> tuple[float, float]:
+def bar(image: np.ndarray, rows: slice, channel: int) -> tuple[float, float]:
     """Left and right end, in layout pixels, of a bar's lit part on black (channel ``channel`` strong)."""
-    lit = picture[rows, :, channel].mean(0) / 255
+    lit = image[rows, :, channel].mean(0) / 255
     lit[lit < 0.05] = 0
     columns = np.flatnonzero(lit)
     return (float(columns[0]), float(columns[0] + lit.sum())) if len(columns) else (0.0, 0.0)
 
 
-def test_the_speed_can_be_read_from_the_picture(rollouts: list[Rollout]) -> None:
+def test_the_speed_can_be_read_from_the_image(rollouts: list[Rollout]) -> None:
     for rollout in rollouts:
         for state, frame in zip(rollout.states, rollout.frames, strict=False):
             left, right = bar(np.asarray(frame), slice(87, 92), 2)  # blue: white bar only
             assert (right - left) * _car_view.FULL_SPEED / 104 == pytest.approx(state.speed, abs=0.35)
 
 
-def test_the_turning_rate_can_be_read_from_the_picture(rollouts: list[Rollout]) -> None:
+def test_the_turning_rate_can_be_read_from_the_image(rollouts: list[Rollout]) -> None:
     for rollout in rollouts:
         for state, frame in zip(rollout.states, rollout.frames, strict=False):
             pixels = np.asarray(frame).astype(float)[105:110]

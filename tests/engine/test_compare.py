@@ -41,7 +41,7 @@ def second(checkpoint: Path) -> Engine:
 
 
 def short(first: Engine, second: Engine, **options: object) -> Comparison:
-    """Compared on one prompt with a picture and one without."""
+    """Compared on one prompt with an image and one without."""
     prompts = {name: default_prompts()[name] for name in ("wide", "Chinese")}
     return compare(first, second, prompts, max_new_tokens=8, **options)
 
@@ -55,19 +55,19 @@ def test_the_same_model_agrees_on_all_prompts(engine, second):
     by_name = {prompt.name: prompt for prompt in result.prompts}
     assert len(by_name["wide"].tiles) == 1
     assert by_name["wide"].tiles[0] > 1
-    assert len(by_name["two pictures"].tiles) == 2
+    assert len(by_name["two images"].tiles) == 2
     assert by_name["Chinese"].tiles == ()
     for prompt in result.prompts:
         assert (prompt.logits, prompt.agreement, prompt.answer_difference) == (0.0, 1.0, None)
 
 
-def test_the_pictures_are_the_same_every_time():
-    pictures = [
+def test_the_images_are_the_same_every_time():
+    images = [
         [part["image"].tobytes() for message in prompts.values() for part in message[0]["content"] if "image" in part]
         for prompts in (default_prompts(), default_prompts())
     ]
-    assert pictures[0] == pictures[1]
-    assert len(pictures[0]) == 5
+    assert images[0] == images[1]
+    assert len(images[0]) == 5
 
 
 def test_a_changed_weight_is_measured(engine, second):
@@ -128,7 +128,7 @@ def test_other_tiles_are_told(engine, checkpoint, tmp_path):
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | {"max_dynamic_patch": 1}))
     prompt = short(engine, load(folder, device="cpu")).prompts[0]
-    assert "pictures are cut into" in prompt.problem
+    assert "images are cut into" in prompt.problem
     assert prompt.logits is None
 
 
@@ -155,9 +155,9 @@ def test_what_cannot_be_compared_is_refused(engine):
 
 
 @pytest.fixture
-def prompts(tmp_path: Path, picture: Path) -> Path:
-    """One row of messages with a picture and an answer, one of conversations."""
-    parts = [{"type": "image", "image": picture.name}, {"type": "text", "text": "What is this?"}]
+def prompts(tmp_path: Path, image: Path) -> Path:
+    """One row of messages with an image and an answer, one of conversations."""
+    parts = [{"type": "image", "image": image.name}, {"type": "text", "text": "What is this?"}]
     rows = [
         {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "A disc."}]},
         {"id": "b", "conversations": [{"from": "human", "value": "Why?"}]},

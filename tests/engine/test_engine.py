@@ -18,12 +18,12 @@ SHORT = GenerationConfig(max_new_tokens=12)
 
 
 def conversations():
-    """Mixed lengths, no, one and several pictures, several turns."""
+    """Mixed lengths, no, one and several images, several turns."""
     wide, tall = Image.new("RGB", (200, 60), "red"), Image.new("RGB", (50, 160), "blue")
     return [
         user("What is this?", wide),
         user("Why?"),
-        user("Which of the two pictures is red, and how do you know that? Explain.", tall, wide),
+        user("Which of the two images is red, and how do you know that? Explain.", tall, wide),
         [*user("What is it?", tall), {"role": "assistant", "content": "A car."}, *user("Sure?")],
         user("A.", Image.new("RGB", (56, 56))),
     ]
@@ -38,8 +38,8 @@ def test_a_batch_answers_as_each_would_alone(engine):
     assert [reply.tiles for reply in together] == [4, 0, 3 + 3, 4, 1]
 
 
-def test_prompts_of_every_length_and_picture_count_answer_as_alone(engine, monkeypatch):
-    """Read in several groups, some of one row, with none to two pictures, then answered together."""
+def test_prompts_of_every_length_and_image_count_answer_as_alone(engine, monkeypatch):
+    """Read in several groups, some of one row, with none to two images, then answered together."""
     monkeypatch.setattr(prefill, "PREFILL_TOKENS", 150)
     colours = ("red", "blue", "green")
     conversations = []
@@ -53,10 +53,10 @@ def test_prompts_of_every_length_and_picture_count_answer_as_alone(engine, monke
     assert [reply.text for reply in engine.chat_batch(conversations, limits)] == alone
 
 
-def test_questions_about_the_same_pictures_answer_as_alone(engine, monkeypatch):
+def test_questions_about_the_same_images_answer_as_alone(engine, monkeypatch):
     """Their common beginning is read once; two families, a loner and a text among them."""
     red, wide = Image.new("RGB", (56, 56), "red"), Image.new("RGB", (150, 60), "blue")
-    asked = ["What is this?", "Why?", "What is the word in the picture? " * 3, "Where?"]
+    asked = ["What is this?", "Why?", "What is the word in the image? " * 3, "Where?"]
     conversations = [user(text, red) for text in asked] + [user(text, wide, red) for text in asked[:3]]
     conversations += [user("What?", Image.new("RGB", (56, 112), "green")), user("Why?")]
     read: list[int] = []
@@ -200,7 +200,7 @@ def test_impossible_settings_are_refused(setting, message):
         GenerationConfig(**setting)
 
 
-def test_text_alone_needs_no_picture(engine):
+def test_text_alone_needs_no_image(engine):
     reply = engine.chat([{"role": "user", "content": "Hello"}], SHORT)
     assert reply.tiles == 0
     assert reply.prompt_tokens == len(engine.prepare(user("Hello")).input_ids)
@@ -231,26 +231,26 @@ def test_tile_limits_are_kept(engine):
         engine.prepare(user("Q", image), max_tiles=0)
 
 
-def test_a_picture_may_have_its_own_scale_and_limit(engine):
-    picture = Image.effect_noise((40, 20), 80).convert("RGB")
-    part = {"type": "image", "image": picture}
+def test_a_image_may_have_its_own_scale_and_limit(engine):
+    image = Image.effect_noise((40, 20), 80).convert("RGB")
+    part = {"type": "image", "image": image}
     asked = [
         {"role": "user", "content": [{**part, "scale": 2}, {**part, "max_tiles": 1}, {"type": "text", "text": "?"}]}
     ]
     prompt = engine.prepare(asked, max_tiles=12)
-    enlarged = engine.prepare(user("?", picture.resize((80, 40), Image.Resampling.BILINEAR)), max_tiles=6)
+    enlarged = engine.prepare(user("?", image.resize((80, 40), Image.Resampling.BILINEAR)), max_tiles=6)
     assert prompt.tiles == (*enlarged.tiles, 1)
     assert torch.equal(prompt.pixel_values[:-1], enlarged.pixel_values)
 
 
-def test_pictures_and_prompt_agree(engine):
+def test_images_and_prompt_agree(engine):
     prompt = engine.prepare(user("Q", Image.new("RGB", (400, 100))))
     context = engine.tokenizer.token_id("<IMG_CONTEXT>")
     assert prompt.input_ids.count(context) == 5 * engine.model.config.tokens_per_tile
     assert prompt.pixel_values.shape == (5, 3, 56, 56)
 
 
-def test_the_picture_matters(engine):
+def test_the_image_matters(engine):
     red, noise = Image.new("RGB", (56, 56), "red"), Image.effect_noise((56, 56), 100)
     logits = []
     for image in (red, noise):

@@ -19,11 +19,11 @@ def engine(server: Any, **settings: Any) -> RemoteEngine:
     return RemoteEngine(Address.read(server.model), **{"pause": 0.01, **settings})
 
 
-def ask(text: str, *pictures: Any) -> list[Any]:
+def ask(text: str, *images: Any) -> list[Any]:
     return [
         {
             "role": "user",
-            "content": [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": text}],
+            "content": [*({"type": "image", "image": p} for p in images), {"type": "text", "text": text}],
         }
     ]
 
@@ -35,10 +35,10 @@ def test_addresses() -> None:
             Address.read(text)
 
 
-def test_a_request(fake_server: Any, monkeypatch: pytest.MonkeyPatch, picture: Any) -> None:
+def test_a_request(fake_server: Any, monkeypatch: pytest.MonkeyPatch, image: Any) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with fake_server.serve(lambda body: " two words \n") as server:
-        reply = engine(server).chat(ask("What?", picture), GenerationConfig(max_new_tokens=9))
+        reply = engine(server).chat(ask("What?", image), GenerationConfig(max_new_tokens=9))
     assert (reply.text, reply.prompt_tokens, reply.tokens) == ("two words", 7, 2)
     [body] = server.bodies
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("fake", 9, 0.0)
@@ -47,10 +47,10 @@ def test_a_request(fake_server: Any, monkeypatch: pytest.MonkeyPatch, picture: A
     assert text == {"type": "text", "text": "What?"}
     head, _, data = shown["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(data) == picture.read_bytes()
+    assert base64.b64decode(data) == image.read_bytes()
 
 
-def test_pictures_have_the_names_and_places_that_a_local_model_sees(fake_server: Any, monkeypatch: Any) -> None:
+def test_images_have_the_names_and_places_that_a_local_model_sees(fake_server: Any, monkeypatch: Any) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     image = Image.new("RGB", (2, 2), "red")
     bmp = io.BytesIO()
@@ -61,15 +61,15 @@ def test_pictures_have_the_names_and_places_that_a_local_model_sees(fake_server:
         engine(server).chat(ask("Q", image, image))
         engine(server).chat([{"role": "system", "content": "S"}, {"role": "user", "content": named}])
         engine(server).chat([{"role": "user", "content": marked}])
-    kinds = [[part.get("text", "picture") for part in body["messages"][-1]["content"]] for body in server.bodies]
-    assert kinds == [["Image-1: ", "picture", "Image-2: ", "picture", "Q"], ["Frame-1: ", "picture", "Q"],
-                     ["see ", "picture", " here"]]  # fmt: skip
+    kinds = [[part.get("text", "image") for part in body["messages"][-1]["content"]] for body in server.bodies]
+    assert kinds == [["Image-1: ", "image", "Image-2: ", "image", "Q"], ["Frame-1: ", "image", "Q"],
+                     ["see ", "image", " here"]]  # fmt: skip
     assert server.bodies[1]["messages"][0] == {"role": "system", "content": "S"}
     assert "image/png" in str(server.bodies[2])  # servers do not take BMP
     assert server.keys == [None] * 3
 
 
-def test_a_picture_with_a_scale_is_enlarged(fake_server: Any) -> None:
+def test_a_image_with_a_scale_is_enlarged(fake_server: Any) -> None:
     part = {"type": "image", "image": Image.new("RGB", (3, 2), "red"), "scale": 2}
     with fake_server.serve(lambda body: "x") as server:
         engine(server).chat([{"role": "user", "content": [part, {"type": "text", "text": "Q"}]}])

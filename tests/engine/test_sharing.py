@@ -1,4 +1,4 @@
-"""What an evaluation asks of an engine: tiles from headers, the prompt as text, pictures that are read once."""
+"""What an evaluation asks of an engine: tiles from headers, the prompt as text, images that are read once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from mini_internvl.engine import Engine, GenerationConfig, load
 from mini_internvl.engine.engine import user
-from mini_internvl.inputs.images import ImageError, picture_size
+from mini_internvl.inputs.images import ImageError, image_dimensions
 
 SHORT = GenerationConfig(max_new_tokens=6)
 
@@ -29,18 +29,18 @@ def sideways(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
-def test_sizes_are_those_of_the_upright_picture(tmp_path: Path, suffix: str) -> None:
-    assert picture_size(sideways(tmp_path / f"a.{suffix}")) == (50, 200)
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path, suffix: str) -> None:
+    assert image_dimensions(sideways(tmp_path / f"a.{suffix}")) == (50, 200)
     with pytest.raises(ImageError, match="does not exist"):
-        picture_size(tmp_path / "nothing.png")
+        image_dimensions(tmp_path / "nothing.png")
 
 
 def test_tiles_are_counted_as_they_are_cut(tiny: Engine, tmp_path: Path) -> None:
     wide = Image.new("RGB", (300, 60))
     sources: list[Any] = [sideways(tmp_path / "a.jpg"), wide, Image.new("RGB", (30, 30))]
-    for pictures in ([], sources[:1], sources[1:2], sources):
+    for images in ([], sources[:1], sources[1:2], sources):
         for limit in (None, 1, 3):
-            messages = user("What?", *pictures)
+            messages = user("What?", *images)
             prompt = tiny.prepare(messages, max_tiles=limit)
             assert tiny.count_tiles(messages, max_tiles=limit) == sum(prompt.tiles)
 
@@ -52,11 +52,9 @@ def test_the_prompt_as_text(tiny: Engine) -> None:
     assert tiny.arithmetic == "torch cpu float32"
 
 
-def test_pictures_of_several_questions_are_read_once(
-    tiny: Engine, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_of_several_questions_are_read_once(tiny: Engine, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Image.new("RGB", (120, 80), "green")
-    asked = [user("What is this?", str(picture)), user("What?", other), user("Why?", str(picture)), user("Why?")]
+    asked = [user("What is this?", str(image)), user("What?", other), user("Why?", str(image)), user("Why?")]
     alone = [tiny.chat(messages, SHORT).text for messages in asked]
     encoded = []
     encode = tiny.model.encode_images

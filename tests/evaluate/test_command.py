@@ -28,7 +28,7 @@ FILES = ("predictions.jsonl", "score.json")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ChartQA's files with 20 questions about three pictures; the answer to question n is n."""
+    """ChartQA's files with 20 questions about three images; the answer to question n is n."""
     folder = tmp_path_factory.mktemp("data") / "chartqa"
     (folder / "images").mkdir(parents=True)
     for i in range(3):
@@ -136,7 +136,7 @@ def test_files_and_table(fake_server: Any, data: Path, tmp_path: Path, capsys: p
     assert [row["id"] for row in rows][:2] == ["human/0", "human/1"]
     assert all(list(row) == ["id", "question", "answer", "right", "truth"] and row["right"] for row in rows)
     found = json.loads((tmp_path / "chartqa" / "score.json").read_text())
-    assert (found["benchmark"], found["headline"], found["headline_value"]) == ("chartqa", "accuracy", 100.0)
+    assert (found["benchmark"], found["primary_metric"], found["primary_value"]) == ("chartqa", "accuracy", 100.0)
     assert (found["items"], found["of"], found["limit"], found["seed"]) == (QUESTIONS, QUESTIONS, None, None)
     assert found["model"]["name"] == "fake"
     assert found["split"] == "test"
@@ -169,7 +169,7 @@ def test_items_of_one_figure_are_sampled_together() -> None:
         def together(item: Item) -> str:
             return item.id[0]
 
-    items = [Item(id=f"{a}{b}", messages=[], truth={}) for a in "xyz" for b in "123"]
+    items = [Item(id=f"{a}{b}", messages=[], reference={}) for a in "xyz" for b in "123"]
     taken = [item.id for item in sample(Benchmark, items, 4, 0)]
     assert len(taken) == 6
     assert len({name[0] for name in taken}) == 2
@@ -246,7 +246,7 @@ def test_a_run_folder_belongs_to_one_model_and_keeps_every_split(
     assert splits == ["human", "augmented"]
 
 
-def test_drawn_pictures_are_recorded_so_that_they_can_be_drawn_again(
+def test_drawn_images_are_recorded_so_that_they_can_be_drawn_again(
     fake_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mini_internvl.report import eval_folder, examples
@@ -264,7 +264,7 @@ def test_drawn_pictures_are_recorded_so_that_they_can_be_drawn_again(
 
 
 def test_titles_stand_on_one_line_and_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    result = {"headline": "all", "values": {"a/[x]": 1.0, "all": 2.0, "b/y": 3.0, "a/z": None}, "errors": {}}
+    result = {"primary_metric": "all", "values": {"a/[x]": 1.0, "all": 2.0, "b/y": 3.0, "a/z": None}, "errors": {}}
     result |= {"counts": {}, "partial": "why", "items": 4, "of": 9, "seed": 0, "split": "test", "protocol": "paper"}
     command.print_score({**result, "title": "Title"}, "a-model-with-a-long-name")
     out = capsys.readouterr().out

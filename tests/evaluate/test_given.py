@@ -12,7 +12,7 @@ from mini_internvl.records import Item
 
 
 def items(*ids: str) -> list[Item]:
-    return [Item(id=name, messages=[{"role": "user", "content": "?"}], truth={}) for name in ids]
+    return [Item(id=name, messages=[{"role": "user", "content": "?"}], reference={}) for name in ids]
 
 
 @pytest.mark.parametrize(

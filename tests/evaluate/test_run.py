@@ -46,7 +46,7 @@ def item(number, question=None, **limits):
     return Item(
         id=f"i{number}",
         messages=[{"role": "user", "content": question or f"question {'x' * (number % 7)} number {number}"}],
-        truth={},
+        reference={},
         **limits,
     )
 
@@ -64,8 +64,8 @@ def test_answers_come_back_in_the_items_order():
 def test_similar_items_share_a_batch():
     engine = FakeEngine()
     image = {"type": "image", "image": Image.new("RGB", (2, 2))}
-    picture = Item(id="p", messages=[{"role": "user", "content": [image, {"type": "text", "text": "p"}]}], truth={})
-    predict(engine, [item(0, "a long question"), picture, item(1, "b")], batch_size=2)
+    alone = Item(id="p", messages=[{"role": "user", "content": [image, {"type": "text", "text": "p"}]}], reference={})
+    predict(engine, [item(0, "a long question"), alone, item(1, "b")], batch_size=2)
     assert [questions for questions, *_ in engine.calls] == [["b", "a long question"], ["p"]]
 
 
@@ -107,17 +107,17 @@ def test_kept_answers_are_not_asked_again(cache):
     assert third.calls == []
 
 
-def test_another_question_limit_model_or_picture_is_asked_anew(cache, tmp_path):
-    def with_picture(colour):
-        Image.new("RGB", (3, 3), colour).save(tmp_path / "picture.png")
-        parts = [{"type": "image", "image": str(tmp_path / "picture.png")}, {"type": "text", "text": "what"}]
-        return Item(id="p", messages=[{"role": "user", "content": parts}], truth={})
+def test_another_question_limit_model_or_image_is_asked_anew(cache, tmp_path):
+    def with_image(colour):
+        Image.new("RGB", (3, 3), colour).save(tmp_path / "image.png")
+        parts = [{"type": "image", "image": str(tmp_path / "image.png")}, {"type": "text", "text": "what"}]
+        return Item(id="p", messages=[{"role": "user", "content": parts}], reference={})
 
     predict(FakeEngine(), [item(1, "first")], cache=cache, model="a")
-    predict(FakeEngine(), [with_picture("red")], cache=cache, model="a")
+    predict(FakeEngine(), [with_image("red")], cache=cache, model="a")
     limited = (item(1, "first", max_tiles=3), item(1, "first", max_new_tokens=7))
     changes = [(item(1, "other"), "a"), *((changed, "a") for changed in limited), (item(1, "first"), "b")]
-    for changed, model in [*changes, (with_picture("blue"), "a")]:  # the same name, another content
+    for changed, model in [*changes, (with_image("blue"), "a")]:  # the same name, another content
         engine = FakeEngine()
         predict(engine, [changed], cache=cache, model=model)
         assert len(engine.asked) == 1
@@ -191,13 +191,13 @@ def test_batches_depend_on_the_items_alone():
         assert len(batch) <= 4
         assert len({items[i].max_new_tokens for i in batch}) == 1
         assert len(batch) == 1 or sum(tiles[f"i{i}"] for i in batch) <= 40
-    same = group(items, prompts, lambda one: 1, pictures=[str(i % 5) for i in range(20)], batch_size=2)
+    same = group(items, prompts, lambda one: 1, images=[str(i % 5) for i in range(20)], batch_size=2)
     assert all(len({i % 5 for i in batch}) == 1 for batch in same)
     many = group(items, prompts, lambda one: 500, batch_size=4)
     assert all(len(batch) == 1 for batch in many)
 
 
-def test_pictures_of_the_next_batch_are_prepared_while_one_is_answered():
+def test_images_of_the_next_batch_are_prepared_while_one_is_answered():
     class Preparing(FakeEngine):
         ready = None
 
@@ -251,7 +251,7 @@ def drawn(number, kind, task, answer):
     return Item(
         id=str(number),
         messages=[{"role": "user", "content": f"Q {answer}"}],
-        truth={"kind": kind, "task": task, "answer": answer},
+        reference={"kind": kind, "task": task, "answer": answer},
     )
 
 
@@ -311,7 +311,7 @@ def test_asking_and_scoring_go_together():
 
 def test_drawn_items_are_the_same_each_time():
     first, again = (list(synth.items(names=("shapes",), count=3)) for _ in range(2))
-    assert [item.truth for item in first] == [item.truth for item in again]
-    pictures = [[item.messages[0]["content"][0]["image"].tobytes() for item in items] for items in (first, again)]
-    assert pictures[0] == pictures[1]
+    assert [item.reference for item in first] == [item.reference for item in again]
+    images = [[item.messages[0]["content"][0]["image"].tobytes() for item in items] for items in (first, again)]
+    assert images[0] == images[1]
     assert len({item.id for item in first}) == 3

@@ -16,7 +16,9 @@ from mini_internvl.evaluate.sheets import SHEETS
 from mini_internvl.records import Prediction
 
 
-def write_score(run, benchmark, values, *, headline="accuracy", split="test", model="mine", sha256="ab" * 32, **other):
+def write_score(
+    run, benchmark, values, *, primary_metric="accuracy", split="test", model="mine", sha256="ab" * 32, **other
+):
     """A score as ``minivl eval`` leaves it."""
     path = run / benchmark / "score.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +27,7 @@ def write_score(run, benchmark, values, *, headline="accuracy", split="test", mo
         "title": benchmark.upper(),
         "split": split,
         "protocol": None,
-        "headline": headline,
+        "primary_metric": primary_metric,
         "values": values,
         "errors": {},
         "counts": {},
@@ -97,13 +99,13 @@ def test_columns_name_figures_and_splits_that_the_benchmark_has(name, tmp_path):
     values = benchmark.score(items, predictions, judge=judge if replies else None).values
     known = {*benchmark.SPLITS, *getattr(benchmark, "UNSCORED", ())}
     for column in (column for column in COLUMNS if column.benchmark == name):
-        assert (column.figure or benchmark.HEADLINE) in values, (column.label, sorted(values))
+        assert (column.metric or benchmark.PRIMARY_METRIC) in values, (column.label, sorted(values))
         assert not column.splits or known & set(column.splits), f"{column.label}: the splits are {sorted(known)}"
 
 
 def test_a_run_fills_its_columns_and_its_average(tmp_path):
     write_score(tmp_path, "chartqa", {"accuracy": 70.25})
-    write_score(tmp_path, "ocrbench", {"score": 700.0}, headline="score")
+    write_score(tmp_path, "ocrbench", {"score": 700.0}, primary_metric="score")
     filled = table("general", tmp_path)
     cells = row(filled, "mine")
     assert (cells["ChartQA"].text, cells["OCRBench"].text, cells["MMMU"].text) == ("70.2", "700", "-")
@@ -137,9 +139,9 @@ def test_another_protocol_is_marked_and_the_papers_is_not(tmp_path, monkeypatch)
 
 
 def test_splits_of_one_benchmark_keep_apart_and_runs_of_one_model_share_a_row(tmp_path):
-    figures = {"type/presence": 90.0, "type/comp": 91.0, "accuracy": 90.5}
-    write_score(tmp_path / "one", "rsvqa_hr", figures, split="test1")
-    write_score(tmp_path / "two", "rsvqa_hr", {name: value - 5 for name, value in figures.items()}, split="test2")
+    metrics = {"type/presence": 90.0, "type/comp": 91.0, "accuracy": 90.5}
+    write_score(tmp_path / "one", "rsvqa_hr", metrics, split="test1")
+    write_score(tmp_path / "two", "rsvqa_hr", {name: value - 5 for name, value in metrics.items()}, split="test2")
     filled = table("remote", tmp_path / "one", tmp_path / "two")
     assert [r.name for r in filled.rows if not r.published] == ["mine"]
     cells = row(filled, "mine")
@@ -181,7 +183,7 @@ def test_figures_that_could_not_be_computed_are_no_numbers(tmp_path):
     write_score(tmp_path, "bddx_text", {"description/CIDEr": None, "description/B4": float("nan"), "full/B4": 3.0})
     cells = row(table("bddx", tmp_path), "mine")
     assert [cells[f"{name} B4"].text for name in ("description", "full")] == ["-", "3.00"]
-    write_score(tmp_path / "b", "chartqa", {"x": 2.0}, headline={"name": "x", "value": 2.0})
+    write_score(tmp_path / "b", "chartqa", {"x": 2.0}, primary_metric={"name": "x", "value": 2.0})
     assert row(table("general", tmp_path / "b"), "mine")["ChartQA"].value == 2.0
 
 

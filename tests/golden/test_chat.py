@@ -25,8 +25,8 @@ def _tokenizer(name):
 def _messages(turns):
     messages = []
     for turn in turns:
-        pictures = [{"type": "image", "image": None}] * turn["value"].count("<image>")
-        content = [*pictures, {"type": "text", "text": turn["value"]}] if pictures else turn["value"]
+        images = [{"type": "image", "image": None}] * turn["value"].count("<image>")
+        content = [*images, {"type": "text", "text": turn["value"]}] if images else turn["value"]
         messages.append({"role": ROLES[turn["from"]], "content": content})
     return messages
 

@@ -11,13 +11,13 @@ import string
 import pytest
 
 from mini_internvl.benchmarks import gmai_mmbench, mmbench_cn, mmbench_en, mmmu
-from mini_internvl.benchmarks._example import Example, Picture
+from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.metrics import mmmu as metric
 from mini_internvl.metrics.options import answered_letters, infer_option, internvl_answer, multi_answer, through_table
 from mini_internvl.records import Prediction
 
 KEYS = {"head": "head", "2024_10": "2024-10"}
-PICTURE = Picture(width=8, height=8).base64()
+IMAGE = ExampleImage(width=8, height=8).base64()
 OURS = ("prediction", "options")
 """Fields of the recorded rows that official files lack."""
 
@@ -35,7 +35,7 @@ def _items(benchmark, folder, name, rows, protocol):
     official = [
         {"A": "", "B": ""} | {k: "" if v is None else v for k, v in row.items() if k not in OURS} for row in rows
     ]
-    Example(files={name: [{**row, "image": PICTURE} for row in official]}, good=(), bad=()).write(folder)
+    Example(files={name: [{**row, "image": IMAGE} for row in official]}, good=(), bad=()).write(folder)
     return list(benchmark.items(folder, protocol=protocol))
 
 
@@ -83,13 +83,13 @@ def test_mmbench_tables(golden, tmp_path, name, protocol, key):
     wanted = data["aggregate"][key]
     items = _items(benchmark, tmp_path, benchmark.FILES["dev"], rows, protocol)
     for split, shares in wanted["acc"].items():
-        inside = [item for item in items if item.truth["sheet"]["split"] == split]
+        inside = [item for item in items if item.reference["sheet"]["split"] == split]
         score = _score(benchmark, inside, rows, protocol)
-        found = {figure.split("/", 1)[-1]: value for figure, value in score.values.items()}
+        found = {metric.split("/", 1)[-1]: value for metric, value in score.values.items()}
         found["Overall"] = found.pop("accuracy")
         assert found == _percent(shares), split
     for group, hit in wanted["hits"].items():
-        inside = [item for item in items if item.truth["index"] % 1_000_000 == int(group)]
+        inside = [item for item in items if item.reference["index"] % 1_000_000 == int(group)]
         assert _score(benchmark, inside, rows, protocol).values["accuracy"] == 100 * hit, group
 
 
@@ -147,7 +147,7 @@ def test_mmmu_vlmevalkit(golden, tmp_path, protocol, key):
     for split, shares in wanted["acc"].items():
         rows = [{**row, "split": "validation"} for row in suite["rows"] if row["split"] == split]
         score = _score(mmmu, _items(mmmu, tmp_path, mmmu.TABLE, rows, protocol), rows, protocol)
-        found = {figure.split("/", 1)[-1]: value for figure, value in score.values.items()}
+        found = {metric.split("/", 1)[-1]: value for metric, value in score.values.items()}
         found["Overall"] = found.pop("accuracy")
         assert found == _percent(shares), split
 
@@ -212,8 +212,8 @@ def test_gmai_multi_table(golden, tmp_path):
     ]
     items = _items(gmai_mmbench, tmp_path, gmai_mmbench.VAL[0], rows, "paper")
     values = _score(gmai_mmbench, items, rows, "paper").values
-    for figure, name in (("multi/accuracy", "acc"), ("multi/recall", "recall")):
+    for key, name in (("multi/accuracy", "acc"), ("multi/recall", "recall")):
         mean = sum(case["expected"][name] for case in cases) / len(cases)
-        assert values[figure] == pytest.approx(100 * mean, abs=1e-7)
+        assert values[key] == pytest.approx(100 * mean, abs=1e-7)
         if len(cases) == len(multi):
             assert mean == pytest.approx(data["aggregate_multi"]["macro"][f"2D Mcls_{name}"], abs=1e-9)

@@ -27,9 +27,9 @@ def _read(golden, name):
     return json.loads((golden / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def _asked(truths, texts):
-    """Items without pictures, and the answers to them."""
-    items = [Item(id=str(number), messages=[], truth=truth) for number, truth in enumerate(truths)]
+def _asked(references, texts):
+    """Items without images, and the answers to them."""
+    items = [Item(id=str(number), messages=[], reference=reference) for number, reference in enumerate(references)]
     return items, [Prediction(item_id=item.id, text=text) for item, text in zip(items, texts, strict=True)]
 
 
@@ -38,7 +38,7 @@ def _close(value, wanted):
 
 
 def _recorded(wanted):
-    """Whether a figure was recorded: not where the official code stopped or had nothing to average."""
+    """Whether a metric was recorded: not where the official code stopped or had nothing to average."""
     return isinstance(wanted, int | float)
 
 
@@ -50,8 +50,8 @@ def _hit(wanted):
 
 
 def _chartqa(cases):
-    truths = [{"half": case["input"]["split"], "answers": case["input"]["answer"]} for case in cases]
-    return _asked(truths, [case["input"]["prediction"] for case in cases])
+    references = [{"half": case["input"]["split"], "answers": case["input"]["answer"]} for case in cases]
+    return _asked(references, [case["input"]["prediction"] for case in cases])
 
 
 def test_chartqa_cases(golden):
@@ -80,7 +80,7 @@ def test_chartqa_halves(golden):
 
 
 LABELS = {"answer_type": "answer_types", "evidence": "evidence_types", "operation": "operation_types"}
-"""Group of figures -> its name in the official report."""
+"""Group of metrics -> its name in the official report."""
 
 
 def _rows(cases):
@@ -105,8 +105,8 @@ def test_anls_cases(golden, name):
 def test_anls_aggregates(golden, benchmark):
     data = _read(golden, benchmark.LAYOUT.benchmark)
     rows, wanted = _rows(data["cases"]), data["aggregate"]
-    truths = [{"answers": row["golds"], "labels": {group: row[group] for group in LABELS}} for row in rows]
-    items, predictions = _asked(truths, [row["answer"] for row in rows])
+    references = [{"answers": row["golds"], "labels": {group: row[group] for group in LABELS}} for row in rows]
+    items, predictions = _asked(references, [row["answer"] for row in rows])
     score = benchmark.score(items, predictions)
     assert _close(score.values["anls"], 100 * wanted["anls"])
     assert _close(benchmark.score(items, predictions, protocol="vlmevalkit").values["anls"], 100 * wanted["anls"])
@@ -127,10 +127,10 @@ def test_anls_aggregates(golden, benchmark):
 def test_ai2d(golden):
     data = _read(golden, "ai2d")
     cases = data["cases"]
-    truths = [{"answers": [case["input"]["answer"]], "options": case["input"]["options"]} for case in cases]
-    items, predictions = _asked(truths, [case["input"]["prediction"] for case in cases])
+    references = [{"answers": [case["input"]["answer"]], "options": case["input"]["options"]} for case in cases]
+    items, predictions = _asked(references, [case["input"]["prediction"] for case in cases])
     assert len(cases) == data["aggregate"]["n"]
-    for key, figure in (
+    for key, metric in (
         ("internvl_exact_match", "internvl_accuracy"),
         ("vlmevalkit_head", "vlmevalkit_head_accuracy"),
         ("vlmevalkit_2024_10", "vlmevalkit_2024_10_accuracy"),
@@ -142,11 +142,11 @@ def test_ai2d(golden):
             assert score.values["accuracy"] == 100 * _hit(wanted), (case["id"], key)
             if isinstance(wanted, dict) and "option" in wanted:
                 version = protocol.removeprefix("vlmevalkit-")
-                assert (infer_option(prediction.text, item.truth["options"], version=version) or "Z") == wanted[
+                assert (infer_option(prediction.text, item.reference["options"], version=version) or "Z") == wanted[
                     "option"
                 ]
         score = ai2d.score(items, predictions, protocol=protocol)
-        assert _close(score.values["accuracy"], 100 * data["aggregate"][figure])
+        assert _close(score.values["accuracy"], 100 * data["aggregate"][metric])
 
 
 OCRBENCH = {"official": "official", "vlmevalkit": "paper"}
@@ -154,11 +154,11 @@ OCRBENCH = {"official": "official", "vlmevalkit": "paper"}
 
 def _ocrbench(rows):
     """Items and answers of (category, data set, gold answers, answer)."""
-    truths = [
+    references = [
         {"category": category, "data_set": data_set, "answers": [golds] if isinstance(golds, str) else golds}
         for category, data_set, golds, _ in rows
     ]
-    return _asked(truths, [row[3] or "" for row in rows])
+    return _asked(references, [row[3] or "" for row in rows])
 
 
 def test_ocrbench_cases(golden):
@@ -183,7 +183,7 @@ def test_ocrbench_suite(golden):
     assert _close(score.values["share"], suite["vlmevalkit"]["Final Score Norm"])
     _check_points(ocrbench.score(items, predictions, protocol="official"), suite["official_report"])
     pairs = zip(items, predictions, strict=True)
-    report = points((item.truth["category"], ocrbench.right(item, given.text)) for item, given in pairs)
+    report = points((item.reference["category"], ocrbench.right(item, given.text)) for item, given in pairs)
     assert report == suite["official_report"]
 
 
@@ -192,5 +192,5 @@ def _check_points(score, wanted):
         if name == "Final Score":
             assert score.values["score"] == pytest.approx(value)
         elif name != "Final Score Norm":
-            figures = [figure for figure in score.values if figure.split("/")[-1] == name]
-            assert sum(score.values[figure] for figure in figures) == pytest.approx(value), name
+            metrics = [metric for metric in score.values if metric.split("/")[-1] == name]
+            assert sum(score.values[metric] for metric in metrics) == pytest.approx(value), name

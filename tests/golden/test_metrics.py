@@ -83,10 +83,10 @@ def test_bddx_signals(golden, signal):
 
 def test_bddx_signals_of_several_steps(golden):
     data = _read(golden, "bddx_signals")["multi_step"]
-    truth = np.array(data["gt_[sample][signal][step]"])
+    reference = np.array(data["gt_[sample][signal][step]"])
     guess = np.array(data["pred_[sample][step][signal]"]).swapaxes(1, 2)  # to (sample, signal, step)
-    kept = recorded(truth)
+    kept = recorded(reference)
     for place, signal in enumerate(data["signals"]):
-        scores = signal_scores(guess[kept, place].ravel(), truth[kept, place].ravel())
+        scores = signal_scores(guess[kept, place].ravel(), reference[kept, place].ravel())
         for name, wanted in data["expected"][signal].items():
             assert _close(scores[name], wanted, SINGLE if name == "rmse" else CLOSE), (signal, name)

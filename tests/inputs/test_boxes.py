@@ -25,7 +25,7 @@ def test_pixels_survive_the_way_there_and_back(width, height, shares):
         assert abs(before - after) <= length / 2000 + 1e-6
 
 
-def test_boxes_outside_the_picture_are_clipped():
+def test_boxes_outside_the_image_are_clipped():
     assert boxes.to_thousand((-5, -5, 500, 500), 100, 200) == (0, 0, 1000, 1000)
     assert boxes.to_pixels((0, 0, 1200, 1000), 100, 200) == (0, 0, 100, 200)
 
@@ -102,7 +102,7 @@ def test_intersection_over_union(first, second, overlap):
     assert boxes.iou(second, first) == pytest.approx(overlap)
 
 
-def test_drawing_leaves_the_picture_alone():
+def test_drawing_leaves_the_image_alone():
     image = Image.new("RGB", (60, 40), "white")
     drawn = boxes.draw(image, [(10, 10, 50, 30)], ["car"])
     assert image.getextrema() == ((255, 255),) * 3

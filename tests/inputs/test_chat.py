@@ -1,4 +1,4 @@
-"""Conversations: the mask covers answers alone, pictures stand where they should, mistakes name their turn."""
+"""Conversations: the mask covers answers alone, images stand where they should, mistakes name their turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tokenizer(checkpoint):
 
 @pytest.fixture
 def render(tokenizer):
-    """Messages -> (text, ids, labels) with a short system message; one context token a picture tile."""
+    """Messages -> (text, ids, labels) with a short system message; one context token an image tile."""
 
     def run(messages, tiles=(), template=HERMES, tokens_per_tile=1, system_message="S"):
         encoded = chat.encode(
@@ -77,7 +77,7 @@ def test_only_answers_and_their_separators_are_supervised(render, tokenizer):
 
 
 def test_the_ids_are_those_of_the_whole_text(render, tokenizer):
-    messages = [user("Why does the car turn?"), assistant("Because."), user("What?"), assistant("The picture.")]
+    messages = [user("Why does the car turn?"), assistant("Because."), user("What?"), assistant("The image.")]
     rendered, ids, _ = render(messages)
     assert ids == tokenizer.encode(rendered)
 
@@ -115,12 +115,12 @@ def test_templates_are_found_by_name():
         ("A <image> mark", [2], f"A <img>{'<IMG_CONTEXT>' * 2}</img> mark"),
     ],
 )
-def test_pictures_stand_where_they_should(render, content, tiles, wanted):
+def test_images_stand_where_they_should(render, content, tiles, wanted):
     rendered, _, _ = render([user(content)], tiles)
     assert rendered == f"{HEAD}<|im_start|>user\n{wanted}<|im_end|>{OPEN}"
 
 
-def test_pictures_are_numbered_through_the_conversation(render):
+def test_images_are_numbered_through_the_conversation(render):
     messages = [user([image(), text("a")]), assistant("b"), user([image(), text("c")])]
     rendered, _, _ = render(messages, [1, 2])
     assert f"Image-1: {MARK}\na" in rendered
@@ -156,7 +156,7 @@ def test_images_are_listed_in_reading_order():
 
 
 @pytest.mark.parametrize(("n", "limit", "each"), [(0, 12, 12), (1, 12, 12), (5, 12, 2), (13, 12, 1)])
-def test_several_pictures_share_the_tiles(n, limit, each):
+def test_several_images_share_the_tiles(n, limit, each):
     assert chat.tile_limits(n, limit) == each
 
 
@@ -183,9 +183,9 @@ def test_several_pictures_share_the_tiles(n, limit, each):
         ([user("a"), assistant("b"), user("<IMG_CONTEXT>")], [], "turn 3 holds the reserved text <IMG_CONTEXT>"),
         ([user("x <img> y")], [], "turn 1 holds the reserved text <img>"),
         ([user("x </img>")], [], "turn 1 holds the reserved text </img>"),
-        ([user("no picture")], [1], "has 0 <image> marks but 1 pictures"),
-        ([user("<image> and <image>")], [1], "has 2 <image> marks but 1 pictures"),
-        ([user([image(), text("Q")])], [], "has 1 <image> marks but 0 pictures"),
+        ([user("no image")], [1], "has 0 <image> marks but 1 images"),
+        ([user("<image> and <image>")], [1], "has 2 <image> marks but 1 images"),
+        ([user([image(), text("Q")])], [], "has 1 <image> marks but 0 images"),
     ],
 )
 def test_a_conversation_that_cannot_be_rendered_is_explained(render, messages, tiles, message):
@@ -207,6 +207,6 @@ def test_an_empty_answer_may_stand_in_the_history(render):
     assert rendered == f"{HEAD}<|im_start|>user\na<|im_end|>{OPEN}<|im_end|><|im_start|>user\nb<|im_end|>{OPEN}"
 
 
-def test_the_system_message_holds_no_pictures(render):
-    with pytest.raises(ChatError, match="turn 1: a system message holds no pictures"):
+def test_the_system_message_holds_no_images(render):
+    with pytest.raises(ChatError, match="turn 1: a system message holds no images"):
         render([{"role": "system", "content": [image()]}, user("a")], [1])

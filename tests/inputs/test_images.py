@@ -1,4 +1,4 @@
-"""Pictures of every mode and origin become upright RGB; what is no picture is refused in one plain line."""
+"""Images of every mode and origin become upright RGB; what is no image is refused in one plain line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def gradient(size=(12, 8)):
-    """A picture in which every pixel differs from its neighbours."""
+    """An image in which every pixel differs from its neighbours."""
     columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     return Image.fromarray(np.stack([columns * 20, rows * 30, columns + rows], axis=-1).astype(np.uint8))
 
@@ -100,7 +100,7 @@ def test_an_animation_gives_its_first_frame():
     assert np.asarray(load_image(data))[0, 0].tolist() == [255, 0, 0]
     image = Image.open(io.BytesIO(data))
     image.seek(1)
-    assert np.asarray(load_image(image))[0, 0].tolist() == [0, 0, 255]  # an opened picture: the frame that was chosen
+    assert np.asarray(load_image(image))[0, 0].tolist() == [0, 0, 255]  # an opened image: the frame that was chosen
 
 
 def test_palette_transparency_is_read_without_a_warning():
@@ -115,9 +115,9 @@ def test_alpha_is_dropped_as_in_the_original():
     assert np.array_equal(load_image(encoded(image)), gradient())
 
 
-def test_paths_bytes_and_data_urls_give_the_same_picture(tmp_path):
+def test_paths_bytes_and_data_urls_give_the_same_image(tmp_path):
     data = encoded(gradient())
-    path = tmp_path / "a picture.png"
+    path = tmp_path / "an image.png"
     path.write_bytes(data)
     url = "data:image/png;base64," + base64.b64encode(data).decode()
     for source in (path, str(path), data, bytearray(data), url, gradient()):
@@ -130,12 +130,12 @@ def test_paths_bytes_and_data_urls_give_the_same_picture(tmp_path):
         ("data:image/png,abc", "is not base64; write data:image/png;base64"),
         ("data:image/png;base64", "is not base64"),
         ("data:image/png;base64,@@@", "is not valid base64"),
-        ("data:image/png;base64,aGVsbG8=", "the data URL is not a picture"),
+        ("data:image/png;base64,aGVsbG8=", "the data URL is not an image"),
         ("https://example.com/a.png", "https://example.com/a.png is a web address; download it"),
         ("http://example.com/a.png", "is a web address"),
     ],
 )
-def test_urls_that_hold_no_picture_are_refused(url, message):
+def test_urls_that_hold_no_image_are_refused(url, message):
     with pytest.raises(ImageError, match=message):
         load_image(url)
 
@@ -146,7 +146,7 @@ def test_missing_folders_and_texts_are_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     for source, message in (
         (tmp_path / "none.png", r"none\.png does not exist"),
-        (text, r"notes\.png is not a picture: its content is text"),
+        (text, r"notes\.png is not an image: its content is text"),
         (tmp_path / "empty.png", r"empty\.png is empty"),
         (tmp_path, "cannot be read: Is a directory"),
         (b"", "the given data is empty"),
@@ -169,7 +169,7 @@ def test_a_cut_off_file_is_refused(tmp_path, kind):
     data = encoded(noise, kind)
     path = tmp_path / f"cut.{kind.lower()}"
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ImageError, match=r"cut\.\w+ (is damaged or cut off|is not a picture)") as caught:
+    with pytest.raises(ImageError, match=r"cut\.\w+ (is damaged or cut off|is not an image)") as caught:
         load_image(path)
     assert "\n" not in str(caught.value)
 
@@ -212,6 +212,6 @@ def test_a_thin_strip_is_refused(size):
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_without_pixels_is_refused():
+def test_a_image_without_pixels_is_refused():
     with pytest.raises(ImageError, match="0x5: it has no pixels"):
         load_image(Image.new("RGB", (0, 5)))

@@ -137,24 +137,24 @@ def test_decoding(kind, theirs):
     assert theirs(kind).decode([_ours(kind).token_id("<box>")]) == "<box>"
 
 
-def _picture():
-    with Image.open(next((ROOT / "tiles").glob("image1*.png"))) as picture:
-        return picture.convert("RGB")
+def _image():
+    with Image.open(next((ROOT / "tiles").glob("image1*.png"))) as image:
+        return image.convert("RGB")
 
 
 def _conversations():
-    picture = {"type": "image", "image": _picture()}
+    image = {"type": "image", "image": _image()}
     question = {"type": "text", "text": " What is  this?\n"}
     yield [{"role": "user", "content": "hi\n"}]
-    yield [{"role": "user", "content": [picture, question]}]
-    yield [{"role": "user", "content": [question, picture]}]
+    yield [{"role": "user", "content": [image, question]}]
+    yield [{"role": "user", "content": [question, image]}]
     yield [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [picture, {**picture, "name": "FRONT"}, question]},
+        {"role": "user", "content": [image, {**image, "name": "FRONT"}, question]},
         {"role": "assistant", "content": " yes\n"},
-        {"role": "user", "content": [picture, {"type": "text", "text": "<ref>x</ref>"}]},
+        {"role": "user", "content": [image, {"type": "text", "text": "<ref>x</ref>"}]},
     ]
-    yield [{"role": "user", "content": [picture, picture, {"type": "text", "text": "<image> or\n<image>?"}]}]
+    yield [{"role": "user", "content": [image, image, {"type": "text", "text": "<image> or\n<image>?"}]}]
 
 
 def _encoded(kind, messages, tiles):
@@ -190,12 +190,12 @@ def test_a_system_message_of_the_checkpoint(theirs):
 
 @each_kind
 def test_pixels(kind, folders):
-    """Equal where transformers uses Pillow; with torchvision one step of 255 apart in a few pixels of this picture."""
+    """Equal where transformers uses Pillow; with torchvision one step of 255 apart in a few pixels of this image."""
     processor = AutoImageProcessor.from_pretrained(folders / kind)
     config = TileConfig(image_size=_config(kind).image_size, max_tiles=_config(kind).max_tiles)
-    picture = _picture()
-    expected = pixel_values(picture, config)
-    got = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"])
+    image = _image()
+    expected = pixel_values(image, config)
+    got = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])
     assert got.shape == expected.shape
     assert (got - expected).abs().max() < 1.01 / (255 * 0.224)
     assert ((got - expected).abs() > 1e-5).float().mean() < 0.01

@@ -40,7 +40,7 @@ def test_no_other_grid_is_nearer_and_ties_go_by_area(width, height, max_tiles):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(side=sides, max_tiles=limits)
-def test_a_square_picture_has_a_square_grid(side, max_tiles):
+def test_a_square_image_has_a_square_grid(side, max_tiles):
     columns, rows = choose_grid(side, side, max_tiles=max_tiles)
     assert columns == rows
 
@@ -147,7 +147,7 @@ def test_values_are_normalised_by_channel():
     assert values[0, 0, 1, 2].item() == pytest.approx((128 / 255 - 0.485) / 0.229, abs=1e-6)
 
 
-def test_a_file_becomes_pixel_values(picture):
-    values = pixel_values(picture, TileConfig(image_size=56, max_tiles=4))
+def test_a_file_becomes_pixel_values(image):
+    values = pixel_values(image, TileConfig(image_size=56, max_tiles=4))
     assert values.shape == (5, 3, 56, 56)  # 120 x 80: 2 x 2 tiles and the thumbnail
-    assert torch.equal(values, normalise(split_tiles(Image.open(picture), TileConfig(image_size=56, max_tiles=4))))
+    assert torch.equal(values, normalise(split_tiles(Image.open(image), TileConfig(image_size=56, max_tiles=4))))

@@ -77,7 +77,7 @@ def test_rsvqa_corners() -> None:
     assert rsvqa_scores([]) == {"type_scores": {}, "type_counts": {}, "total_score": 0.0, "total_score_useful": 0.0}
 
 
-def test_coordinates_go_to_the_stitched_picture_and_back() -> None:
+def test_coordinates_go_to_the_stitched_image_and_back() -> None:
     text = "is <c1,CAM_BACK_RIGHT,1088.3,497.5> near <c2,CAM_SIDE,1.0,2.0>?"
     stitched = drivelm.to_stitched(text)
     assert stitched == "is <c1,CAM_BACK_RIGHT,[893, 776]> near <c2,CAM_SIDE,1.0,2.0>?"

@@ -39,7 +39,7 @@ def test_missing_fields_take_the_defaults_of_the_original():
     assert (config.use_thumbnail, config.select_layer) == (False, -1)
 
 
-def test_without_dynamic_size_a_picture_is_one_tile():
+def test_without_dynamic_size_a_image_is_one_tile():
     assert VLMConfig.from_official(official_config("1B") | {"dynamic_image_size": False}).max_tiles == 1
 
 

@@ -59,7 +59,7 @@ def bicubic(values, size):
     return torch.tensor(out)
 
 
-def test_other_picture_sizes_run():
+def test_other_image_sizes_run():
     model = InternViT(config()).eval()
     assert model(torch.randn(1, 3, 28, 84)).shape == (1, 1 + 2 * 6, 8)
 

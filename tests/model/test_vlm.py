@@ -52,7 +52,7 @@ def test_a_wrong_number_of_placeholders_is_refused_with_both_numbers(make, place
         make()(ids, torch.randn(tiles, 3, 56, 56))
 
 
-def test_pictures_without_a_known_placeholder_id_are_refused(make):
+def test_images_without_a_known_placeholder_id_are_refused(make):
     model = make()
     model.image_token_id = None
     with pytest.raises(ValueError, match="image_token_id is not set"):

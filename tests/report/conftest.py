@@ -1,4 +1,4 @@
-"""The folder of a finished adaptation as ``minivl adapt driving-sim`` leaves it, with made-up figures."""
+"""The folder of a finished adaptation as ``minivl adapt driving-sim`` leaves it, with made-up metrics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SIGNALS = {
 
 
 def frame(kind: int, number: int) -> Image.Image:
-    """A picture of a road, 112 pixels square, so that a page looks like one."""
+    """An image of a road, 112 pixels square, so that a page looks like one."""
     image = Image.new("RGB", (112, 112), (104, 168, 94))
     pen = ImageDraw.Draw(image)
     bend = (kind % 3 - 1) * 40
@@ -66,20 +66,26 @@ def make_clips(folder: Path, count: int = 12) -> list[dict[str, Any]]:
             names.append(f"frames/{i:06d}-{number}.png")
             frame(i, number).save(folder / names[-1])
         action, reason = ACTIONS[i % len(ACTIONS)]
-        truths = (action, reason, f"{rng.uniform(0, 15):.2f}", f"{rng.uniform(-8, 8):.2f}")
+        references = (action, reason, f"{rng.uniform(0, 15):.2f}", f"{rng.uniform(-8, 8):.2f}")
         other = ACTIONS[(i + 1) % len(ACTIONS)]
         questions = []
-        for place, ((kind, question), truth) in enumerate(zip(QUESTIONS.items(), truths, strict=True)):
+        for place, ((kind, question), reference) in enumerate(zip(QUESTIONS.items(), references, strict=True)):
             right = rng.random() < 0.75
             base_right = place > 1 and rng.random() < 0.2
-            wrong = other[place] if place < 2 else f"{float(truth) + 2.4:.2f}"
+            wrong = other[place] if place < 2 else f"{float(reference) + 2.4:.2f}"
             base = (
-                truth
+                reference
                 if base_right
                 else ("3 red circles", "7", "", "a blue square is left of the triangle")[place - i % 2]
             )
             questions.append(
-                {"kind": kind, "question": question, "truth": truth, "base": base, "adapted": truth if right else wrong}
+                {
+                    "kind": kind,
+                    "question": question,
+                    "truth": reference,
+                    "base": base,
+                    "adapted": reference if right else wrong,
+                }
                 | {"base_right": base_right, "adapted_right": right}
             )
         clips.append({"id": f"test-{i:06d}", "frames": names, "questions": questions})

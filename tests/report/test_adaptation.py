@@ -84,7 +84,7 @@ def test_every_clip_with_frames_questions_and_marks(page: Page, result: dict[str
     assert page.text.count("✓ right") == marks[True]
     assert page.text.count("✗ wrong") == marks[False]
     assert len(page.images) == 48
-    assert all(re.fullmatch(r"Picture \d of 4 of test-\d{6}", image["alt"]) for image in page.images)
+    assert all(re.fullmatch(r"Image \d of 4 of test-\d{6}", image["alt"]) for image in page.images)
     for text in {question[key] for question in questions for key in ("question", "truth", "base", "adapted")}:
         assert text in page.text
 
@@ -258,12 +258,12 @@ def test_another_domain(result: dict[str, Any], write: Callable[..., Path]) -> N
 def test_a_missing_frame_is_named_in_its_place(
     result: dict[str, Any], write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     result["clips"][0]["frames"][1:3] = ["gone/2.png", "text.png"]
     page = Page(adaptation.build(write(result)))
     assert len(page.images) == 46
-    assert "picture not found: gone/2.png" in page.text
-    assert "picture not found: text.png" in page.text
+    assert "image not found: gone/2.png" in page.text
+    assert "image not found: text.png" in page.text
 
 
 def test_absolute_frame_paths(result: dict[str, Any], write: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The page of an evaluation: every example and mark, hostile texts stay text, differences are paired, errors are plain.
 
-The benchmarks are made up; they draw their pictures.
+The benchmarks are made up; they draw their images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mini_internvl import plugins, report
-from mini_internvl.benchmarks._figures import Tally
+from mini_internvl.benchmarks._tally import Tally
 from mini_internvl.evaluate import outputs
 from mini_internvl.records import Item, Prediction
 from mini_internvl.report import evaluation, examples
@@ -50,7 +50,7 @@ class Made:
     sizes: Sequence[tuple[int, int]]
     most: float = 100.0
     boxes: bool = False
-    pictures: int = 1
+    images: int = 1
 
 
 MADE = {
@@ -66,11 +66,11 @@ MADE = {
         title="Find-It", categories={"kind": ("cars", "houses")}, sizes=((100, 100), (128, 60)), boxes=True
     ),
     "cn_text": Made(title="中文 OCR", categories={"task": ("识字", "问答")}, sizes=((100, 40),), most=1000.0),
-    "many": Made(title="Many-Views", categories={}, sizes=((60, 45),), pictures=8),
+    "many": Made(title="Many-Views", categories={}, sizes=((60, 45),), images=8),
 }
 
 
-def picture(size: tuple[int, int], seed: int) -> bytes:
+def image(size: tuple[int, int], seed: int) -> bytes:
     """A scene with a few shapes, as PNG."""
     rng = random.Random(seed)
     width, height = size
@@ -96,20 +96,25 @@ def module(name: str, count: int = 30) -> ModuleType:
         if not Path(root).is_dir():
             raise ValueError(f"the data folder {root} does not exist")
         for i in range(count):
-            seeds = [1000 * list(MADE).index(name) + 10 * i + k for k in range(made.pictures)]
+            seeds = [1000 * list(MADE).index(name) + 10 * i + k for k in range(made.images)]
             parts: list[dict[str, Any]] = [
-                {"type": "image", "image": picture(made.sizes[i % len(made.sizes)], seed)} for seed in seeds
+                {"type": "image", "image": image(made.sizes[i % len(made.sizes)], seed)} for seed in seeds
             ]
-            if made.pictures > 1:
+            if made.images > 1:
                 parts = [{**part, "name": f"CAM_{k}"} for k, part in enumerate(parts)]
             parts.append({"type": "text", "text": question(name, i)})
-            yield Item(id=f"{i}", messages=[{"role": "user", "content": parts}], truth=truth(name, i))
+            yield Item(id=f"{i}", messages=[{"role": "user", "content": parts}], reference=reference(name, i))
 
     def boxes(item: Item, text: str) -> tuple[list[Any], list[Any]]:
         numbers = [float(word) / 1000 for word in text.strip("[]").split(",") if word.strip().isdigit()]
-        return [[edge / 1000 for edge in item.truth["box"]]], [numbers] if len(numbers) == 4 else []
+        return [[edge / 1000 for edge in item.reference["box"]]], [numbers] if len(numbers) == 4 else []
 
-    settings = {"TITLE": made.title, "HEADLINE": "accuracy", "HEADLINE_MAX": made.most, "LOWER_IS_BETTER": ("time",)}
+    settings = {
+        "TITLE": made.title,
+        "PRIMARY_METRIC": "accuracy",
+        "PRIMARY_METRIC_MAX": made.most,
+        "LOWER_IS_BETTER": ("time",),
+    }
     settings |= {"items": items, "PROTOCOLS": {"paper": "As printed.", "strict": "Exact."}}
     built.__dict__.update(settings | ({"boxes": boxes} if made.boxes else {}))
     return built
@@ -126,7 +131,7 @@ def question(name: str, i: int) -> str:
     return f"What is the name of road {i}?\nA. Ash Road\nB. Birch Lane\nC. Cedar Way\nAnswer with the option's letter."
 
 
-def truth(name: str, i: int) -> dict[str, Any]:
+def reference(name: str, i: int) -> dict[str, Any]:
     """The truth of item ``i`` with its labels."""
     made = MADE[name]
     found: dict[str, Any] = {key: values[i % len(values)] for key, values in made.categories.items()}
@@ -140,7 +145,7 @@ def truth(name: str, i: int) -> dict[str, Any]:
 def answer(name: str, i: int, *, right: bool) -> str:
     """An answer to item ``i``."""
     if right:
-        found = truth(name, i)
+        found = reference(name, i)
         return str(found.get("box") or found.get("answer") or found["answers"][0])
     if MADE[name].boxes and i % 3:
         return f"[{60 + 13 * i}, 260, {320 + 9 * i}, 640]"
@@ -168,12 +173,12 @@ def write_run(
             labels = [f"{key}/{values[i % len(values)]}" for key, values in MADE[name].categories.items()]
             tally.add(right, "accuracy", *labels)
             row = {"id": str(i), "question": question(name, i), "answer": answer(name, i, right=right)}
-            rows.append({**row, "right": right, "truth": truth(name, i)})
+            rows.append({**row, "right": right, "truth": reference(name, i)})
         scale = MADE[name].most
         score = tally.score(name, items=count, scale=scale, notes={"empty": 2, "unreadable": {"box": 1}})
         content = {
             **{"benchmark": name, "title": MADE[name].title, "split": "test", "protocol": "paper"},
-            "headline": {"name": "accuracy", "value": score.values["accuracy"]},
+            "primary_metric": {"name": "accuracy", "value": score.values["accuracy"]},
             **{"values": score.values, "errors": score.errors, "counts": score.counts, "items": count},
             **{"partial": "", "notes": score.notes, "limit": None, "seed": None},
             "model": {"name": model, "path": f"checkpoints/{model}", "sha256": "4f" * 32, "parameters": 8_103_424},
@@ -278,13 +283,13 @@ def rows(run: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def test_every_item_with_pictures_marks_and_boxes(whole: tuple[Path, Page]) -> None:
+def test_every_item_with_images_marks_and_boxes(whole: tuple[Path, Page]) -> None:
     run, page = whole
     right = sum(row["right"] for name in MADE for row in rows(run, name))
     assert page.states == {"right": right, "wrong": 120 - right}
     assert page.text.count("✓ right") == right
     assert page.tags["img"] == 3 * 30 + 30 * 6
-    assert page.flat.count("and 2 more pictures") == 30
+    assert page.flat.count("and 2 more images") == 30
     assert page.boxes["true"] == 30
     assert 10 <= page.boxes["this"] <= 30
     assert page.boxes["halo"] == page.boxes["true"] + page.boxes["this"]
@@ -327,9 +332,9 @@ def test_hostile_texts_stay_text(tmp_path: Path, data: Path) -> None:
 def test_figures_by_category_and_overview(whole: tuple[Path, Page]) -> None:
     run, page = whole
     score = json.loads((run / "maps_qa" / "score.json").read_text(encoding="utf-8"))
-    for figure in ("accuracy", "category/roads", "level/b"):
-        assert f"{score['values'][figure]:.2f}" in page.text
-        assert f"{score['errors'][figure]:.2f}" in page.text
+    for metric in ("accuracy", "category/roads", "level/b"):
+        assert f"{score['values'][metric]:.2f}" in page.text
+        assert f"{score['errors'][metric]:.2f}" in page.text
     assert "bars from 0 to" in page.text  # of the benchmark that counts to 1,000
     assert page.source.count('class="whisker"') >= 8
     labels = [value for value in page.options if value]
@@ -354,7 +359,7 @@ def test_the_command_that_repeats_the_run(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["folder", "module", "items", "truth"])
-def test_without_pictures_the_texts_remain(
+def test_without_images_the_texts_remain(
     tmp_path: Path, data: Path, gone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "run", data, names=["maps_qa"])
@@ -391,7 +396,7 @@ def test_examples_are_capped_and_spread(tmp_path: Path, data: Path, monkeypatch:
     assert max(shown) > 400
 
 
-def test_pictures_stay_below_the_size(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_stay_below_the_size(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = Image.frombytes("RGB", (500, 400), random.Random(0).randbytes(600_000))
     buffer = io.BytesIO()
     noise.save(buffer, "JPEG")
@@ -399,16 +404,16 @@ def test_pictures_stay_below_the_size(tmp_path: Path, data: Path, monkeypatch: p
     items = [replace(item, messages=asked(buffer.getvalue())) for item in built.items(data)]
     built.items = lambda root, split=None, *, protocol=None: iter(items)
     monkeypatch.setattr(plugins, "find", lambda folder, name: built)
-    monkeypatch.setattr(examples, "PICTURE_BYTES", 150_000)
+    monkeypatch.setattr(examples, "IMAGE_BYTES", 150_000)
     page = evaluation.build(write_run(tmp_path / "run", data, names=["maps_qa"], count=12))
     urls = re.findall(r"base64,([^\"]+)", page.read_text(encoding="utf-8"))
     assert len(urls) == 12
     assert 75_000 <= sum(len(url) * 3 // 4 for url in urls) <= 150_000
 
 
-def asked(picture: bytes) -> list[Any]:
-    """A question about one picture."""
-    return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "?"}]}]
+def asked(image: bytes) -> list[Any]:
+    """A question about one image."""
+    return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "?"}]}]
 
 
 def test_differences_are_paired(tmp_path: Path, data: Path) -> None:
@@ -431,7 +436,9 @@ def test_differences_are_paired(tmp_path: Path, data: Path) -> None:
 def test_a_graded_figure_is_not_called_paired(tmp_path: Path, data: Path) -> None:
     runs = [write_run(tmp_path / name, data, names=["many"], seed=i) for i, name in enumerate(("old", "new"))]
     for run, value in zip(runs, (40.0, 52.5), strict=True):
-        change(run / "many" / "score.json", headline="anls", values={"anls": value}, errors={"anls": 3.0}, counts={})
+        change(
+            run / "many" / "score.json", primary_metric="anls", values={"anls": value}, errors={"anls": 3.0}, counts={}
+        )
     page = Page(evaluation.build(runs[1], runs[0]))
     assert "change +12.50 ± 4.24u" in page.flat
     assert 'title="not paired"' in page.source
@@ -472,7 +479,7 @@ def test_only_the_needed_keys(tmp_path: Path) -> None:
         ("score.json", '{"values": {}}', 'score.json: the key "benchmark" is missing'),
         ("score.json", '{"benchmark": "a"}', 'score.json: the key "values" is missing'),
         ("score.json", '{"benchmark": "a", "values": {"b": "c"}}', '"values.b" must be a number'),
-        ("score.json", '{"benchmark": "a", "values": {}, "headline": 3}', '"headline" must be the name'),
+        ("score.json", '{"benchmark": "a", "values": {}, "primary_metric": 3}', '"primary_metric" must be the name'),
         ("predictions.jsonl", '{"id": "1"}\n{\n{"id": "2"}', "predictions.jsonl:2: no valid JSON"),
         ("predictions.jsonl", "[]\n", 'predictions.jsonl:1: the line must be an object with an "id"'),
     ],
@@ -511,7 +518,7 @@ def test_report_knows_both_kinds_of_folder(tmp_path: Path, data: Path) -> None:
 
 def test_reads_what_an_evaluation_writes(tmp_path: Path, data: Path) -> None:
     benchmark = module("find_it", 6)
-    benchmark.right = lambda item, text: text == str(item.truth["box"])
+    benchmark.right = lambda item, text: text == str(item.reference["box"])
     items = list(benchmark.items(data))
     given = [Prediction(item_id=item.id, text=answer("find_it", i, right=i < 2)) for i, item in enumerate(items)]
     tally = Tally()

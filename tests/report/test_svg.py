@@ -13,7 +13,7 @@ from mini_internvl.report.svg import Series
 
 
 def chart(*series: Series, **settings: object) -> ElementTree.Element:
-    """The parsed picture of some lines."""
+    """The parsed image of some lines."""
     named = {"title": "Loss", "x_title": "step", "y_title": "loss"} | settings
     return ElementTree.fromstring(svg.line_chart(series=series, **named))
 

@@ -1,4 +1,4 @@
-"""Answers against what the picture holds: boxes by their pixels, relations by geometry, charts by their values."""
+"""Answers against what the image holds: boxes by their pixels, relations by geometry, charts by their values."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_shapes_do_not_overlap():
         made = scene.compose(rng)
         for i, a in enumerate(made.shapes):
             for b in made.shapes[i + 1 :]:
-                apart = np.hypot(a.centre[0] - b.centre[0], a.centre[1] - b.centre[1])
-                assert apart > (a.size + b.size) / 2 - 0.2 * max(a.size, b.size)
+                independent = np.hypot(a.centre[0] - b.centre[0], a.centre[1] - b.centre[1])
+                assert independent > (a.size + b.size) / 2 - 0.2 * max(a.size, b.size)
 
 
 def test_counts_match_the_scene():
@@ -108,7 +108,7 @@ def test_opposed_questions_are_true_and_differ_in_their_answers():
     assert relations > 200
 
 
-def test_training_pictures_come_with_pairs_and_a_listing():
+def test_training_images_come_with_pairs_and_a_listing():
     for index in range(20):
         tasks = [[qa.task for qa in synth.draw(kind, 8, index)[1]] for kind in ("shapes", "charts")]
         assert tasks[0].count("exist") == 2
@@ -147,18 +147,18 @@ def test_marks_number_the_shapes_of_one_tile():
     rng, ways = random.Random(5), set()
     for _ in range(60):
         made = scene.compose(rng)
-        marks = shapes.marks(made)
-        assert [(m.text, m.colour) for m in marks] == [(s.name, s.colour) for s in made.shapes]
+        patch_annotations = shapes.patch_annotations(made)
+        assert [(m.text, m.colour) for m in patch_annotations] == [(s.name, s.colour) for s in made.shapes]
         numbered = max(made.image.size) <= 112
         ways.add(numbered)
-        for axis, numbers in ((0, [m.place for m in marks]), (1, [m.line for m in marks])):
+        for axis, numbers in ((0, [m.place for m in patch_annotations]), (1, [m.line for m in patch_annotations])):
             if not numbered:
                 assert set(numbers) == {None}
                 continue
-            assert sorted(numbers) == list(range(len(marks)))
+            assert sorted(numbers) == list(range(len(patch_annotations)))
             centres = [
                 mark.box[axis] + mark.box[axis + 2]
-                for _, mark in sorted(zip(numbers, marks, strict=True), key=lambda pair: pair[0])
+                for _, mark in sorted(zip(numbers, patch_annotations, strict=True), key=lambda pair: pair[0])
             ]
             assert centres == sorted(centres)
     assert ways == {True, False}
@@ -215,9 +215,9 @@ def test_each_chart_draws_its_colours_and_ink(plot, style):
     image = Image.new("RGB", (224, 224), plot.paper)
     pen = plots.Pen(image)
     getattr(plots, style)(random.Random(0), pen, plot)
-    spelled = "".join(mark.text for mark in pen.marks if mark.colour is None)
+    spelled = "".join(mark.text for mark in pen.patch_annotations if mark.colour is None)
     assert all(label.replace(" ", "") in spelled for label in plot.labels)
-    parts = [mark.colour for mark in pen.marks if mark.text in ("bar", "point", "slice")]
+    parts = [mark.colour for mark in pen.patch_annotations if mark.text in ("bar", "point", "slice")]
     expected = [] if style == "table" else [plot.colours[0]] * 3 if style == "line" else list(plot.colours)
     assert parts == expected
     colours = {c for _, c in image.getcolors(100_000)}

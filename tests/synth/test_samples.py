@@ -25,7 +25,7 @@ def test_the_expected_kinds_are_found():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_samples_are_conversations_about_one_picture(kind):
+def test_training_samples_are_conversations_about_one_image(kind):
     for index in range(15):
         sample = synth.make(kind, 3, index)
         first, *later = sample.messages
@@ -39,7 +39,7 @@ def test_training_samples_are_conversations_about_one_picture(kind):
 
 
 def test_questions_stand_apart_in_nine_samples_of_ten():
-    assert [synth.make("shapes", 1, i).apart for i in range(20)] == ([False] + [True] * 9) * 2
+    assert [synth.make("shapes", 1, i).independent for i in range(20)] == ([False] + [True] * 9) * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +58,7 @@ def test_samples_depend_on_every_argument_and_on_nothing_else(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_fit_six_tiles_of_112_pixels(kind):
+def test_images_fit_six_tiles_of_112_pixels(kind):
     for index in range(30):
         image, _ = synth.draw(kind, 1, index)
         width, height = image.size
@@ -90,7 +90,7 @@ def test_half_of_the_training_words_are_blends_and_no_test_word_is():
 
 
 @pytest.mark.parametrize("kind", READING)
-def test_no_text_of_a_test_picture_is_a_text_of_a_training_picture(kind):
+def test_no_text_of_a_test_image_is_a_text_of_a_training_image(kind):
     def texts(split: str, count: int) -> set[str]:
         read = [qa.answer for i in range(count) for qa in synth.draw(kind, 0, i, split)[1] if qa.task == "read"]
         return {t.lower() for answer in read for t in answer.split() if kind != "words" or " " not in answer}

@@ -11,7 +11,7 @@ from mini_internvl import synth
 from mini_internvl.synth.write import write
 
 
-def test_pictures_and_lines_agree(tmp_path):
+def test_images_and_lines_agree(tmp_path):
     meta = json.loads(write(["words", "shapes"], 3, tmp_path, seed=5).read_text())
     assert set(meta) == {"synth-words", "synth-shapes"}
     assert meta["synth-words"]["length"] == 3

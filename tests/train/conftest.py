@@ -27,7 +27,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five samples: one and two pictures, text alone, one and two answers of several lengths."""
+    """Five samples: one and two images, text alone, one and two answers of several lengths."""
     folder = tmp_path_factory.mktemp("rows")
     for name, size in (("a", (56, 56)), ("b", (110, 50))):
         Image.effect_noise(size, 90).convert("RGB").save(folder / f"{name}.png")

@@ -177,14 +177,14 @@ def test_it_loads_answers_and_is_healthy(built):
     diagnosis = diagnose(folder)
     assert diagnosis.findings == ()
     reply = load(folder, device="cpu").chat(
-        [{"role": "user", "content": [{"type": "image", "image": _picture()}, {"type": "text", "text": "What?"}]}],
+        [{"role": "user", "content": [{"type": "image", "image": _image()}, {"type": "text", "text": "What?"}]}],
         GenerationConfig(max_new_tokens=3),
     )
     assert reply.tiles >= 1
     assert reply.tokens <= 3
 
 
-def _picture() -> Any:
+def _image() -> Any:
     from PIL import Image
 
     return Image.effect_noise((60, 30), 90).convert("RGB")

@@ -37,25 +37,25 @@ def texts(message):
     return content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
 
 
-def pictures(message):
+def images(message):
     content = message["content"]
     return [] if isinstance(content, str) else [p["image"] for p in content if p["type"] == "image"]
 
 
-def test_a_lone_picture_without_a_mark_comes_first(tmp_path):
+def test_a_lone_image_without_a_mark_comes_first(tmp_path):
     messages = from_conversations({"image": "x/a.png", "conversations": turns("What?", "A.", "B?", "C.")}, tmp_path)
     assert [m["role"] for m in messages] == ["user", "assistant", "user", "assistant"]
     assert texts(messages[0]) == "<image>\nWhat?"
-    assert pictures(messages[0]) == [str(tmp_path / "x/a.png")]
+    assert images(messages[0]) == [str(tmp_path / "x/a.png")]
     assert messages[2]["content"] == "B?"
 
 
-def test_marks_stay_where_they_are_and_pictures_follow_in_order(tmp_path):
+def test_marks_stay_where_they_are_and_images_follow_in_order(tmp_path):
     row = {"image": ["a", "b", "c"], "conversations": turns("1: <image> 2: <image>", "x", "now <image>", "y")}
     messages = from_conversations(row, tmp_path)
     assert texts(messages[0]) == "1: <image> 2: <image>"
-    assert pictures(messages[0]) == [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert pictures(messages[2]) == [str(tmp_path / "c")]
+    assert images(messages[0]) == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert images(messages[2]) == [str(tmp_path / "c")]
 
 
 def test_a_first_turn_that_no_one_asked_for_is_dropped_and_a_system_turn_kept(tmp_path):
@@ -70,10 +70,10 @@ def test_a_first_turn_that_no_one_asked_for_is_dropped_and_a_system_turn_kept(tm
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": "a.png", "conversations": turns("<image> <image>", "x")}, "2 <image> marks but 1 pictures"),
-        ({"image": ["a", "b"], "conversations": turns("<image>", "x")}, "1 <image> marks but 2 pictures"),
-        ({"image": ["a", "b"], "conversations": turns("none", "x")}, "0 <image> marks but 2 pictures"),
-        ({"conversations": turns("<image>", "x")}, "1 <image> marks but 0 pictures"),
+        ({"image": "a.png", "conversations": turns("<image> <image>", "x")}, "2 <image> marks but 1 images"),
+        ({"image": ["a", "b"], "conversations": turns("<image>", "x")}, "1 <image> marks but 2 images"),
+        ({"image": ["a", "b"], "conversations": turns("none", "x")}, "0 <image> marks but 2 images"),
+        ({"conversations": turns("<image>", "x")}, "1 <image> marks but 0 images"),
         ({"conversations": [*turns("a"), {"from": "bot", "value": "b"}]}, 'unknown speaker "bot"; known: human, gpt'),
         ({"image": "a.png", "conversations": [{"from": "system", "value": "S"}]}, "no turn is from human"),
         ({"image": "a.png", "conversations": []}, "no turn is from human"),
@@ -100,7 +100,7 @@ def test_rows_of_both_shapes_are_read(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     samples = read_jsonl(path)
     assert [(s.source, s.id) for s in samples] == [("mix", "7"), ("mix", "2"), ("mix", "3"), ("mix", "4")]
-    found = [p for s in samples for m in s.messages for p in pictures(m)]
+    found = [p for s in samples for m in s.messages for p in images(m)]
     assert found == [str(tmp_path / "sub/a.png"), url, "/abs/b.png"]  # relative to the file, not to where we stand
 
 
@@ -211,7 +211,7 @@ def test_batches_are_padded_on_the_right(encode, rows):
     assert ANSWERS.count([batch]) == sum(int((e.labels != IGNORE).sum()) for e in examples)
 
 
-def test_pictures_of_a_sample_share_its_tiles(encode, start):
+def test_images_of_a_sample_share_its_tiles(encode, start):
     image = Image.new("RGB", (200, 100))
     part = {"type": "image", "image": image}
     text = {"type": "text", "text": "Q"}
@@ -228,24 +228,24 @@ def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
     Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
     rows = [{"image": "a.png", "conversations": turns("One?", "1", "Two?", "2")} for _ in range(2)]
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(rows[0] | {"apart": True}) + "\n" + json.dumps(rows[1]))
-    assert [sample.apart for sample in read_jsonl(path)] == [True, False]
-    source = open_source(SourceRecipe(kind="jsonl", path=str(path), apart=True), 0)
+    path.write_text(json.dumps(rows[0] | {"independent": True}) + "\n" + json.dumps(rows[1]))
+    assert [sample.independent for sample in read_jsonl(path)] == [True, False]
+    source = open_source(SourceRecipe(kind="jsonl", path=str(path), independent=True), 0)
     assert encode(source[0]).turns.unique().tolist() == encode(source[1]).turns.unique().tolist() == [0, 1, 2]
 
-    path.write_text(json.dumps(rows[0] | {"apart": "yes"}))
-    with pytest.raises(DataError, match=r'rows\.jsonl:1: apart is "yes"; it must be true or false'):
+    path.write_text(json.dumps(rows[0] | {"independent": "yes"}))
+    with pytest.raises(DataError, match=r'rows\.jsonl:1: independent is "yes"; it must be true or false'):
         read_jsonl(path)
     path.write_text(json.dumps(rows[0] | {"id": "x", "conversations": turns("One?", "1", "Two?")}))
     with pytest.raises(DataError, match=r"rows\.jsonl, sample x: questions that stand apart each have one answer"):
-        open_source(SourceRecipe(kind="jsonl", path=str(path), apart=True), 0)
+        open_source(SourceRecipe(kind="jsonl", path=str(path), independent=True), 0)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png does not exist"),
-        ("<image>", "sample set/7: the conversation has 1 <image> marks but 0 pictures"),
+        ("<image>", "sample set/7: the conversation has 1 <image> marks but 0 images"),
         ("word " * 600, r"sample set/7 has \d+ tokens, more than max_length 500; raise max_length"),
     ],
 )

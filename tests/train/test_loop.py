@@ -51,7 +51,7 @@ def test_the_loss_does_not_depend_on_the_split(start, examples, size, reduction)
     assert parts == pytest.approx(loss, rel=1e-5)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, whole[name], atol=1e-6, rtol=1e-4)
-    assert len(whole) == len(list(model.parameters()))  # text-only samples beside pictures: every weight learns
+    assert len(whole) == len(list(model.parameters()))  # text-only samples beside images: every weight learns
 
 
 def test_the_loss_is_the_mean_over_all_supervised_tokens(start, examples):
@@ -146,10 +146,10 @@ def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, encode,
 def test_a_loss_that_is_not_finite_names_its_samples(start, examples):
     with torch.no_grad():
         start.model.mlp1[1].weight[0, 0] = torch.nan
-    pictures, text = [examples[0], examples[3]], examples[2]
+    images, text = [examples[0], examples[3]], examples[2]
     assert accumulate(start.model, [collate([text], 0)], "fp32")[1] > 0
     with pytest.raises(NonFiniteLoss, match="the loss is nan on samples rows/r0, rows/r3"):
-        accumulate(start.model, [collate([text], 0), collate(pictures, 0)], "fp32")
+        accumulate(start.model, [collate([text], 0), collate(images, 0)], "fp32")
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start, stage, encode, tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mini_internvl import synth
 from mini_internvl.recipes import RecipeError, SourceRecipe
-from mini_internvl.records import Mark
+from mini_internvl.records import PatchAnnotation
 from mini_internvl.train.data import DataError, StepDataset, collate
 from mini_internvl.train.loop import Interrupted, accumulate
 from mini_internvl.train.losses import ANSWERS, AnswerAndPatchLoss
@@ -19,15 +19,15 @@ from mini_internvl.train.run import encoder, held_out_sources, run_recipe
 
 
 def mark(text, left, top, right, bottom, place=None, line=None):
-    return Mark(text=text, box=(left, top, right, bottom), place=place, line=line)
+    return PatchAnnotation(text=text, box=(left, top, right, bottom), place=place, line=line)
 
 
-RED_RING = Mark(text="ring", box=(0.5, 0.5, 1, 1), colour="red")
+RED_RING = PatchAnnotation(text="ring", box=(0.5, 0.5, 1, 1), colour="red")
 
 
 def test_a_patch_is_labelled_with_what_covers_most_of_it():
-    marks = [mark("a", 0.0, 0.0, 0.3, 0.25, 2, 1), mark("B", 0.3, 0.0, 0.5, 0.25, 3, 1), RED_RING]
-    labels = patch_labels(marks, (1, 1), False, 4)
+    patch_annotations = [mark("a", 0.0, 0.0, 0.3, 0.25, 2, 1), mark("B", 0.3, 0.0, 0.5, 0.25, 3, 1), RED_RING]
+    labels = patch_labels(patch_annotations, (1, 1), False, 4)
     assert labels.shape == (1, 16, 4)
     things = labels[0, :, 0].reshape(4, 4)
     assert things[0].tolist() == [THINGS["a"], THINGS["B"], 0, 0]
@@ -39,8 +39,8 @@ def test_a_patch_is_labelled_with_what_covers_most_of_it():
 
 
 def test_tiles_come_row_by_row_and_the_thumbnail_last():
-    marks = [mark("a", 0.5, 0.0, 0.75, 0.5, 0, 0), mark("star", 0, 0.5, 0.5, 1)]
-    labels = patch_labels(marks, (2, 2), True, 4)
+    patch_annotations = [mark("a", 0.5, 0.0, 0.75, 0.5, 0, 0), mark("star", 0, 0.5, 0.5, 1)]
+    labels = patch_labels(patch_annotations, (2, 2), True, 4)
     assert labels.shape == (5, 16, 4)
     present = [set(tile[:, 0].tolist()) - {0} for tile in labels]
     assert present == [set(), {THINGS["a"]}, {THINGS["star"]}, set(), {THINGS["a"], THINGS["star"]}]
@@ -61,18 +61,18 @@ def test_marks_lie_on_ink(kind):
     """Colours differ within every marked box and its rim."""
     for index in range(20):
         sample = synth.make(kind, 3, index)
-        picture = sample.messages[0]["content"][0]["image"]
-        assert sample.marks
-        for found in sample.marks:
+        image = sample.messages[0]["content"][0]["image"]
+        assert sample.patch_annotations
+        for found in sample.patch_annotations:
             left, top, right, bottom = found.box
-            box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+            box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
             rim = (
                 max(0, box[0] - 3),
                 max(0, box[1] - 3),
-                min(picture.width, box[2] + 3),
-                min(picture.height, box[3] + 3),
+                min(image.width, box[2] + 3),
+                min(image.height, box[3] + 3),
             )
-            extremes = picture.crop(tuple(map(round, rim))).getextrema()
+            extremes = image.crop(tuple(map(round, rim))).getextrema()
             assert max(high - low for low, high in extremes) > 20, (kind, index, found)
             assert found.text in THINGS
 
@@ -82,7 +82,7 @@ def test_the_marks_of_a_page_spell_its_text(kind):
     for index in range(20):
         sample = synth.make(kind, 4, index)
         lines = sample.messages[1]["content"].split("\n")
-        spelled = {(found.line, found.place): found.text for found in sample.marks}
+        spelled = {(found.line, found.place): found.text for found in sample.patch_annotations}
         assert all(lines[line][place] == text for (line, place), text in spelled.items())
         assert len(spelled) == sum(len(line.replace(" ", "")) for line in lines)
 
@@ -156,11 +156,11 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, 
 def test_samples_without_marks_are_refused_by_name(start, stage):
     encode = encoder(start, max_tiles=2, max_length=500, with_patches=True)
     row = stage(loss="patches", train=("vision",))
-    with pytest.raises(DataError, match="has no marks of one picture, which the patches loss needs; use"):
+    with pytest.raises(DataError, match="has no marks of one image, which the patches loss needs; use"):
         StepDataset(row, encode, pad_id=0, seed=0)[0]
 
 
-def test_the_held_out_loss_is_over_pictures_with_marks(recipe, patch_stage):
+def test_the_held_out_loss_is_over_images_with_marks(recipe, patch_stage):
     shapes, text = (SourceRecipe(kind="synth", name=name, split="test") for name in ("shapes", "text"))
     settings = recipe(stages=(patch_stage(),), held_out=(shapes, text))
     sources = held_out_sources(settings, settings.stages[0])

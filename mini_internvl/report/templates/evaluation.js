@@ -1,5 +1,5 @@
 "use strict";
-// Filters the examples of each benchmark by mark, category and text, and enlarges a picture. The page works without it.
+// Filters the examples of each benchmark by mark, category and text, and enlarges an image. The page works without it.
 for (const part of document.querySelectorAll("[data-examples]")) {
   const bar = part.querySelector(".filter");
   const cards = [...part.querySelectorAll(".example")];
@@ -25,10 +25,10 @@ for (const part of document.querySelectorAll("[data-examples]")) {
   bar.addEventListener("input", apply);
   apply();
 }
-for (const picture of document.querySelectorAll(".zoom")) {
-  picture.disabled = false;
-  picture.addEventListener("click", () => {
-    const large = picture.closest(".example").classList.toggle("large");
-    picture.setAttribute("aria-pressed", large);
+for (const image of document.querySelectorAll(".zoom")) {
+  image.disabled = false;
+  image.addEventListener("click", () => {
+    const large = image.closest(".example").classList.toggle("large");
+    image.setAttribute("aria-pressed", large);
   });
 }

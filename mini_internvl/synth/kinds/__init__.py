@@ -1,1 +1,1 @@
-"""One module for each kind of picture: ``draw(rng, split) -> (PIL image, list[QA])``; found by its file name."""
+"""One module for each kind of image: ``draw(rng, split) -> (PIL image, list[QA])``; found by its file name."""

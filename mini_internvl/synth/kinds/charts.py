@@ -6,7 +6,7 @@ import random
 
 from PIL import Image
 
-from ...records import Mark
+from ...records import PatchAnnotation
 from .. import canvas, fonts, plots, tables
 from ..base import QA
 
@@ -111,7 +111,7 @@ def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
     return made
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
     """A chart near 224 x 112, 224 x 224 or 336 x 224 pixels with its questions, and what stands where in it."""
     while True:
         style = rng.choices([s for s, _ in STYLES], weights=[w for _, w in STYLES])[0]
@@ -127,12 +127,12 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
             continue
     made = questions(rng, plot, style)
     if split == "test":
-        return canvas.damage(rng, image, 0.05), made, pen.marks
+        return canvas.damage(rng, image, 0.05), made, pen.patch_annotations
     made += questions(rng, plot, style)
     rng.shuffle(made)
     single = reading(rng, ITEM[style], plot)
     distinct = list({qa.question: qa for qa in [*rng.sample(single, min(3, len(single))), *made]}.values())
-    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(8, 11)], listing(rng, plot)], pen.marks
+    return canvas.damage(rng, image, 0.05), [*distinct[: rng.randint(8, 11)], listing(rng, plot)], pen.patch_annotations
 
 
 def reading(rng: random.Random, item: str, plot: plots.Plot) -> list[QA]:

@@ -27,7 +27,7 @@ def _is_it(name: str) -> str:
 
 def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
     """One piece on about 112 x 112 pixels, in grey on black as in the data set or tinted on another background."""
-    pictures, classes = glyphs.clothes(split)
+    images, classes = glyphs.clothes(split)
     at = rng.randrange(len(classes))
     name = glyphs.CLOTHES[int(classes[at])]
     width, height = 112 - rng.randint(0, 8), 112 - rng.randint(0, 8)
@@ -38,7 +38,7 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
     image = Image.new("RGB", (width, height), paper)
     side = rng.randint(76, min(width, height))
     box = (rng.randint(0, width - side), rng.randint(0, height - side), side)
-    glyphs.place(pictures[at], image, box, ink)
+    glyphs.place(images[at], image, box, ink)
     questions = [glyphs.choices(rng, rng.choice(WHICH), name, glyphs.CLOTHES), QA(rng.choice(NAME), name, "name")]
     if rng.random() < 0.4:
         listed = rng.sample(glyphs.CLOTHES, len(glyphs.CLOTHES))

@@ -19,7 +19,7 @@ NAMES = tuple(str(d) for d in range(10))
 
 def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
     """One digit on about 112 x 112 pixels, or a row on 112 x 112 to 224 x 112."""
-    pictures, labels = glyphs.digits(split)
+    images, labels = glyphs.digits(split)
     count = rng.choice((1, 1, 1, 2, 3, 4))
     wide = 112 if count <= 2 else 224
     width, height = wide - rng.randint(0, wide // 12), 112 - rng.randint(0, 8)
@@ -31,7 +31,7 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
     for i in range(count):
         at = rng.randrange(len(labels))
         top = rng.randint(0, height - side) if count == 1 else (height - side) // 2 + rng.randint(-8, 8)
-        glyphs.place(pictures[at], image, (left + i * side, top, side), ink)
+        glyphs.place(images[at], image, (left + i * side, top, side), ink)
         read += str(int(labels[at]))
     image = canvas.damage(rng, image, 0.1)
     if count > 1:

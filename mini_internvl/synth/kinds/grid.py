@@ -24,7 +24,7 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
     size = (rng.randint(106, 118), rng.randint(106, 118))
     colours = canvas.ink_and_paper(rng)
     text = characters(rng, split, side, CHARACTERS)
-    return canvas.damage(rng, picture(rng, split, text, size, colours), 0.08), [QA(READ, text, "read")]
+    return canvas.damage(rng, draw_characters(rng, split, text, size, colours), 0.08), [QA(READ, text, "read")]
 
 
 def characters(rng: random.Random, split: str, side: int, choice: str) -> str:
@@ -35,7 +35,7 @@ def characters(rng: random.Random, split: str, side: int, choice: str) -> str:
             return text
 
 
-def picture(
+def draw_characters(
     rng: random.Random, split: str, text: str, size: tuple[int, int], colours: tuple[canvas.RGB, canvas.RGB]
 ) -> Image.Image:
     """The characters in one font, each near the middle of its cell."""

@@ -18,5 +18,5 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
     """Two or four rows of as many digits on 112 x 112 pixels."""
     side = rng.choice(SIDES)
     text = grid.characters(rng, split, side, lexicon.DIGITS)
-    image = grid.picture(rng, split, text, (112, 112), COLOURS)
+    image = grid.draw_characters(rng, split, text, (112, 112), COLOURS)
     return image, [QA(grid.READ, text, "read")]

@@ -6,7 +6,7 @@ import random
 
 from PIL import Image
 
-from ...records import Mark
+from ...records import PatchAnnotation
 from .. import pages
 from ..base import QA
 from .text import READ_ALL
@@ -24,11 +24,11 @@ def text(rng: random.Random, split: str) -> str:
 STYLE = pages.Style(sizes=((10, 16), (12, 24), (16, 44)), coloured=True, text=text)
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], tuple[Mark, ...]]:
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], tuple[PatchAnnotation, ...]]:
     """One to six lines on about 112 x 112 pixels."""
     return asked(rng, pages.compose(rng, split, STYLE))
 
 
-def asked(rng: random.Random, page: pages.Page) -> tuple[Image.Image, list[QA], tuple[Mark, ...]]:
+def asked(rng: random.Random, page: pages.Page) -> tuple[Image.Image, list[QA], tuple[PatchAnnotation, ...]]:
     """The page with the question for all its text."""
-    return page.image, [QA(rng.choice(READ_ALL), "\n".join(page.lines), "read")], page.marks
+    return page.image, [QA(rng.choice(READ_ALL), "\n".join(page.lines), "read")], page.patch_annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from ...records import Mark
+from ...records import PatchAnnotation
 from ..base import QA
 from ..scene import SHAPE_COLOURS, SHAPES, Scene, Shape, compose
 
@@ -97,7 +97,7 @@ def name(rng: random.Random, scene: Scene) -> QA | None:
 
 
 def there(rng: random.Random, scene: Scene) -> QA:
-    """Whether something is in the picture; half of the answers are No."""
+    """Whether something is in the image; half of the answers are No."""
     label = rng.choice(scene.shapes).label
     if rng.random() < 0.5:
         label = _near_miss(rng, scene)
@@ -112,7 +112,7 @@ def _near_miss(rng: random.Random, scene: Scene) -> str:
 
 
 def _there(wording: str, scene: Scene, label: str) -> QA:
-    """Whether the label is in the picture."""
+    """Whether the label is in the image."""
     labels = {s.label for s in scene.shapes}
     return QA(wording.replace("a {0}", article(label)), "Yes" if label in labels else "No", "exist")
 
@@ -141,7 +141,7 @@ def _side(wording: str, first: Shape, second: Shape, where: str) -> QA:
 
 
 def opposed(rng: random.Random, scene: Scene) -> list[QA]:
-    """Pairs of questions in like words, one answered Yes and one No, so that only the picture can tell them apart."""
+    """Pairs of questions in like words, one answered Yes and one No, so that only the image can tell them apart."""
     wording, labels = rng.choice(THERE), [s.label for s in scene.shapes]
     absent = _near_miss(rng, scene)
     while absent in labels:
@@ -210,7 +210,7 @@ def listing(rng: random.Random, scene: Scene) -> QA | None:
 Asker = tuple[Callable[[random.Random, Scene], QA | None], int]
 ASKERS: tuple[Asker, ...] = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2),
                              (place, 3), (region, 1))  # fmt: skip
-"""What is asked of test pictures, and how often."""
+"""What is asked of test images, and how often."""
 OPEN = tuple(asker for asker in ASKERS if asker[0] not in (there, side))
 """Without those that are answered Yes or No."""
 
@@ -228,22 +228,26 @@ def questions(rng: random.Random, scene: Scene, wanted: int, askers: Sequence[As
     return list(made.values()) or [count(rng, scene)]
 
 
-def marks(scene: Scene) -> list[Mark]:
+def patch_annotations(scene: Scene) -> list[PatchAnnotation]:
     """Where the shapes are; in a scene of one tile also their numbers from the left (place) and from the top (line)."""
     width, height = scene.image.size
     ranks: list[dict[int, int | None]] = []
     for axis in (0, 1):
         order = sorted(range(len(scene.shapes)), key=lambda i: scene.shapes[i].centre[axis])
         ranks.append({i: rank if max(width, height) <= 112 else None for rank, i in enumerate(order)})
-    return [Mark(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
+    return [PatchAnnotation(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
                  colour=s.colour, place=ranks[0][i], line=ranks[1][i]) for i, s in enumerate(scene.shapes)]  # fmt: skip
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
     """A scene with its questions, and where its shapes are."""
     scene = compose(rng)
     if split == "test":
-        return scene.image, questions(rng, scene, 1), marks(scene)
+        return scene.image, questions(rng, scene, 1), patch_annotations(scene)
     asked = [*opposed(rng, scene), *questions(rng, scene, rng.randint(4, 6), OPEN)]
     listed = listing(rng, scene)
-    return scene.image, [*{qa.question: qa for qa in asked}.values(), *([listed] if listed else [])], marks(scene)
+    return (
+        scene.image,
+        [*{qa.question: qa for qa in asked}.values(), *([listed] if listed else [])],
+        patch_annotations(scene),
+    )

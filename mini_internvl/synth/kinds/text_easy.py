@@ -6,7 +6,7 @@ import random
 
 from PIL import Image, ImageDraw
 
-from ...records import Mark
+from ...records import PatchAnnotation
 from .. import canvas, fonts, lexicon
 from ..base import QA
 
@@ -30,7 +30,7 @@ def token(rng: random.Random, split: str, longest: int) -> str:
             return text
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
     """One line of up to 8 characters, or two of up to 4, on about 112 x 112 pixels, and where its characters are."""
     two = rng.random() < 0.25
     width, height = rng.randint(104, 120), rng.randint(104, 120)
@@ -43,7 +43,7 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
     largest = rng.randint(24, 44)
     wide = max(lines, key=len)
     font = canvas.fit(path, wide, width - 10, row - 8, largest)
-    marks: list[Mark] = []
+    patch_annotations: list[PatchAnnotation] = []
     for i, line in enumerate(lines):
         left, top, right, bottom = canvas.size_of(font, line)
         if right - left > width - 6:
@@ -52,7 +52,7 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
         x = rng.randint(3, max(3, width - (right - left) - 3)) - left
         y = i * row + rng.randint(3, max(3, row - (bottom - top) - 3)) - top
         pen.text((x, y), line, font=font, fill=ink)
-        marks += canvas.text_marks(font, line, (x, y), image.size, line=i)
+        patch_annotations += canvas.text_marks(font, line, (x, y), image.size, line=i)
     if rng.random() < 0.2:
         image = canvas.turned(rng, image, paper, 3)
     questions = [QA(rng.choice(READ), "\n".join(lines), "read")]
@@ -63,4 +63,4 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
             questions.append(QA(f"What is the first character{where}?", text[0], "character", main=False))
         else:
             questions.append(QA(f"What is the last character{where}?", text[-1], "character", main=False))
-    return canvas.damage(rng, image, 0.08), questions, marks
+    return canvas.damage(rng, image, 0.08), questions, patch_annotations

@@ -6,7 +6,7 @@ import random
 
 from PIL import Image, ImageDraw
 
-from ...records import Mark
+from ...records import PatchAnnotation
 from .. import canvas, fonts, lexicon
 from ..base import QA
 
@@ -88,8 +88,8 @@ def _room(rng: random.Random, width: int, height: int, layout: str) -> Box:
     return margin, top, width - margin, top + tall
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[Mark]]:
-    """A picture near 112 x 112 or 224 x 112 pixels with letters of 14 to 48 pixels, and where its characters are."""
+def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
+    """An image near 112 x 112 or 224 x 112 pixels with letters of 14 to 48 pixels, and where its characters are."""
     layout = rng.choice(LAYOUTS)
     shown, sort = text(rng, split)
     wide, high, _ = rng.choices(SIZES, weights=[s[2] for s in SIZES])[0]
@@ -120,8 +120,12 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
             image = canvas.turned(rng, image, paper, 4)
     else:
         at = canvas.centre(pen, room, shown, font, ink)
-    marks = canvas.text_marks(font, shown, at, image.size, colour=ink_name)
-    return canvas.damage(rng, image, 0.15), _ask(rng, split, shown, sort, layout, ink_name, paper_name), marks
+    patch_annotations = canvas.text_marks(font, shown, at, image.size, colour=ink_name)
+    return (
+        canvas.damage(rng, image, 0.15),
+        _ask(rng, split, shown, sort, layout, ink_name, paper_name),
+        patch_annotations,
+    )
 
 
 def _ask(rng: random.Random, split: str, shown: str, sort: str, layout: str, ink: str, paper: str) -> list[QA]:

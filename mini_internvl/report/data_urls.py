@@ -1,4 +1,4 @@
-"""Pictures as data URLs for a page: JPEG, as good as a budget of bytes allows."""
+"""Images as data URLs for a page: JPEG, as good as a budget of bytes allows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mini_internvl.inputs.images import ImageError, load_image
 LADDER = ((360, 90), (320, 85), (320, 75), (256, 75), (200, 70), (160, 65), (112, 60), (80, 50))
 """(longest side in pixels, JPEG quality), best first."""
 LARGE = ((1024, 80), (800, 78), (640, 75), (512, 70), (448, 65), (384, 60), (320, 55), *LADDER[3:])
-"""The same for pages whose pictures may have small letters."""
+"""The same for pages whose images may have small letters."""
 
 
 def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDER) -> str | None:
-    """The picture in the best form of at most ``budget`` bytes (the smallest form if none is that small).
+    """The image in the best form of at most ``budget`` bytes (the smallest form if none is that small).
 
     Args:
         source: a path, bytes, a ``data:`` URL or a PIL image.
@@ -26,7 +26,7 @@ def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDE
         ladder: forms to try, best first.
 
     Returns:
-        None when the file is missing or no picture, so that a report still appears where data was moved.
+        None when the file is missing or no image, so that a report still appears where data was moved.
     """
     try:
         image = load_image(source).copy()
@@ -46,17 +46,17 @@ def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDE
 
 
 class Purse:
-    """Shares bytes among pictures; what one leaves over goes to the next."""
+    """Shares bytes among images; what one leaves over goes to the next."""
 
-    def __init__(self, size: int, pictures: int, most: int) -> None:
+    def __init__(self, size: int, images: int, most: int) -> None:
         self.left = size
-        self.pictures = pictures
+        self.images = images
         self.most = most
 
     def pay(self, source: Any) -> str | None:
-        """The next picture as a data URL."""
-        budget = min(self.most, self.left // max(1, self.pictures))
+        """The next image as a data URL."""
+        budget = min(self.most, self.left // max(1, self.images))
         url = data_url(source, budget, LARGE)
-        self.pictures -= 1
+        self.images -= 1
         self.left -= len(url) * 3 // 4 if url else 0
         return url

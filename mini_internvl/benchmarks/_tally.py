@@ -1,4 +1,4 @@
-"""Figures from single results: percentages by group, each with its standard error and its number of items."""
+"""Metrics from single results: percentages by group, each with its standard error and its number of items."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mean_error(values: Sequence[float]) -> float:
 
 
 class Tally:
-    """Collects results (0 to 1, or any unit) under figure names and makes a Score of them.
+    """Collects results (0 to 1, or any unit) under metric names and makes a Score of them.
 
     >>> tally = Tally(); tally.add(1.0, "accuracy", "category/maps"); tally.add(0.0, "accuracy")
     >>> tally.score("demo", items=2).values
@@ -35,19 +35,19 @@ class Tally:
     def __init__(self) -> None:
         self.results: dict[str, list[float]] = {}
 
-    def add(self, result: float, *figures: str) -> None:
-        """Count one result towards each of the figures; figures keep the order in which they first came."""
-        for figure in figures:
-            self.results.setdefault(figure, []).append(float(result))
+    def add(self, result: float, *metrics: str) -> None:
+        """Count one result towards each of the metrics; metrics keep the order in which they first came."""
+        for metric in metrics:
+            self.results.setdefault(metric, []).append(float(result))
 
-    def value(self, figure: str, scale: float = 100.0) -> float:
-        """The mean of a figure's results; 0 without any."""
-        results = self.results.get(figure, [])
+    def value(self, metric: str, scale: float = 100.0) -> float:
+        """The mean of a metric's results; 0 without any."""
+        results = self.results.get(metric, [])
         return scale * math.fsum(results) / len(results) if results else 0.0
 
-    def error(self, figure: str, scale: float = 100.0) -> float:
+    def error(self, metric: str, scale: float = 100.0) -> float:
         """The standard error of that mean."""
-        return scale * mean_error(self.results.get(figure, []))
+        return scale * mean_error(self.results.get(metric, []))
 
     def score(
         self,
@@ -58,12 +58,12 @@ class Tally:
         notes: Mapping[str, Any] | None = None,
         partial: str = "",
     ) -> Score:
-        """All figures as a Score."""
+        """All metrics as a Score."""
         return Score(
             benchmark=benchmark,
-            values={figure: self.value(figure, scale) for figure in self.results},
-            errors={figure: self.error(figure, scale) for figure in self.results},
-            counts={figure: len(results) for figure, results in self.results.items()},
+            values={metric: self.value(metric, scale) for metric in self.results},
+            errors={metric: self.error(metric, scale) for metric in self.results},
+            counts={metric: len(results) for metric, results in self.results.items()},
             items=items,
             notes=dict(notes or {}),
             partial=partial,

@@ -12,11 +12,11 @@ from mini_internvl.inputs import chat
 from mini_internvl.model import decoder
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Encoded, Sample
-from mini_internvl.train.apart import join, one_by_one
 from mini_internvl.train.data import DataError, collate
+from mini_internvl.train.independent import join, split_questions
 from mini_internvl.train.losses import AnswerLoss
 
-PICTURE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
+IMAGE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
 WIDE = {"type": "image", "image": Image.effect_noise((110, 50), 90).convert("RGB")}
 
 
@@ -29,13 +29,13 @@ def messages(first, *rest):
     return [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate([first, *rest])]
 
 
-def apart(first, *rest, **settings):
-    return Sample(id="p", source="set", messages=messages(first, *rest), apart=True, **settings)
+def independent(first, *rest, **settings):
+    return Sample(id="p", source="set", messages=messages(first, *rest), independent=True, **settings)
 
 
-SHORT = apart([PICTURE, text("What is it?")], "A dog.", "How many?", "1")
-LONG = apart(
-    [PICTURE, WIDE, text("What is it?")], "A dog.", "Which colour has it?", "Brown, I think.", "How many?", "1"
+SHORT = independent([IMAGE, text("What is it?")], "A dog.", "How many?", "1")
+LONG = independent(
+    [IMAGE, WIDE, text("What is it?")], "A dog.", "Which colour has it?", "Brown, I think.", "How many?", "1"
 )
 ONE = Sample(id="o", messages=messages("Who are you, and since when?", "A model.", "Why?", "I do not know."))
 
@@ -54,7 +54,7 @@ def test_together_they_cost_and_teach_what_they_would_alone(encode, start, reduc
     alone = [
         encode(Sample(id="a", messages=conversation))
         for sample in (SHORT, LONG)
-        for conversation in one_by_one(sample.messages)
+        for conversation in split_questions(sample.messages)
     ]
     together = [encode(SHORT), encode(LONG)]  # the shorter is padded
     assert len(alone) == 5
@@ -66,28 +66,28 @@ def test_together_they_cost_and_teach_what_they_would_alone(encode, start, reduc
     assert gradients.keys() == wanted.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
-    conversations = [encode(replace(SHORT, apart=False)), encode(replace(LONG, apart=False)), encode(ONE)]
+    conversations = [encode(replace(SHORT, independent=False)), encode(replace(LONG, independent=False)), encode(ONE)]
     _, seen = measured(start.model, conversations, answers)  # where a question sees what came before
     name = "language_model.layers.0.self_attn.q_proj.weight"
     assert (seen[name] - wanted[name]).norm() > 0.01 * wanted[name].norm()
 
 
 def test_marks_names_and_system_messages_are_shared():
-    marked = messages([PICTURE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")], "A", "Why?", "B")
-    [first, second] = one_by_one([{"role": "system", "content": "Be brief."}, *marked])
+    marked = messages([IMAGE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")], "A", "Why?", "B")
+    [first, second] = split_questions([{"role": "system", "content": "Be brief."}, *marked])
     assert first[0] == second[0] == {"role": "system", "content": "Be brief."}
-    assert first[1]["content"] == [PICTURE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")]
-    assert second[1]["content"] == [PICTURE, WIDE, text("Left: <image>\nRight: <image>\n\nWhy?")]
+    assert first[1]["content"] == [IMAGE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")]
+    assert second[1]["content"] == [IMAGE, WIDE, text("Left: <image>\nRight: <image>\n\nWhy?")]
     assert second[2] == {"role": "assistant", "content": "B"}
-    named = messages([{**PICTURE, "name": "Frame-1"}, text("What?")], "A", [text("Why?")], "B")
-    assert one_by_one(named)[1][0]["content"] == [{**PICTURE, "name": "Frame-1"}, text("Why?")]
+    named = messages([{**IMAGE, "name": "Frame-1"}, text("What?")], "A", [text("Why?")], "B")
+    assert split_questions(named)[1][0]["content"] == [{**IMAGE, "name": "Frame-1"}, text("Why?")]
 
 
-def test_one_question_or_no_picture_stays_as_it_is():
-    for kept in (messages([PICTURE, text("What?")], "A"), messages("What?", "A", "Why?", "B")):
-        assert one_by_one(kept) == [kept]
+def test_one_question_or_no_image_stays_as_it_is():
+    for kept in (messages([IMAGE, text("What?")], "A"), messages("What?", "A", "Why?", "B")):
+        assert split_questions(kept) == [kept]
     assert (
-        one_by_one([{"role": "system", "content": "S"}, *messages([PICTURE, text("What?")], "A")])[0][0]["content"]
+        split_questions([{"role": "system", "content": "S"}, *messages([IMAGE, text("What?")], "A")])[0][0]["content"]
         == "S"
     )
 
@@ -95,19 +95,19 @@ def test_one_question_or_no_picture_stays_as_it_is():
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (([text("What is"), PICTURE, text("this?")], "A", "B?", "C"), "the first begins with all pictures"),
+        (([text("What is"), IMAGE, text("this?")], "A", "B?", "C"), "the first begins with all images"),
         (
-            ([PICTURE, text("What colour is it?\n<image>")], "A", "B?", "C"),
-            "the first begins with all pictures; no text",
+            ([IMAGE, text("What colour is it?\n<image>")], "A", "B?", "C"),
+            "the first begins with all images; no text",
         ),
-        (([PICTURE, text("What?")], "A", "B?"), "each have one answer"),
-        (([PICTURE, text("What?")], "A", [PICTURE, text("B?")], "C"), "a later question has a picture of its own"),
-        (([PICTURE, text("What?")], "A", "B?", "C <|im_end|>"), "answer 2 has no supervised token"),
+        (([IMAGE, text("What?")], "A", "B?"), "each have one answer"),
+        (([IMAGE, text("What?")], "A", [IMAGE, text("B?")], "C"), "a later question has an image of its own"),
+        (([IMAGE, text("What?")], "A", "B?", "C <|im_end|>"), "answer 2 has no supervised token"),
     ],
 )
 def test_what_cannot_stand_apart_is_named(encode, said, message):
     with pytest.raises(DataError, match=f"sample set/p: .*{message}"):
-        encode(apart(*said))
+        encode(independent(*said))
 
 
 def test_conversations_that_begin_otherwise_are_not_joined():
@@ -118,7 +118,7 @@ def test_conversations_that_begin_otherwise_are_not_joined():
     assert (row.input_ids, turns) == ([1, 7, 7, 2, 3, 4], [0, 0, 0, 1, 1, 2])
     assert row.labels == [chat.IGNORE] * 4 + [3, 4]
     for other in (piece(1, 7, 2, 3, 5), piece(2, 7, 7, 4), piece(1, 7, 7, 7, 4)):
-        with pytest.raises(ValueError, match="question 2 does not begin with the pictures as the first does"):
+        with pytest.raises(ValueError, match="question 2 does not begin with the images as the first does"):
             join([piece(1, 7, 7, 2, 3), other], 7)
 
 
