@@ -266,7 +266,7 @@ def test_drivelm_submission(driving: Path, tmp_path: Path) -> None:
 
 def test_drivelm_converted_file_alone(driving: Path) -> None:
     (driving / "v1_1_val_nus_q_only.json").unlink()
-    with pytest.raises(DataError, match=r"scene2_frame1\.jpg: no such stitched picture"):
+    with pytest.raises(DataError, match=r"scene2_frame1\.jpg: no such stitched image"):
         list(drivelm.items(driving, "val_q_only"))
     folder = driving / "images" / "drivelm" / "stitch"
     folder.mkdir(parents=True)
