@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mini_internvl.files import new_folder, write_json
 from mini_internvl.inputs.tokenizer import FILES
 from mini_internvl.model.checkpoint import CONFIG, to_official
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.files import new_folder, write_json, write_tensors
+from mini_internvl.model.files import write_tensors
 from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 
@@ -50,7 +51,7 @@ def write(size: str, folder: Path, tokenizer: Path | None) -> list[Path]:
         for name in FILES if tokenizer else ():
             if (tokenizer / name).exists():
                 shutil.copyfile(tokenizer / name, temporary / name)
-        write_json(raw, temporary / CONFIG)
+        write_json(temporary / CONFIG, raw)
         files = write_tensors(tensors(VLMConfig.from_official(raw)), temporary)
     return [folder / file.name for file in files]
 

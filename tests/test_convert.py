@@ -15,6 +15,7 @@ from mini_internvl.cli import app
 from mini_internvl.commands.convert import convert
 from mini_internvl.commands.doctor import diagnose
 from mini_internvl.engine import load
+from mini_internvl.files import FileError
 from mini_internvl.inputs.tokenizer import load_tokenizer
 from mini_internvl.model.checkpoint import CheckpointError, load_model
 from mini_internvl.model.config import ConfigError
@@ -100,7 +101,7 @@ def test_faults_are_named_and_nothing_is_written(checkpoint, tmp_path):
     target = tmp_path / "target"
     with pytest.raises(ConfigError, match=r'unknown layout "gguf"; known: mini, native, official'):
         convert(checkpoint, target, "gguf")
-    with pytest.raises(CheckpointError, match="exists already; give a new folder"):
+    with pytest.raises(FileError, match="exists already; give a new folder"):
         convert(checkpoint, checkpoint, "mini")
     spoiled = shutil.copytree(checkpoint, tmp_path / "spoiled")
     found = load_file(spoiled / WEIGHTS)
@@ -111,7 +112,7 @@ def test_faults_are_named_and_nothing_is_written(checkpoint, tmp_path):
     busy = tmp_path / "busy"
     busy.mkdir()
     (busy / "letter.txt").write_text("keep me")
-    with pytest.raises(CheckpointError, match="exists already; give a new folder"):
+    with pytest.raises(FileError, match="exists already; give a new folder"):
         convert(checkpoint, busy, "mini")
     assert (busy / "letter.txt").read_text() == "keep me"
     assert not target.exists()

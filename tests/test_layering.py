@@ -13,7 +13,7 @@ import mini_internvl
 PACKAGE = Path(mini_internvl.__file__).parent
 
 TIERS = (
-    {"records", "plugins", "recipes"},
+    {"files", "records", "plugins", "recipes"},
     {"inputs", "model", "metrics", "synth"},
     {"", "data", "engine"},
     {"domains", "benchmarks", "train"},
@@ -28,7 +28,7 @@ EXTRAS = (
 )
 """Import names of optional packages; none may be needed to import a module."""
 
-CHEAP = ("", "records", "recipes", "plugins", "cli", "benchmarks.", "domains.", "metrics.")
+CHEAP = ("", "files", "records", "recipes", "plugins", "cli", "benchmarks.", "domains.", "metrics.")
 """Modules, or packages with all their modules, that import no torch."""
 
 

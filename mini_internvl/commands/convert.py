@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mini_internvl.engine import hub
+from mini_internvl.files import check_new, new_folder, write_json
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
 from mini_internvl.inputs.tokenizer import FILES
 from mini_internvl.model import layouts
@@ -17,10 +18,7 @@ from mini_internvl.model.checkpoint import ADAPTER, CONFIG, as_dtype, image_toke
 from mini_internvl.model.files import (
     SHARD_BYTES,
     CheckpointError,
-    check_new,
-    new_folder,
     read_tensors,
-    write_json,
     write_tensors,
 )
 from mini_internvl.model.sizes import shapes_only
@@ -77,7 +75,7 @@ def convert(
 
     with new_folder(target) as temporary:
         _copy_tokenizer(folder, temporary, here.NAME, there.NAME, config)
-        write_json(raw, temporary / CONFIG)
+        write_json(temporary / CONFIG, raw)
         files = write_tensors(pairs(), temporary, shard_bytes=shard_bytes)
     return {
         "source": str(folder),

@@ -15,11 +15,12 @@ from mini_internvl import terminal
 from mini_internvl.engine import hub
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine, Prompt
+from mini_internvl.files import check_new
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import FILES, load_tokenizer
 from mini_internvl.model.adapter import check_base, find_base, load_adapter, read_adapter, weights_hash
 from mini_internvl.model.checkpoint import layout_of, load_model, save_model
-from mini_internvl.model.files import CheckpointError, check_new, read_tensors
+from mini_internvl.model.files import CheckpointError, read_tensors
 from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
 

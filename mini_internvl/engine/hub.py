@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini_internvl.model.files import CheckpointError, recover_folder
+from mini_internvl.files import recover_folder
+from mini_internvl.model.files import CheckpointError
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """What is fetched: settings, weights, tokenizers."""

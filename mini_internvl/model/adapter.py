@@ -22,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mini_internvl.files import new_folder, recover_folder, write_json
 from mini_internvl.model import lora
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config
-from mini_internvl.model.files import CheckpointError, new_folder, read_json, read_tensors, recover_folder, write_json
+from mini_internvl.model.files import CheckpointError, read_json, read_tensors
 from mini_internvl.model.native_lora import PROJECTOR, Low, from_native, pairs, to_native
 from mini_internvl.model.vlm import InternVL
 
@@ -159,7 +160,7 @@ def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: s
     }
     folder = Path(folder)
     with new_folder(folder) as temporary:
-        write_json(raw, temporary / CONFIG)
+        write_json(temporary / CONFIG, raw)
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
     return folder
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mini_internvl.files import new_folder, recover_folder, write_json
 from mini_internvl.model import layouts
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
 from mini_internvl.model.files import (
@@ -25,13 +26,9 @@ from mini_internvl.model.files import (
     SHARD_BYTES,
     WEIGHTS,
     CheckpointError,
-    new_folder,
     read_json,
     read_tensors,
-    recover_folder,
-    replace_folder,
     weight_files,
-    write_json,
     write_tensors,
 )
 from mini_internvl.model.layouts import official
@@ -52,8 +49,6 @@ __all__ = [
     "read_config",
     "read_json",
     "read_tensors",
-    "recover_folder",
-    "replace_folder",
     "save_model",
     "to_official",
     "weight_files",
@@ -243,7 +238,7 @@ def save_model(
     with new_folder(folder) as temporary:
         for file in extra_files:
             shutil.copyfile(file, temporary / file.name)
-        write_json(raw, temporary / CONFIG)
+        write_json(temporary / CONFIG, raw)
         pairs = form.write(model.state_dict(), model.config)
         converted = ((name, tensor.detach().to("cpu", target)) for name, tensor in pairs)
         write_tensors(converted, temporary, shard_bytes=shard_bytes, metadata=metadata)

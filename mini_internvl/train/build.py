@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mini_internvl.files import check_new, new_folder, write_json
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.bpe import ADDED
 from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError, load_tokenizer
@@ -26,11 +27,8 @@ from mini_internvl.model.config import ConfigError, VLMConfig
 from mini_internvl.model.files import (
     CONFIG,
     CheckpointError,
-    check_new,
-    new_folder,
     read_json,
     read_tensors,
-    write_json,
     write_tensors,
 )
 from mini_internvl.model.sizes import compose
@@ -93,7 +91,7 @@ def join_parts(
         kept: dict[str, torch.dtype] = {}
         write_tensors(_checked(tensors, config, kept), folder)
         raw["torch_dtype"] = str(kept["mlp1.1.weight"]).removeprefix("torch.")
-        write_json(raw, folder / CONFIG)
+        write_json(folder / CONFIG, raw)
     return output
 
 
@@ -266,7 +264,7 @@ def _write_tokenizer(source: Path, folder: Path, template: str) -> tuple[int, To
     if sep not in tokenizer.added:
         raise TokenizerError(f'{source}: the tokenizer has no token {sep}, which the template "{template}" needs')
     eos = sorted({tokenizer.token_id(token) for token in (*stops, sep)})
-    write_json({"_from_model_config": False, "eos_token_id": eos}, folder / "generation_config.json")
+    write_json(folder / "generation_config.json", {"_from_model_config": False, "eos_token_id": eos})
     wrong = [token for token, number in new.items() if tokenizer.token_id(token) != number]
     if wrong or tokenizer.size != old + len(new):
         raise TokenizerError(f"{source}: added tokens do not follow the base vocabulary of {old}; copy its files again")
@@ -282,7 +280,7 @@ def _write_settings(source: Path, folder: Path, base: Tokenizer, new: Mapping[st
     settings, special = read("tokenizer_config.json"), read("special_tokens_map.json")
     base_size = _base_size(source, base)
     beyond = {token.content: token.id for token in base.added.values() if token.id >= base_size} | dict(new)
-    write_json(dict(sorted(beyond.items(), key=lambda item: item[1])), folder / "added_tokens.json")
+    write_json(folder / "added_tokens.json", dict(sorted(beyond.items(), key=lambda item: item[1])))
     decoder = {token.id: {"content": token.content, **FLAGS, **_flags(token)} for token in base.added.values()} | {
         number: {"content": token, **FLAGS} for token, number in new.items()
     }
@@ -298,10 +296,10 @@ def _write_settings(source: Path, folder: Path, base: Tokenizer, new: Mapping[st
         "add_eos_token": False,
         "model_max_length": MAX_LENGTH,
     }
-    write_json(settings, folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", settings)
     roles = {role: special.get(role) or settings.get(role) for role in ROLES}
     written = {"additional_special_tokens": texts} | {role: token for role, token in roles.items() if token}
-    write_json(written, folder / "special_tokens_map.json")
+    write_json(folder / "special_tokens_map.json", written)
 
 
 def _base_size(source: Path, base: Tokenizer) -> int:

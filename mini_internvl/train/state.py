@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mini_internvl.model.files import CheckpointError, new_folder, recover_folder, write_json
+from mini_internvl.files import new_folder, recover_folder, write_json
+from mini_internvl.model.files import CheckpointError
 from mini_internvl.model.lora import MARK, adapted
 from mini_internvl.model.vlm import InternVL
 
@@ -40,7 +41,7 @@ def save_state(
     tensors["random"] = torch.get_rng_state()
     with new_folder(folder) as temporary:
         save_file(tensors, temporary / STATE)
-        write_json(counters, temporary / COUNTERS)
+        write_json(temporary / COUNTERS, counters)
 
 
 def read_counters(folder: Path) -> dict[str, Any] | None:

@@ -10,10 +10,11 @@ import signal
 import time
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
-from mini_internvl.model import files
+from mini_internvl import files
 from mini_internvl.model.checkpoint import CheckpointError, load_model, load_vision, save_model
 from mini_internvl.model.config import ConfigError
 
@@ -114,7 +115,7 @@ def test_a_missing_folder_or_config_is_named(folder, tmp_path):
     ("content", "message"),
     [
         (b"{", r"config\.json is not valid JSON"),
-        (b"\xff\xfe\x00", r"config\.json is not valid JSON"),
+        (b"\xff\xfe\x00", r"config\.json is not UTF-8 text"),
         (b"[1]", "holds no JSON object"),
         (b'{"model_type": "llava", "architectures": ["X"]}', r'config\.json: this is a config of "llava" \(X\)'),
     ],
@@ -176,7 +177,7 @@ def test_a_failed_save_leaves_the_old_folder(monkeypatch, make, tmp_path):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    for module, name in ((files, "_save"), (files.os, "fsync")):
+    for module, name in ((safetensors.torch, "save_file"), (os, "fsync")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space left"):
@@ -199,7 +200,7 @@ def test_a_rename_that_fails_or_is_killed_loses_nothing(monkeypatch, make, tmp_p
         real(source, destination)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", fails)
+        patch.setattr(os, "replace", fails)
         with pytest.raises(OSError, match="Input/output"):
             save_model(make(), target)
     assert (target / "model.safetensors").read_bytes() == before
@@ -358,7 +359,7 @@ def test_a_reader_that_recovers_in_between_spoils_no_save(monkeypatch, make, tmp
     new = make()
     with torch.no_grad():
         new.mlp1[1].weight.add_(1)
-    monkeypatch.setattr(files.os, "replace", interfered)
+    monkeypatch.setattr(os, "replace", interfered)
     save_model(new, target)
     assert done
     assert torch.equal(load_model(target).mlp1[1].weight, new.mlp1[1].weight)
