@@ -111,13 +111,18 @@ class Example:
     """(tiles, 3, S, S) float32, normalised; zero tiles for a text-only sample."""
     patch_labels: torch.Tensor | None = None
     """(tiles, patches, 4) int64 for the loss over patches (see ``train.patches``)."""
-    turns: torch.Tensor | None = None
-    """(T,) int64 of a sample whose questions stand apart: 0 at the beginning that all of them share, then 1, 2, ..."""
+    segment_ids: torch.Tensor | None = None
+    """(T,) int64 of independent questions: 0 at the prefix that they share, then 1, 2, ... (see :class:`Batch`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples padded on the right to one length."""
+    """Examples padded on the right to one length.
+
+    A token sees itself and earlier tokens of its row: those of its own document, and there those of segment 0 and of
+    its own segment. A conversation is one document of segment 0. Independent questions are one document: their shared
+    prefix is segment 0, each question with its answer a further segment. Packed documents stand one after the other.
+    """
 
     sample_ids: tuple[str, ...]
     """One per row."""
@@ -127,13 +132,16 @@ class Batch:
     """(B, T) int64, -100 at padding and unsupervised tokens."""
     attention_mask: torch.Tensor
     """(B, T) int64, 1 at real tokens."""
+    position_ids: torch.Tensor
+    """(B, T) int64: each document counts from 0, each of its questions on from the shared prefix; 0 at padding."""
     pixel_values: torch.Tensor
     """(tiles of all rows, 3, S, S) float32, in row order."""
     patch_labels: torch.Tensor | None = None
     """(tiles of all rows, patches, 4) int64, where the examples carry them."""
-    turns: torch.Tensor | None = None
-    """(B, T) int64, where an example carries them: tokens of turn n see turn 0 and their own, and count on from turn 0.
-    A conversation is all turn 0, padding is -1."""
+    segment_ids: torch.Tensor | None = None
+    """(B, T) int64, -1 at padding; ``None`` where all is segment 0."""
+    document_ids: torch.Tensor | None = None
+    """(B, T) int64, -1 at padding; ``None`` where every row is one document."""
 
 
 @dataclass(frozen=True, kw_only=True)

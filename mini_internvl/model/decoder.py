@@ -5,6 +5,8 @@ Shapes: B batch, T new tokens, S all tokens seen so far, H heads, K key-value he
 
 Keys enter the cache already rotated. For the "dynamic" and "longrope" kinds the rotation depends on the length at
 that moment, so a generation that crosses the limit keeps the earlier rotation of its earlier keys, as in the original.
+There the longest row of a batch decides; here each row (each document of a packed row) goes by its own length, so that
+a batch answers as each row alone.
 """
 
 from __future__ import annotations
@@ -15,42 +17,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mini_internvl.model.attention import attend
+from mini_internvl.model.attention import AttentionPlan, attend, plan_attention
 from mini_internvl.model.config import DecoderConfig, RopeConfig
 from mini_internvl.model.vision import RMSNorm
 
 
-def rotary_tables(rope: RopeConfig, head_dim: int, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def rotary_tables(rope: RopeConfig, head_dim: int, positions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines of each position.
 
     Args:
         rope: the kind and its numbers.
         head_dim: D.
         positions: (B, T) integer positions of the new tokens.
-        length: S, the number of tokens in the sequence, padding and cache included (used by "dynamic").
+        lengths: (B, 1 or T) tokens of the sequence that each token belongs to, padding left out, cache included
+            (used by "dynamic" and "longrope").
 
     Returns:
         Two float32 tensors (B, 1, T, D).
     """
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    theta, scale = rope.theta, 1.0
+    theta: Tensor | float = rope.theta
     divisor: Tensor | float = 1.0
+    scale = 1.0
     if rope.kind == "linear":
         divisor = rope.factor
-    elif rope.kind == "dynamic" and length > rope.max_positions:
-        stretch = rope.factor * length / rope.max_positions - (rope.factor - 1)
-        theta = theta * stretch ** (head_dim / (head_dim - 2))
+    elif rope.kind == "dynamic":
+        stretch = rope.factor * lengths.float() / rope.max_positions - (rope.factor - 1)
+        theta = theta * stretch.where(lengths > rope.max_positions, 1.0)[..., None] ** (head_dim / (head_dim - 2))
     elif rope.kind == "longrope":
-        is_long = int(positions.max()) + 1 > rope.original_max_positions
-        factors = rope.long_factor if is_long else rope.short_factor
-        divisor = torch.tensor(factors, device=positions.device, dtype=torch.float32)
+        short, long = torch.tensor([rope.short_factor, rope.long_factor], device=positions.device)
+        divisor = torch.where(lengths[..., None] > rope.original_max_positions, long, short)
         ratio = rope.max_positions / rope.original_max_positions
         if ratio > 1:
             scale = math.sqrt(1 + math.log(ratio) / math.log(rope.original_max_positions))
-    inv_freq = 1.0 / (divisor * theta**exponent)  # (D/2,)
-    angles = positions[:, None, :, None].float() * inv_freq  # (B, 1, T, D/2)
-    angles = torch.cat([angles, angles], dim=-1)
+    inv_freq = 1.0 / (divisor * theta**exponent)  # (D/2,) or (B, 1 or T, D/2)
+    angles = positions[..., None].float() * inv_freq  # (B, T, D/2)
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos() * scale, angles.sin() * scale
+
+
+def sequence_lengths(position_ids: Tensor, document_ids: Tensor | None) -> Tensor:
+    """(B, 1), or (B, T) with documents: how many tokens the sequence of each token has, by its last position."""
+    if document_ids is None:
+        return position_ids.amax(1, keepdim=True) + 1
+    place = document_ids.clamp(min=0)
+    last = torch.zeros_like(position_ids).scatter_reduce(1, place, position_ids, "amax")
+    return last.gather(1, place) + 1
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -114,9 +126,9 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
     ) -> Tensor:
-        """(B, T, hidden) -> (B, T, hidden); ``mask`` (B, 1, T, S) is True where a key may be seen."""
+        """(B, T, hidden) -> (B, T, hidden)."""
         b, t, _ = x.shape
         q = self.q_proj(x).view(b, t, self.heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -124,7 +136,7 @@ class Attention(nn.Module):
         q, k = rotate(q, *tables), rotate(k, *tables)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        x = attend(q, k, v, mask, causal=mask is None and t > 1)
+        x = attend(q, k, v, plan)
         return self.o_proj(x.transpose(1, 2).reshape(b, t, -1))
 
 
@@ -153,65 +165,11 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config)
 
     def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
     ) -> Tensor:
         """(B, T, hidden) -> (B, T, hidden)."""
-        x = x + self.self_attn(self.input_layernorm(x), tables, mask, cache, layer)
+        x = x + self.self_attn(self.input_layernorm(x), tables, plan, cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
-
-
-def turn_positions(turns: Tensor) -> Tensor:
-    """(B, T) turn numbers, each turn in one piece -> (B, T) positions: every turn counts on from the end of turn 0.
-
-    Padding (-1) has position 0, so that the longest position is that of a real token.
-    """
-    places = torch.arange(turns.shape[1], device=turns.device).expand_as(turns)
-    begins = torch.ones_like(turns, dtype=torch.bool)
-    begins[:, 1:] = turns[:, 1:] != turns[:, :-1]
-    begin = (places * begins).cummax(1).values
-    shared = (turns == 0).sum(1, keepdim=True)
-    return torch.where(turns == 0, places, places - begin + shared).where(turns >= 0, 0)
-
-
-def attention_mask(
-    padding: Tensor | None,
-    new: int,
-    total: int,
-    window: int | None,
-    device: torch.device,
-    turns: Tensor | None = None,
-) -> Tensor | None:
-    """Which keys each new token may see.
-
-    Args:
-        padding: (B, total), 1 at real tokens; ``None`` when there is no padding.
-        new: T, the last tokens of the sequence.
-        total: S.
-        window: sliding window, or ``None``.
-        device: where the mask is made.
-        turns: (B, total) turn numbers; a token sees turn 0 and its own. Only where all tokens are new.
-
-    Returns:
-        (B or 1, 1, T, S) bool, or ``None`` when plain causal attention says it all. A padding token sees itself,
-        so that no row is empty (its output is never read).
-    """
-    if padding is not None and bool(padding.all()):
-        padding = None
-    windowed = window is not None and total > window
-    if padding is None and turns is None and not windowed and (new == 1 or new == total):
-        return None
-    rows = torch.arange(total - new, total, device=device)[None, :, None]
-    columns = torch.arange(total, device=device)[None, None, :]
-    seen = columns <= rows
-    if turns is not None:
-        seen = seen & ((turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None]))
-    if windowed:
-        assert window is not None
-        places = torch.arange(total, device=device)[None] if turns is None else turn_positions(turns)
-        seen = seen & (places[:, None, :] > places[:, total - new :, None] - window)
-    if padding is not None:
-        seen = (seen & padding[:, None, :].bool()) | (columns == rows)
-    return seen[:, None]
 
 
 class Decoder(nn.Module):
@@ -232,34 +190,44 @@ class Decoder(nn.Module):
         padding: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KVCache | None = None,
-        turns: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks.
 
         Args:
             x: (B, T, hidden) embedded tokens.
-            padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded.
-            position_ids: (B, T); ``None`` counts on from the cache, as the original's forward does.
+            padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded, or only the right ends
+                of rows without a cache, where causal attention does not look.
+            position_ids: (B, T); ``None`` counts the real tokens of each row, cached ones included.
             cache: receives the new keys and values.
-            turns: (B, T) turn numbers of rows whose questions stand apart, without a cache: tokens see turn 0 and
-                their own, and every turn counts its positions on from turn 0 (``position_ids`` is not read).
+            segment_ids: (B, T) as in ``records.Batch``; needs ``position_ids`` and no cache.
+            document_ids: the same.
 
         Returns:
             (B, T, hidden) after the final norm.
         """
         b, t, _ = x.shape
         past = cache.length if cache is not None else 0
-        length = past + t
-        if turns is not None:
-            assert cache is None, "turns are those of a whole sequence"
-            position_ids = turn_positions(turns)
-            length = int(position_ids.max()) + 1
-        if position_ids is None:
+        if segment_ids is not None or document_ids is not None:
+            assert cache is None, "segments are those of a whole row"
+            assert position_ids is not None, "segments come with their positions"
+        if position_ids is None and padding is not None:
+            position_ids = (padding.long().cumsum(1) - 1).clamp(min=0)[:, past:]
+        elif position_ids is None:
             position_ids = torch.arange(past, past + t, device=x.device).expand(b, t)
-        tables = rotary_tables(self.config.rope, self.config.head_dim, position_ids, length)
-        mask = attention_mask(padding, t, past + t, self.config.sliding_window, x.device, turns)
+        lengths = sequence_lengths(position_ids, document_ids)
+        tables = rotary_tables(self.config.rope, self.config.head_dim, position_ids, lengths)
+        plan = plan_attention(
+            position_ids,
+            total=past + t,
+            padding=padding,
+            window=self.config.sliding_window,
+            segment_ids=segment_ids,
+            document_ids=document_ids,
+        )
         for index, block in enumerate(self.layers):
-            x = block(x, tables, mask, cache, index)
+            x = block(x, tables, plan, cache, index)
         if cache is not None:
             cache.length += t
         return self.norm(x)

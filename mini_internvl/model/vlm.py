@@ -109,13 +109,21 @@ class InternVL(nn.Module):
         position_ids: Tensor | None = None,
         cache: KVCache | None = None,
         visual_tokens: Tensor | None = None,
-        turns: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
     ) -> Tensor:
-        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, ``turns`` as in the decoder."""
+        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, the last two as in ``records.Batch``."""
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
             visual_tokens = self.encode_images(pixel_values)
         x = self.embed(input_ids, visual_tokens)
-        return self.language_model(x, padding=attention_mask, position_ids=position_ids, cache=cache, turns=turns)
+        return self.language_model(
+            x,
+            padding=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            segment_ids=segment_ids,
+            document_ids=document_ids,
+        )
 
     def forward(
         self,

@@ -23,7 +23,7 @@ from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, ChatTemplate, Encoded, Example, Message, Sample
-from mini_internvl.train.independent import PADDING, join, split_questions
+from mini_internvl.train.independent import PADDING, join, position_ids, split_questions
 from mini_internvl.train.patches import patch_labels
 
 IGNORE = -100
@@ -234,7 +234,7 @@ class Encoder:
                 )
                 for part in parts
             ]
-            encoded, turns = self._encode(sample, [len(t) for t in tiles])
+            encoded, segments = self._encode(sample, [len(t) for t in tiles])
         except (ValueError, OSError) as error:
             raise DataError(f"sample {name}: {error}") from error
         if all(label == IGNORE for label in encoded.labels):
@@ -255,11 +255,11 @@ class Encoder:
             input_ids=torch.tensor(encoded.input_ids),
             labels=torch.tensor(encoded.labels),
             pixel_values=torch.cat(tiles) if tiles else torch.empty(0, 3, size, size),
-            turns=torch.tensor(turns) if turns else None,
+            segment_ids=torch.tensor(segments) if segments else None,
         )
 
     def _encode(self, sample: Sample, tiles: Sequence[int]) -> tuple[Encoded, list[int]]:
-        """Ids and labels, and the turn of each token where the questions stand apart."""
+        """Ids and labels, and the segment of each token of independent questions."""
 
         def encode(messages: Sequence[Message]) -> Encoded:
             return chat.encode(
@@ -306,11 +306,13 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORE)
     mask = torch.zeros(shape, dtype=torch.int64)
-    turns = torch.full(shape, PADDING)
+    positions = torch.zeros(shape, dtype=torch.int64)
+    segments = torch.full(shape, PADDING)
     for row, example in enumerate(examples):
         n = len(example.input_ids)
         ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
-        turns[row, :n] = 0 if example.turns is None else example.turns
+        segments[row, :n] = 0 if example.segment_ids is None else example.segment_ids
+        positions[row, :n] = position_ids(segments[row, :n])
     patches = [example.patch_labels for example in examples if example.patch_labels is not None]
     return Batch(
         patch_labels=torch.cat(patches) if patches else None,
@@ -318,7 +320,8 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         input_ids=ids,
         labels=labels,
         attention_mask=mask,
-        turns=turns if any(example.turns is not None for example in examples) else None,
+        position_ids=positions,
+        segment_ids=segments if any(example.segment_ids is not None for example in examples) else None,
         pixel_values=torch.cat([example.pixel_values for example in examples]),
     )
 

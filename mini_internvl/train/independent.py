@@ -1,20 +1,23 @@
-"""Questions that stand apart: several about the same images, each trained as if it alone had been asked.
+"""Independent questions about the same images: packed into one row, each trained as if it alone had been asked.
 
-Their tokens form one row. It begins with what they share, up to the last visual token (turn 0), and goes on with the
-rest of each question and its answer (turns 1, 2, ...). A turn sees turn 0 and itself, and counts its positions on from
-turn 0 (``model.decoder.turn_positions``), so that loss and gradients are those of the questions one by one, while the
-images are read once.
+The row begins with the prefix that they share, up to the last visual token (segment 0), and goes on with the rest of
+each question and its answer (segments 1, 2, ...). Each question attends to the prefix and to itself only, and its
+positions count on from the prefix, so loss and gradients are those of one row per question, while the images are read
+once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from mini_internvl.inputs import chat
 from mini_internvl.records import Encoded, Message, Part
 
 PADDING = -1
-"""Turn of a padding token."""
+"""Segment of a padding token."""
 
 
 def split_questions(messages: Sequence[Message]) -> list[Sequence[Message]]:
@@ -78,24 +81,33 @@ def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
         context: id of the visual token.
 
     Returns:
-        The row, and the turn of each of its tokens.
+        The row, and the segment of each of its tokens.
 
     Raises:
         ValueError: the conversations do not begin alike, or an answer has no supervised token.
     """
     begin = pieces[0].input_ids
     shared = len(begin) - begin[::-1].index(context)
-    ids, labels, turns = begin[:shared], pieces[0].labels[:shared], [0] * shared
-    for turn, piece in enumerate(pieces, 1):
+    ids, labels, segments = begin[:shared], pieces[0].labels[:shared], [0] * shared
+    for number, piece in enumerate(pieces, 1):
         if piece.input_ids[:shared] != begin[:shared] or context in piece.input_ids[shared:]:
             raise ValueError(
-                f"question {turn} does not begin with the images as the first does; they cannot stand apart"
+                f"question {number} does not begin with the images as the first does; they cannot stand apart"
             )
         if all(label == chat.IGNORE for label in piece.labels):
             raise ValueError(
-                f"answer {turn} has no supervised token; keep the template's control tokens out of its text"
+                f"answer {number} has no supervised token; keep the template's control tokens out of its text"
             )
         ids = ids + piece.input_ids[shared:]
         labels = labels + piece.labels[shared:]
-        turns = turns + [turn] * (len(piece.input_ids) - shared)
-    return Encoded(input_ids=ids, labels=labels), turns
+        segments = segments + [number] * (len(piece.input_ids) - shared)
+    return Encoded(input_ids=ids, labels=labels), segments
+
+
+def position_ids(segment_ids: Tensor) -> Tensor:
+    """(T,) segments of one row, each in one piece -> (T,) positions: all count on from the end of segment 0."""
+    places = torch.arange(len(segment_ids))
+    starts = torch.ones(len(segment_ids), dtype=torch.bool)
+    starts[1:] = segment_ids[1:] != segment_ids[:-1]
+    start = (places * starts).cummax(0).values
+    return torch.where(segment_ids == 0, places, places - start + (segment_ids == 0).sum())

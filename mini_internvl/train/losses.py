@@ -35,8 +35,13 @@ class AnswerLoss(nn.Module):
     def forward(self, model: InternVL, batch: Batch, visual_tokens: Tensor | None = None) -> Tensor:
         """The sum over the batch's supervised tokens; ``visual_tokens`` stand for the pixels where they are known."""
         hidden = model.hidden(
-            batch.input_ids, batch.pixel_values, batch.attention_mask, visual_tokens=visual_tokens, turns=batch.turns
-        )
+            batch.input_ids,
+            batch.pixel_values,
+            position_ids=batch.position_ids,
+            visual_tokens=visual_tokens,
+            segment_ids=batch.segment_ids,
+            document_ids=batch.document_ids,
+        )  # no mask: padding stands on the right, where causal attention does not look
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         logits = model.language_model.lm_head(hidden[:, :-1][supervised])
@@ -49,19 +54,19 @@ class AnswerLoss(nn.Module):
 
 
 def token_weights(batch: Batch, reduction: str) -> Tensor:
-    """Weight of each supervised token, in the order of ``labels[:, 1:]``, from the number x of those it stands with.
+    """Weight of each supervised token, in the order of ``labels[:, 1:]``, computed from x, the number of supervised
+    tokens in the same document, or in the same segment of independent questions.
 
-    That is the tokens of its row, or of its turn where questions stand apart. ``token`` gives 1, ``sample`` 1/x, so
-    that all rows (or turns) count the same, ``square`` 1/sqrt(x), between the two: ``loss_reduction`` of the official
-    packed data set (``internvl/train/dataset_packed.py``).
+    ``token`` gives 1, ``sample`` 1/x, so that all documents (or questions) count the same, ``square`` 1/sqrt(x),
+    between the two: ``loss_reduction`` of the official packed data set (``internvl/train/dataset_packed.py``).
 
     Returns:
         (supervised tokens,) float32.
     """
     supervised = batch.labels[:, 1:] != IGNORE
     rows = torch.arange(len(supervised), device=supervised.device)[:, None].expand_as(supervised)[supervised]
-    turns = torch.zeros_like(rows) if batch.turns is None else batch.turns[:, 1:][supervised]
-    _, answer, lengths = torch.stack([rows, turns]).unique(dim=1, return_inverse=True, return_counts=True)
+    own = [ids[:, 1:][supervised] for ids in (batch.document_ids, batch.segment_ids) if ids is not None]
+    _, answer, lengths = torch.stack([rows, *own]).unique(dim=1, return_inverse=True, return_counts=True)
     return lengths[answer].float() ** POWERS[reduction]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mini_internvl.model import attention
-from mini_internvl.model.attention import attend
+from mini_internvl.model.attention import AttentionPlan, attend
 
 
 def inputs(heads=4, kv_heads=4, new=5, total=5, dtype=torch.float32):
@@ -32,14 +32,16 @@ def by_definition(q, k, v, seen):
 def test_each_key_head_serves_its_group(kv_heads):
     q, k, v = inputs(kv_heads=kv_heads)
     seen = torch.ones(2, 5, 5, dtype=torch.bool).tril()
-    torch.testing.assert_close(attend(q, k, v, causal=True), by_definition(q, k, v, seen))
+    torch.testing.assert_close(attend(q, k, v, AttentionPlan(causal=True)), by_definition(q, k, v, seen))
 
 
-def test_a_mask_hides_keys():
-    q, k, v = inputs(new=3, total=6)
-    seen = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(1)) > 0.5
+@pytest.mark.parametrize("new", [3, 1])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_mask_hides_keys(new, kv_heads):
+    q, k, v = inputs(new=new, total=6, kv_heads=kv_heads)
+    seen = torch.rand(2, new, 6, generator=torch.Generator().manual_seed(1)) > 0.5
     seen[..., 0] = True
-    torch.testing.assert_close(attend(q, k, v, seen[:, None]), by_definition(q, k, v, seen))
+    torch.testing.assert_close(attend(q, k, v, AttentionPlan(mask=seen[:, None])), by_definition(q, k, v, seen))
 
 
 @pytest.mark.parametrize("kind", ["full", "causal", "mask"])
@@ -47,12 +49,12 @@ def test_a_mask_hides_keys():
 def test_the_plain_form_equals_the_fused_one(monkeypatch, kind, kv_heads):
     seen = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(1)) > 0.5
     seen |= torch.eye(5, dtype=torch.bool)
-    mask, causal = (seen, False) if kind == "mask" else (None, kind == "causal")
+    plan = AttentionPlan(causal=kind == "causal", mask=seen if kind == "mask" else None)
     results = []
     for limit in (attention.PLAIN_UP_TO, 0):  # 0: the fused kernel, also for bfloat16 gradients
         monkeypatch.setattr(attention, "PLAIN_UP_TO", limit)
         q, k, v = (x.requires_grad_() for x in inputs(kv_heads=kv_heads, dtype=torch.bfloat16))
-        out = attend(q, k, v, mask, causal=causal)
+        out = attend(q, k, v, plan)
         out.float().pow(2).sum().backward()
         results.append([out.detach(), q.grad, k.grad, v.grad])
     for plain, fused in zip(*results, strict=True):
@@ -65,6 +67,7 @@ def test_the_plain_form_is_what_bfloat16_training_uses(monkeypatch):
 
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", refuse)
     q, k, v = inputs(dtype=torch.bfloat16)
-    assert attend(q.requires_grad_(), k, v, causal=True).shape == q.shape
+    causal = AttentionPlan(causal=True)
+    assert attend(q.requires_grad_(), k, v, causal).shape == q.shape
     with pytest.raises(AssertionError, match="fused"):
-        attend(q.detach(), k, v, causal=True)
+        attend(q.detach(), k, v, causal)

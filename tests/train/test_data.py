@@ -231,7 +231,9 @@ def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
     path.write_text(json.dumps(rows[0] | {"independent": True}) + "\n" + json.dumps(rows[1]))
     assert [sample.independent for sample in read_jsonl(path)] == [True, False]
     source = open_source(SourceRecipe(kind="jsonl", path=str(path), independent=True), 0)
-    assert encode(source[0]).turns.unique().tolist() == encode(source[1]).turns.unique().tolist() == [0, 1, 2]
+    assert (
+        encode(source[0]).segment_ids.unique().tolist() == encode(source[1]).segment_ids.unique().tolist() == [0, 1, 2]
+    )
 
     path.write_text(json.dumps(rows[0] | {"independent": "yes"}))
     with pytest.raises(DataError, match=r'rows\.jsonl:1: independent is "yes"; it must be true or false'):

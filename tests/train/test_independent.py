@@ -1,4 +1,4 @@
-"""Questions that stand apart: together they cost and teach what they would alone, and what cannot is refused."""
+"""Independent questions: packed they cost and teach what they would alone, and what cannot be packed is refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 
 from mini_internvl.inputs import chat
-from mini_internvl.model import decoder
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Encoded, Sample
 from mini_internvl.train.data import DataError, collate
-from mini_internvl.train.independent import join, split_questions
+from mini_internvl.train.independent import join, position_ids, split_questions
 from mini_internvl.train.losses import AnswerLoss
 
 IMAGE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
@@ -114,24 +113,15 @@ def test_conversations_that_begin_otherwise_are_not_joined():
     def piece(*ids):
         return Encoded(input_ids=list(ids), labels=[chat.IGNORE] * (len(ids) - 1) + [ids[-1]])
 
-    row, turns = join([piece(1, 7, 7, 2, 3), piece(1, 7, 7, 4)], 7)
-    assert (row.input_ids, turns) == ([1, 7, 7, 2, 3, 4], [0, 0, 0, 1, 1, 2])
+    row, segments = join([piece(1, 7, 7, 2, 3), piece(1, 7, 7, 4)], 7)
+    assert (row.input_ids, segments) == ([1, 7, 7, 2, 3, 4], [0, 0, 0, 1, 1, 2])
     assert row.labels == [chat.IGNORE] * 4 + [3, 4]
     for other in (piece(1, 7, 2, 3, 5), piece(2, 7, 7, 4), piece(1, 7, 7, 7, 4)):
         with pytest.raises(ValueError, match="question 2 does not begin with the images as the first does"):
             join([piece(1, 7, 7, 2, 3), other], 7)
 
 
-def test_turns_count_on_from_what_they_share_and_see_nothing_else():
-    turns = torch.tensor([[0, 0, 1, 1, 2, 2, 2, -1], [0, 0, 0, 0, 0, -1, -1, -1]])
-    assert decoder.turn_positions(turns).tolist() == [[0, 1, 2, 3, 2, 3, 4, 0], [0, 1, 2, 3, 4, 0, 0, 0]]
-    padding = (turns >= 0).long()
-    for window in (None, 2):
-        mask = decoder.attention_mask(padding, 8, 8, window, torch.device("cpu"), turns)[:, 0]
-        places = decoder.turn_positions(turns)
-        for row in range(2):
-            for i in range(8):
-                for j in range(8):
-                    own = turns[row, j] in (0, turns[row, i]) and j <= i
-                    near = window is None or places[row, i] - places[row, j] < window
-                    assert mask[row, i, j] == ((own and near and bool(padding[row, j])) or i == j)
+def test_positions_count_on_from_the_shared_prefix():
+    segments = torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    assert position_ids(segments).tolist() == [0, 1, 2, 3, 2, 3, 4]
+    assert position_ids(torch.zeros(5, dtype=torch.int64)).tolist() == [0, 1, 2, 3, 4]

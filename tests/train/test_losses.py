@@ -16,7 +16,7 @@ from mini_internvl.train.losses import AnswerLoss, token_weights
 _ = IGNORE
 
 
-def batch(labels, turns=None):
+def batch(labels, segments=None):
     ids = torch.tensor(labels)
     return Batch(
         sample_ids=tuple(map(str, range(len(labels)))),
@@ -24,7 +24,8 @@ def batch(labels, turns=None):
         labels=ids,
         attention_mask=torch.ones_like(ids),
         pixel_values=torch.zeros(0, 3, 28, 28),
-        turns=None if turns is None else torch.tensor(turns),
+        position_ids=torch.zeros_like(ids),
+        segment_ids=None if segments is None else torch.tensor(segments),
     )
 
 
@@ -39,10 +40,12 @@ def test_a_token_weighs_by_the_length_of_what_it_stands_in(reduction, power):
     lengths = torch.tensor([4.0, 4, 4, 4, 1])
     torch.testing.assert_close(token_weights(conversations, reduction), lengths**power)
     labels = [[_, _, 5, 6, _, 7, _], [_, 3, 3, 3, _, 4, 4], [_, 8, _, 8, _, _, _]]
-    turns = [[0, 0, 1, 1, 2, 2, -1], [0, 1, 1, 1, 2, 2, 2], [0, 0, 0, 0, -1, -1, -1]]  # the last is a conversation
+    segments = [[0, 0, 1, 1, 2, 2, -1], [0, 1, 1, 1, 2, 2, 2], [0, 0, 0, 0, -1, -1, -1]]  # the last is a conversation
     lengths = torch.tensor([2.0, 2, 1, 3, 3, 3, 2, 2, 2, 2])
-    torch.testing.assert_close(token_weights(batch(labels, turns), reduction), lengths**power)
-    assert AnswerLoss(reduction).count([batch(labels, turns)] * 2) == pytest.approx(2 * float((lengths**power).sum()))
+    torch.testing.assert_close(token_weights(batch(labels, segments), reduction), lengths**power)
+    assert AnswerLoss(reduction).count([batch(labels, segments)] * 2) == pytest.approx(
+        2 * float((lengths**power).sum())
+    )
 
 
 def test_with_sample_every_row_counts_the_same(start, examples):
