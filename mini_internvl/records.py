@@ -85,6 +85,8 @@ class Sample:
     independent: bool = False
     """Whether every question stands alone with the images of the first turn: it is trained as if it had been asked
     first, and sees no other question or answer. ``False`` is a conversation. See ``train.independent``."""
+    place: str = field(default="", compare=False)
+    """Where it was read (``FILE:12``), for errors; "" where it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)

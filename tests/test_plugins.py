@@ -51,3 +51,29 @@ def test_listing_and_finding_import_no_heavy_package() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
+
+
+def test_a_file_of_ones_own_is_a_plug_in(tmp_path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("SPLITS = ('train',)\n")
+    module = plugins.find("domains", str(path), ("SPLITS",))
+    assert module.SPLITS == ("train",)
+    assert plugins.find("domains", str(path)) is module
+    with pytest.raises(ValueError, match=r"mine\.py has no convert; a file for domains defines SPLITS, convert"):
+        plugins.find("domains", str(path), ("SPLITS", "convert"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"bad\.py does not exist; give the path of a file for domains"),
+        ("import nowhere_to_be_found", r"bad\.py cannot be imported \(ModuleNotFoundError: .*nowhere_to_be_found"),
+        ("def (", r"bad\.py cannot be imported \(SyntaxError"),
+        ("1 / 0", r"bad\.py cannot be imported \(ZeroDivisionError"),
+    ],
+)
+def test_a_file_of_ones_own_that_is_no_plug_in_is_told(tmp_path, text, message) -> None:
+    if text is not None:
+        (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        plugins.find("domains", str(tmp_path / "bad.py"))

@@ -1,0 +1,65 @@
+"""What training and evaluation read: files as rows with their places, rows as samples.
+
+``files`` reads people's files row by row, ``formats`` holds one file per row format, ``rows`` turns rows into samples
+and back, ``sources`` gives training its samples by number. A row that cannot be used becomes a Fault, never an
+exception, so that one pass names every bad row of a file. Importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LISTED_FAULTS = 8
+"""Faults that a message shows; the others are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One record of a file, as the file holds it."""
+
+    file: Path
+    """The file it was read from."""
+    place: str
+    """Where it stands in the file: ``"line 12"``, ``"row 3"``, ``"member 0001.json"``."""
+    raw: Mapping[str, Any]
+    """The record's own keys and values."""
+    id: str
+    """The record's ``id``, or its number, counted from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A record that cannot be used; as text ``FILE:12: reason``."""
+
+    file: Path
+    """The file that holds the record."""
+    place: str
+    """Where it stands in the file, as in :class:`Row`."""
+    reason: str
+    """What is wrong, in words that say how to mend it."""
+
+    def __str__(self) -> str:
+        return f"{where(self)}: {self.reason}"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the rows and what to do."""
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault], hint: str = "", *, count: int | None = None) -> DataError:
+        """One error for many faults, the first of them in full; ``count`` where more were met than are kept."""
+        first = faults[0]
+        shown = [str(first)]
+        for fault in faults[1:LISTED_FAULTS]:
+            shown.append(f"{fault.place}: {fault.reason}" if fault.file == first.file else str(fault))
+        more = max(count or 0, len(faults)) - len(shown)
+        return cls("; ".join([*shown, *([f"and {more} more"] if more else []), *([hint] if hint else [])]))
+
+
+def where(record: Row | Fault) -> str:
+    """``FILE:12`` of a line, ``FILE: row 3`` of anything else."""
+    kind, _, number = record.place.partition(" ")
+    return f"{record.file}:{number}" if kind == "line" else f"{record.file}: {record.place}"

@@ -1,0 +1,50 @@
+"""Row formats: one file each, found by its name.
+
+A format file says which rows it reads and turns them into messages. It has exactly::
+
+    KEYS                 the keys it reads, and those that hold nothing for the model (``width``).
+    reads(keys)          whether a row with these keys is of this format.
+    messages(raw)        the row's conversation, image paths as they stand. ValueError says which field is wrong.
+    EXAMPLE              (raw row, Sample): a worked example; the Sample's ``source`` is ``example``.
+
+The keys in ``COMMON`` are read for every format (``data.rows``). A format of your own is a file of this shape anywhere:
+name it by its path (``format: ./my_format.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from types import ModuleType
+
+from mini_internvl import plugins
+
+FOLDER = "data.formats"
+CONTRACT = ("KEYS", "reads", "messages", "EXAMPLE")
+COMMON = frozenset({"id", "source", "max_tiles", "patch_annotations", "independent"})
+"""Keys that every format's rows may hold."""
+
+
+@functools.lru_cache(maxsize=1024)
+def find(keys: tuple[str, ...], name: str = "") -> ModuleType:
+    """The format called ``name``, or the one that reads rows with these keys.
+
+    Raises:
+        ValueError: no format of that name or path, or none that reads such rows.
+    """
+    if name:
+        return plugins.find(FOLDER, name, CONTRACT)
+    for module in _all():
+        if module.reads(frozenset(keys)):
+            return module
+    raise ValueError(f"no format reads {_named(keys)}; a row holds conversations or messages, or name its format")
+
+
+def _named(keys: Iterable[str]) -> str:
+    shown = ", ".join(keys)
+    return f"a row with the keys {shown[:200]}" if shown else "an empty row"
+
+
+@functools.cache
+def _all() -> list[ModuleType]:
+    return [plugins.find(FOLDER, name) for name in plugins.list_names(FOLDER)]

@@ -1,0 +1,77 @@
+"""OpenAI's rows: ``messages`` of ``role`` and ``content``, images inside the contents.
+
+Keys of a part that hold null are left out: Parquet gives every part the keys of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from mini_internvl.data.formats._turns import shown, turns
+from mini_internvl.records import Message, Sample
+
+KEYS = frozenset({"messages"})
+
+
+def reads(keys: AbstractSet[str]) -> bool:
+    """Whether there are messages and no images beside them."""
+    return "messages" in keys and not keys & {"image", "images"}
+
+
+def messages(raw: Mapping[str, Any]) -> list[Message]:
+    """The conversation; ValueError names the field that is wrong."""
+    return [
+        {"role": role, "content": content(said, f"messages[{number}].content")}
+        for number, (role, said) in enumerate(turns(raw, "messages", "role", "content"))
+    ]
+
+
+def content(value: object, field: str) -> str | list[Any]:
+    """A text, or a list of parts that are objects."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{field} is {shown(value)}; it must be a text or a list of parts")
+    parts = []
+    for number, part in enumerate(value):
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{field}[{number}] is {shown(part)}; it must be an object with a type")
+        parts.append({key: one for key, one in part.items() if one is not None})
+    return parts
+
+
+EXAMPLE = (
+    {
+        "id": "cat-1",
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": "cat.jpg", "name": "Front"},
+                    {"type": "text", "text": "What is this?"},
+                ],
+            },
+            {"role": "assistant", "content": "A cat."},
+        ],
+        "independent": True,
+        "max_tiles": 6,
+    },
+    Sample(
+        id="cat-1",
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": "cat.jpg", "name": "Front"},
+                    {"type": "text", "text": "What is this?"},
+                ],
+            },
+            {"role": "assistant", "content": "A cat."},
+        ],
+        source="example",
+        independent=True,
+        max_tiles=6,
+    ),
+)

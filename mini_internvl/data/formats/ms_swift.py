@@ -1,0 +1,78 @@
+"""ms-swift's and LLaMA-Factory's rows: ``messages`` with ``images`` beside them, or ``query`` and ``response``.
+
+Marks in the texts, or image parts without an image, say where the images go; ``<img>PATH</img>`` names its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from mini_internvl.data.formats._turns import absent, images, shown, text, turns, with_images
+from mini_internvl.data.formats.messages import content
+from mini_internvl.records import Message, Sample
+
+KEYS = frozenset({"messages", "query", "response", "history", "system", "image", "images"})
+
+
+def reads(keys: AbstractSet[str]) -> bool:
+    """Whether images stand beside messages, or a query has its response."""
+    return ("messages" in keys and bool(keys & {"image", "images"})) or {"query", "response"} <= keys
+
+
+def messages(raw: Mapping[str, Any]) -> list[Message]:
+    """The conversation with its images; ValueError names the field that is wrong."""
+    if "messages" in raw:
+        spoken = [
+            (role, content(said, f"messages[{number}].content"))
+            for number, (role, said) in enumerate(turns(raw, "messages", "role", "content"))
+        ]
+    else:
+        spoken = _exchanges(raw)
+    if not absent(raw.get("system")):
+        spoken.insert(0, ("system", text(raw["system"], "system")))
+    return with_images(spoken, images(raw, "image", "images"))
+
+
+def _exchanges(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """``history`` is a list of [question, answer], the oldest first."""
+    spoken: list[tuple[str, Any]] = []
+    history = [] if absent(raw.get("history")) else raw["history"]
+    if not isinstance(history, list | tuple):
+        raise ValueError(f"history is {shown(history)}; it must be a list of [question, answer]")
+    for number, pair in enumerate([*history, (raw["query"], raw["response"])]):
+        name = f"history[{number}]" if number < len(history) else "query or response"
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"{name} is {shown(pair)}; it must be [question, answer]")
+        spoken += [("user", text(pair[0], name)), ("assistant", text(pair[1], name))]
+    return spoken
+
+
+EXAMPLE = (
+    {
+        "messages": [
+            {"role": "user", "content": "<image>What is this?"},
+            {"role": "assistant", "content": "A cat."},
+            {"role": "user", "content": "And <image>?"},
+            {"role": "assistant", "content": "A dog."},
+        ],
+        "images": ["cat.jpg", "dog.jpg"],
+    },
+    Sample(
+        id="1",
+        messages=[
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": "cat.jpg"}, {"type": "text", "text": "<image>What is this?"}],
+            },
+            {"role": "assistant", "content": "A cat."},
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": "dog.jpg"}, {"type": "text", "text": "And <image>?"}],
+            },
+            {"role": "assistant", "content": "A dog."},
+        ],
+        source="example",
+    ),
+)

@@ -1,0 +1,252 @@
+"""Sample <-> row, both ways, every field.
+
+A row that we write is InternVL's (``conversations`` and ``image``) where the sample fits, for other tools to read, and
+OpenAI's (``messages``) otherwise: named or scaled images, several images without marks. Fields that neither has stand
+beside them under their own names. A row that was written, read and written again is the same row.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mini_internvl.data import DataError, Fault, Row, files, formats, where
+from mini_internvl.data.formats._turns import MARK, absent, shown
+from mini_internvl.records import Message, Part, PatchAnnotation, Sample
+
+MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "objects"})
+"""Keys of things to see or hear: a format that does not read one of them must not pass over it."""
+Value = TypeVar("Value", int, bool, str)
+
+
+def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: str = "") -> Sample | Fault:
+    """Read a row.
+
+    Args:
+        row: as a file gave it.
+        root: what relative image paths begin from; ``None`` is the file's folder.
+        format: name or path of the row's format; "" finds it by the row's keys.
+        source: the sample's source where the row names none; "" is the file's name without its ending.
+    """
+    raw = row.raw
+    try:
+        module = formats.find(tuple(raw), format)
+        for key in MEDIA & raw.keys() - module.KEYS:
+            if not absent(raw[key]):
+                raise ValueError(f'"{key}" would reach no sample: the format {module.__name__} does not read it')
+        messages = [_beside(message, root or row.file.parent) for message in module.messages(raw)]
+        _check_answers(messages)
+        named = raw.get("source")
+        return Sample(
+            id=row.id,
+            messages=messages,
+            source=named if named and isinstance(named, str) else source or row.file.stem,
+            max_tiles=_field(raw, "max_tiles", int, None),
+            patch_annotations=tuple(_annotation(one) for one in raw.get("patch_annotations") or ()),
+            independent=_field(raw, "independent", bool, False),
+            place=where(row),
+        )
+    except (ValueError, TypeError) as error:
+        return Fault(file=row.file, place=row.place, reason=str(error))
+
+
+def _field(raw: Mapping[str, Any], key: str, kind: type[Value], default: Any) -> Any:
+    value = raw.get(key)
+    if value is None:
+        return default
+    if type(value) is not kind:
+        wanted = {int: "a whole number", bool: "true or false"}[kind]
+        raise ValueError(f"{key} is {shown(value)}; it must be {wanted}")
+    return value
+
+
+def _annotation(raw: Any) -> PatchAnnotation:
+    known = {field.name for field in fields(PatchAnnotation)}
+    if not isinstance(raw, Mapping) or not {"text", "box"} <= raw.keys() <= known:
+        raise ValueError(
+            f"patch_annotations holds {shown(raw)}; each has text and box, and may have place, line, colour"
+        )
+    return PatchAnnotation(**{**raw, "box": tuple(raw["box"])})
+
+
+def _beside(message: Message, root: Path) -> Message:
+    """The message with its image paths made relative to ``root``."""
+    if isinstance(message["content"], str):
+        return message
+    content: list[Part] = []
+    for part in message["content"]:
+        if part.get("type") == "image_url" and isinstance(part.get("image_url"), Mapping):
+            part = {**part, "image_url": {**part["image_url"], "url": _path(part["image_url"].get("url"), root)}}
+        elif part.get("type") == "image" and "image" in part:
+            part = {**part, "image": _path(part["image"], root)}
+        content.append(part)
+    return {**message, "content": content}
+
+
+def _path(image: Any, root: Path) -> Any:
+    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")):
+        return image
+    return str(root / image)
+
+
+def _check_answers(messages: Sequence[Message]) -> None:
+    """An image in an answer would train the model to write image tokens."""
+    for turn, message in enumerate(messages, 1):
+        content = message["content"]
+        if message["role"] != "user" and (
+            MARK in content
+            if isinstance(content, str)
+            else any(part.get("type") != "text" or MARK in str(part.get("text")) for part in content)
+        ):
+            raise ValueError(
+                f"turn {turn} ({message['role']}) holds an image or {MARK}; only questions show images: take it out"
+            )
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """The row of a sample whose images are paths or data URLs; see :func:`write_rows` for others."""
+    row: dict[str, Any] = {"id": sample.id}
+    if sample.source:
+        row["source"] = sample.source
+    row |= _conversations(sample.messages) or {"messages": [_plain(message) for message in sample.messages]}
+    if sample.max_tiles is not None:
+        row["max_tiles"] = sample.max_tiles
+    if sample.independent:
+        row["independent"] = True
+    if sample.patch_annotations:
+        row["patch_annotations"] = [
+            {key: value for key, value in asdict(one).items() if value is not None} | {"box": list(one.box)}
+            for one in sample.patch_annotations
+        ]
+    return row
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return dict(message)
+    parts = [{**part, "image": os.fspath(part["image"])} if "image" in part else dict(part) for part in content]
+    return {**message, "content": parts}
+
+
+def _conversations(messages: Sequence[Message]) -> dict[str, Any] | None:
+    """InternVL's keys, or ``None`` where they cannot say what the messages say."""
+    if not messages or messages[0]["role"] == "assistant":
+        return None
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    every = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+    lone = sum("image" in part for part in every) == 1
+    images: list[str] = []
+    turns = []
+    for message in messages:
+        said = _marked(message, images, lone=lone)
+        if said is None or message["role"] not in names:
+            return None
+        turns.append({"from": names[message["role"]], "value": said})
+    beside: dict[str, Any] = {"image": images[0] if len(images) == 1 else images} if images else {}
+    return {**beside, "conversations": turns}
+
+
+def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
+    """The text of a turn with a mark for each of its images, which are added to ``images``."""
+    content = message["content"]
+    if isinstance(content, str):
+        return None if MARK in content or "<img>" in content else content
+    *shown_first, last = content or [{}]
+    if last.keys() != {"type", "text"} or "<img>" in last["text"]:
+        return None
+    for part in shown_first:
+        if part.keys() != {"type", "image"} or not isinstance(part["image"], str | os.PathLike):
+            return None
+        images.append(os.fspath(part["image"]))
+    marks = last["text"].count(MARK)
+    if lone and shown_first and not marks:
+        return f"{MARK}\n{last['text']}"
+    return last["text"] if shown_first and marks == len(shown_first) else None
+
+
+def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int, list[Fault]]:
+    """Write samples as a jsonl file, whole or not at all.
+
+    Images that are no files (PIL, bytes) are written to ``images/`` beside it; paths are kept, relative to the file's
+    folder where they lie below it.
+
+    Returns:
+        The number of rows, and the faults among ``samples``, which are left out.
+
+    Raises:
+        DataError: there is no sample at all.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    rows, faults = 0, list[Fault]()
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            for sample in samples:
+                if isinstance(sample, Fault):
+                    faults.append(sample)
+                    continue
+                row = to_row(store_images(sample, path.parent, f"images/{path.stem}/{rows:06d}"))
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                rows += 1
+        if not rows:
+            raise (
+                DataError.of(faults, "no row is left") if faults else DataError(f"{path}: there is no sample to write")
+            )
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return rows, faults
+
+
+def store_images(sample: Sample, folder: Path, name: str) -> Sample:
+    """The sample with every image as a path relative to ``folder``; what is no file yet is written to ``name-N``."""
+    number = 0
+    messages: list[Message] = []
+    for message in sample.messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            parts = []
+            for part in content:
+                if "image" in part:
+                    number += 1
+                    part = {**part, "image": _stored(part["image"], folder, f"{name}-{number}")}
+                parts.append(part)
+            content = parts
+        messages.append({**message, "content": content})
+    return replace(sample, messages=messages)
+
+
+def _stored(image: Any, folder: Path, name: str) -> str:
+    from PIL import Image
+
+    if isinstance(image, str | os.PathLike):
+        given = os.fspath(image)
+        if given.startswith(("data:", "http://", "https://")):
+            return given
+        inside = os.path.abspath(given).startswith(os.path.abspath(folder) + os.sep)
+        return Path(os.path.relpath(given, folder)).as_posix() if inside else os.path.abspath(given)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(image, Image.Image):
+        image.save(folder / f"{name}.png", compress_level=4)
+        return f"{name}.png"
+    with Image.open(io.BytesIO(image)) as opened:
+        ending = (opened.format or "bin").lower()
+    (folder / f"{name}.{ending}").write_bytes(image)
+    return f"{name}.{ending}"
+
+
+def read_rows(path: str | Path, *, root: Path | None = None, format: str = "") -> Iterator[Sample | Fault]:
+    """The samples of a file, one after the other; arguments as in :func:`to_sample`.
+
+    Raises:
+        DataError: the file is missing, or of a kind that is not read.
+    """
+    for row in files.open_rows(path):
+        yield row if isinstance(row, Fault) else to_sample(row, root=root, format=format)

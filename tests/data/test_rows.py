@@ -1,0 +1,116 @@
+"""Rows and samples, both ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mini_internvl import plugins
+from mini_internvl.data import DataError, Fault, Row, formats
+from mini_internvl.data.rows import read_rows, to_row, to_sample, write_rows
+from mini_internvl.records import PatchAnnotation, Sample
+
+ROOT = Path(".")
+
+
+def read(raw, **options):
+    return to_sample(Row(file=Path("example.jsonl"), place="line 1", raw=raw, id=str(raw.get("id", 1))), **options)
+
+
+@pytest.mark.parametrize("name", plugins.list_names(formats.FOLDER))
+def test_every_format_reads_its_own_example(name):
+    module = plugins.find(formats.FOLDER, name, formats.CONTRACT)
+    raw, sample = module.EXAMPLE
+    assert read(raw) == read(raw, format=name) == sample  # found by its keys, and by its name
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+marked = texts.map(lambda text: text + "<image>")
+plain = texts.filter(lambda text: "<image>" not in text and "<img>" not in text)
+named = st.fixed_dictionaries(
+    {"type": st.just("image"), "image": st.sampled_from(["a.png", "d/b c.jpg", "data:image/png;base64,AA"])},
+    optional={"name": texts, "scale": st.integers(1, 3), "max_tiles": st.integers(1, 9)},
+)
+asked = st.one_of(
+    plain,
+    st.tuples(st.lists(named, max_size=3), st.one_of(marked, plain)).map(
+        lambda both: [*both[0], {"type": "text", "text": both[1]}]
+    ),
+)
+annotation = st.builds(PatchAnnotation, text=texts, box=st.just((0.0, 0.25, 0.5, 1.0)), place=st.none() | st.just(3),
+                       line=st.none() | st.just(0), colour=st.none() | texts)  # fmt: skip
+
+
+@st.composite
+def samples(draw):
+    turns = draw(st.lists(st.tuples(asked, plain), min_size=1, max_size=3))
+    system = [{"role": "system", "content": draw(plain)}] if draw(st.booleans()) else []
+    messages = [
+        {"role": role, "content": said}
+        for pair in turns
+        for role, said in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return Sample(
+        id=draw(texts),
+        messages=[*system, *messages],
+        source=draw(texts),
+        max_tiles=draw(st.none() | st.integers(1, 40)),
+        patch_annotations=tuple(draw(st.lists(annotation, max_size=2))),
+        independent=draw(st.booleans()),
+    )
+
+
+@given(samples())
+def test_a_row_read_and_written_again_is_the_same_row(sample):
+    row = json.loads(json.dumps(to_row(sample)))
+    again = read(row, root=ROOT)
+    assert isinstance(again, Sample)
+    assert to_row(again) == row
+    others = ("id", "source", "max_tiles", "patch_annotations", "independent")
+    assert all(getattr(again, name) == getattr(sample, name) for name in others)
+    if "messages" in row:
+        assert again.messages == sample.messages
+
+
+def test_what_fits_is_written_as_internvl_rows():
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "A."},
+    ]
+    assert to_row(Sample(id="1", messages=messages)) == {
+        "id": "1",
+        "image": "a.png",
+        "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}],
+    }
+    named = [{"role": "user", "content": [{**messages[0]["content"][0], "name": "Front"}, messages[0]["content"][1]]}]
+    assert to_row(Sample(id="1", messages=[*named, messages[1]]))["messages"][0] == named[0]
+
+
+def test_samples_become_a_file_with_its_images_and_faults_are_handed_back(tmp_path):
+    image = Image.new("RGB", (5, 4), (1, 2, 3))
+    image.save(tmp_path / "kept.jpg")
+    parts = [image, (tmp_path / "kept.jpg").read_bytes(), str(tmp_path / "kept.jpg")]
+    content = [*({"type": "image", "image": one} for one in parts), {"type": "text", "text": "Q"}]
+    answer = {"role": "assistant", "content": "A"}
+    sample = Sample(id="x", messages=[{"role": "user", "content": content}, answer], source="s", max_tiles=2)
+    fault = Fault(file=Path("raw.xml"), place="line 3", reason="no box")
+    assert write_rows([sample, fault], tmp_path / "out/rows.jsonl") == (1, [fault])
+    (again,) = read_rows(tmp_path / "out/rows.jsonl")
+    assert (again.id, again.source, again.max_tiles) == ("x", "s", 2)
+    found = [Path(part["image"]) for part in again.messages[0]["content"][:3]]
+    assert [path.suffix for path in found] == [".png", ".jpeg", ".jpg"]
+    assert found[2] == tmp_path / "kept.jpg"
+    with Image.open(found[0]) as written:
+        assert written.tobytes() == image.tobytes()
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_file_without_rows_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"raw\.xml:3: no box; no row is left"):
+        write_rows([Fault(file=Path("raw.xml"), place="line 3", reason="no box")], tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").exists()
