@@ -32,7 +32,6 @@ from mini_internvl.evaluate import AnswerCache, evaluate
 from mini_internvl.evaluate import Listener as Asking
 from mini_internvl.evaluate.keys import file_hash
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import load_tokenizer
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
 from mini_internvl.records import Item, Prediction, Score
@@ -247,12 +246,11 @@ def _validation_probe(
     config: AdaptConfig, benchmarks: Mapping[str, ModuleType], data: Path, base: Path
 ) -> Callable[[InternVL], dict[str, float]]:
     """Measures each benchmark's primary metric on validation questions; :func:`overall` of them picks the best."""
-    tokenizer = load_tokenizer(home(base))
+    files = home(base)
     items = {name: list(b.items(data, "validation"))[: config.validation_items] for name, b in benchmarks.items()}
 
     def probe(model: InternVL) -> dict[str, float]:
-        template = chat.find_template(model.config.template)
-        engine = Engine(model, tokenizer, template, system_message=model.config.system_message)
+        engine = Engine.around(model, files)
         measured = {}
         for name, benchmark in benchmarks.items():
             score, _ = evaluate(engine, benchmark, items[name])

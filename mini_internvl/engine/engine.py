@@ -89,6 +89,28 @@ class Engine:
         self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep.strip())])
         self.fast_images = fast_images
 
+    @classmethod
+    def around(cls, model: InternVL, folder: Path, *, fast_images: bool = False) -> Engine:
+        """The engine of a loaded model, with the tokenizer, template and stop ids of its checkpoint's folder.
+
+        Args:
+            model: weights, for instance in training.
+            folder: where its tokenizer files are (:func:`home`).
+            fast_images: see :class:`Engine`.
+        """
+        stop_ids: list[int] = []
+        if (folder / "generation_config.json").exists():
+            eos = read_json(folder / "generation_config.json").get("eos_token_id", [])
+            stop_ids = [eos] if isinstance(eos, int) else list(eos)
+        return cls(
+            model,
+            load_tokenizer(folder),
+            chat.find_template(model.config.template),
+            system_message=model.config.system_message,
+            stop_ids=stop_ids,
+            fast_images=fast_images,
+        )
+
     def prepare_batch(
         self, conversations: Sequence[Sequence[Message]], *, max_tiles: int | None = None
     ) -> list[Prompt]:
@@ -281,21 +303,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     files = home(folder)
     model = load_model(folder, dtype=_dtype(dtype, device, files), device=device)
-    folder = files
-    tokenizer = load_tokenizer(folder)
-    template = chat.find_template(model.config.template)
-    stop_ids: list[int] = []
-    if (folder / "generation_config.json").exists():
-        eos = read_json(folder / "generation_config.json").get("eos_token_id", [])
-        stop_ids = [eos] if isinstance(eos, int) else list(eos)
-    return Engine(
-        model,
-        tokenizer,
-        template,
-        system_message=model.config.system_message,
-        stop_ids=stop_ids,
-        fast_images=fast_images,
-    )
+    return Engine.around(model, files, fast_images=fast_images)
 
 
 def resolve(path_or_hub_id: str | Path | None) -> Path:

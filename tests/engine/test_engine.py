@@ -271,6 +271,7 @@ def test_loading_reads_settings_of_the_folder(checkpoint, tmp_path):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
         engine = load(folder, device="cpu")
         assert wanted < engine.stop_ids
+        assert type(engine).around(engine.model, folder).stop_ids == engine.stop_ids
     assert "Be brief." in engine.tokenizer.decode(engine.prepare(user("Q")).input_ids)
     with pytest.raises(ValueError, match='unknown backend "magic"; known: auto, torch'):
         load(folder, backend="magic")
