@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 
 from mini_internvl import recipes
+from mini_internvl.engine.device import fast_bfloat16
 from mini_internvl.model import attention
 from mini_internvl.records import Batch
 from mini_internvl.train import independent
 from mini_internvl.train.data import StepDataset, collate
 from mini_internvl.train.loop import accumulate, make_optimizer
 from mini_internvl.train.losses import ANSWERS
-from mini_internvl.train.run import encoder, fast_bfloat16, open_start
+from mini_internvl.train.run import encoder, open_start
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
 FIRST = "fp32, fused"
@@ -67,7 +68,7 @@ def main() -> None:
     stage = replace(recipe.stages[-1], steps=2)
     stage = replace(stage, data=tuple(s for s in stage.data if s.name in ("words", "shapes", "charts", "text")))
     dataset = StepDataset(stage, encoder(start, max_tiles=6, max_length=1024), pad_id=0, seed=0)
-    ways = WAYS | (BF16 if arguments.all or fast_bfloat16() else {})
+    ways = WAYS | (BF16 if arguments.all or fast_bfloat16(torch.device("cpu")) else {})
     together = [dataset[i] for i in range(len(dataset))]
     steps = dict.fromkeys(ways, together) | {ALONE: [split_questions(dataset, i) for i in range(len(dataset))]}
     answers = round(sum(ANSWERS.count(batches) for batches in together))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.engine import hub
+from mini_internvl.engine.device import resolve_device, resolve_dtype
 from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.images import image_dimensions
@@ -288,9 +289,8 @@ def load(
         path_or_hub_id: a checkpoint or adapter folder, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
             the nano model that ships with the package.
         backend: "auto" or "torch".
-        dtype: "auto", "float32", "bfloat16" or "float16"; "auto" takes bfloat16 on a GPU, float32 on a CPU for small
-            models and where the processor has no bfloat16 arithmetic.
-        device: "auto", "cpu", "cuda", "mps", ...
+        dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
 
     Raises:
@@ -299,10 +299,9 @@ def load(
     if backend not in ("auto", "torch"):
         raise ValueError(f'unknown backend "{backend}"; known: auto, torch')
     folder = resolve(path_or_hub_id)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    place = resolve_device(device)
     files = home(folder)
-    model = load_model(folder, dtype=_dtype(dtype, device, files), device=device)
+    model = load_model(folder, dtype=resolve_dtype(dtype, place, files), device=str(place))
     return Engine.around(model, files, fast_images=fast_images)
 
 
@@ -338,15 +337,6 @@ def load_model(
 def home(folder: Path) -> Path:
     """Where a model's tokenizer files are: its folder, or an adapter's base."""
     return hub.find(find_base(folder)) if is_adapter(folder) else folder
-
-
-def _dtype(dtype: str, device: str, folder: Path) -> str:
-    if dtype != "auto":
-        return dtype
-    if device != "cpu":
-        return "bfloat16"
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return "bfloat16" if size > 200e6 and torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 def _pixels(part: Part, tiles: TileConfig) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 
 from mini_internvl import synth
 from mini_internvl.engine import hub
+from mini_internvl.engine.device import fast_bfloat16
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, weights_hash
@@ -223,13 +224,6 @@ def run_recipe(
     return folder / ("best" if (folder / "best").exists() else "last")
 
 
-def fast_bfloat16() -> bool:
-    """Whether this computer multiplies bfloat16 natively; emulated, a training step takes many times as long."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def _with_precision(recipe: Recipe, folder: Path) -> Recipe:
     """``auto`` settled: as the folder's run began, or by what this computer is fast at."""
     if recipe.precision != "auto":
@@ -237,7 +231,7 @@ def _with_precision(recipe: Recipe, folder: Path) -> Recipe:
     path = folder / "recipe.json"
     if path.exists():
         return dataclasses.replace(recipe, precision=read_json(path).get("precision", "fp32"))
-    return dataclasses.replace(recipe, precision="bf16" if fast_bfloat16() else "fp32")
+    return dataclasses.replace(recipe, precision="bf16" if fast_bfloat16(torch.device("cpu")) else "fp32")
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:

@@ -176,10 +176,10 @@ def test_a_state_whose_replacement_was_killed_is_found_again(recipe, tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_precision_is_settled_once(recipe, tmp_path, monkeypatch, fast):
-    monkeypatch.setattr(train_run, "fast_bfloat16", lambda: fast)
+    monkeypatch.setattr(train_run, "fast_bfloat16", lambda device: fast)
     settings = recipe({"steps": 1}, precision="auto")
     run_recipe(settings, tmp_path, workers=0)
     assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")
-    monkeypatch.setattr(train_run, "fast_bfloat16", lambda: not fast)  # the run goes on elsewhere
+    monkeypatch.setattr(train_run, "fast_bfloat16", lambda device: not fast)  # the run goes on elsewhere
     run_recipe(settings, tmp_path, workers=0)
     assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")
