@@ -174,6 +174,10 @@ class Prediction:
     """Wall-clock seconds of this answer (its share of the batch)."""
 
 
+class Interrupted(Exception):
+    """Long work was stopped from outside and what it did is saved; the message says where."""
+
+
 class JudgeError(RuntimeError):
     """A judge model could not answer; the message says why and what to do."""
 

@@ -1,21 +1,38 @@
-"""What people see in a terminal: progress lines, tables, errors. The only place besides cli.py that prints."""
+"""What people see in a terminal: progress bars, tables. On a terminal a bar is drawn over; in a log it is a line now
+and then.
+"""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mini_internvl.train.loop import Progress
+    from mini_internvl.train.loop import Progress as TrainingProgress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+LOG_SECONDS = 15.0
+"""Time between two lines of a bar in a log."""
+DRAW_SECONDS = 0.1
+"""Time between two drawings of a bar on a terminal."""
+
+_shown: Progress | None = None
+"""The bar on the terminal; there is one at a time."""
+
+
+def close() -> None:
+    """Leave the bar on the terminal as it stands and give the cursor back."""
+    global _shown
+    if _shown is not None:
+        _shown.stop()
+        _shown = None
 
 
 def duration(seconds: float) -> str:
@@ -28,85 +45,71 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class Line:
-    """One line that is written over on a terminal, and written anew now and then in a log."""
+class ProgressBar:
+    """Shows a counted step: title, done of total, a note, time left.
 
-    def __init__(self, every: float = 15.0) -> None:
-        self.live = sys.stderr.isatty()
-        self.every, self.last, self.open = every, 0.0, False
-
-    def show(self, text: str, *, last: bool = False) -> None:
-        """Show a state; ``last`` ends the line."""
-        now = time.monotonic()
-        if self.live:
-            width = err.width - 1
-            sys.stderr.write("\r" + text[:width].ljust(width) + ("\n" if last else ""))
-            sys.stderr.flush()
-            self.open = not last
-        elif last or now - self.last >= self.every:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
-            self.last = now
-
-    def close(self) -> None:
-        """End an open line."""
-        if self.open:
-            sys.stderr.write("\n")
-            self.open = False
-
-
-class Counter:
-    """ "title  done/total  time left" for a counted step."""
+    Without a note of its own the time left is estimated from what was done since the first call.
+    """
 
     def __init__(self, title: str) -> None:
-        self.title, self.line = title, Line()
+        self.title = title
+        self.bar: Progress | None = None
         self.began: float | None = None
-        self.first = 0
+        self.last = self.first = 0.0
         self.ended = False
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show that ``done`` of ``total`` are done; the call with ``done == total`` ends the bar."""
         if self.ended:
             return
-        self.ended = done >= total
-        now = time.monotonic()
+        self.ended, now = done >= total, time.monotonic()
         if self.began is None:
             self.began, self.first = now, done
         fresh = done - self.first
-        left = (now - self.began) / fresh * (total - done) if fresh else 0.0
-        note = f"  {duration(left)} left" if fresh and done < total else ""
-        self.line.show(f"  {self.title}  {done}/{total}{note}", last=done >= total)
+        if not note and fresh and not self.ended:
+            note = f"{duration((now - self.began) / fresh * (total - done))} left"
+        if not self.ended and now - self.last < (DRAW_SECONDS if err.is_terminal else LOG_SECONDS):
+            return
+        self.last = now
+        if err.is_terminal:
+            self._draw(done, total, note)
+        else:
+            err.print(f"  {self.title}  {done}/{total}  {note}".rstrip(), markup=False, soft_wrap=True)
+
+    def _draw(self, done: int, total: int, note: str) -> None:
+        global _shown
+        if self.bar is None or self.bar is not _shown:
+            close()
+            columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
+            note_column = TextColumn("{task.fields[note]}", markup=False)
+            _shown = self.bar = Progress(*columns, note_column, console=err, auto_refresh=False)
+            self.bar.add_task(self.title, total=total, note=note)
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total, note=note, refresh=True)
+        if self.ended:
+            close()
 
 
-def training_line(progress: Progress) -> str:
-    """The live line of training: loss, tokens per second, time left."""
-    p = progress
-    return (
-        f"  {p.stage}  step {p.step}/{p.steps}  loss {p.loss:.3f}  {p.tokens_per_s:,.0f} tokens/s  "
-        f"{duration(p.seconds_left)} left"
-    )
-
-
-def measured_line(progress: Progress) -> str:
-    """Held-out measurements of a step."""
-    values = "  ".join(f"{name} {value:.3f}" for name, value in progress.held_out.items())
-    return f"  {progress.stage}  step {progress.step}  held out: {values}"
-
-
-class Training:
-    """Shows training progress on one line, measurements on lines of their own."""
+class TrainingBar:
+    """Shows training: a bar for each stage, and each measurement on a line of its own."""
 
     def __init__(self) -> None:
-        self.line = Line()
+        self.bar: ProgressBar | None = None
 
-    def __call__(self, progress: Progress) -> None:
-        self.line.show(training_line(progress), last=progress.step == progress.steps)
-        if progress.held_out:
-            self.line.close()
-            err.print(measured_line(progress), markup=False, soft_wrap=True)
+    def __call__(self, progress: TrainingProgress) -> None:
+        """Show the state after a step."""
+        p = progress
+        if self.bar is None or self.bar.title != p.stage:
+            self.bar = ProgressBar(p.stage)
+        left = f"  {duration(p.seconds_left)} left" if p.step < p.steps else ""
+        self.bar(p.step, p.steps, f"loss {p.loss:.3f}  {p.tokens_per_s:,.0f} tokens/s{left}")
+        if p.held_out:
+            values = "  ".join(f"{name} {value:.3f}" for name, value in p.held_out.items())
+            err.print(f"  {p.stage}  step {p.step}  held out: {values}", markup=False, soft_wrap=True)
 
 
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table; all columns but the first are right-aligned."""
+    """Print a plain table; all columns but the first are right-aligned."""
     out.print(title, style="bold", markup=False, soft_wrap=True)  # a Table would break it at its own width
     grid = Table()
     for i, header in enumerate(headers):

@@ -352,7 +352,7 @@ def test_data_synth_draws_and_train_reads_it(minivl, checkpoint, tmp_path):
     arguments = ["train", path, "--output", tmp_path / "run", "--workers", 0]
     code, out, err = minivl(*arguments, "stages.0.lr=1e-3")
     assert code == 0, err
-    assert "step 2/2" in err
+    assert "2/2  loss" in err
     assert out.startswith("checkpoint: ")
     code, _, err = minivl(*arguments, "stages.0.lr=2e-3")
     assert code == 1

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from mini_internvl.commands._options import Device, Dtype, Model
 from mini_internvl.engine import Engine
 from mini_internvl.inputs.images import load_image
 from mini_internvl.records import Message
+
+EXAMPLE = "minivl chat --model OpenGVLab/InternVL2-1B"
+
+
+def command(
+    model: Model = None,
+    image: Annotated[list[str] | None, typer.Option("--image", "-p", help="Image of the first question.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Talk about images. ``/image PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
+    from mini_internvl import load
+
+    talk(load(model, device=device, dtype=dtype), image or [])
 
 
 def talk(engine: Engine, images: Sequence[str]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from torch import Tensor
 
+from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine import hub
 from mini_internvl.files import check_new, new_folder, write_json
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
@@ -23,6 +25,31 @@ from mini_internvl.model.files import (
 )
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
+
+EXAMPLE = "minivl convert OpenGVLab/InternVL2-1B checkpoints/1B-native --to native"
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder or hub id, in any layout.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[str, typer.Option(help="official, native (transformers, vLLM, ...) or mini.")] = "native",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as it is when left out.")] = None,
+    shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB.")] = 5.0,
+    json: AsJson = False,
+) -> None:
+    """Write a checkpoint in another layout, with its tokenizer, every value kept."""
+    from mini_internvl import terminal
+
+    counter = terminal.ProgressBar("converting, MB")
+    done = convert(source, target, to, dtype=dtype, shard_bytes=round(shard_gb * 1e9), progress=counter)
+    if json:
+        echo_json(done)
+        return
+    typer.echo(
+        f"{done['folder']}: {done['from']} -> {done['to']}, {done['tensors']:,} tensors, {done['bytes'] / 1e9:.2f} GB "
+        f"in {len(done['files'])} file{'s' * (len(done['files']) > 1)}"
+    )
+
 
 Progress = Callable[[int, int], None]
 """Called with the megabytes written and their number."""

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from mini_internvl import load, synth
 from mini_internvl.adapt import AdaptConfig
+from mini_internvl.commands._options import AsJson
+from mini_internvl.commands._stop import stoppable
 from mini_internvl.commands.adapt import run as run_adapt
 from mini_internvl.records import Part
+
+EXAMPLE = "minivl demo"
+
+
+def command(
+    output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    json: AsJson = False,
+) -> None:
+    """Show the whole way in minutes: nano answers about images, learns to drive, and a report compares both."""
+
+    with stoppable() as should_stop:
+        run(output, should_stop, as_json=json)
+
 
 SHOWN = ("shapes", "words", "charts")
 

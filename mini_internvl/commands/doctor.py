@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,23 @@ from mini_internvl import terminal
 from mini_internvl.commands import _doctor_tokens as tokens
 from mini_internvl.commands import _doctor_weights as weights
 from mini_internvl.commands._doctor_folder import ADAPTER, LAYOUTS, Diagnosis, Finding, Folder, listed, plain
+from mini_internvl.commands._options import AsJson
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
 from mini_internvl.model.files import CONFIG
 from mini_internvl.model.layouts import layouts
+
+EXAMPLE = "minivl doctor checkpoints/InternVL2-1B --deep"
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint or adapter folder.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every tensor and look for NaN and infinity.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Diagnose a checkpoint or adapter folder: its kind, what is wrong, how to mend it. Exit code 1 if anything is."""
+
+    raise typer.Exit(run(folder, deep=deep, as_json=json))
+
 
 __all__ = ["Diagnosis", "Finding", "diagnose", "run"]
 
@@ -57,7 +71,7 @@ def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = l
 
 def run(path: Path, *, deep: bool = False, as_json: bool = False) -> int:
     """Examine, print. Returns the exit code: 1 when something must be mended, else 0."""
-    diagnosis = diagnose(path, deep=deep, progress=terminal.Counter("reading tensors"))
+    diagnosis = diagnose(path, deep=deep, progress=terminal.ProgressBar("reading tensors"))
     if as_json:
         fields = {**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy}
         typer.echo(json.dumps(fields, ensure_ascii=False, indent=1))

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from mini_internvl.commands._options import AsJson, Model, echo_facts
 from mini_internvl.engine.engine import home, resolve
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import count_parameters, official_config
+
+EXAMPLE = "minivl info --size 1B"
+
+
+def command(
+    size: Annotated[str | None, typer.Option(help="A released size: 1B, 2B or 4B.")] = None,
+    model: Model = None,
+    json: AsJson = False,
+) -> None:
+    """Show the parameters and settings of a size or a checkpoint, without allocating its weights."""
+
+    echo_facts(describe(size, model), as_json=json)
 
 
 def describe(size: str | None, model: str | None) -> dict[str, Any]:

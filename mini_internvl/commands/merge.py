@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
 from mini_internvl import terminal
+from mini_internvl.commands._options import AsJson
 from mini_internvl.engine import hub
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine, Prompt
@@ -23,6 +25,20 @@ from mini_internvl.model.checkpoint import layout_of, load_model, save_model
 from mini_internvl.model.files import CheckpointError, read_tensors
 from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
+
+EXAMPLE = "minivl merge runs/lora/best checkpoints/merged"
+
+
+def command(
+    adapter: Annotated[str, typer.Argument(help="Adapter folder in PEFT's format.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
+    base: Annotated[str | None, typer.Option(help="Its base; the one that it names when left out.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Merge an adapter into its base, proving first that the logits stay the same; a difference refuses the merge."""
+
+    run(adapter, output, base=base, as_json=json)
+
 
 TOLERANCE = 1e-4
 """Largest difference of float32 logits, relative to the largest logit, that rounding explains."""

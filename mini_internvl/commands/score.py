@@ -5,13 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from mini_internvl.commands import evaluate
+from mini_internvl.commands import _evaluation as evaluate
+from mini_internvl.commands._options import AsJson, Data, JudgeModel, Kinds, ProtocolName, Seed, Split
 from mini_internvl.evaluate import given, keys, outputs
 from mini_internvl.evaluate.cache import AnswerCache
 from mini_internvl.evaluate.run import score
+
+EXAMPLE = "minivl score chartqa answers.jsonl --data data"
+
+
+def command(
+    benchmark: Annotated[str, typer.Argument(help="Name of a benchmark.")],
+    answers: Annotated[Path, typer.Argument(help="Answers of any model: jsonl or json with ids.")],
+    data: Data = None,
+    split: Split = None,
+    protocol: ProtocolName = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Size of the random sample that was answered.")] = None,
+    seed: Seed = None,
+    kinds: Kinds = "shapes,words,charts",
+    judge: JudgeModel = "",
+    output: Annotated[Path | None, typer.Option(help="Folder that gets the score's files.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Score answers that another tool, or an earlier run, has written."""
+    from mini_internvl.commands._evaluation import Settings
+
+    settings = Settings(
+        benchmarks=[benchmark],
+        data=data,
+        split=split,
+        protocol=protocol,
+        limit=limit,
+        seed=seed,
+        kinds=kinds,
+        judge=judge,
+        output=output,
+    )
+    raise typer.Exit(run(settings, answers, as_json=json))
+
 
 SHOWN = 3
 

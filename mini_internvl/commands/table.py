@@ -5,11 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from mini_internvl.commands._options import AsJson
 from mini_internvl.evaluate import formats, tables
 from mini_internvl.evaluate.sheets import SHEETS
+
+EXAMPLE = "minivl table general --runs runs/1B --format markdown"
+
+
+def command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", help="general, remote, medical, bddx, drivelm; all when left out."),
+    ] = None,
+    runs: Annotated[list[Path] | None, typer.Option(help="Folder written by eval; may be repeated.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
+    json: AsJson = False,
+) -> None:
+    """Print the paper's tables, with your scores beneath the published ones."""
+
+    run(names or [], runs or [], form, as_json=json)
 
 
 def run(names: Sequence[str], runs: Sequence[Path], form: str, *, as_json: bool) -> None:

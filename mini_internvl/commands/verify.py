@@ -6,14 +6,47 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from mini_internvl import terminal
+from mini_internvl.commands._options import AsJson, Device, Dtype
 from mini_internvl.engine import load
 from mini_internvl.engine.compare import Comparison, PromptComparison, compare
 from mini_internvl.records import Message
 from mini_internvl.train.data import read_jsonl
+
+EXAMPLE = "minivl verify OpenGVLab/InternVL2-1B checkpoints/1B-native"
+
+
+def command(
+    first: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    second: Annotated[str, typer.Argument(help="Another one, held against the first.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts as jsonl of messages; built-in ones when left out.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest greedy answer in tokens.")] = 24,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Allowed difference of logits; by the types when left out: 0.001 or 0.25.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: AsJson = False,
+) -> None:
+    """Compare two checkpoints: token ids, logits and greedy answers. Exit code 1 when they differ."""
+
+    code = run(
+        first,
+        second,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        tolerance=tolerance,
+        dtype=dtype,
+        device=device,
+        as_json=json,
+    )
+    raise typer.Exit(code)
 
 
 def run(

@@ -20,11 +20,7 @@ from mini_internvl.evaluate.batches import BATCH_SIZE, MOST_TILES, group
 from mini_internvl.evaluate.cache import Answer, AnswerCache, answer
 from mini_internvl.evaluate.sharing import ALONE, Ranks
 from mini_internvl.inputs import chat
-from mini_internvl.records import Item, JudgeError, Prediction, Score
-
-
-class Interrupted(Exception):
-    """The evaluation was stopped from outside; what was answered is kept."""
+from mini_internvl.records import Interrupted, Item, JudgeError, Prediction, Score
 
 
 class Answerer(Protocol):

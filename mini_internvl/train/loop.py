@@ -23,7 +23,7 @@ from torch import nn
 from mini_internvl.model.lora import adapted, adapter_parameters
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import RecipeError, StageRecipe
-from mini_internvl.records import Batch
+from mini_internvl.records import Batch, Interrupted
 from mini_internvl.train import losses, state
 from mini_internvl.train.data import StepDataset, loader
 from mini_internvl.train.optim import make_optimizer
@@ -31,10 +31,6 @@ from mini_internvl.train.optim import make_optimizer
 
 class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite; the message names the samples."""
-
-
-class Interrupted(Exception):
-    """The run was stopped from outside; its state is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mini_internvl import plugins
-from mini_internvl.commands import evaluate as command
+from mini_internvl.commands import _evaluation as command
 from mini_internvl.engine import remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.inputs import chat

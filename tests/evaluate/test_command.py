@@ -17,7 +17,7 @@ import typer
 from PIL import Image
 
 from mini_internvl import plugins
-from mini_internvl.commands import evaluate as command
+from mini_internvl.commands import _evaluation as command
 from mini_internvl.commands import score as scoring
 from mini_internvl.evaluate.outputs import sample
 from mini_internvl.records import Item
@@ -275,7 +275,7 @@ def test_titles_stand_on_one_line_and_names_are_no_markup(capsys: pytest.Capture
 def test_a_stop_keeps_what_was_answered(
     fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mini_internvl.evaluate import Interrupted
+    from mini_internvl.records import Interrupted
 
     with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
         given = settings(data, tmp_path, model=server.model)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from mini_internvl.benchmarks import synth
 from mini_internvl.engine import Reply
-from mini_internvl.evaluate import AnswerCache, Interrupted, Listener, evaluate, predict
+from mini_internvl.evaluate import AnswerCache, Listener, evaluate, predict
 from mini_internvl.evaluate.batches import group
 from mini_internvl.evaluate.sharing import Ranks
-from mini_internvl.records import Item, Prediction
+from mini_internvl.records import Interrupted, Item, Prediction
 
 
 @dataclass

@@ -17,7 +17,8 @@ from mini_internvl.model.adapter import find_base, is_adapter, load_adapted, rea
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
 from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
-from mini_internvl.train.loop import Interrupted, set_trainable
+from mini_internvl.records import Interrupted
+from mini_internvl.train.loop import set_trainable
 from mini_internvl.train.run import open_start, run_recipe
 
 ADAPTERS = ("llm", "vision")

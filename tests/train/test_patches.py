@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from mini_internvl import synth
 from mini_internvl.recipes import RecipeError, SourceRecipe
-from mini_internvl.records import PatchAnnotation
+from mini_internvl.records import Interrupted, PatchAnnotation
 from mini_internvl.train.data import DataError, StepDataset, collate
-from mini_internvl.train.loop import Interrupted, accumulate
+from mini_internvl.train.loop import accumulate
 from mini_internvl.train.losses import ANSWERS, AnswerAndPatchLoss
 from mini_internvl.train.patches import IGNORE, LINES, PLACES, SHADES, THINGS, PatchLoss, patch_labels
 from mini_internvl.train.run import encoder, held_out_sources, run_recipe

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.recipes import RecipeError, to_dict
+from mini_internvl.records import Interrupted
 from mini_internvl.train import run as train_run
-from mini_internvl.train.loop import Interrupted
 from mini_internvl.train.run import open_start, run_recipe
 
 

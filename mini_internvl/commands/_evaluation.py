@@ -207,7 +207,7 @@ class _Job:
                 ranks=self.ranks,
             )
         finally:
-            progress.line.close()
+            terminal.close()
         if not self.ranks.first:
             return
         asking, split = time.monotonic() - began, settings.split or benchmark.SPLITS[0]
@@ -287,10 +287,9 @@ class Asking:
 
     def __init__(self, name: str, benchmark: ModuleType, *, scored: bool, quiet: bool) -> None:
         self.name, self.right_of, self.quiet = name, benchmark.right if scored else None, quiet
-        self.line, self.began = terminal.Line(), time.monotonic()
+        self.bar, self.began = terminal.ProgressBar(name), time.monotonic()
         self.first: int | None = None
         self.right = self.seen = 0
-        self.ended = False
 
     def answered(self, item: Item, text: str) -> None:
         """Count an answer."""
@@ -302,17 +301,16 @@ class Asking:
         """Show the line."""
         if self.first is None:
             self.first = done
-        if self.quiet or self.ended:
+        if self.quiet:
             return
-        self.ended = done >= total
-        fresh, seconds = done - self.first, time.monotonic() - self.began
-        text = f"  {self.name}  {done}/{total}"
+        fresh, seconds, notes = done - self.first, time.monotonic() - self.began, []
         if fresh and seconds:
-            text += f"  {fresh / seconds:.1f} items/s"
-            text += f"  {terminal.duration(seconds / fresh * (total - done))} left" if done < total else ""
+            notes.append(f"{fresh / seconds:.1f} items/s")
+            if done < total:
+                notes.append(f"{terminal.duration(seconds / fresh * (total - done))} left")
         if self.right_of and self.seen:
-            text += f"  right {100 * self.right / self.seen:.1f} %"
-        self.line.show(text, last=self.ended)
+            notes.append(f"right {100 * self.right / self.seen:.1f} %")
+        self.bar(done, total, "  ".join(notes))
 
     def timing(self, seconds: float, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What the clock says."""

@@ -1,0 +1,42 @@
+"""Options that several commands share, and how they print JSON and facts."""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder or hub id; the nano model that ships with the package when left out."),
+]
+Evaluated = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder, hub id, or openai:http://host:port/v1#name; nano when left out."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the benchmarks' official files.")]
+Split = Annotated[str | None, typer.Option(help="Split; the benchmark's first when left out.")]
+ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Protocol; the paper's when left out.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sample, 0 when left out (synth: of the images).")]
+Kinds = Annotated[str, typer.Option(help="synth: kinds of images, separated by commas, or all.")]
+JudgeModel = Annotated[str, typer.Option("--judge", help="Judge model: openai:http://host:port/v1#name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    typer.echo(json_format.dumps(value, ensure_ascii=False, indent=1))
+
+
+def echo_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print names and values in two columns, or as JSON."""
+    if as_json:
+        echo_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:22} {value:,}" if isinstance(value, int) else f"{name:22} {value}")

@@ -1,0 +1,58 @@
+"""``minivl ask``: ask about images; the answer is printed as it comes, then tiles, tokens and seconds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mini_internvl.commands._options import AsJson, Device, Dtype, Model, echo_json
+
+EXAMPLE = 'minivl ask receipt.jpg "What is the total?"'
+
+
+def command(
+    inputs: Annotated[list[str], typer.Argument(metavar="[IMAGE]... QUESTION", help="Images, then the question.")],
+    model: Model = None,
+    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all images together.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Ask about images; the answer is printed as it comes, then tiles, tokens and seconds."""
+    *images, question = inputs
+    if not images and Path(question).is_file():
+        raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
+    from mini_internvl import GenerationConfig, load
+
+    limits = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
+    content = [*({"type": "image", "image": path} for path in images), {"type": "text", "text": question}]
+    stream = engine.stream([{"role": "user", "content": content}], limits, max_tiles=max_tiles)
+    reply = print_stream(stream, quiet=json)
+    if json:
+        echo_json({name: getattr(reply, name) for name in ("text", "tiles", "prompt_tokens", "tokens", "seconds")})
+        return
+    speed = f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
+    typer.secho(speed, fg="bright_black", err=True)
+
+
+def print_stream(stream: Any, *, quiet: bool) -> Any:
+    """Print pieces as they come; returns the reply."""
+    while True:
+        try:
+            piece = next(stream)
+        except StopIteration as end:
+            if not quiet:
+                typer.echo()
+            return end.value
+        if not quiet:
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""Make and look at training data."""

@@ -1,0 +1,65 @@
+"""``minivl eval``: score a model on benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mini_internvl.commands._options import (
+    AsJson,
+    Data,
+    Device,
+    Dtype,
+    Evaluated,
+    JudgeModel,
+    Kinds,
+    ProtocolName,
+    Seed,
+    Split,
+)
+from mini_internvl.commands._stop import stoppable
+
+EXAMPLE = "minivl eval chartqa docvqa --data data --model OpenGVLab/InternVL2-1B"
+
+
+def command(
+    benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks, for instance chartqa docvqa.")],
+    model: Evaluated = None,
+    data: Data = None,
+    split: Split = None,
+    protocol: ProtocolName = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Size of a random sample (synth: images per kind).")] = None,
+    seed: Seed = None,
+    kinds: Kinds = "shapes,words,charts",
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/eval/MODEL when left out.")] = None,
+    judge: JudgeModel = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: AsJson = False,
+) -> None:
+    """Score a model on benchmarks. Every answer is kept: the same command goes on where it was stopped."""
+    from mini_internvl.commands._evaluation import Settings, run
+
+    settings = Settings(
+        benchmarks=benchmarks,
+        model=model,
+        data=data,
+        split=split,
+        protocol=protocol,
+        limit=limit,
+        seed=seed,
+        kinds=kinds,
+        output=output,
+        judge=judge,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        report=report,
+    )
+    with stoppable() as should_stop:
+        code = run(settings, should_stop, as_json=json)
+    raise typer.Exit(code)

@@ -1,0 +1,33 @@
+"""``minivl train``: train by a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mini_internvl.commands._stop import stoppable
+
+EXAMPLE = "minivl train recipes/nano.yaml --output runs/nano stages.0.lr=5e-4"
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[a.b=value]...", help="Changes to the recipe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME when left out.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
+) -> None:
+    """Train by a recipe. Ctrl-C stops after the step; the same command goes on."""
+    from mini_internvl import recipes, terminal
+    from mini_internvl.train.run import run_recipe
+
+    settings = recipes.load(recipe, overrides or [])
+    folder = output or Path("runs") / settings.name
+    with stoppable() as should_stop:
+        best = run_recipe(
+            settings, folder, on_progress=terminal.TrainingBar(), should_stop=should_stop, workers=workers
+        )
+    typer.echo(f"checkpoint: {best}")
