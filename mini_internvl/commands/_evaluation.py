@@ -18,10 +18,10 @@ from mini_internvl import plugins, terminal
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.cache import AnswerCache
+from mini_internvl.evaluate.distributed import ALONE, Ranks, ranks
 from mini_internvl.evaluate.judge import Judge
+from mini_internvl.evaluate.model import EvaluatedModel, load_evaluated, short_name
 from mini_internvl.evaluate.run import Listener, predict, score
-from mini_internvl.evaluate.sharing import ALONE, Ranks, ranks
-from mini_internvl.evaluate.subject import Subject, load_subject, short_name
 from mini_internvl.records import Item, Prediction, Score
 
 CACHE = "answers.sqlite"
@@ -55,6 +55,10 @@ class Settings:
     """Folder of the results; runs/eval/MODEL when ``None``."""
     judge: str = ""
     """Address of a judge model."""
+    name: str = ""
+    """Name of the model in results; taken from ``model`` when empty."""
+    max_tiles: int | None = None
+    """Tile limit instead of the benchmarks' own; scores then carry a mark in the paper's tables."""
     batch_size: int = 64
     """Questions answered together."""
     device: str = "auto"
@@ -121,13 +125,18 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
         for name, benchmark in benchmarks.items():  # all files are looked at before anything is asked
             with _told(name, outcome, mine):
                 asked[name] = read_items(name, benchmark, settings)
+        for failures in mine.exchange(outcome.failed):  # what one process cannot read, none asks
+            outcome.failed = {**failures, **outcome.failed}
+        asked = {name: found for name, found in asked.items() if name not in outcome.failed}
         model = ""
         if asked:
-            subject = load_subject(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
-            model = subject.name
-            outputs.check_model(settings.folder, subject.facts)
+            evaluated = load_evaluated(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
+            if settings.name:
+                evaluated = replace(evaluated, name=settings.name, facts={**evaluated.facts, "name": settings.name})
+            model = evaluated.name
+            outputs.check_model(settings.folder, evaluated.facts)
             cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
-            about: dict[str, Any] = {"settings": settings, "subject": subject, "cache": cache, "ranks": mine}
+            about: dict[str, Any] = {"settings": settings, "evaluated": evaluated, "cache": cache, "ranks": mine}
             for name, (items, of) in asked.items():
                 job = _Job(name=name, benchmark=benchmarks[name], items=items, of=of, **about)
                 with _told(name, outcome, mine):
@@ -186,7 +195,7 @@ class _Job:
     items: list[Item]
     of: int
     settings: Settings
-    subject: Subject
+    evaluated: EvaluatedModel
     cache: AnswerCache
     ranks: Ranks = ALONE
 
@@ -198,11 +207,11 @@ class _Job:
         progress = Asking(self.name, benchmark, scored=scored, quiet=not self.ranks.first)
         try:
             predictions = predict(
-                self.subject.engine,
+                self.evaluated.engine,
                 items,
                 batch_size=settings.batch_size,
                 cache=self.cache,
-                model=self.subject.key,
+                model=self.evaluated.key,
                 listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
                 ranks=self.ranks,
             )
@@ -215,7 +224,7 @@ class _Job:
         outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions, scored=scored))
         if scored:
             found = score(benchmark, items, predictions, protocol=settings.protocol, judge=judge)
-            about = describe(benchmark, items, settings, of=self.of, model=self.subject.facts)
+            about = describe(benchmark, items, settings, of=self.of, model=self.evaluated.facts)
             result = outputs.result(benchmark, with_judge(found, judge), about)
             outputs.write_json(folder / outputs.SCORE, result)
             outcome.results.append(result)
@@ -238,6 +247,8 @@ def read_items(name: str, benchmark: ModuleType, settings: Settings) -> tuple[li
         return found, len(found)
     given = {"protocol": settings.protocol} if settings.protocol else {}
     every = list(benchmark.items(settings.data, settings.split, **given))
+    if settings.max_tiles:
+        every = [replace(item, max_tiles=settings.max_tiles) for item in every]
     return outputs.sample(benchmark, every, settings.limit, settings.seed or 0), len(every)
 
 
@@ -263,6 +274,8 @@ def describe(
         limit=settings.limit,
         seed=settings.seed or 0,
     )
+    if settings.max_tiles:
+        about["tiles_setting"] = settings.max_tiles
     is_synth = benchmark.__name__.rpartition(".")[2] == SYNTH
     return {**about, **drawn(benchmark, settings)} if is_synth else about
 

@@ -35,6 +35,10 @@ def command(
     kinds: Kinds = "shapes,words,charts",
     output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/eval/MODEL when left out.")] = None,
     judge: JudgeModel = "",
+    name: Annotated[str, typer.Option(help="Name of the model in results; from --model when left out.")] = "",
+    max_tiles: Annotated[
+        int | None, typer.Option(min=1, help="Most tiles of a question's images, instead of the benchmark's own.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: Device = "auto",
@@ -55,6 +59,8 @@ def command(
         kinds=kinds,
         output=output,
         judge=judge,
+        name=name,
+        max_tiles=max_tiles,
         batch_size=batch_size,
         device=device,
         dtype=dtype,

@@ -11,7 +11,7 @@ import typer
 
 from mini_internvl.commands import _evaluation as evaluate
 from mini_internvl.commands._options import AsJson, Data, JudgeModel, Kinds, ProtocolName, Seed, Split
-from mini_internvl.evaluate import given, keys, outputs
+from mini_internvl.evaluate import external, keys, outputs
 from mini_internvl.evaluate.cache import AnswerCache
 from mini_internvl.evaluate.run import score
 
@@ -57,12 +57,12 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     if settings.data is None and name != evaluate.SYNTH:
         raise ValueError(f"{name} reads its questions from a folder; give it with --data")
     evaluate.check(settings, {name: benchmark})
-    pairs = given.read(answers)
+    pairs = external.read(answers)
     items, of = evaluate.read_items(name, benchmark, settings)
     split = settings.split or benchmark.SPLITS[0]
     if split in getattr(benchmark, "UNSCORED", ()):
         raise ValueError(f"the truth of {name}'s split {split} is not published; it cannot be scored here")
-    matched = given.match(items, pairs)
+    matched = external.match(items, pairs)
     if not matched.predictions:
         theirs, ours = _some(matched.unmatched), _some(matched.missing)
         raise ValueError(f"no answer of {answers} belongs to {name}, split {split}: its ids are {theirs}, not {ours}")
@@ -89,7 +89,7 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     return int(bool(judge and judge.failed))
 
 
-def _tell(matched: given.Matched, items: int, path: Path) -> None:
+def _tell(matched: external.Matched, items: int, path: Path) -> None:
     if matched.unmatched:
         typer.echo(f"{path}: {len(matched.unmatched)} answers name no item: {_some(matched.unmatched)}", err=True)
     if matched.missing:

@@ -11,7 +11,7 @@ import typer
 
 from mini_internvl.commands._options import AsJson
 from mini_internvl.evaluate import formats, tables
-from mini_internvl.evaluate.sheets import SHEETS
+from mini_internvl.evaluate.paper_tables import PAPER_TABLES
 
 EXAMPLE = "minivl table general --runs runs/1B --format markdown"
 
@@ -39,12 +39,12 @@ def run(names: Sequence[str], runs: Sequence[Path], form: str, *, as_json: bool)
     if form not in formats.FORMATS:
         raise ValueError(f'there is no format "{form}"; known: {", ".join(formats.FORMATS)}')
     scores = [tables.read_run(folder) for folder in dict.fromkeys(runs)]
-    filled = [table for name in dict.fromkeys(names or SHEETS) for table in tables.build(name, scores)]
+    filled = [table for name in dict.fromkeys(names or PAPER_TABLES) for table in tables.build(name, scores)]
     if as_json:
         typer.echo(json.dumps([formats.data(table) for table in filled], ensure_ascii=False, indent=1))
     else:
         typer.echo("\n".join(formats.FORMATS[form](table) for table in filled), nl=False)
-    known = {column.benchmark for name in names or SHEETS for s in SHEETS[name] for column in s.columns}
+    known = {column.benchmark for name in names or PAPER_TABLES for s in PAPER_TABLES[name] for column in s.columns}
     for folder, found in zip(dict.fromkeys(runs), scores, strict=True):
         if not known & {score.benchmark for score in found}:
             typer.echo(f"{folder} has no score of these tables' benchmarks", err=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from mini_internvl.evaluate.sheets import Column
+from mini_internvl.evaluate.paper_tables import Column
 from mini_internvl.evaluate.tables import Cell, Row, Table
 
 
@@ -96,6 +96,12 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\|`*_\[\]~])", r"\\\1", text)
 
 
+def _cell_text(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    plain = _plain(text)
+    return f"'{plain}" if plain[:1] in "=+-@" else plain
+
+
 def comma_separated(table: Table) -> str:
     """One line a row: table, model, whether published, the unrounded numbers, the footnotes in words."""
     out = io.StringIO()
@@ -109,7 +115,9 @@ def comma_separated(table: Table) -> str:
             for column, cell in zip(table.columns, row.cells, strict=True)
             for mark in cell.marks
         )
-        writer.writerow([table.title, _plain(row.name), "yes" if row.published else "no", *numbers, notes])
+        writer.writerow(
+            [table.title, _cell_text(row.name), "yes" if row.published else "no", *numbers, _cell_text(notes)]
+        )
     return out.getvalue()
 
 
@@ -132,36 +140,38 @@ def _latex(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A ``table`` that compiles as it is, without any package; the widest need a wide page."""
+    """A ``table`` with a label, in the rules of the package booktabs; the widest need a wide page."""
     rules, first = [], 2
     over = [""]
     for name, span in _groups(table.columns):
         over.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(name)}}}" if span > 1 or name else "")
         if name:
-            rules.append(rf"\cline{{{first}-{first + span - 1}}}")
+            rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
         first += span
     head = [" & ".join(over) + r" \\ " + " ".join(rules)] if rules else []
-    lines = [" & ".join(["Model", *(_latex(column.label) for column in table.columns)]) + r" \\ \hline"]
+    lines = [" & ".join(["Model", *(_latex(column.label) for column in table.columns)]) + r" \\ \midrule"]
     own = False
     for row in table.rows:
         if not row.published and not own:
-            lines.append(r"\hline")
+            lines.append(r"\midrule")
             own = True
         cells = [_latex(row.name), *(_marked(cell, r"\textsuperscript{{{}}}") for cell in row.cells)]
         lines.append(" & ".join(cells) + r" \\")
     notes = [rf"\textsuperscript{{{mark}}} {_latex(sentence)}" for mark, sentence in table.notes]
     notes.append(_latex(_legend(table)))
+    label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
     return (
         "\n".join(
             [
+                r"% needs \usepackage{booktabs}",
                 r"\begin{table}",
                 r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-                rf"\caption{{{_latex(table.title)}}}",
+                rf"\caption{{{_latex(table.title)}}}\label{{tab:{label}}}",
                 rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-                r"\hline",
+                r"\toprule",
                 *head,
                 *lines,
-                r"\hline",
+                r"\bottomrule",
                 r"\end{tabular}",
                 r"\par\smallskip",
                 "\\\\\n".join(notes),

@@ -12,7 +12,7 @@ from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.cache import Answer, AnswerCache
 from mini_internvl.records import JudgeError, Message
 
-LONGEST = 256
+MAX_REPLY_TOKENS = 256
 """Longest reply in tokens."""
 
 
@@ -35,13 +35,13 @@ class Judge:
             JudgeError: it cannot answer.
         """
         address = self.engine.address
-        key = keys.digest(["judge", address.url, address.model, system, prompt, temperature, LONGEST])
+        key = keys.digest(["judge", address.url, address.model, system, prompt, temperature, MAX_REPLY_TOKENS])
         if self.cache and (known := self.cache.get([key])):
             self.cached += 1
             return known[key].text
         turns: list[Message] = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": prompt})
-        config = GenerationConfig(max_new_tokens=LONGEST, temperature=temperature)
+        config = GenerationConfig(max_new_tokens=MAX_REPLY_TOKENS, temperature=temperature)
         try:
             reply = self.engine.chat(turns, config)
         except RemoteError as error:

@@ -18,12 +18,12 @@ from mini_internvl.engine import GenerationConfig, Reply
 from mini_internvl.evaluate import keys as hashes
 from mini_internvl.evaluate.batches import BATCH_SIZE, MOST_TILES, group
 from mini_internvl.evaluate.cache import Answer, AnswerCache, answer
-from mini_internvl.evaluate.sharing import ALONE, Ranks
+from mini_internvl.evaluate.distributed import ALONE, Ranks
 from mini_internvl.inputs import chat
 from mini_internvl.records import Interrupted, Item, JudgeError, Prediction, Score
 
 
-class Answerer(Protocol):
+class ChatModel(Protocol):
     """What is evaluated: an Engine, or anything else that answers conversations.
 
     It may also have ``render(messages)``, ``count_tiles(messages, max_tiles=)`` and ``arithmetic`` (see Engine), which
@@ -55,7 +55,7 @@ class Listener:
 class _Work:
     """Items with their keys and answers so far."""
 
-    engine: Answerer
+    engine: ChatModel
     items: Sequence[Item]
     keys: Sequence[str]
     cache: AnswerCache | None
@@ -101,7 +101,7 @@ class _Work:
 
 
 def predict(
-    engine: Answerer,
+    engine: ChatModel,
     items: Sequence[Item],
     *,
     batch_size: int = BATCH_SIZE,
@@ -128,31 +128,19 @@ def predict(
         Interrupted: stopped by the listener; with a cache the same call goes on.
         ImageError: an image cannot be read.
     """
-    prompts = [_prompt(engine, item) for item in items]
-    images = hashes.Images()
-    name = hashes.digest([model, getattr(engine, "arithmetic", "")])
-    pairs = zip(items, prompts, strict=True)
-    keys = [hashes.answer_key(name, item, prompt, images) for item, prompt in pairs]
-    firsts = list({key: place for place, key in reversed(list(enumerate(keys)))}.values())[::-1]
-    places = group(
-        [items[i] for i in firsts],
-        [prompts[i] for i in firsts],
-        lambda item: _tiles(engine, item),
-        images=[_shown(items[i], images) or str(i) for i in firsts],
-        batch_size=batch_size,
-        most_tiles=min(MOST_TILES, getattr(engine, "most_tiles", MOST_TILES)),
-    )
-    batches = [[firsts[i] for i in batch] for batch in places][ranks.rank :: ranks.size]
-    work = _Work(engine=engine, items=items, keys=keys, cache=cache, listener=listener or Listener())
+    work: _Work | None = None
     problem: Exception | None = None
     try:
+        work, batches = _plan(engine, items, batch_size, cache, model, listener or Listener(), ranks)
         work.start(batches)
         _answer(work, batches)
-    except (Interrupted, ValueError, OSError, RuntimeError) as error:  # told to the others, who would wait for ever
+    except Exception as error:  # whatever it is, the others must hear of it: they would wait for ever
         problem = error
-    others = ranks.exchange((work.asked, f"{type(problem).__name__}: {problem}" if problem else ""))
+    failure = f"{type(problem).__name__}: {problem}" if problem else ""
+    others = ranks.exchange((work.asked if work else {}, failure))
     if problem:
         raise problem
+    assert work is not None
     for rank, (answers, failure) in enumerate(others):
         if failure:
             raise RuntimeError(f"process {rank} failed: {failure}")
@@ -160,12 +148,42 @@ def predict(
             cache.put(answers)
         work.known.update({key: given for key, given in answers.items() if key not in work.known})
     if ranks.size > 1 and cache:
-        work.known.update(cache.get([key for key in keys if key not in work.known]))
-    return [_prediction(item, work.known[key]) for item, key in zip(items, keys, strict=True)]
+        work.known.update(cache.get([key for key in work.keys if key not in work.known]))
+    return [_prediction(item, work.known[key]) for item, key in zip(items, work.keys, strict=True)]
+
+
+def _plan(
+    engine: ChatModel,
+    items: Sequence[Item],
+    batch_size: int,
+    cache: AnswerCache | None,
+    model: str,
+    listener: Listener,
+    ranks: Ranks,
+) -> tuple[_Work, list[list[int]]]:
+    """The items with the keys of their answers, and this process's batches: places of items, equal ones once."""
+    prompts = [_prompt(engine, item) for item in items]
+    images = hashes.Images()
+    name = hashes.digest([model, getattr(engine, "arithmetic", "")])
+    keys = [hashes.answer_key(name, item, prompt, images) for item, prompt in zip(items, prompts, strict=True)]
+    places: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, place)
+    firsts = list(places.values())
+    groups = group(
+        [items[i] for i in firsts],
+        [prompts[i] for i in firsts],
+        lambda item: _tiles(engine, item),
+        images=[_shown(items[i], images) or str(i) for i in firsts],
+        batch_size=batch_size,
+        most_tiles=min(MOST_TILES, getattr(engine, "most_tiles", MOST_TILES)),
+    )
+    batches = [[firsts[i] for i in batch] for batch in groups][ranks.rank :: ranks.size]
+    return _Work(engine=engine, items=items, keys=keys, cache=cache, listener=listener), batches
 
 
 def evaluate(
-    engine: Answerer,
+    engine: ChatModel,
     benchmark: ModuleType,
     items: Sequence[Item],
     *,
@@ -255,12 +273,12 @@ def _limits(item: Item) -> tuple[int, int | None]:
     return item.max_new_tokens, item.max_tiles
 
 
-def _prompt(engine: Answerer, item: Item) -> str:
+def _prompt(engine: ChatModel, item: Item) -> str:
     render = getattr(engine, "render", hashes.plain_prompt)
     return str(render(item.messages))
 
 
-def _tiles(engine: Answerer, item: Item) -> int:
+def _tiles(engine: ChatModel, item: Item) -> int:
     count = getattr(engine, "count_tiles", None)
     return count(item.messages, max_tiles=item.max_tiles) if count else len(chat.images(item.messages))
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl import plugins
+from mini_internvl.evaluate.paper_tables import PAPER_TABLES, Column, PaperTable
 from mini_internvl.evaluate.published import Published
-from mini_internvl.evaluate.sheets import SHEETS, Column, Sheet
 from mini_internvl.metrics import average
 
 SCORE = "score.json"
+WHOLE = 0.95
+"""Share of the official items from which on a score counts as one on the official data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class RunScore:
     """Hash of its weights, or empty."""
     run: Path
     """The run folder."""
+    of: int = 0
+    """Items that the data holds, asked or not; 0 where the score does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,7 @@ def _read_score(path: Path, run: Path) -> RunScore:
             primary_metric=str(
                 primary_metric.get("name") if isinstance(primary_metric, dict) else primary_metric or ""
             ),
+            of=int(raw.get("of") or 0),
             split=str(raw.get("split") or ""),
             marks=_marks(raw),
             model=str(model.get("name") or run.name),
@@ -139,6 +144,8 @@ def _marks(raw: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(" ".join(str(raw["partial"]).split()))
     if raw.get("limit"):
         found.append(f"a part of the benchmark: {raw.get('items', raw['limit'])} items")
+    if raw.get("tiles_setting"):
+        found.append(f"at most {raw['tiles_setting']} tiles, not the benchmark's own limit")
     if missing := (raw.get("notes") or {}).get("missing"):
         found.append(f"{missing} of {raw.get('items')} items have no answer and count as empty")
     first = _first_protocol(str(raw["benchmark"]))
@@ -177,32 +184,32 @@ def build(name: str, runs: Sequence[Sequence[RunScore]] = ()) -> list[Table]:
     """The filled tables of one name, with a row for each run that has a number for them.
 
     Raises:
-        ValueError: the name is not one of SHEETS.
+        ValueError: the name is not one of PAPER_TABLES.
     """
-    if name not in SHEETS:
-        raise ValueError(f'there is no table "{name}"; known: {", ".join(SHEETS)}')
-    return [_fill(name, sheet, runs) for sheet in SHEETS[name]]
+    if name not in PAPER_TABLES:
+        raise ValueError(f'there is no table "{name}"; known: {", ".join(PAPER_TABLES)}')
+    return [_fill(name, paper_table, runs) for paper_table in PAPER_TABLES[name]]
 
 
-def _fill(name: str, sheet: Sheet, runs: Sequence[Sequence[RunScore]]) -> Table:
+def _fill(name: str, paper_table: PaperTable, runs: Sequence[Sequence[RunScore]]) -> Table:
     notes = _Notes()
-    rows = [_published_row(sheet, row, notes) for row in sheet.rows]
+    rows = [_published_row(paper_table, row, notes) for row in paper_table.rows]
     sides = [side for scores in runs for side in _by_model(scores)]
-    filled = _together([found for side in sides if (found := _place(sheet, side))])
+    filled = _together([found for side in sides if (found := _place(paper_table, side))])
     labels = _labels([next(iter(found.values())) for found in filled])
-    rows += [_own_row(sheet, label, found, notes) for label, found in zip(labels, filled, strict=True)]
-    columns = sheet.columns
-    if sheet.averaged:
+    rows += [_own_row(paper_table, label, found, notes) for label, found in zip(labels, filled, strict=True)]
+    columns = paper_table.columns
+    if paper_table.averaged:
         columns += (Column(label="Avg.", digits=1), Column(label="% of 76B", digits=1))
-    sources = "; ".join(dict.fromkeys(row.source for row in sheet.rows))
+    sources = "; ".join(dict.fromkeys(row.source for row in paper_table.rows))
     return Table(
         name=name,
-        title=sheet.title,
+        title=paper_table.title,
         columns=columns,
         rows=tuple(rows),
         notes=notes.listed(),
         source=sources,
-        remark=sheet.remark,
+        remark=paper_table.remark,
     )
 
 
@@ -214,10 +221,10 @@ def _by_model(scores: Sequence[RunScore]) -> list[list[RunScore]]:
     return list(sides.values())
 
 
-def _place(sheet: Sheet, scores: Sequence[RunScore]) -> dict[Column, RunScore]:
+def _place(paper_table: PaperTable, scores: Sequence[RunScore]) -> dict[Column, RunScore]:
     """Which score of a run fills which column: one with the metric and the split before one that says what it lacks."""
     found: dict[Column, RunScore] = {}
-    for column in sheet.columns:
+    for column in paper_table.columns:
         ranks = [(_rank(column, score), score) for score in scores if score.benchmark == column.benchmark]
         best = max(ranks, key=lambda pair: pair[0], default=None)
         if best and best[0] > 0:
@@ -261,15 +268,15 @@ def _labels(scores: Sequence[RunScore]) -> list[str]:
     ]
 
 
-def _published_row(sheet: Sheet, row: Published, notes: _Notes) -> Row:
-    assert len(row.values) == len(sheet.columns), f"{sheet.title}, {row.model}: one value for each column"
-    cells = [_cell(column, value) for column, value in zip(sheet.columns, row.values, strict=True)]
-    return Row(name=row.model, cells=(*cells, *_averages(sheet, cells, notes)), published=True)
+def _published_row(paper_table: PaperTable, row: Published, notes: _Notes) -> Row:
+    assert len(row.values) == len(paper_table.columns), f"{paper_table.title}, {row.model}: one value for each column"
+    cells = [_cell(column, value) for column, value in zip(paper_table.columns, row.values, strict=True)]
+    return Row(name=row.model, cells=(*cells, *_averages(paper_table, cells, notes)), published=True)
 
 
-def _own_row(sheet: Sheet, label: str, found: Mapping[Column, RunScore], notes: _Notes) -> Row:
+def _own_row(paper_table: PaperTable, label: str, found: Mapping[Column, RunScore], notes: _Notes) -> Row:
     cells = []
-    for column in sheet.columns:
+    for column in paper_table.columns:
         score = found.get(column)
         if score is None:
             cells.append(_cell(column, None))
@@ -277,19 +284,21 @@ def _own_row(sheet: Sheet, label: str, found: Mapping[Column, RunScore], notes: 
         sentences = list(score.marks)
         if column.splits and score.split and score.split not in column.splits:
             sentences.append(f"split {score.split}; the paper's is {column.splits[0]}")
+        elif 0 < score.of < WHOLE * column.items:
+            sentences.append(f"other data: {score.of:,} items where the official split has {column.items:,}")
         cells.append(_cell(column, _figure(column, score), notes.mark(sentences)))
-    return Row(name=label, cells=(*cells, *_averages(sheet, cells, notes)), published=False)
+    return Row(name=label, cells=(*cells, *_averages(paper_table, cells, notes)), published=False)
 
 
 def _cell(column: Column, value: float | None, marks: tuple[str, ...] = ()) -> Cell:
     return Cell(text="-" if value is None else f"{value:.{column.digits}f}", value=value, marks=marks)
 
 
-def _averages(sheet: Sheet, cells: Sequence[Cell], notes: _Notes) -> list[Cell]:
+def _averages(paper_table: PaperTable, cells: Sequence[Cell], notes: _Notes) -> list[Cell]:
     """The average of the general benchmarks and its share of the largest model's, with what must be said of them."""
-    if not sheet.averaged:
+    if not paper_table.averaged:
         return []
-    asked = [(c.label, cell) for c, cell in zip(sheet.columns, cells, strict=True) if c.benchmark]
+    asked = [(c.label, cell) for c, cell in zip(paper_table.columns, cells, strict=True) if c.benchmark]
     known = [cell for _, cell in asked if cell.value is not None]
     mean = average.mini_internvl_average({label: cell.value for label, cell in asked})
     share = None if mean is None else average.share_of_76b(mean)

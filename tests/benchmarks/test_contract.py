@@ -215,8 +215,8 @@ def test_nano_answers_every_benchmark(
     folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shipped model, loaded once: whatever it says is kept and scored."""
-    subject = command.load_subject(None, device="cpu", dtype="float32")
-    monkeypatch.setattr(command, "load_subject", lambda *given, **more: subject)
+    subject = command.load_evaluated(None, device="cpu", dtype="float32")
+    monkeypatch.setattr(command, "load_evaluated", lambda *given, **more: subject)
     for name in NAMES:
         data = folders(name) if name in WITH_EXAMPLE else None
         kinds = {"kinds": "shapes"} if data is None else {}

@@ -12,7 +12,7 @@ from mini_internvl.benchmarks import synth
 from mini_internvl.engine import Reply
 from mini_internvl.evaluate import AnswerCache, Listener, evaluate, predict
 from mini_internvl.evaluate.batches import group
-from mini_internvl.evaluate.sharing import Ranks
+from mini_internvl.evaluate.distributed import Ranks
 from mini_internvl.records import Interrupted, Item, Prediction
 
 
@@ -245,6 +245,27 @@ def test_a_failure_of_one_process_is_told_to_the_others():
 
     with pytest.raises(RuntimeError, match=r"process 1 failed: ImageError: a.png is damaged"):
         predict(FakeEngine(), [item(1)], ranks=Two(rank=0, size=2))
+
+
+def test_what_fails_before_anything_is_asked_is_told_to_the_others_too():
+    told = []
+
+    class Two(Ranks):
+        def exchange(self, mine):
+            told.append(mine)
+            return [mine, ({}, "")]
+
+    class Odd(FakeEngine):
+        def render(self, messages):
+            raise KeyError("no such template")
+
+    with pytest.raises(KeyError):
+        predict(Odd(), [item(1)], ranks=Two(rank=0, size=2))
+    gone = Item(id="x", messages=[{"role": "user", "content": [{"type": "image", "image": "gone.png"}]}], reference={})
+    with pytest.raises(ValueError, match=r"gone\.png"):
+        predict(FakeEngine(), [gone], ranks=Two(rank=0, size=2))
+    assert told[0] == ({}, "KeyError: 'no such template'")
+    assert told[1][1].startswith("ImageError: gone.png")
 
 
 def drawn(number, kind, task, answer):

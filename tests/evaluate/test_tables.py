@@ -12,7 +12,7 @@ import pytest
 
 from mini_internvl import cli, plugins
 from mini_internvl.evaluate import formats, published, tables
-from mini_internvl.evaluate.sheets import SHEETS
+from mini_internvl.evaluate.paper_tables import PAPER_TABLES
 from mini_internvl.records import Prediction
 
 
@@ -74,15 +74,21 @@ def test_an_average_without_every_benchmark_says_so():
 
 
 def test_every_sheet_has_a_number_or_a_dash_for_every_column():
-    for name, sheets in SHEETS.items():
-        for sheet in sheets:
-            assert sheet.rows, name
-            for published_row in sheet.rows:
-                assert len(published_row.values) == len(sheet.columns), (name, published_row.model)
+    for name, sheets in PAPER_TABLES.items():
+        for paper_table in sheets:
+            assert paper_table.rows, name
+            for published_row in paper_table.rows:
+                assert len(published_row.values) == len(paper_table.columns), (name, published_row.model)
                 assert published_row.source
 
 
-COLUMNS = [column for sheets in SHEETS.values() for sheet in sheets for column in sheet.columns if column.benchmark]
+COLUMNS = [
+    column
+    for sheets in PAPER_TABLES.values()
+    for paper_table in sheets
+    for column in paper_table.columns
+    if column.benchmark
+]
 
 
 @pytest.mark.parametrize("name", sorted({column.benchmark for column in COLUMNS}))
@@ -126,6 +132,36 @@ def test_what_cannot_be_compared_is_marked(tmp_path):
     assert said["MathVista"] == ["without a judge"]
     assert "average with marked scores in it" in said["Avg."]
     assert len(set(notes)) == len(notes)
+
+
+def test_other_data_in_an_official_shape_is_marked(tmp_path):
+    own = write_score(tmp_path / "own", "dior_rsvg", {"accuracy": 95.0}, of=20, items=20)
+    official = write_score(tmp_path / "official", "dior_rsvg", {"accuracy": 80.0}, of=7500, items=7500, model="other")
+    found = table("remote", own, official)
+    sentences = dict(found.notes)
+    marks = {
+        row.name: [sentences[m] for cell in row.cells for m in cell.marks] for row in found.rows if not row.published
+    }
+    assert marks == {"mine": ["other data: 20 items where the official split has 7,500"], "other": []}
+
+
+def test_another_tile_limit_is_marked(tmp_path):
+    found = table("general", write_score(tmp_path, "chartqa", {"accuracy": 50.0}, of=2500, tiles_setting=3))
+    assert "at most 3 tiles, not the benchmark's own limit" in dict(found.notes).values()
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@SUM(A1)"])
+def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path, name):
+    written = formats.comma_separated(table("general", write_score(tmp_path, "chartqa", {"accuracy": 5.0}, model=name)))
+    assert [row["model"] for row in csv.DictReader(io.StringIO(written))][-1] == f"'{name}"
+
+
+def test_latex_can_be_referred_to():
+    written = formats.latex(table("remote"))
+    assert r"\label{tab:remote-sensing}" in written
+    assert r"\toprule" in written
+    assert r"\bottomrule" in written
+    assert "hline" not in written
 
 
 def test_another_protocol_is_marked_and_the_papers_is_not(tmp_path, monkeypatch):
@@ -229,7 +265,7 @@ def test_markdown_stays_a_table(nasty):
 
 def test_latex_has_one_cell_for_each_column_and_balanced_braces(nasty):
     written = formats.latex(nasty)
-    body = written[written.index("\\hline") : written.index("\\end{tabular}")]
+    body = written[written.index("\\toprule") : written.index("\\end{tabular}")]
     rows = [line for line in body.splitlines() if "&" in line]
     assert len(rows) == 1 + len(nasty.rows)
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {len(nasty.columns)}
@@ -239,14 +275,14 @@ def test_latex_has_one_cell_for_each_column_and_balanced_braces(nasty):
         depth += (sign == "{") - (sign == "}")
         assert depth >= 0
     assert depth == 0
-    assert not re.search(r"(?<!\\)[%#$]", written)
+    assert not re.search(r"(?<!\\)[%#$]", written.split("\n", 1)[1])
     assert not re.search(r"(?<!\\)[_^~]", written)
 
 
 def test_latex_groups_span_their_columns():
     written = formats.latex(table("remote"))
     assert r"\multicolumn{4}{c}{RSVQA-LR}" in written
-    assert r"\cline{2-5} \cline{6-8} \cline{9-11}" in written
+    assert r"\cmidrule(lr){2-5} \cmidrule(lr){6-8} \cmidrule(lr){9-11}" in written
 
 
 def test_csv_reads_back(nasty):

@@ -1,20 +1,24 @@
 """Anyone's answers to a benchmark: a file of another tool, read and matched with the items.
 
-JSON lines, a JSON list of objects, or a JSON object of id -> answer. Where a row holds both, what is called prediction
-or response is taken for the model's, as "answer" is then the truth.
+JSON lines, a JSON list of objects, a JSON object of id -> answer, or a table (tsv, csv, xlsx) as VLMEvalKit writes it.
+Where a row holds both, what is called prediction or response is taken for the model's, as "answer" is then the truth.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.files import check_file, read_text
 from mini_internvl.records import Item, Prediction
 
 IDS = ("id", "question_id", "questionId", "index", "pid", "item_id")
+DELIMITERS = {".tsv": "\t", ".csv": ","}
 ANSWERS = ("prediction", "predict", "response", "answer", "text")
 
 
@@ -38,13 +42,34 @@ def read(path: Path) -> list[tuple[str, str]]:
     Raises:
         ValueError: the file is missing or malformed; the message names the row.
     """
+    if path.suffix == ".xlsx":
+        found = _sheet_rows(path)
+    else:
+        text = read_text(path, error=ValueError).removeprefix("\ufeff")
+        found = _table_rows(path, text) if path.suffix in DELIMITERS else _rows(path, text)
+    return [_pair(row, f"{path}, row {number}") for number, row in enumerate(found, 1)]
+
+
+def _table_rows(path: Path, text: str) -> list[Any]:
+    csv.field_size_limit(1 << 30)  # a column of images may stand beside the answers
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give a file of answers (jsonl or json)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as text ({error})") from None
-    return [_pair(row, f"{path}, row {number}") for number, row in enumerate(_rows(path, text), 1)]
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix], strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path} is no {path.suffix[1:]} table ({error})") from None
+
+
+def _sheet_rows(path: Path) -> list[Any]:
+    try:
+        from openpyxl import load_workbook
+    except ImportError:
+        raise ValueError(f"{path} needs openpyxl; pip install 'mini-internvl[export]'") from None
+    check_file(path, error=ValueError)
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except Exception as error:  # openpyxl has no error of its own for a damaged file
+        raise ValueError(f"{path} is no xlsx file ({type(error).__name__})") from None
+    header, *rows = book.worksheets[0].iter_rows(values_only=True)
+    return [dict(zip(header, row, strict=False)) for row in rows]
 
 
 def _rows(path: Path, text: str) -> list[Any]:
@@ -86,7 +111,7 @@ def _pair(row: Any, where: str) -> tuple[str, str]:
     return str(name), text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def match(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> Matched:
+def match(items: Sequence[Item], answers: Sequence[tuple[str, str]]) -> Matched:
     """Put answers to items: by id, else by the one item whose id ends in it (after a "/"), or that it ends in."""
     ids = {item.id for item in items}
     by_tail: dict[str, set[str]] = {}
@@ -95,7 +120,7 @@ def match(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> Matched:
             by_tail.setdefault(tail, set()).add(item.id)
     texts: dict[str, str] = {}
     unmatched, doubled = [], 0
-    for name, text in given:
+    for name, text in answers:
         found = _find(name, ids, by_tail)
         if found is None:
             unmatched.append(name)

@@ -27,10 +27,12 @@ class Column:
     """Whether scores of other splits have no place in the column at all, since they have their own."""
     digits: int = 2
     """Decimals printed."""
+    items: int = 0
+    """Items of the official split; a score over clearly fewer is marked as one on other data. 0: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sheet:
+class PaperTable:
     """A table of the paper before it is filled."""
 
     title: str
@@ -48,19 +50,19 @@ class Sheet:
 def _general() -> tuple[Column, ...]:
     """The nine benchmarks in the order of the README's table, and OpenCompass' own average."""
     rows = (
-        ("MMMU", "mmmu", ("val", "validation")),
-        ("MathVista", "mathvista", ("testmini",)),
-        ("AI2D", "ai2d", ("test",)),
-        ("ChartQA", "chartqa", ("test",)),
-        ("DocVQA", "docvqa", ("test",)),
-        ("InfoVQA", "infovqa", ("test",)),
-        ("OCRBench", "ocrbench", ("test",)),
-        ("MMB-EN", "mmbench_en", ("test",)),
-        ("MMB-CN", "mmbench_cn", ("test",)),
+        ("MMMU", "mmmu", ("val", "validation"), 900),
+        ("MathVista", "mathvista", ("testmini",), 1000),
+        ("AI2D", "ai2d", ("test",), 3088),
+        ("ChartQA", "chartqa", ("test",), 2500),
+        ("DocVQA", "docvqa", ("test",), 5188),
+        ("InfoVQA", "infovqa", ("test",), 3288),
+        ("OCRBench", "ocrbench", ("test",), 1000),
+        ("MMB-EN", "mmbench_en", ("test",), 0),
+        ("MMB-CN", "mmbench_cn", ("test",), 0),
     )
     columns = [
-        Column(label=label, benchmark=name, splits=splits, digits=0 if label == "OCRBench" else 1)
-        for label, name, splits in rows
+        Column(label=label, benchmark=name, splits=splits, items=items, digits=0 if label == "OCRBench" else 1)
+        for label, name, splits, items in rows
     ]
     return (*columns, Column(label="OpenCompass", digits=1))
 
@@ -81,7 +83,7 @@ def _remote() -> tuple[Column, ...]:
         for split in ("test1", "test2")
         for label, metric in metrics[1:]
     ]
-    return (*columns, Column(label="DIOR-RSVG", benchmark="dior_rsvg", splits=("test",)))
+    return (*columns, Column(label="DIOR-RSVG", benchmark="dior_rsvg", splits=("test",), items=7500))
 
 
 def _medical() -> tuple[Column, ...]:
@@ -93,7 +95,7 @@ def _medical() -> tuple[Column, ...]:
         ("2D Mcls acc.", "multi/accuracy"),
         ("2D Mcls recall", "multi/recall"),
     )
-    return tuple(Column(label=label, benchmark="gmai_mmbench", metric=metric) for label, metric in names)
+    return tuple(Column(label=label, benchmark="gmai_mmbench", metric=metric, items=4550) for label, metric in names)
 
 
 def _bddx_text() -> tuple[Column, ...]:
@@ -118,14 +120,14 @@ def _bddx_signals() -> tuple[Column, ...]:
 def _drivelm() -> tuple[Column, ...]:
     metrics = (("final", "final", 4), ("accuracy", "accuracy", 4), ("GPT", "chatgpt", 2), ("match", "match", 2))
     return tuple(
-        Column(label=label, benchmark="drivelm", metric=metric, digits=digits, splits=("val",))
+        Column(label=label, benchmark="drivelm", metric=metric, digits=digits, splits=("val",), items=15480)
         for label, metric, digits in metrics
     )
 
 
-SHEETS: Mapping[str, tuple[Sheet, ...]] = {
+PAPER_TABLES: Mapping[str, tuple[PaperTable, ...]] = {
     "general": (
-        Sheet(
+        PaperTable(
             title="General ability",
             columns=_general(),
             rows=published.GENERAL,
@@ -134,12 +136,12 @@ SHEETS: Mapping[str, tuple[Sheet, ...]] = {
             "the last column is computed, and the paper prints 74, 82 and 90 for the 1B, 2B and 4B",
         ),
     ),
-    "remote": (Sheet(title="Remote sensing", columns=_remote(), rows=published.REMOTE),),
-    "medical": (Sheet(title="Medical images: GMAI-MMBench", columns=_medical(), rows=published.MEDICAL),),
+    "remote": (PaperTable(title="Remote sensing", columns=_remote(), rows=published.REMOTE),),
+    "medical": (PaperTable(title="Medical images: GMAI-MMBench", columns=_medical(), rows=published.MEDICAL),),
     "bddx": (
-        Sheet(title="BDD-X: description and justification", columns=_bddx_text(), rows=published.BDDX_TEXT),
-        Sheet(title="BDD-X: control signals", columns=_bddx_signals(), rows=published.BDDX_SIGNALS),
+        PaperTable(title="BDD-X: description and justification", columns=_bddx_text(), rows=published.BDDX_TEXT),
+        PaperTable(title="BDD-X: control signals", columns=_bddx_signals(), rows=published.BDDX_SIGNALS),
     ),
-    "drivelm": (Sheet(title="DriveLM", columns=_drivelm(), rows=published.DRIVELM),),
+    "drivelm": (PaperTable(title="DriveLM", columns=_drivelm(), rows=published.DRIVELM),),
 }
 """Name on the command line -> the paper's tables."""

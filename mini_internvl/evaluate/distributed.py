@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
-LONGEST = timedelta(days=7)
+GROUP_TIMEOUT = timedelta(days=7)
 """How long the first to finish waits for the last."""
 
 
@@ -57,7 +57,7 @@ def ranks() -> Iterator[Ranks]:
         return
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=LONGEST)
+    distributed.init_process_group("gloo", timeout=GROUP_TIMEOUT)
     try:
         rank = distributed.get_rank()
         yield Ranks(rank=rank, size=size, local=int(os.environ.get("LOCAL_RANK", rank)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_internvl.evaluate.given import match, read
+from mini_internvl.evaluate.external import match, read
 from mini_internvl.records import Item
 
 
@@ -35,6 +35,31 @@ def test_forms(tmp_path: Path, content: str) -> None:
     assert read(path) == [("a", "1"), ("b", "2")]
 
 
+@pytest.mark.parametrize(("suffix", "sign"), [(".tsv", "\t"), (".csv", ",")])
+def test_tables_as_vlmevalkit_writes_them(tmp_path: Path, suffix: str, sign: str) -> None:
+    path = tmp_path / f"answers{suffix}"
+    rows = [
+        ["index", "image", "answer", "prediction"],
+        ["a", "x" * 200_000, "gold", '"1, or\n2"'],
+        ["b", "y", "x", "2"],
+    ]
+    path.write_text("\n".join(sign.join(row) for row in rows) + "\n", encoding="utf-8-sig")
+    assert read(path) == [("a", "1, or\n2"), ("b", "2")]
+
+
+def test_a_workbook_as_vlmevalkit_writes_it(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["index", "answer", "prediction"], [1, "gold", "A"], [2, "gold", None]):
+        book.active.append(row)
+    path = tmp_path / "answers.xlsx"
+    book.save(path)
+    assert read(path) == [("1", "A"), ("2", "")]
+    path.write_bytes(b"no workbook")
+    with pytest.raises(ValueError, match=r"answers\.xlsx is no xlsx file"):
+        read(path)
+
+
 def test_odd_values_become_text(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     rows = [{"id": 7, "answer": None}, {"id": 8, "answer": ["x", 1]}, {"id": 0, "answer": "\ud83d"}]
@@ -59,7 +84,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, content: str, message: str) -> Non
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read(path)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match=r"nothing\.json is missing"):
         read(tmp_path / "nothing.json")
 
 

@@ -11,18 +11,18 @@ from mini_internvl.engine import load
 from mini_internvl.engine.engine import home, resolve
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
-from mini_internvl.evaluate.run import Answerer
-from mini_internvl.evaluate.sharing import ALONE, Ranks
+from mini_internvl.evaluate.distributed import ALONE, Ranks
+from mini_internvl.evaluate.run import ChatModel
 
 PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")
 """Folder names that say too little alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class EvaluatedModel:
     """What is evaluated."""
 
-    engine: Answerer
+    engine: ChatModel
     """Answers."""
     name: str
     """Short name, fit for a folder."""
@@ -44,7 +44,9 @@ def short_name(model: str | None) -> str:
     return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in name)
 
 
-def load_subject(model: str | None, *, device: str = "auto", dtype: str = "auto", ranks: Ranks = ALONE) -> Subject:
+def load_evaluated(
+    model: str | None, *, device: str = "auto", dtype: str = "auto", ranks: Ranks = ALONE
+) -> EvaluatedModel:
     """Load a checkpoint, or name a server.
 
     Args:
@@ -60,7 +62,9 @@ def load_subject(model: str | None, *, device: str = "auto", dtype: str = "auto"
     if is_remote(model):
         address = Address.read(str(model))
         facts = {"name": address.model, "url": address.url, "sha256": "", "parameters": 0}
-        return Subject(engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}")
+        return EvaluatedModel(
+            engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}"
+        )
     folder = resolve(model)
     engine = load(folder, device=_own_device(device, ranks), dtype=dtype)
     weights = keys.weights_hash(folder)
@@ -70,7 +74,7 @@ def load_subject(model: str | None, *, device: str = "auto", dtype: str = "auto"
         hashes += [keys.weights_hash(base), keys.settings_hash(base)]
     parameters = sum(p.numel() for p in engine.model.parameters())
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
-    return Subject(engine=engine, name=name, facts=facts, key=keys.digest(hashes))
+    return EvaluatedModel(engine=engine, name=name, facts=facts, key=keys.digest(hashes))
 
 
 def _own_device(device: str, ranks: Ranks) -> str:
