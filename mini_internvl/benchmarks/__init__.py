@@ -12,7 +12,8 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
                      ``Item.reference`` is plain JSON data. Raises DataError, which lists what is wrong with the
                      files, each with its row.
     score(items, predictions, *, protocol=None, judge=None) -> Score
-                     metrics in the unit that papers print, with standard errors. An item without a prediction counts
+                     metrics in the unit that papers print, with standard errors (made by ``_tally.scorer`` where they
+                     are shares of right answers). An item without a prediction counts
                      as answered with nothing; predictions for other items are ignored. Metric names are "metric" or
                      "group/metric". Without a judge that the protocol needs, ``Score.partial`` says what is missing.
     right(item, text) -> bool

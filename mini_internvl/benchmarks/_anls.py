@@ -165,7 +165,12 @@ def right(item: Item, text: str) -> bool:
 
 
 def score_items(
-    layout: Layout, items: Iterable[Item], predictions: Iterable[Prediction], *, protocol: str | None = None
+    layout: Layout,
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Any = None,
 ) -> Score:
     """``anls`` and the metrics of each label, in per cent.
 

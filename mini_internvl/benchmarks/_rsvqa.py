@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._domains import annotation, image_folders
 from mini_internvl.benchmarks._files import Faults, image_paths, read_rows
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks._tally import scorer
 from mini_internvl.metrics.rsvqa import NUMBERS, rsvqa_right
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item, Score
 
 PROTOCOLS = {"paper": "InternVL's script: exact words but for case; the average leaves counts and areas out."}
 PRIMARY_METRIC = "accuracy"
@@ -58,17 +58,20 @@ def read_items(root: str | Path, benchmark: str, name: str, images: str, prefix:
         )
 
 
-def score_items(benchmark: str, items: Iterable[Item], predictions: Iterable[Prediction]) -> Score:
+def make_score(benchmark: str) -> Callable[..., Score]:
     """``accuracy`` (the paper's average), ``accuracy_all`` with counts and areas, and ``type/...`` for each type."""
-    asked = list(items)
-    texts = answers(asked, predictions)
-    tally = Tally()
-    tally.results = {"accuracy": [], "accuracy_all": []}
-    for item in asked:
-        kind = item.reference["type"]
-        metrics = ["accuracy_all", f"type/{kind}"] + ([] if kind in NUMBERS else ["accuracy"])
-        tally.add(right(item, texts[item.id]), *metrics)
-    return tally.score(benchmark, items=len(asked), notes={"empty": sum(not text for text in texts.values())})
+    return scorer(
+        benchmark,
+        PROTOCOLS,
+        lambda item, text, protocol: right(item, text),
+        metrics=_metrics,
+        order=("accuracy", "accuracy_all"),
+    )
+
+
+def _metrics(item: Item) -> list[str]:
+    kind = item.reference["type"]
+    return ["accuracy_all", f"type/{kind}", *([] if kind in NUMBERS else ["accuracy"])]
 
 
 def right(item: Item, text: str) -> bool:

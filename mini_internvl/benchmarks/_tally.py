@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mini_internvl.benchmarks._files import chosen
 from mini_internvl.records import Item, Prediction, Score
 
 
@@ -15,6 +16,11 @@ def answers(items: Iterable[Item], predictions: Iterable[Prediction]) -> dict[st
     return {item.id: texts.get(item.id, "") for item in items}
 
 
+def empty_answers(texts: Sequence[str]) -> dict[str, int]:
+    """A note of how many answers are empty."""
+    return {"empty": sum(not text.strip() for text in texts)}
+
+
 def mean_error(values: Sequence[float]) -> float:
     """Standard error of a mean; 0 for fewer than two values."""
     n = len(values)
@@ -22,6 +28,42 @@ def mean_error(values: Sequence[float]) -> float:
         return 0.0
     mean = math.fsum(values) / n
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+def scorer(
+    benchmark: str,
+    protocols: Mapping[str, str],
+    right: Callable[[Item, str, str], bool],
+    *,
+    metrics: Callable[[Item], Sequence[str]] = lambda item: ("accuracy",),
+    order: Sequence[str] = ("accuracy",),
+    notes: Callable[[Sequence[str]], Mapping[str, Any]] = empty_answers,
+) -> Callable[..., Score]:
+    """The ``score`` of a benchmark whose metrics are shares of right answers.
+
+    Args:
+        benchmark: its name.
+        protocols: its PROTOCOLS.
+        right: whether an answer counts, by item, text and protocol.
+        metrics: the metrics that an item counts towards.
+        order: metrics that come first, also where no item counts towards them.
+        notes: what to note about the texts of all answers.
+    """
+
+    def score(
+        items: Iterable[Item], predictions: Iterable[Prediction], *, protocol: str | None = None, judge: Any = None
+    ) -> Score:
+        """Shares of right answers in per cent; no judge is needed."""
+        kind = chosen("protocol", protocol, protocols)
+        asked = list(items)
+        texts = answers(asked, predictions)
+        tally = Tally()
+        tally.results = {metric: [] for metric in order}
+        for item in asked:
+            tally.add(right(item, texts[item.id], kind), *metrics(item))
+        return tally.score(benchmark, items=len(asked), notes=notes(list(texts.values())))
+
+    return score
 
 
 class Tally:

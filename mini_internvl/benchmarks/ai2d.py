@@ -8,13 +8,13 @@ options from the question's lines "A. text".
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import chosen, read_jsonl
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks._tally import empty_answers, scorer
 from mini_internvl.benchmarks._vqa import (
     VLMEVALKIT_NEW_TOKENS,
     ask,
@@ -26,7 +26,7 @@ from mini_internvl.benchmarks._vqa import (
 )
 from mini_internvl.metrics.options import infer_option
 from mini_internvl.metrics.relaxed import exact_right
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item
 
 TITLE = "AI2D"
 SPLITS = ("test",)
@@ -72,39 +72,21 @@ def read_options(question: str) -> dict[str, str]:
     return options
 
 
-def _right(reference: Mapping[str, Any], text: str, protocol: str) -> bool:
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether an answer counts in a protocol."""
+    answer = item.reference["answers"]
     if protocol == "paper":
-        return exact_right(text, reference["answers"])
-    letter = infer_option(text, reference["options"], version=protocol.removeprefix("vlmevalkit-"))
-    return letter is not None and letter in reference["answers"]
+        return exact_right(text, answer)
+    letter = infer_option(text, item.reference["options"], version=protocol.removeprefix("vlmevalkit-"))
+    return letter is not None and letter in answer
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether an answer counts in the paper's protocol."""
-    return _right(item.reference, text, "paper")
+def _notes(texts: Sequence[str]) -> dict[str, int]:
+    """``empty`` answers, and ``more than a letter``, which the paper's protocol counts as wrong."""
+    return {**empty_answers(texts), "more than a letter": sum(len(text.strip()) > 1 for text in texts)}
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
-    """``accuracy`` in per cent; no judge is needed.
-
-    Notes: ``empty`` answers, and ``more than a letter``, which the paper's protocol counts as wrong.
-    """
-    kind = chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
-    tally = Tally()
-    tally.results = {PRIMARY_METRIC: []}
-    for item in asked:
-        tally.add(_right(item.reference, texts[item.id], kind), PRIMARY_METRIC)
-    lengths = [len(text.strip()) for text in texts.values()]
-    notes = {"empty": lengths.count(0), "more than a letter": sum(length > 1 for length in lengths)}
-    return tally.score("ai2d", items=len(asked), notes=notes)
+score = scorer("ai2d", PROTOCOLS, right, notes=_notes)
 
 
 def _row(number: int, question: str, options: str, answer: str) -> dict[str, Any]:

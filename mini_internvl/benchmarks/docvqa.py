@@ -6,7 +6,8 @@ RRC's annotation file (``val_v1.0.json`` or ``val_v1.0_withQT.json``); the latte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mini_internvl.benchmarks._anls import (
     score_items,
 )
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item
 
 __all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
 
@@ -48,20 +49,8 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     return read_items(LAYOUT, root, split, protocol=protocol)
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
-    """``anls`` and ``question_type/...`` in per cent; no judge is needed."""
-    return score_items(LAYOUT, items, predictions, protocol=protocol)
-
-
-def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: str | Path) -> list[Path]:
-    """``docvqa_test.json`` for the RRC's server."""
-    return export_answers(LAYOUT, items, predictions, folder)
+score = partial(score_items, LAYOUT)
+export = partial(export_answers, LAYOUT)
 
 
 def _rows(split: str, *asked: tuple[int, str, list[str], list[str]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

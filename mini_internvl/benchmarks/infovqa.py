@@ -7,7 +7,8 @@ question counts in the metric of each of its labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mini_internvl.benchmarks._anls import (
     score_items,
 )
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item
 
 __all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
 
@@ -52,20 +53,8 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     return read_items(LAYOUT, root, split, protocol=protocol)
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
-    """``anls``, ``answer_type/...``, ``evidence/...`` and ``operation/...`` in per cent; no judge is needed."""
-    return score_items(LAYOUT, items, predictions, protocol=protocol)
-
-
-def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: str | Path) -> list[Path]:
-    """``infovqa_test.json`` for the RRC's server."""
-    return export_answers(LAYOUT, items, predictions, folder)
+score = partial(score_items, LAYOUT)
+export = partial(export_answers, LAYOUT)
 
 
 _Labels = tuple[list[str], list[str], list[str]]

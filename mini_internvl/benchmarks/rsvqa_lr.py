@@ -9,7 +9,7 @@ Official file: ``rsvqa_l_test_instruct.json``, images in ``images/RSVQA_L/Images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mini_internvl.benchmarks._example import Example, ExampleImage
@@ -19,11 +19,11 @@ from mini_internvl.benchmarks._rsvqa import (
     PRIMARY_METRIC,
     PROTOCOLS,
     example_rows,
+    make_score,
     read_items,
     right,
-    score_items,
 )
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item
 
 __all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "right"]
 
@@ -39,17 +39,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     return read_items(root, "rsvqa_lr", FILE, "RSVQA_L/Images_LR")
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
-    """``accuracy``, ``accuracy_all`` and ``type/presence`` and so on, in per cent; no judge is needed."""
-    chosen("protocol", protocol, PROTOCOLS)
-    return score_items("rsvqa_lr", items, predictions)
-
+score = make_score("rsvqa_lr")
 
 EXAMPLE = Example(
     files={
