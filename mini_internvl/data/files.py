@@ -1,29 +1,91 @@
-"""Files of rows, read row by row."""
+"""Files of rows: read from the beginning, or row by row in any order.
+
+The kind of a file shows in its name and its first bytes: JSON lines, a JSON list, a table (``.tsv``, ``.csv``), a
+WebDataset shard (``.tar``) or Parquet. Of an opened file nothing is held but where its rows begin.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import array
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from mini_internvl.data import DataError, Fault, Row
+from mini_internvl.data.containers import BOM, MAX_ROW_BYTES, Container, JsonLines, JsonList, Parquet, Shard, Table
+from mini_internvl.files import check_file
+
+KINDS: dict[str, type[Container]] = {".parquet": Parquet, ".tar": Shard, ".tsv": Table, ".csv": Table}
+"""Kinds that a file's ending tells; of others the first bytes do."""
+ENDINGS = (".jsonl", ".json", *KINDS)
+"""Endings of the files that a folder of rows is made of."""
+_PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\x28\xb5\x2f\xfd": "zstd -d", b"PK\x03\x04": "unzip"}
 
 
-def open_rows(path: str | Path) -> Iterator[Row | Fault]:
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield parse(line, file=path, place=f"line {number}", number=number)
+class RowFile:
+    """The rows of a file by number.
+
+    Args:
+        path: the file.
+        visit: called with every row or fault, in order, while the file is read for the first time.
+
+    Raises:
+        DataError: the file is missing, compressed, or damaged as a whole.
+    """
+
+    def __init__(self, path: str | Path, visit: Callable[[Row | Fault], None] | None = None) -> None:
+        self.path = Path(path)
+        self._container = _container(self.path)
+        starts, sizes, numbers = array.array("q"), array.array("q"), array.array("q")
+        digest = hashlib.blake2b(digest_size=16)
+        for start, size, number, data in self._container.spans(digest.update):
+            starts.append(start)
+            sizes.append(size)
+            numbers.append(number)
+            if visit is not None:
+                visit(self._container.parse(data, number))
+        self._spans = np.array([starts, sizes, numbers], dtype=np.int64)
+        self.fingerprint = f"{self.path.stat().st_size}-{digest.hexdigest()}"
+        """Size and hash of the content."""
+
+    def __len__(self) -> int:
+        return self._spans.shape[1]
+
+    def row(self, index: int) -> Row | Fault:
+        """One row, read from the file now."""
+        start, size, number = (int(value) for value in self._spans[:, index])
+        container = self._container
+        if size > MAX_ROW_BYTES:
+            return container.parse(None, number)
+        return container.parse(container.read(start, size), number)
+
+    def groups(self) -> np.ndarray | None:
+        """(rows,) number of the group that a row is read with, in Parquet; ``None`` where rows are read alone."""
+        if not isinstance(self._container, Parquet):
+            return None
+        return np.repeat(np.arange(len(self._container.groups) - 1), np.diff(self._container.groups))
 
 
-def parse(data: bytes, *, file: Path, place: str, number: int) -> Row | Fault:
-    try:
-        raw = json.loads(data)
-    except json.JSONDecodeError as error:
-        return Fault(file=file, place=place, reason=f"not valid JSON ({error.msg})")
-    if not isinstance(raw, dict):
-        return Fault(file=file, place=place, reason="a row is an object with messages or conversations")
-    return Row(file=file, place=place, raw=raw, id=str(raw.get("id", number)))
+def scan(path: str | Path) -> Iterator[Row | Fault]:
+    """The rows of a file from the first to the last.
+
+    Raises:
+        DataError: the file is missing, compressed, or damaged as a whole.
+    """
+    container = _container(Path(path))
+    for _, _, number, data in container.spans(lambda data: None):
+        yield container.parse(data, number)
+
+
+def _container(path: Path) -> Container:
+    check_file(path, error=DataError)
+    with path.open("rb") as file:
+        start = file.read(4096)
+    for magic, command in _PACKED.items():
+        if start.startswith(magic):
+            raise DataError(f"{path} is compressed; unpack it first ({command})")
+    if kind := KINDS.get(path.suffix.lower()):
+        return kind(path)
+    return (JsonList if start.removeprefix(BOM).lstrip().startswith(b"[") else JsonLines)(path)

@@ -36,10 +36,11 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
     raw = row.raw
     try:
         module = formats.find(tuple(raw), format)
-        for key in MEDIA & raw.keys() - module.KEYS:
-            if not absent(raw[key]):
+        for key in raw:
+            if key in MEDIA and key not in module.KEYS and not absent(raw[key]):
                 raise ValueError(f'"{key}" would reach no sample: the format {module.__name__} does not read it')
-        messages = [_beside(message, root or row.file.parent) for message in module.messages(raw)]
+        folder = str(row.file.parent if root is None else root)
+        messages = [_beside(message, folder) for message in module.messages(raw)]
         _check_answers(messages)
         named = raw.get("source")
         return Sample(
@@ -74,8 +75,8 @@ def _annotation(raw: Any) -> PatchAnnotation:
     return PatchAnnotation(**{**raw, "box": tuple(raw["box"])})
 
 
-def _beside(message: Message, root: Path) -> Message:
-    """The message with its image paths made relative to ``root``."""
+def _beside(message: Message, root: str) -> Message:
+    """The message with its relative image paths taken from ``root``."""
     if isinstance(message["content"], str):
         return message
     content: list[Part] = []
@@ -88,10 +89,10 @@ def _beside(message: Message, root: Path) -> Message:
     return {**message, "content": content}
 
 
-def _path(image: Any, root: Path) -> Any:
-    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")):
+def _path(image: Any, root: str) -> Any:
+    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")) or root == ".":
         return image
-    return str(root / image)
+    return os.path.join(root, image)
 
 
 def _check_answers(messages: Sequence[Message]) -> None:
@@ -248,5 +249,17 @@ def read_rows(path: str | Path, *, root: Path | None = None, format: str = "") -
     Raises:
         DataError: the file is missing, or of a kind that is not read.
     """
-    for row in files.open_rows(path):
+    for row in files.scan(path):
         yield row if isinstance(row, Fault) else to_sample(row, root=root, format=format)
+
+
+def read_samples(path: str | Path, *, root: Path | None = None, format: str = "") -> list[Sample]:
+    """All samples of a file at once, for small ones.
+
+    Raises:
+        DataError: lists the rows that cannot be used.
+    """
+    found = list(read_rows(path, root=root, format=format))
+    if faults := [fault for fault in found if isinstance(fault, Fault)]:
+        raise DataError.of(faults, "mend the rows or take them out")
+    return [sample for sample in found if isinstance(sample, Sample)]

@@ -42,7 +42,7 @@ def turns(raw: Mapping[str, Any], field: str, speaker: str, said: str) -> list[t
     found = []
     for number, turn in enumerate(listed(raw, field)):
         here = f"{field}[{number}]"
-        if not isinstance(turn, Mapping):
+        if not isinstance(turn, dict):
             raise ValueError(f"{here} is {shown(turn)}; it must be an object with {speaker} and {said}")
         for key in (speaker, said):
             if key not in turn:

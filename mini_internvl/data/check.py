@@ -1,0 +1,129 @@
+"""What a pass over a source's samples finds: faults that stop a training, and what is odd but can be trained on."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mini_internvl.data import DataError, Fault, Row, formats
+from mini_internvl.data.formats._turns import absent
+from mini_internvl.inputs import boxes, chat
+from mini_internvl.records import Message, Sample
+
+KEPT_FAULTS = 1000
+"""Faults that are kept; more are counted."""
+Extra = Callable[[Sample], None]
+"""A further check of a sample; it raises ValueError."""
+
+
+class Check:
+    """Collects what is wrong or odd in the samples of one source.
+
+    Args:
+        extra: a further check of every sample.
+    """
+
+    def __init__(self, extra: Extra | None = None) -> None:
+        self.extra = extra
+        self.samples = 0
+        self.faults: list[Fault] = []
+        self.faulty = 0
+        self._odd: dict[str, str] = {}  # what -> where first
+        self._counts: Counter[str] = Counter()
+
+    def row(self, row: Row | Fault, read: Callable[[Row], Sample | Fault], format: str = "") -> None:
+        """Check a row as ``read`` turns it into a sample, and its keys."""
+        if isinstance(row, Fault):
+            return self.fault(row)
+        sample = read(row)
+        if isinstance(sample, Fault):
+            return self.fault(sample)
+        module = formats.find(tuple(row.raw), format)
+        for key, value in row.raw.items():
+            if key not in module.KEYS and key not in formats.COMMON and not absent(value):
+                self.note(f'the key "{key}" is not read', sample.place)
+        self.sample(sample, row.file, row.place)
+
+    def sample(self, sample: Sample, file: Path, place: str) -> None:
+        """Check a sample that stands at ``place`` of ``file``."""
+        try:
+            trainable(sample)
+            if self.extra is not None:
+                self.extra(sample)
+        except ValueError as error:
+            return self.fault(Fault(file=file, place=place, reason=str(error)))
+        self.samples += 1
+        for what in odd(sample):
+            self.note(what, sample.place or f"{sample.source}/{sample.id}")
+
+    def fault(self, fault: Fault) -> None:
+        """Keep a fault."""
+        self.faulty += 1
+        if len(self.faults) < KEPT_FAULTS:
+            self.faults.append(fault)
+
+    def note(self, what: str, where: str) -> None:
+        """Count something odd; only the first place is kept."""
+        self._odd.setdefault(what, where)
+        self._counts[what] += 1
+
+    def warnings(self) -> list[str]:
+        """One line for each odd thing: the first place and how many more."""
+        more = {what: f" and {count - 1:,} more" if count > 1 else "" for what, count in self._counts.items()}
+        return [f"{where}{more[what]}: {what}" for what, where in self._odd.items()]
+
+    def refuse(self) -> None:
+        """Raise DataError with every fault listed, if there is one."""
+        if self.faults:
+            raise DataError.of(self.faults, "mend the rows or take them out", count=self.faulty)
+
+
+def trainable(sample: Sample) -> None:
+    """Check all that can be checked without a tokenizer and without decoding an image.
+
+    Raises:
+        ValueError: names the turn or the image.
+    """
+    messages = sample.messages
+    marks = chat.render(messages, template=chat.TEMPLATES["Hermes-2"]).count(chat.IMAGE)
+    parts = chat.images(messages)
+    if marks != len(parts):
+        raise ValueError(f"{marks} {chat.IMAGE} marks but {len(parts)} images")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise ValueError("there is no answer to learn; end the row with one")
+    for part in parts:
+        image = part["image"]
+        if isinstance(image, str) and not image.startswith("data:") and not _is_file(image):
+            reason = (
+                "is a web address; download it and give the file" if "://" in image else "is missing; check the path"
+            )
+            raise ValueError(f"the image {image} {reason}")
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path)
+
+
+def odd(sample: Sample) -> Iterator[str]:
+    """What can be trained on and is still likely a mistake."""
+    for message in sample.messages:
+        said = spoken(message)
+        if message["role"] == "assistant":
+            if not said.strip():
+                yield "an answer holds only spaces"
+            if "[" in said and any(value > 1000 for _, found in boxes.parse(said) for box in found for value in box):
+                yield "a box has a coordinate above 1000; boxes are written in thousandths of the image's sides"
+        elif message["role"] == "user" and not said.replace(chat.IMAGE, "").strip():
+            yield "a question holds no text"
+    if sample.messages[-1]["role"] == "user":
+        yield "the last question has no answer, so nothing is learnt from it"
+
+
+def spoken(message: Message) -> str:
+    """The text of a message."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")

@@ -1,0 +1,147 @@
+"""Files of rows: every kind gives the same rows from the beginning and by number, and names what is damaged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from mini_internvl.data import DataError, Fault, Row, containers
+from mini_internvl.data.files import RowFile, scan
+
+ROWS = [
+    {"id": "a", "t": 'q"x\\', "n": 3},
+    {"t": "},[\\\\", "l": [1, {"k": "]"}]},
+    {"id": 7, "t": "é\n中文" * 9, "n": None},
+]
+
+
+def write(folder, kind):
+    path = folder / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).replace("\n", "\n\n", 1))
+    elif kind == "json":
+        path.write_text("\n" + json.dumps(ROWS, indent=1, ensure_ascii=False) + "\n")
+    elif kind == "tsv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="\t").writerows([["id", "t"], *([row.get("id", ""), row["t"]] for row in ROWS)])
+    elif kind == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
+
+        table = pyarrow.table({"id": [str(row.get("id")) for row in ROWS], "t": [row["t"] for row in ROWS]})
+        parquet.write_table(table, path, row_group_size=2)
+    else:
+        with tarfile.open(path, "w") as tar:
+            for number, row in enumerate(ROWS):
+                for name, content in ((f"s/{number}.jpg", b"jpeg"), (f"s/{number}.json", json.dumps(row).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "tsv", "parquet", "tar"])
+def test_rows_are_the_same_in_order_and_by_number(tmp_path, kind):
+    path = write(tmp_path, kind)
+    scanned = list(scan(path))
+    assert [row.raw["t"] for row in scanned] == [row["t"] for row in ROWS]
+    visited = []
+    file = RowFile(path, visited.append)
+    assert visited == scanned == [file.row(number) for number in range(len(file))]
+    assert scanned[0].id == "a"
+    assert file.fingerprint == RowFile(path).fingerprint
+    with path.open("ab") as more:
+        more.write(b" \n")
+    if kind in ("jsonl", "json"):
+        assert RowFile(path).fingerprint != file.fingerprint
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50])
+def test_a_list_is_cut_right_wherever_its_chunks_end(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(containers, "_CHUNK", chunk)
+    assert [row.raw for row in scan(write(tmp_path, "json"))] == ROWS
+
+
+def test_images_of_a_shard_stand_in_their_rows(tmp_path):
+    row = next(scan(write(tmp_path, "tar")))
+    assert row.raw["image"] == [b"jpeg"]
+
+
+def test_rows_read_together_are_numbered_in_parquet_alone(tmp_path):
+    assert RowFile(write(tmp_path, "parquet")).groups().tolist() == [0, 0, 1]
+    assert RowFile(write(tmp_path, "jsonl")).groups() is None
+
+
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
+    for kind in ("jsonl", "json", "tsv"):
+        path = write(tmp_path, kind)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().lstrip())
+        assert [row.raw["t"] for row in scan(path)] == [row["t"] for row in ROWS]
+        assert RowFile(path).row(0).raw["t"] == ROWS[0]["t"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "not valid JSON (Expecting property name enclosed in double quotes at column"),
+        (b"[1]", "a row is an object"),
+        (b'{"a": "\xff"}', "not valid UTF-8 (invalid start byte at byte 8)"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON (a number has too many digits)"),
+        (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "not valid JSON (lists or objects nested too deep)"),
+        (b'{"a": "nice \\ud83d"}', "a text holds half a character"),
+        (b'{"a": "\xed\xa0\xbd"}', "not valid UTF-8"),
+        (b'{"a": "' + b"x" * 2000 + b'"}', "the row has more than 1,000 bytes"),
+    ],
+)
+def test_every_fault_of_a_row_is_named_with_its_line_and_the_rest_is_read(tmp_path, monkeypatch, line, reason):
+    if len(line) < 4000:
+        monkeypatch.setattr(containers, "MAX_ROW_BYTES", 1000)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    first, fault, last = scan(path)
+    assert isinstance(fault, Fault)
+    assert str(fault).startswith(f"{path}:2: {reason}")
+    assert (first.raw, last.raw) == ({"a": 1}, {"a": 3})
+    assert isinstance(last, Row)
+    if line == b"{":  # opens an object that never ends
+        return
+    path.write_bytes(b'[{"a": 1},\n' + line + b',\n{"a": 3}]\n')
+    first, fault, last = scan(path)
+    assert str(fault).startswith(f"{path}: row 2: {reason.split(' (inv')[0]}")
+    assert (first.raw, last.raw) == ({"a": 1}, {"a": 3})
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}', '[{"a": 1}, {"a": "b]', '[{"a": 1},]'])
+def test_a_list_that_is_cut_off_ends_with_a_fault(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    assert isinstance(list(scan(path))[-1], Fault)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"\x1f\x8b\x08\x00", r"a\.jsonl is compressed; unpack it first \(gzip -d\)"),
+        ("a.parquet", b"PAR1 is not all", r"a\.parquet is no Parquet file"),
+        ("a.tar", b"no tar", r"a\.tar is no tar file"),
+        ("missing.jsonl", None, r"missing\.jsonl is missing"),
+    ],
+)
+def test_files_that_cannot_be_read_at_all_are_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(scan(tmp_path / name))
+
+
+def test_of_an_open_file_only_places_are_held(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "x"}\n' * 1000)
+    file = RowFile(path)
+    held = [value for value in vars(file).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in held) == 1000 * 3 * 8
