@@ -18,17 +18,16 @@ from mini_internvl import plugins, terminal
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.cache import AnswerCache
-from mini_internvl.evaluate.distributed import ALONE, Ranks, ranks
+from mini_internvl.evaluate.distributed import Ranks, ranks
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.model import EvaluatedModel, load_evaluated, short_name
-from mini_internvl.evaluate.run import Listener, predict, score
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.evaluate.questions import Questions, read_questions
+from mini_internvl.evaluate.run import Listener, predict
+from mini_internvl.records import Item, Prediction
 
 CACHE = "answers.sqlite"
 REPORT = "mini_internvl.report.evaluation"
 SYNTH = "synth"
-PER_KIND = 200
-"""Drawn questions of each kind, without a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +120,13 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
     check(settings, benchmarks)
     outcome = Outcome()
     with ranks() as mine, ExitStack() as ends:
-        asked: dict[str, tuple[list[Item], int]] = {}
+        asked: list[Questions] = []
         for name, benchmark in benchmarks.items():  # all files are looked at before anything is asked
             with _told(name, outcome, mine):
-                asked[name] = read_items(name, benchmark, settings)
+                asked.append(read(name, benchmark, settings))
         for failures in mine.exchange(outcome.failed):  # what one process cannot read, none asks
             outcome.failed = {**failures, **outcome.failed}
-        asked = {name: found for name, found in asked.items() if name not in outcome.failed}
+        asked = [questions for questions in asked if questions.name not in outcome.failed]
         model = ""
         if asked:
             evaluated = load_evaluated(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
@@ -136,11 +135,9 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
             model = evaluated.name
             outputs.check_model(settings.folder, evaluated.facts)
             cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
-            about: dict[str, Any] = {"settings": settings, "evaluated": evaluated, "cache": cache, "ranks": mine}
-            for name, (items, of) in asked.items():
-                job = _Job(name=name, benchmark=benchmarks[name], items=items, of=of, **about)
-                with _told(name, outcome, mine):
-                    job.run(outcome, should_stop)
+            for questions in asked:
+                with _told(questions.name, outcome, mine):
+                    _evaluate(questions, settings, evaluated, cache, mine, outcome, should_stop)
         if mine.first:
             _finish(settings, model, outcome, as_json=as_json)
     return int(bool(outcome.failed))
@@ -186,98 +183,53 @@ def _complain(ranks: Ranks, text: str) -> None:
         typer.secho(f"minivl: {text}", err=True, fg="red" if terminal.err.is_terminal else None)
 
 
-@dataclass(kw_only=True)
-class _Job:
-    """One benchmark."""
-
-    name: str
-    benchmark: ModuleType
-    items: list[Item]
-    of: int
-    settings: Settings
-    evaluated: EvaluatedModel
-    cache: AnswerCache
-    ranks: Ranks = ALONE
-
-    def run(self, outcome: Outcome, should_stop: Callable[[], bool]) -> None:
-        """Ask, write, score, write."""
-        settings, benchmark, items = self.settings, self.benchmark, self.items
-        scored = (settings.split or benchmark.SPLITS[0]) not in getattr(benchmark, "UNSCORED", ())
-        began, judge = time.monotonic(), make_judge(settings, self.cache)
-        progress = Asking(self.name, benchmark, scored=scored, quiet=not self.ranks.first)
-        try:
-            predictions = predict(
-                self.evaluated.engine,
-                items,
-                batch_size=settings.batch_size,
-                cache=self.cache,
-                model=self.evaluated.key,
-                listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
-                ranks=self.ranks,
-            )
-        finally:
-            terminal.close()
-        if not self.ranks.first:
-            return
-        asking, split = time.monotonic() - began, settings.split or benchmark.SPLITS[0]
-        folder = outputs.result_folder(settings.folder, self.name, split)
-        outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions, scored=scored))
-        if scored:
-            found = score(benchmark, items, predictions, protocol=settings.protocol, judge=judge)
-            about = describe(benchmark, items, settings, of=self.of, model=self.evaluated.facts)
-            result = outputs.result(benchmark, with_judge(found, judge), about)
-            outputs.write_json(folder / outputs.SCORE, result)
-            outcome.results.append(result)
-            if judge and judge.failed:
-                outcome.failed[self.name] = found.partial
-                _complain(self.ranks, f"{self.name}: {found.partial}")
-        else:
-            outcome.exported[self.name] = benchmark.export(items, predictions, folder)
-        finished = {"split": split, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-        timing = progress.timing(asking, predictions) | finished
-        if judge:
-            timing["judge"] = {"asked": judge.asked, "cached": judge.cached, "failed": judge.failed}
-        outputs.write_json(folder / outputs.TIMING, timing)
+def read(name: str, benchmark: ModuleType, settings: Settings) -> Questions:
+    """The questions that the settings ask for."""
+    wanted = ("data", "split", "protocol", "limit", "seed", "kinds", "max_tiles")
+    return read_questions(name, benchmark, **{key: getattr(settings, key) for key in wanted})
 
 
-def read_items(name: str, benchmark: ModuleType, settings: Settings) -> tuple[list[Item], int]:
-    """The items that are asked, and how many there are in all."""
-    if name == SYNTH:
-        found = list(benchmark.items(split=settings.split, **drawn(benchmark, settings)))
-        return found, len(found)
-    given = {"protocol": settings.protocol} if settings.protocol else {}
-    every = list(benchmark.items(settings.data, settings.split, **given))
-    if settings.max_tiles:
-        every = [replace(item, max_tiles=settings.max_tiles) for item in every]
-    return outputs.sample(benchmark, every, settings.limit, settings.seed or 0), len(every)
-
-
-def drawn(benchmark: ModuleType, settings: Settings) -> dict[str, Any]:
-    """Which images synth draws: kinds, how many of each, seed; recorded, so that a report can draw them again."""
-    kinds = settings.kinds.split(",") if settings.kinds != "all" else benchmark.kinds()
-    seed = benchmark.SEED if settings.seed is None else settings.seed
-    return {"names": [kind for kind in kinds if kind], "count": settings.limit or PER_KIND, "seed": seed}
-
-
-def describe(
-    benchmark: ModuleType, items: Sequence[Item], settings: Settings, *, of: int, model: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a score was measured on and with."""
-    about = outputs.facts(
-        benchmark,
-        items,
-        split=settings.split or benchmark.SPLITS[0],
-        protocol=settings.protocol or next(iter(benchmark.PROTOCOLS)),
-        data=settings.data,
-        model=model,
-        of=of,
-        limit=settings.limit,
-        seed=settings.seed or 0,
-    )
-    if settings.max_tiles:
-        about["tiles_setting"] = settings.max_tiles
-    is_synth = benchmark.__name__.rpartition(".")[2] == SYNTH
-    return {**about, **drawn(benchmark, settings)} if is_synth else about
+def _evaluate(
+    asked: Questions,
+    settings: Settings,
+    evaluated: EvaluatedModel,
+    cache: AnswerCache,
+    ranks: Ranks,
+    outcome: Outcome,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Ask one benchmark, write, score, write."""
+    began, judge = time.monotonic(), make_judge(settings, cache)
+    progress = Asking(asked.name, asked.benchmark, scored=asked.scored, quiet=not ranks.first)
+    try:
+        predictions = predict(
+            evaluated.engine,
+            asked.items,
+            batch_size=settings.batch_size,
+            cache=cache,
+            model=evaluated.key,
+            listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
+            ranks=ranks,
+        )
+    finally:
+        terminal.close()
+    if not ranks.first:
+        return
+    asking = time.monotonic() - began
+    result = asked.result(predictions, evaluated.facts, judge) if asked.scored else None
+    folder = asked.write(settings.folder, predictions, result)
+    if result is None:
+        outcome.exported[asked.name] = asked.benchmark.export(asked.items, predictions, folder)
+    else:
+        outcome.results.append(result)
+        if judge and judge.failed:
+            outcome.failed[asked.name] = result["partial"]
+            _complain(ranks, f"{asked.name}: {result['partial']}")
+    finished = {"split": asked.split, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+    timing = progress.timing(asking, predictions) | finished
+    if judge:
+        timing["judge"] = {"asked": judge.asked, "cached": judge.cached, "failed": judge.failed}
+    outputs.write_json(folder / outputs.TIMING, timing)
 
 
 def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
@@ -285,14 +237,6 @@ def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
     if not settings.judge:
         return None
     return Judge(RemoteEngine(Address.read(settings.judge)), cache)
-
-
-def with_judge(score: Score, judge: Judge | None) -> Score:
-    """The score with a note of what the judge did; what of it came from the cache is told in the timing instead."""
-    if judge is None:
-        return score
-    told = {"model": judge.engine.address.model, "answered": judge.asked + judge.cached, "failed": judge.failed}
-    return replace(score, notes={**score.notes, "judge": told})
 
 
 class Asking:

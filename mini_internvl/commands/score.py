@@ -13,7 +13,6 @@ from mini_internvl.commands import _evaluation as evaluate
 from mini_internvl.commands._options import AsJson, Data, JudgeModel, Kinds, ProtocolName, Seed, Split
 from mini_internvl.evaluate import external, keys, outputs
 from mini_internvl.evaluate.cache import AnswerCache
-from mini_internvl.evaluate.run import score
 
 EXAMPLE = "minivl score chartqa answers.jsonl --data data"
 
@@ -58,28 +57,23 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
         raise ValueError(f"{name} reads its questions from a folder; give it with --data")
     evaluate.check(settings, {name: benchmark})
     pairs = external.read(answers)
-    items, of = evaluate.read_items(name, benchmark, settings)
-    split = settings.split or benchmark.SPLITS[0]
-    if split in getattr(benchmark, "UNSCORED", ()):
-        raise ValueError(f"the truth of {name}'s split {split} is not published; it cannot be scored here")
-    matched = external.match(items, pairs)
+    asked = evaluate.read(name, benchmark, settings)
+    if not asked.scored:
+        raise ValueError(f"the truth of {name}'s split {asked.split} is not published; it cannot be scored here")
+    matched = external.match(asked.items, pairs)
     if not matched.predictions:
-        theirs, ours = _some(matched.unmatched), _some(matched.missing)
-        raise ValueError(f"no answer of {answers} belongs to {name}, split {split}: its ids are {theirs}, not {ours}")
-    _tell(matched, len(items), answers)
+        ids = f"its ids are {_some(matched.unmatched)}, not {_some(matched.missing)}"
+        raise ValueError(f"no answer of {answers} belongs to {name}, split {asked.split}: {ids}")
+    _tell(matched, len(asked.items), answers)
     model = {"name": answers.stem, "path": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
     if settings.output:
         outputs.check_model(settings.output, model)
     cache = AnswerCache(settings.output / evaluate.CACHE) if settings.output else None
     judge = evaluate.make_judge(settings, cache)
-    found = score(benchmark, items, matched.predictions, protocol=settings.protocol, judge=judge)
-    about = evaluate.describe(benchmark, items, settings, of=of, model=model)
-    result = outputs.result(benchmark, evaluate.with_judge(found, judge), about)
+    result = asked.result(matched.predictions, model, judge)
     result["notes"] |= {"missing": len(matched.missing), "unmatched": len(matched.unmatched)}
     if settings.output:
-        folder = outputs.result_folder(settings.output, name, split)
-        outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, matched.predictions))
-        outputs.write_json(folder / outputs.SCORE, result)
+        asked.write(settings.output, matched.predictions, result)
     if cache:
         cache.close()
     if as_json:

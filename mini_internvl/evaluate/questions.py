@@ -1,0 +1,122 @@
+"""One benchmark's questions in an evaluation: read, scored, and written with their answers into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mini_internvl.evaluate import outputs
+from mini_internvl.evaluate.judge import Judge
+from mini_internvl.evaluate.run import score
+from mini_internvl.records import Item, Prediction
+
+PER_KIND = 200
+"""Drawn questions of each kind, without a limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """The items of one benchmark that are asked, with what its score file says of them."""
+
+    name: str
+    """The benchmark's name, which is that of its folder of results."""
+    benchmark: ModuleType
+    """Its file."""
+    items: Sequence[Item]
+    """What is asked."""
+    of: int
+    """How many items there are in all."""
+    split: str
+    """The items' split."""
+    protocol: str | None = None
+    """How they are asked and scored; ``None`` for the benchmark's first protocol."""
+    data: Path | None = None
+    """Folder of the official files."""
+    limit: int | None = None
+    """Size of the random sample that was wanted."""
+    seed: int = 0
+    """Its seed."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else the score file says: how a benchmark without files drew its items, another tile limit."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether the references are published; otherwise the answers can only be exported."""
+        return self.split not in getattr(self.benchmark, "UNSCORED", ())
+
+    def result(
+        self, predictions: Sequence[Prediction], model: Mapping[str, Any], judge: Judge | None = None
+    ) -> dict[str, Any]:
+        """Score answers; the content of ``score.json``."""
+        found = score(self.benchmark, self.items, predictions, protocol=self.protocol, judge=judge)
+        if judge is not None:  # what of it came from the cache differs between equal runs, so it is told elsewhere
+            told = {"model": judge.engine.address.model, "answered": judge.asked + judge.cached, "failed": judge.failed}
+            found = replace(found, notes={**found.notes, "judge": told})
+        facts = outputs.facts(
+            self.benchmark,
+            self.items,
+            split=self.split,
+            protocol=self.protocol or next(iter(self.benchmark.PROTOCOLS)),
+            data=self.data,
+            model=model,
+            of=self.of,
+            limit=self.limit,
+            seed=self.seed,
+        )
+        return outputs.result(self.benchmark, found, {**facts, **self.more})
+
+    def write(self, run: Path, predictions: Sequence[Prediction], result: Mapping[str, Any] | None) -> Path:
+        """Write answers and score below the run's folder; returns the benchmark's own."""
+        folder = outputs.result_folder(run, self.name, self.split)
+        rows = outputs.rows(self.benchmark, self.items, predictions, scored=self.scored)
+        outputs.write_lines(folder / outputs.PREDICTIONS, rows)
+        if result is not None:
+            outputs.write_json(folder / outputs.SCORE, result)
+        return folder
+
+
+def read_questions(
+    name: str,
+    benchmark: ModuleType,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    protocol: str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    kinds: str = "",
+    max_tiles: int | None = None,
+) -> Questions:
+    """Read a benchmark's files, or draw its items.
+
+    Args:
+        name: the benchmark's name.
+        benchmark: its file.
+        data: folder of the official files.
+        split: the benchmark's first when ``None``.
+        protocol: the paper's when ``None``.
+        limit: size of a random sample; of a drawn benchmark the number of images of each kind.
+        seed: of the sample; of a drawn benchmark of the images.
+        kinds: of a drawn benchmark: kinds separated by commas, or all.
+        max_tiles: tile limit in place of the items' own.
+
+    Raises:
+        DataError: lists what is wrong with the files.
+    """
+    fixed: dict[str, Any] = {"name": name, "benchmark": benchmark, "split": split or benchmark.SPLITS[0]}
+    fixed |= {"protocol": protocol, "data": data, "limit": limit, "seed": seed or 0}
+    if hasattr(benchmark, "kinds"):
+        names = benchmark.kinds() if kinds == "all" else [kind for kind in kinds.split(",") if kind]
+        drawn = {"names": names, "count": limit or PER_KIND, "seed": benchmark.SEED if seed is None else seed}
+        items = list(benchmark.items(split=split, **drawn))
+        return Questions(**fixed, items=items, of=len(items), more=drawn)
+    given = {"protocol": protocol} if protocol else {}
+    every = list(benchmark.items(data, split, **given))
+    if max_tiles:
+        every = [replace(item, max_tiles=max_tiles) for item in every]
+    items = outputs.sample(benchmark, every, limit, seed or 0)
+    more = {"tiles_setting": max_tiles} if max_tiles else {}
+    return Questions(**fixed, items=items, of=len(every), more=more)
