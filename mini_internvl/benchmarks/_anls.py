@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._files import DataError, Faults, chosen, read_jsonl, read_rows
+from mini_internvl.benchmarks._files import Faults, chosen, read_jsonl, read_rows
 from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     NEW_TOKENS,
@@ -21,6 +21,7 @@ from mini_internvl.benchmarks._vqa import (
     need,
     short_question,
 )
+from mini_internvl.data import DataError
 from mini_internvl.metrics.anls import THRESHOLD, anls, label_names
 from mini_internvl.records import Item, Prediction, Score
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._example import ExampleImage
-from mini_internvl.benchmarks._files import DataError, Faults, chosen, read_jsonl
+from mini_internvl.benchmarks._files import Faults, chosen, read_jsonl
+from mini_internvl.data import DataError
 from mini_internvl.records import Item, Part, Prediction
 
 CLIPS = "clips.jsonl"

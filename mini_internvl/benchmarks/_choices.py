@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._files import DataError
+from mini_internvl.data import DataError
 from mini_internvl.metrics.options import NAN, REFUSED, ask_option, infer_option, is_chinese, through_table
 from mini_internvl.records import Item, Part
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._domains import annotation, image_folders
-from mini_internvl.benchmarks._files import DataError, Faults, read_json, read_jsonl
+from mini_internvl.benchmarks._files import Faults, read_json, read_jsonl
+from mini_internvl.data import DataError
 from mini_internvl.metrics.drivelm import CAMERAS, CELL, COLUMNS, ROWS
 
 PARTS = ("perception", "prediction", "planning", "behavior")

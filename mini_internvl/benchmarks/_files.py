@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
-import json
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from mini_internvl import files
+from mini_internvl.data import DataError, Fault
+from mini_internvl.data.containers import Table
+from mini_internvl.data.files import scan
 
 BROKEN, NOT_ONE, NONE = FAULTS = ("broken base64", "the base64 is no image", "no image")
 """What can be wrong with a table's image."""
-LISTED = 8
-"""Faults that a message shows; the rest is counted."""
-
-
-class DataError(ValueError):
-    """The official files are missing or damaged; the message names file, rows and what to do."""
 
 
 class Faults:
@@ -30,19 +26,16 @@ class Faults:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: list[str] = []
+        self.found: list[Fault] = []
 
     def add(self, row: int | str, what: str) -> None:
         """Note a fault of a row (a number from 1, the header not counted, or a key)."""
-        self.found.append(f"row {row}: {what}")
+        self.found.append(Fault(file=self.path, place=f"row {row}", reason=what))
 
     def check(self, hint: str = "get the file again from its source") -> None:
         """Raise DataError if anything was noted."""
-        if not self.found:
-            return
-        shown = "; ".join(self.found[:LISTED])
-        more = f"; and {len(self.found) - LISTED} more" if len(self.found) > LISTED else ""
-        raise DataError(f"{self.path}: {shown}{more}; {hint}")
+        if self.found:
+            raise DataError.of(self.found, hint)
 
 
 def chosen(what: str, value: str | None, known: Collection[str]) -> str:
@@ -80,29 +73,26 @@ def locate(root: str | Path, benchmark: str, *names: str) -> list[Path]:
 
 
 def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file, each with the required fields."""
+    """Objects of a JSON-lines file or of a JSON list, each with the required fields.
+
+    Raises:
+        DataError: lists the lines that are no objects, or lack a field.
+    """
     faults = Faults(path)
     rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    faults.add(number, f"no valid JSON ({error.msg})")
-                    continue
-                _check_fields(row, required, number, faults)
-                rows.append(row)
+    for number, row in enumerate(scan(path), 1):
+        if isinstance(row, Fault):
+            faults.add(number, row.reason)
+        else:
+            _check_fields(row.raw, required, number, faults)
+            rows.append(dict(row.raw))
     faults.check()
     return rows
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no valid JSON ({error}); get the file again from its source") from None
+    """The content of a JSON file; DataError names it if there is none."""
+    return files.read_json(path, limit=1 << 32, error=DataError)
 
 
 def read_rows(path: Path, required: Sequence[str], *, key: str | None = None) -> list[dict[str, Any]]:
@@ -140,43 +130,23 @@ SHORT = 64
 class TableImage:
     """An image inside a table, read when it is needed: the largest tables hold 9 GB of them."""
 
-    path: Path
-    """The table."""
+    table: Table
+    """The table, with its header."""
     start: int
     """First byte of its row."""
     size: int
     """Bytes of the row."""
-    column: int
-    """Number of the cell in the row."""
+    column: str
+    """Name of its column."""
     part: int
     """Number of the image in the cell."""
 
     def read(self) -> bytes:
         """The image's bytes."""
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            text = file.read(self.size).decode("utf-8")
-        (cells,) = csv.reader([text], delimiter="\t")
-        return base64.b64decode(_list_cell(cells[self.column])[self.part])
-
-
-class _Lines:
-    """Lines of a file as text, with the place of those that were taken since the last mark."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.start = self.end = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(self.file):
-            self.end += len(line)
-            yield line.decode("utf-8-sig" if number == 0 else "utf-8")
-
-    def mark(self) -> tuple[int, int]:
-        """(first byte, bytes) of the lines since the last call."""
-        place = self.start, self.end - self.start
-        self.start = self.end
-        return place
+        row = self.table.parse(self.table.read(self.start, self.size), 0)
+        if isinstance(row, Fault):
+            raise DataError(f"{self.table.path} was changed while it was read")
+        return base64.b64decode(_list_cell(row.raw[self.column])[self.part])
 
 
 def read_tsv(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
@@ -186,37 +156,25 @@ def read_tsv(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     stay in the file: the cell becomes a list of TableImage, or the text of what is wrong with it.
 
     Raises:
-        DataError: a required column or a cell is missing, or the file is no UTF-8 text.
+        DataError: a required column or a cell is missing, or a row is no UTF-8 text.
     """
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        with path.open("rb") as file:
-            return _read_table(path, _Lines(file), required)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no tab-separated text ({error}); get the file again from its source") from None
-
-
-def _read_table(path: Path, lines: _Lines, required: Sequence[str]) -> list[dict[str, Any]]:
-    reader = csv.reader(iter(lines), delimiter="\t")
-    header = next(reader, [])
-    lines.mark()
-    missing = [name for name in required if name not in header]
-    if missing:
+    files.check_file(path, error=DataError)
+    table, faults = Table(path), Faults(path)
+    rows: list[dict[str, Any]] = []
+    for start, size, number, data in table.spans(lambda data: None):
+        row = table.parse(data, number)
+        if isinstance(row, Fault):
+            faults.add(number, row.reason)
+            continue
+        cells = dict(row.raw)
+        for column in cells:
+            if column.lower() == IMAGES and (len(cells[column]) > SHORT or not cells[column].strip()):
+                cells[column] = _images(cells[column], table=table, start=start, size=size, column=column)
+        rows.append(cells)
+    if missing := [name for name in required if name not in table.header]:
         raise DataError(
             f"{path}: the header has no column {', '.join(missing)}; is it the official tab-separated file?"
         )
-    faults = Faults(path)
-    rows: list[dict[str, Any]] = []
-    column = next((number for number, name in enumerate(header) if name.lower() == IMAGES), None)
-    for number, cells in enumerate(reader, 1):
-        start, size = lines.mark()
-        if len(cells) != len(header):
-            faults.add(number, f"{len(cells)} cells, the header has {len(header)}")
-            continue
-        row: dict[str, Any] = dict(zip(header, cells, strict=True))
-        if column is not None and (len(cells[column]) > SHORT or not cells[column].strip()):
-            row[header[column]] = _images(cells[column], path=path, start=start, size=size, column=column)
-        rows.append(row)
     faults.check()
     return rows
 

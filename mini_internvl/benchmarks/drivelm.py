@@ -25,8 +25,9 @@ from typing import Any
 from mini_internvl.benchmarks._domains import annotation
 from mini_internvl.benchmarks._drivelm import PROMPTS, Asked, Stitched, Views, read_prompts, read_questions
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import DataError, chosen
+from mini_internvl.benchmarks._files import chosen
 from mini_internvl.benchmarks._tally import answers, mean_error
+from mini_internvl.data import DataError
 from mini_internvl.metrics import drivelm as metric
 from mini_internvl.records import Item, Part, Prediction, Score
 

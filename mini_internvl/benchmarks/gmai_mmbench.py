@@ -31,8 +31,9 @@ from mini_internvl.benchmarks._choices import (
     write_xlsx,
 )
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import DataError, Faults, chosen, locate, read_tsv, tsv_images
+from mini_internvl.benchmarks._files import Faults, chosen, locate, read_tsv, tsv_images
 from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.data import DataError
 from mini_internvl.metrics.options import answered_letters, multi_answer
 from mini_internvl.records import Item, Prediction, Score
 

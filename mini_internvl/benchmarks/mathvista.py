@@ -22,7 +22,6 @@ from typing import Any
 
 from mini_internvl.benchmarks._example import Example, ExampleImage
 from mini_internvl.benchmarks._files import (
-    DataError,
     Faults,
     chosen,
     image_paths,
@@ -32,6 +31,7 @@ from mini_internvl.benchmarks._files import (
     tsv_images,
 )
 from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.data import DataError
 from mini_internvl.metrics import mathvista as metric
 from mini_internvl.metrics.list_text import read_list
 from mini_internvl.records import Item, Prediction, Score

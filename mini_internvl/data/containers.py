@@ -102,7 +102,7 @@ def decode(data: bytes) -> dict[str, Any]:
     except ValueError:  # what int() says of its limit
         raise ValueError("not valid JSON (a number has too many digits)") from None
     if not isinstance(raw, dict):
-        raise ValueError("a row is an object with conversations or messages")
+        raise ValueError("not an object with named fields")
     return raw
 
 

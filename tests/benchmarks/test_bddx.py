@@ -157,7 +157,7 @@ ROW = {"id": "a", "split": "test", "frames": ["a.png"], "description": "x", "jus
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "no valid JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "not an object"),
         (json.dumps({"id": "b"}), "no split, frames, description, justification"),
         (json.dumps({**ROW, "id": 3}), '"id" must be a text'),

@@ -12,7 +12,7 @@ import pytest
 from openpyxl import load_workbook
 
 from mini_internvl.benchmarks import gmai_mmbench, mmbench_cn, mmbench_en, mmmu
-from mini_internvl.benchmarks._files import DataError
+from mini_internvl.data import DataError
 from mini_internvl.records import Item, JudgeError, Prediction
 
 ALL = [

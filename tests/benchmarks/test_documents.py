@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from mini_internvl.benchmarks import ai2d, chartqa, docvqa, infovqa, ocrbench
-from mini_internvl.benchmarks._files import DataError
 from mini_internvl.benchmarks._vqa import unique
+from mini_internvl.data import DataError
 from mini_internvl.records import Item, Prediction
 
 ALL = [chartqa, docvqa, infovqa, ai2d, ocrbench]

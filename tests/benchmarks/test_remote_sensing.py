@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from mini_internvl.benchmarks import dior_rsvg, rsvqa_hr, rsvqa_lr
-from mini_internvl.benchmarks._files import DataError
+from mini_internvl.data import DataError
 from mini_internvl.records import Item, Prediction
 
 

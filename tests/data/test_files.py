@@ -89,7 +89,7 @@ def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
     ("line", "reason"),
     [
         (b"{", "not valid JSON (Expecting property name enclosed in double quotes at column"),
-        (b"[1]", "a row is an object"),
+        (b"[1]", "not an object with named fields"),
         (b'{"a": "\xff"}', "not valid UTF-8 (invalid start byte at byte 8)"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON (a number has too many digits)"),
         (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "not valid JSON (lists or objects nested too deep)"),
