@@ -28,7 +28,7 @@ from mini_internvl import plugins, synth
 from mini_internvl.benchmarks import synth as general
 from mini_internvl.engine import Engine, load
 from mini_internvl.engine.engine import home, resolve
-from mini_internvl.evaluate import AnswerCache, evaluate
+from mini_internvl.evaluate import AnswerCache, evaluate, outputs
 from mini_internvl.evaluate import Listener as Asking
 from mini_internvl.evaluate.keys import file_hash
 from mini_internvl.inputs import chat
@@ -239,7 +239,37 @@ def _score(
             scores[name], predictions[name] = evaluate(
                 engine, modules[name], items, cache=cache, model=sha, listener=Asking(count=listener.count)
             )
+        _write_evaluation(config, label, folder, sha, modules[name], items, predictions[name], scores[name])
     return Scored(scores=scores, predictions=predictions, sha256=sha)
+
+
+def _write_evaluation(
+    config: AdaptConfig,
+    label: str,
+    folder: Path,
+    sha: str,
+    benchmark: ModuleType,
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    score: Score,
+) -> None:
+    """The files that ``minivl eval`` writes, in ``RUN/base`` or ``RUN/adapted``."""
+    drawn = benchmark is general
+    about = outputs.facts(
+        benchmark,
+        items,
+        split="test",
+        protocol=next(iter(benchmark.PROTOCOLS)),
+        data=None if drawn else config.data or config.output / "data",
+        model={"name": label, "path": str(folder), "sha256": sha},
+        of=len(items),
+        limit=None,
+        seed=0,
+    )
+    about |= {"names": _probed(), "count": config.general_items, "seed": general.SEED} if drawn else {}
+    place = config.output / label / score.benchmark
+    outputs.write_lines(place / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions))
+    outputs.write_json(place / outputs.SCORE, outputs.result(benchmark, score, about))
 
 
 def _validation_probe(
@@ -299,6 +329,7 @@ def _result(
     ]
     splits = {split: sum(1 for _ in domain.convert(data, split)) for split in ("train", "validation", "test")}
     return {
+        **{"base": "base", "adapted": "adapted", "train": "train", "probe": ["synth"], "checkpoint": "train/best"},
         "domain": config.domain,
         "title": getattr(domain, "TITLE", config.domain),
         "command": config.command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import typer
 
 from mini_internvl import plugins, terminal
+from mini_internvl import report as reports
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.cache import AnswerCache
@@ -26,7 +26,6 @@ from mini_internvl.evaluate.run import Listener, predict
 from mini_internvl.records import Item, Prediction
 
 CACHE = "answers.sqlite"
-REPORT = "mini_internvl.report.evaluation"
 SYNTH = "synth"
 
 
@@ -163,10 +162,10 @@ def _finish(settings: Settings, model: str, outcome: Outcome, *, as_json: bool) 
         if outcome.results or outcome.exported:
             typer.echo(f"answers and scores: {settings.folder}")
     report = ""
-    if settings.report and outcome.results and importlib.util.find_spec(REPORT):
+    if settings.report and outcome.results:
         try:
-            report = str(importlib.import_module(REPORT).build(settings.folder))
-        except (ValueError, OSError, ImportError) as error:
+            report = str(reports.build(settings.folder))
+        except (ValueError, OSError) as error:
             typer.echo(f"minivl: no report: {error}", err=True)
     if as_json:
         exported = {name: [str(path) for path in paths] for name, paths in outcome.exported.items()}

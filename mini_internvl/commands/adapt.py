@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mini_internvl import terminal
+from mini_internvl import report, terminal
 from mini_internvl.adapt import AdaptConfig, Listener, adapt
 from mini_internvl.commands._options import AsJson, Model
 from mini_internvl.commands._stop import stoppable
-from mini_internvl.report import adaptation
 
 EXAMPLE = "minivl adapt driving-sim --epochs 4 --ratio 1"
 
@@ -73,26 +72,22 @@ def run(config: AdaptConfig, should_stop: Callable[[], bool], *, as_json: bool =
         should_stop=should_stop,
     )
     result = adapt(config, listener)
-    path = adaptation.build(config.output)
+    path = report.build(config.output)
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
         return result
-    print_tables(result)
+    print_tables(config.output, result["title"])
     typer.echo(f"\nchanged weights: {config.output / 'train' / 'best'}\nreport: {path}")
     return result
 
 
-def print_tables(result: Mapping[str, Any]) -> None:
-    """Base against adapted on the domain, then general ability."""
-    rows = []
-    for row in adaptation.rows(result):
-        mark = {True: "better", False: "worse", None: "same"}[row.better]
-        rows.append((f"{row.group} {row.label}", f"{row.base:.2f}", f"{row.adapted:.2f}", mark))
-    terminal.table(f"{result['title']}: base against adapted", ("", "base", "adapted", ""), rows)
-    general = result["general"]
-    kept = [
-        (kind, f"{general['base'][kind]:.1f}", f"{general['adapted'][kind]:.1f}", str(general["items"][kind]))
-        for kind in general["items"]
-    ]
-    kept.append(("mean", f"{general['mean']['base']:.1f}", f"{general['mean']['adapted']:.1f}", ""))
-    terminal.table("General ability, % right", ("", "base", "adapted", "items"), kept)
+def print_tables(run: Path, title: str) -> None:
+    """Base against adapted, each metric with what is clear about its change."""
+    sections = report.compare(report.read_evaluation(run / "adapted"), report.read_evaluation(run / "base"))
+    for section in sections:
+        rows = [
+            (line.metric, f"{line.other:.2f}", f"{line.value:.2f}", str(line.items), line.result)
+            for line in section.lines.values()
+        ]
+        terminal.table(f"{title}: {section.result.title}", ("", "base", "adapted", "items", ""), rows)
+    typer.echo(report.verdict(sections, ("The adapted model", "the base")))

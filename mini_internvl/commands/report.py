@@ -1,4 +1,4 @@
-"""``minivl report``: write the HTML report of an adaptation or an evaluation."""
+"""``minivl report``: the HTML page of an evaluation, a training run or an adaptation, or of a comparison of two."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ EXAMPLE = "minivl report runs/eval-1B --against runs/eval-nano"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Folder of an adaptation or an evaluation.")],
+    run: Annotated[Path, typer.Argument(help="Folder that eval, train or adapt wrote.")],
     against: Annotated[
-        Path | None, typer.Option(help="Another evaluation: shows what changed, item by item, since that one.")
+        Path | None, typer.Option(help="Another run with the same benchmarks: show what changed since that one.")
     ] = None,
 ) -> None:
-    """Write the HTML report of an adaptation or an evaluation."""
+    """Write the HTML report of a run: scores, examples, training curves, and what changed against another run."""
     from mini_internvl import report as reports
 
     typer.echo(reports.build(run, against))

@@ -11,13 +11,15 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from mini_internvl.inputs import boxes as written
 from mini_internvl.inputs import chat
 from mini_internvl.records import Item
 from mini_internvl.report import paired
-from mini_internvl.report.data_urls import Purse
-from mini_internvl.report.eval_folder import Answer, Result
+from mini_internvl.report.folders import Answer, Result
+from mini_internvl.report.images import ByteBudget
 from mini_internvl.report.labels import Label
 from mini_internvl.report.page import short
 from mini_internvl.report.paired import GAINED, LOST
@@ -32,22 +34,11 @@ BOXES_PER_ITEM = 20
 AGREED = 0.2
 """Share of the places that items keep on which two runs agree, while there are items on which they do not."""
 
-TRUTHS = (
-    "answer",
-    "answers",
-    "gold",
-    "truth",
-    "label",
-    "labels",
-    "gt",
-    "gts",
-    "target",
-    "reference",
-    "references",
-    "box",
-    "boxes",
+REFERENCES = (
+    *("answer", "answers", "gold", "truth", "label", "labels", "gt", "gts"),
+    *("target", "reference", "references", "box", "boxes"),
 )
-"""Keys of a truth that hold the right answer, the likeliest first."""
+"""Keys of a reference that hold the right answer, the likeliest first."""
 CHOICES = ("options", "choices")
 
 Box = tuple[float, float, float, float]
@@ -71,8 +62,8 @@ class Example:
     """(name, data URL or None where the image cannot be read)."""
     more: int = 0
     """Images that are not shown."""
-    boxes: list[tuple[str, list[Box]]] = field(default_factory=list)
-    """(class, boxes) drawn on the first image."""
+    boxes: dict[str, list[Box]] = field(default_factory=dict)
+    """Class ("true", "other", "this") -> boxes drawn on the first image, as shares of its sides."""
 
     @property
     def question(self) -> str:
@@ -81,14 +72,60 @@ class Example:
 
     @property
     def reference(self) -> str:
-        """The right answer in words, cut."""
-        return short(truth_text(self.answer.reference))
+        """The right answer in words, cut; of boxes the integers 0..1000 in which answers are given."""
+        text = reference_text(self.answer.reference)
+        if self.boxes.get("true") and not written.parse(text):
+            text = str([[round(1000 * edge) for edge in box] for box in self.boxes["true"]])
+        return short(text)
 
     @property
-    def marks(self) -> list[tuple[str, str, bool | None]]:
-        """(whose, answer, right) of each run, the other one first."""
-        mine = ("this", short(self.answer.text), self.answer.right)
-        return [("other", short(self.other.text), self.other.right), mine] if self.other else [mine]
+    def marks(self) -> list[tuple[str, str, bool | None, str]]:
+        """(whose, answer, right, overlap of the boxes) of each run, the other one first."""
+        sides = [("other", self.other), ("this", self.answer)]
+        return [(name, short(a.text), a.right, self._overlap(name)) for name, a in sides if a]
+
+    def _overlap(self, side: str) -> str:
+        """ "IoU 0.83": of each reference box with the best answered one, averaged; empty without reference boxes."""
+        true, given = self.boxes.get("true", ()), self.boxes.get(side, ())
+        if not true:
+            return ""
+        best = [max((written.iou(box, other) for other in given), default=0.0) for box in true]
+        return f"IoU {math.fsum(best) / len(best):.2f}" if given else "no readable box"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The examples of one benchmark."""
+
+    examples: Sequence[Example]
+    """Those that are shown."""
+    problem: str
+    """Why there are no images; empty where there are."""
+
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Key -> values of the categories, for the choice."""
+        found: dict[str, list[str]] = {}
+        for key, value in sorted({label for example in self.examples for label in example.labels}):
+            found.setdefault(key, []).append(value)
+        return {key: values for key, values in found.items() if len(values) > 1}
+
+    @property
+    def codes(self) -> Mapping[Label, str]:
+        """Category -> its name in the filter."""
+        pairs = [(key, value) for key, values in self.labels.items() for value in values]
+        return {pair: f"c{place}" for place, pair in enumerate(pairs)}
+
+    @property
+    def drawn(self) -> bool:
+        """Whether an example has boxes."""
+        return any(example.boxes for example in self.examples)
+
+
+def collect(result: Result, other: Result | None, benchmarks: int) -> Shown:
+    """The examples of one of so many benchmarks, with their images still to be drawn."""
+    examples = choose(result, other, max(4, min(PER_BENCHMARK, IN_ALL // benchmarks)))
+    return Shown(examples=examples, problem=load(result, examples))
 
 
 def choose(result: Result, other: Result | None, most: int) -> list[Example]:
@@ -157,9 +194,8 @@ def load(result: Result, examples: Sequence[Example]) -> str:
     except (ValueError, OSError, ImportError) as error:
         return " ".join(str(error).split())
     if wanted or changed:
-        return (
-            f"of {len(examples)} examples, {len(wanted)} are no longer in the data and {changed} have another truth now"
-        )
+        gone = f"of {len(examples)} examples, {len(wanted)} are no longer in the data"
+        return f"{gone} and {changed} have another reference now"
     return ""
 
 
@@ -169,6 +205,8 @@ def ask_again(result: Result) -> Iterator[Item]:
     data = result.facts.get("data")
     root = data.get("path") if isinstance(data, dict) else data
     takes = inspect.signature(result.module.items).parameters
+    if root and not Path(root).exists():  # a run folder that was moved holds its own data
+        root = next((p for parent in result.folder.resolve().parents[:3] if (p := parent / root).exists()), root)
     if not root and takes["root"].default is inspect.Parameter.empty:
         raise ValueError("the score does not name the data folder")
     settings = {"split": result.text("split") or None}
@@ -177,7 +215,7 @@ def ask_again(result: Result) -> Iterator[Item]:
 
 
 def _same(item: Item, answer: Answer) -> bool:
-    """Whether an item still has the truth that its answer was scored with."""
+    """Whether an item still has the reference that its answer was scored with."""
     if not isinstance(answer.reference, Mapping):
         return True
     reference = json.loads(json.dumps(dict(item.reference)))
@@ -190,14 +228,22 @@ def _fill(example: Example, item: Item, benchmark: Any) -> None:
     example.sources = [part["image"] for part in parts[:IMAGES_PER_ITEM]]
     example.images = [(name, None) for name in names[:IMAGES_PER_ITEM]]
     example.more = len(parts) - len(example.sources)
-    draw = getattr(benchmark, "boxes", None)
-    if not callable(draw) or not parts:  # the name may be an imported module
+    if not parts:
         return
-    true, mine = draw(item, example.answer.text)
-    drawn = [("true", true), ("this", mine)]
-    if example.other:
-        drawn.insert(1, ("other", draw(item, example.other.text)[1]))
-    example.boxes = [(name, kept) for name, boxes in drawn if (kept := _inside(boxes))]
+    true, mine = _boxes(benchmark, item, example.answer)
+    drawn = {"true": true, "other": _boxes(benchmark, item, example.other)[1] if example.other else [], "this": mine}
+    example.boxes = {name: kept for name, boxes in drawn.items() if true and (kept := _inside(boxes))}
+
+
+def _boxes(benchmark: Any, item: Item, answer: Answer) -> tuple[Collection[Any], Collection[Any]]:
+    """Reference and answered boxes as shares of the image: the benchmark's, or those written in the texts (0..1000)."""
+    draw = getattr(benchmark, "boxes", None)
+    if callable(draw):  # the name may be an imported module
+        true, given = draw(item, answer.text)
+        return true, given
+    texts = (reference_text(item.reference), answer.text)
+    found = [[box for _, boxes in written.parse(text) for box in boxes] for text in texts]
+    return [[edge / 1000 for edge in box] for box in found[0]], [[edge / 1000 for edge in box] for box in found[1]]
 
 
 def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
@@ -212,18 +258,18 @@ def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
 
 def draw_images(examples: Sequence[Example]) -> None:
     """Turn the sources of all examples of a page into data URLs that share the page's bytes."""
-    purse = Purse(IMAGE_BYTES, sum(len(example.sources) for example in examples), LARGEST_IMAGE)
+    budget = ByteBudget(IMAGE_BYTES, sum(len(example.sources) for example in examples), LARGEST_IMAGE)
     for example in examples:
         names = [name for name, _ in example.images]
-        example.images = [(name, purse.pay(source)) for name, source in zip(names, example.sources, strict=True)]
+        example.images = [(name, budget.spend(source)) for name, source in zip(names, example.sources, strict=True)]
         example.sources = []
 
 
-def truth_text(reference: Any) -> str:
+def reference_text(reference: Any) -> str:
     """The right answer of an item in words: its answer, with the option's text where it is a letter."""
     if not isinstance(reference, Mapping):
         return _words(reference)
-    key = next((key for key in TRUTHS if reference.get(key) not in (None, "", [], {})), None)
+    key = next((key for key in REFERENCES if reference.get(key) not in (None, "", [], {})), None)
     if key is None:
         return _words(dict(reference))
     text = _words(reference[key])

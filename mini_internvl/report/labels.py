@@ -1,4 +1,4 @@
-"""The categories of an item, from its truth: values that metrics are named after, or that stand under a usual key."""
+"""The categories of an item, from its reference: values that metrics are named after or under a usual key."""
 
 from __future__ import annotations
 

@@ -1,39 +1,31 @@
-"""What every report page shares: its templates, how metrics and long texts are written, and the file itself."""
+"""The template of the page, and how numbers and long texts are written on it."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 LONGEST_TEXT = 600
 """Characters of one answer that are shown."""
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this package; every value is escaped unless the template says otherwise.
+def require() -> None:
+    """ValueError with the line that installs jinja2 where it is missing; to be called before long work."""
+    if find_spec("jinja2") is None:
+        raise ValueError('the report needs jinja2: pip install "mini-internvl[report]"')
 
-    Raises:
-        ValueError: jinja2 is missing.
-    """
-    try:
-        from jinja2 import Environment, PackageLoader
-    except ImportError:
-        raise ValueError('the report needs jinja2: pip install "mini-internvl[report]"') from None
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this package; every value is escaped unless the template says otherwise."""
+    require()
+    from jinja2 import Environment, PackageLoader
+
     loader = PackageLoader("mini_internvl.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "signed": signed, "words": words, "duration": duration}
+    environment.filters |= {"number": number, "signed": signed, "words": words}
     return environment.get_template(template).render(**values)
-
-
-def write(path: Path, page: str) -> Path:
-    """Write a page, whole or not at all; what is no valid text (half a character) becomes a question mark."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    os.replace(temporary, path)
-    return path
 
 
 def number(value: float, digits: int = 2, sign: str = "") -> str:

@@ -3,21 +3,34 @@
 The standard error of a difference is paired where a metric is the mean of the right marks of items that can be told
 apart by their labels: this is tried, and taken only if it gives the metric that the score says. Any other metric has
 the error of two independent runs, which is as a rule too large, and is marked.
+
+A difference is clear at the 5 % level: McNemar's test with continuity correction on gained and lost items where it is
+paired, else more than two standard errors on at least FEWEST items. Without a standard error nothing is clear.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mini_internvl.benchmarks._tally import mean_error
-from mini_internvl.report.eval_folder import Answer, Result
+from mini_internvl.report.folders import FEWEST, Answer, Result
 from mini_internvl.report.labels import plain, split
 
 RIGHT, WRONG, GAINED, LOST, BOTH_RIGHT, BOTH_WRONG, UNJUDGED = (
     *("right", "wrong", "gained", "lost", "kept", "missed", "unjudged"),
 )
+STATES = {
+    WRONG: "Wrong",
+    RIGHT: "Right",
+    GAINED: "Gained",
+    LOST: "Lost",
+    BOTH_WRONG: "Both wrong",
+    BOTH_RIGHT: "Both right",
+    UNJUDGED: "Without a mark",
+}
+"""Class of an example -> words of the filter."""
 PLAIN = ("accuracy", "acc", "overall")
 """Parts of a metric's name that say only how it is counted."""
 
@@ -32,11 +45,8 @@ class Difference:
     """Its standard error; NaN where it is not known."""
     paired: bool
     """Whether value and error come from the same items."""
-
-    @property
-    def clear(self) -> bool:
-        """Whether it is larger than two standard errors."""
-        return abs(self.value) > 2 * self.error
+    clear: bool
+    """Whether chance is an unlikely cause."""
 
 
 def state(this: Answer, other: Answer | None, *, compared: bool) -> str:
@@ -54,23 +64,28 @@ def difference(metric: str, this: Result, other: Result) -> Difference:
     """How a metric differs, paired where that can be known."""
     value = this.values.get(metric, math.nan) - other.values.get(metric, math.nan)
     mine, theirs = _members(metric, this), _members(metric, other)
-    for scale in dict.fromkeys((100.0, this.most, float(len(mine)))):
+    for scale in dict.fromkeys((100.0, this.largest, float(len(mine)))):
         alike = mine.keys() == theirs.keys()
         if scale == len(mine) and not alike:
             continue
         if _gives(metric, this, mine, scale) and _gives(metric, other, theirs, scale):
             paired = share(mine, theirs, scale)
-            return Difference(value=value if alike else paired.value, error=paired.error, paired=True)
-    errors = [side.errors.get(metric, math.nan) for side in (this, other)]
-    return Difference(value=value, error=math.hypot(*errors), paired=False)
+            return replace(paired, value=value) if alike else paired
+    error = math.hypot(this.error(metric), other.error(metric))
+    enough = min(this.count(metric), other.count(metric)) >= FEWEST
+    return Difference(value=value, error=error, paired=False, clear=enough and abs(value) > 2 * error)
 
 
 def share(this: Mapping[str, bool], other: Mapping[str, bool], scale: float = 100.0) -> Difference:
     """The difference of the shares of right answers over the items that both have."""
     steps = [float(right) - float(other[name]) for name, right in this.items() if name in other]
-    if not steps:
-        return Difference(value=math.nan, error=math.nan, paired=True)
-    return Difference(value=scale * math.fsum(steps) / len(steps), error=scale * mean_error(steps), paired=True)
+    gained, lost = steps.count(1.0), steps.count(-1.0)
+    return Difference(
+        value=scale * math.fsum(steps) / len(steps) if steps else math.nan,
+        error=scale * mean_error(steps) if len(set(steps)) > 1 or len(steps) >= FEWEST else math.nan,
+        paired=True,
+        clear=abs(gained - lost) - 1 > 1.96 * math.sqrt(gained + lost),
+    )
 
 
 def judged(answers: Sequence[Answer]) -> dict[str, bool]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mini_internvl.report.eval_folder import Result
+from mini_internvl.report.folders import Parts, Result
+from mini_internvl.report.page import duration
 
 FIGURES = (
     *("benchmark", "title", "primary_metric", "primary_value", "values", "errors", "counts"),
@@ -15,10 +17,24 @@ FIGURES = (
 """Keys of a score that are shown elsewhere than among its settings."""
 
 
-def model_facts(result: Result) -> Mapping[str, Any]:
+def model(result: Result) -> Mapping[str, Any]:
     """Name, path, hash and parameters of the model, as far as they are known."""
     model = result.facts.get("model")
     return model if isinstance(model, dict) else {"name": str(model or "")}
+
+
+def model_name(results: Sequence[Result]) -> str:
+    """What the evaluated model is called."""
+    names = dict.fromkeys(str(model(result).get("name") or "") for result in results)
+    return ", ".join(name for name in names if name) or "unnamed model"
+
+
+def parameters(facts: Mapping[str, Any]) -> str:
+    """ "8.1 M parameters", empty where the number is not known."""
+    number = facts.get("parameters")
+    if not isinstance(number, int) or not number:
+        return ""
+    return f"{number / 1e9:.2f} B parameters" if number >= 1e9 else f"{number / 1e6:.1f} M parameters"
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -33,31 +49,63 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield name, f"{value:,}" if isinstance(value, int) and name.endswith("parameters") else str(value)
 
 
+def model_option(path: str) -> str:
+    """``--model PATH`` as typed; nothing for nano, which every command takes without it."""
+    return "" if path in ("", "nano") else f" --model {shlex.quote(path)}"
+
+
+def next_commands(parts: Parts, run: Path) -> list[tuple[str, str]]:
+    """(what for, command): how to ask the model that the page is about, and what to do with the run."""
+    if checkpoint := parts.facts.get("checkpoint"):
+        path = str(run / str(checkpoint))
+    elif not parts.results:
+        path = str(run / ("best" if (run / "best").is_dir() else "last"))
+    else:
+        facts = model(parts.results[0])
+        path = "" if facts.get("url") else str(facts.get("path") or "")
+    told = []
+    if path:
+        told.append(("Ask the model", f'minivl ask IMAGE "your question"{model_option(path)}'))
+        told.append(("Talk about images", f"minivl chat{model_option(path)}"))
+    if not parts.results:
+        told.append(("Score it", f"minivl eval BENCHMARK --data FOLDER{model_option(path)}"))
+    else:
+        told.append(("Compare with another run", f"minivl report {shlex.quote(str(run))} --against OTHER_RUN"))
+    return told
+
+
 def commands(results: Sequence[Result]) -> list[str]:
     """The command lines that ask the same again, for scores that name model and data."""
     lines: dict[str, list[str]] = {}
     for result in results:
-        model, data = model_facts(result), result.facts.get("data")
-        source = f"openai:{model['url']}#{model.get('name')}" if model.get("url") else model.get("path")
-        if not source or not isinstance(data, dict) or not data.get("path"):
+        facts, data = model(result), result.facts.get("data")
+        source = f"openai:{facts['url']}#{facts.get('name')}" if facts.get("url") else str(facts.get("path") or "")
+        if not source or not isinstance(data, dict):
             continue
-        options = {"model": source, "data": data["path"]}
-        options |= {key: result.facts.get(key) for key in ("split", "protocol", "limit", "seed")}
-        told = " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
-        lines.setdefault(told, []).append(result.benchmark)
-    return [f"minivl eval {' '.join(map(shlex.quote, names))} {told}" for told, names in lines.items()]
+        options = {"data": data.get("path"), **{k: result.facts.get(k) for k in ("split", "protocol", "limit", "seed")}}
+        if result.facts.get("names"):  # drawn images: kinds, and how many of each
+            options |= {"kinds": ",".join(result.facts["names"]), "limit": result.facts.get("count")}
+        told = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
+        lines.setdefault(f"{model_option(source)}{told}", []).append(result.benchmark)
+    return [f"minivl eval {' '.join(map(shlex.quote, names))}{told}" for told, names in lines.items()]
+
+
+def of_run(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What adapt.json records besides the scores."""
+    keys = ("domain", "created", "model", "data", "settings", "versions", "machine")
+    shown = {key: facts[key] for key in keys if key in facts}
+    times = facts.get("seconds")
+    told = [(f"time {key}", duration(value)) for key, value in times.items()] if isinstance(times, Mapping) else []
+    return [*flat(shown), *told]
 
 
 def common(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Settings that all benchmarks of the run have."""
-    sides = [dict(flat(result.facts)) for result in results]
+    sides = [dict(flat(result.facts)) for result in results] or [{}]
     return [(key, text) for key, text in sides[0].items() if all(side.get(key) == text for side in sides)]
 
 
 def own(result: Result, results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Settings of one benchmark that are not common to all, and what it counted."""
+    """Settings of one benchmark that are not common to all."""
     shared = dict(common(results))
-    notes = result.facts.get("notes")
-    counted = dict(flat(notes)) if isinstance(notes, Mapping) else {}
-    mine = [(key, text) for key, text in flat(result.facts) if key not in shared]
-    return [*mine, *((f"noted: {key}", text) for key, text in counted.items())]
+    return [(key, text) for key, text in flat(result.facts) if key not in shared]

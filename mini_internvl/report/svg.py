@@ -13,8 +13,6 @@ from html import escape
 
 WIDTH, HEIGHT = 360, 224
 LEFT, RIGHT, TOP, BOTTOM = 44, 48, 28, 40
-MOST_POINTS = 240
-"""Points of one line; more than the chart has pixels would only make the file larger."""
 LABEL_GAP = 13.0
 """Least distance of two value labels, in SVG units."""
 Point = tuple[float, float]
@@ -27,17 +25,13 @@ class Series:
     name: str
     """What the legend says."""
     points: Sequence[Point]
-    """(x, y) in order of x; pairs that are not finite are left out."""
+    """(x, y) in order of x, finite; not more than a chart has pixels for."""
     colour: int = 1
     """Role of the line, class ``c1`` (solid) or ``c2`` (dashed, so that colour is not needed)."""
     faint: bool = False
     """Drawn thin behind the others and without a value label: raw values behind their mean."""
     dots: bool = False
     """Marks each point: for values measured now and then."""
-
-    def finite(self) -> list[Point]:
-        """The points that can be drawn."""
-        return [(x, y) for x, y in self.points if math.isfinite(x) and math.isfinite(y)]
 
 
 def line_chart(
@@ -48,11 +42,11 @@ def line_chart(
     ``borders`` are upright lines with a name, for instance where a stage of training begins. The text for screen
     readers gives the first, lowest, highest and last value of every line.
     """
-    drawn = [line for line in series if line.finite()]
+    drawn = [line for line in series if line.points]
     if not drawn:
         return ""
-    xs = [x for line in drawn for x, _ in line.finite()]
-    ys = [y for line in drawn for _, y in line.finite()]
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points]
     scale = _Scale(xs, ys)
     told = "; ".join(describe(line, x_title) for line in drawn if not line.faint)
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}. {told}")}">']
@@ -68,17 +62,10 @@ def line_chart(
 
 
 def describe(line: Series, x_title: str) -> str:
-    """A line in words: "training: from 3.21 at step 1 to 0.42 at step 450, lowest 0.4 at step 430, highest ..."."""
-    points = line.finite()
-    (first_x, first), (last_x, last) = points[0], points[-1]
-    if len(points) == 1:
-        return f"{line.name}: {number(first)} at {x_title} {number(first_x)}"
-    low_x, low = min(points, key=lambda point: point[1])
-    high_x, high = max(points, key=lambda point: point[1])
-    return (
-        f"{line.name}: from {number(first)} at {x_title} {number(first_x)} to {number(last)} at {x_title} "
-        f"{number(last_x)}, lowest {number(low)} at {number(low_x)}, highest {number(high)} at {number(high_x)}"
-    )
+    """A line in words: "training: from 3.21 to 0.42 at step 450, between 0.4 and 3.3"."""
+    values = [value for _, value in line.points]
+    last = f"{number(values[-1])} at {x_title} {number(line.points[-1][0])}"
+    return f"{line.name}: from {number(values[0])} to {last}, between {number(min(values))} and {number(max(values))}"
 
 
 def swatch(line: Series) -> str:
@@ -87,15 +74,6 @@ def swatch(line: Series) -> str:
     kind = "line faint" if line.faint else "line"
     stroke = f'<line class="{kind} c{line.colour}" x1="1" x2="25" y1="6" y2="6"/>'
     return f'<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true">{stroke}{dot}</svg>'
-
-
-def bars(base: float, adapted: float, most: float) -> str:
-    """Two bars, base above adapted, as an image of numbers that stand beside it; hidden from screen readers."""
-    parts = ['<svg class="bars" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">']
-    for y, role, value in ((1, "base", base), (10, "adapted", adapted)):
-        parts.append(f'<rect class="track" x="0" y="{y}" width="200" height="7"/>')
-        parts.append(f'<rect class="bar {role}" x="0" y="{y}" width="{200 * _part(value, most):.1f}" height="7"/>')
-    return "".join([*parts, "</svg>"])
 
 
 def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
@@ -207,7 +185,7 @@ def _axes(scale: _Scale, x_title: str, y_title: str) -> list[str]:
 
 
 def _line(line: Series, scale: _Scale) -> list[str]:
-    points = _thin(line.finite())
+    points = line.points
     placed = [(scale.across(x), scale.down(y)) for x, y in points]
     kind = "line faint" if line.faint else "line"
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
@@ -221,8 +199,8 @@ def _line(line: Series, scale: _Scale) -> list[str]:
 
 def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
     """The last value of each line beside its end, moved apart where two would touch."""
-    ends = sorted(lines, key=lambda line: scale.down(line.finite()[-1][1]))
-    heights = [scale.down(line.finite()[-1][1]) for line in ends]
+    ends = sorted(lines, key=lambda line: scale.down(line.points[-1][1]))
+    heights = [scale.down(line.points[-1][1]) for line in ends]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + LABEL_GAP)
     lowest = float(HEIGHT - BOTTOM)
@@ -231,14 +209,7 @@ def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
         lowest = heights[i] - LABEL_GAP
     parts = []
     for height, line in zip(heights, ends, strict=True):
-        x, y = line.finite()[-1]
+        x, y = line.points[-1]
         place = f'x="{scale.across(x) + 6:.1f}" y="{height + 4:.1f}"'
         parts.append(f'<text class="value c{line.colour}" {place}>{number(y)}</text>')
     return parts
-
-
-def _thin(points: Sequence[Point]) -> list[Point]:
-    """At most about MOST_POINTS of them, evenly, the last always among them."""
-    step = max(1, math.ceil(len(points) / MOST_POINTS))
-    kept = list(points[::step])
-    return kept if kept[-1] == points[-1] else [*kept, points[-1]]

@@ -249,12 +249,12 @@ def test_a_run_folder_belongs_to_one_model_and_keeps_every_split(
 def test_drawn_images_are_recorded_so_that_they_can_be_drawn_again(
     fake_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mini_internvl.report import eval_folder, examples
+    from mini_internvl.report import examples, read_evaluation
 
     more = {"benchmarks": ["synth"], "data": None, "kinds": "digits", "limit": 2, "seed": 7, "split": "train"}
     with fake_server.serve(lambda body: "7") as server:
         assert run(command.Settings(**more, model=server.model, output=tmp_path, report=False)) == 0
-    [result] = eval_folder.read_run(tmp_path)
+    [result] = read_evaluation(tmp_path)
     assert [item.id for item in examples.ask_again(result)] == ["digits/7/0", "digits/7/1"]
     assert examples.load(result, examples.choose(result, None, 9)) == ""
     capsys.readouterr()

@@ -1,5 +1,5 @@
 "use strict";
-// Filters the examples of each benchmark by mark, category and text, and enlarges an image. The page works without it.
+// Filters the examples of each benchmark by mark, category and text, and enlarges images. The page works without it.
 for (const part of document.querySelectorAll("[data-examples]")) {
   const bar = part.querySelector(".filter");
   const cards = [...part.querySelectorAll(".example")];
@@ -25,10 +25,16 @@ for (const part of document.querySelectorAll("[data-examples]")) {
   bar.addEventListener("input", apply);
   apply();
 }
-for (const image of document.querySelectorAll(".zoom")) {
-  image.disabled = false;
-  image.addEventListener("click", () => {
-    const large = image.closest(".example").classList.toggle("large");
-    image.setAttribute("aria-pressed", large);
+const dialog = document.querySelector("dialog");
+for (const shot of document.querySelectorAll(".shot")) {
+  shot.disabled = false;
+  shot.addEventListener("click", () => {
+    const image = shot.querySelector("img");
+    const frame = dialog.firstElementChild;
+    frame.replaceChildren(...[...shot.children].map((child) => child.cloneNode(true)));
+    frame.style.setProperty("--width", `${image.naturalWidth}px`);
+    frame.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+    dialog.showModal();
   });
 }
+dialog.addEventListener("click", () => dialog.close());

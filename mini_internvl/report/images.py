@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from mini_internvl.inputs.images import ImageError, load_image
 
-LADDER = ((360, 90), (320, 85), (320, 75), (256, 75), (200, 70), (160, 65), (112, 60), (80, 50))
+LADDER = (
+    *((1024, 80), (800, 78), (640, 75), (512, 70), (448, 65), (384, 60), (320, 55)),
+    *((256, 75), (200, 70), (160, 65), (112, 60), (80, 50)),
+)
 """(longest side in pixels, JPEG quality), best first."""
-LARGE = ((1024, 80), (800, 78), (640, 75), (512, 70), (448, 65), (384, 60), (320, 55), *LADDER[3:])
-"""The same for pages whose images may have small letters."""
 
 
-def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDER) -> str | None:
+def data_url(source: Any, budget: int) -> str | None:
     """The image in the best form of at most ``budget`` bytes (the smallest form if none is that small).
 
     Args:
         source: a path, bytes, a ``data:`` URL or a PIL image.
         budget: bytes of the JPEG, before base64.
-        ladder: forms to try, best first.
 
     Returns:
         None when the file is missing or no image, so that a report still appears where data was moved.
@@ -33,8 +32,8 @@ def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDE
     except ImageError:
         return None
     coded = b""
-    for side, quality in ladder:
-        if coded and side != ladder[-1][0] and len(coded) * (side / max(image.size)) ** 2 > 1.5 * budget:
+    for side, quality in LADDER:
+        if coded and side != LADDER[-1][0] and len(coded) * (side / max(image.size)) ** 2 > 1.5 * budget:
             continue  # certainly too large still: not worth the time
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
@@ -45,18 +44,18 @@ def data_url(source: Any, budget: int, ladder: Sequence[tuple[int, int]] = LADDE
     return "data:image/jpeg;base64," + base64.b64encode(coded).decode()
 
 
-class Purse:
+class ByteBudget:
     """Shares bytes among images; what one leaves over goes to the next."""
 
-    def __init__(self, size: int, images: int, most: int) -> None:
+    def __init__(self, size: int, images: int, largest: int) -> None:
         self.left = size
         self.images = images
-        self.most = most
+        self.largest = largest
 
-    def pay(self, source: Any) -> str | None:
+    def spend(self, source: Any) -> str | None:
         """The next image as a data URL."""
-        budget = min(self.most, self.left // max(1, self.images))
-        url = data_url(source, budget, LARGE)
+        budget = min(self.largest, self.left // max(1, self.images))
+        url = data_url(source, budget)
         self.images -= 1
         self.left -= len(url) * 3 // 4 if url else 0
         return url

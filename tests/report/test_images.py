@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mini_internvl.report.data_urls import data_url
+from mini_internvl.report.images import data_url
 
 
 def decode(url: str | None) -> tuple[int, Image.Image]:

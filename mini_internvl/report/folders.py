@@ -1,0 +1,218 @@
+"""Reads what the report is made of: evaluation folders, a training log, the facts of an adaptation.
+
+A run folder holds any of them. An evaluation is ``BENCHMARK/score.json`` with ``BENCHMARK/predictions.jsonl``; an
+adaptation (``adapt.json``) holds two evaluations, ``base`` and ``adapted``, and a training run. Only a benchmark's name
+and values are needed; what else is absent is left out of the page.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mini_internvl import plugins
+from mini_internvl.files import read_object
+from mini_internvl.report.labels import Label, labels
+
+SCORE, ANSWERS, ADAPTATION = "score.json", "predictions.jsonl", "adapt.json"
+LOG, RECIPE = "metrics.jsonl", "recipe.json"
+FEWEST = 10
+"""Items below which equal results have no standard error, and an unpaired difference is never called clear."""
+_KINDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One line of the answers."""
+
+    id: str
+    """The item's id."""
+    question: str
+    """The question as asked, without images."""
+    text: str
+    """What the model answered."""
+    right: bool | None
+    """The benchmark's check of this answer; None where it has none."""
+    reference: Any
+    """The item's reference: JSON data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One benchmark of an evaluation."""
+
+    folder: Path
+    """Where its files lie."""
+    benchmark: str
+    """Name of the benchmark file."""
+    title: str
+    """The benchmark's name in print."""
+    primary_metric: str
+    """The metric that stands for the benchmark; empty without one."""
+    values: Mapping[str, float]
+    """Metric name to value; NaN where it could not be computed."""
+    errors: Mapping[str, float]
+    """Metric name to standard error."""
+    counts: Mapping[str, int]
+    """Metric name to the number of items behind it."""
+    items: int
+    """How many items were scored."""
+    answers: Sequence[Answer]
+    """In item order."""
+    facts: Mapping[str, Any]
+    """Everything in score.json, for what is only shown."""
+
+    def count(self, metric: str) -> int:
+        """Items behind a metric."""
+        return self.counts.get(metric, self.items)
+
+    def error(self, metric: str) -> float:
+        """Standard error of a metric; NaN without one, and where few equal results say nothing of how others spread."""
+        error = self.errors.get(metric, math.nan)
+        return error if self.count(metric) >= FEWEST or (error and self.count(metric) > 1) else math.nan
+
+    def text(self, key: str) -> str:
+        """A fact as text; empty when it is absent."""
+        value = self.facts.get(key)
+        return "" if value is None else str(value)
+
+    @functools.cached_property
+    def labels(self) -> Mapping[str, Sequence[Label]]:
+        """Item id -> its categories."""
+        return {answer.id: labels(answer.reference, self.values) for answer in self.answers}
+
+    @functools.cached_property
+    def module(self) -> ModuleType | None:
+        """The benchmark file; None when there is none of that name or it cannot be loaded."""
+        file = self.text("benchmark_file")
+        if not file and self.benchmark.replace("-", "_") not in plugins.list_names("benchmarks"):
+            return None
+        try:
+            return plugins.find("benchmarks", file or self.benchmark)
+        except (ValueError, OSError, ImportError):
+            return None
+
+    @property
+    def largest(self) -> float:
+        """The primary metric's largest value."""
+        return float(getattr(self.module, "PRIMARY_METRIC_MAX", 100.0))
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Direction of a metric."""
+        return metric not in getattr(self.module, "LOWER_IS_BETTER", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run folder holds."""
+
+    results: Sequence[Result] = ()
+    """The benchmarks of the evaluation, of the adapted model where the run is an adaptation."""
+    base: Sequence[Result] | None = None
+    """Those of the model before an adaptation."""
+    log: Path | None = None
+    """The training log."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The content of adapt.json, or of the training run's recipe.json under "recipe"."""
+
+
+def read_parts(run: Path) -> Parts:
+    """Everything in a run folder that the report shows.
+
+    Raises:
+        ValueError: there is nothing to show, or a file is damaged (file and key or line named).
+    """
+    if not run.is_dir():
+        raise ValueError(f"{run} is no folder; give one that minivl eval, train or adapt wrote")
+    if (run / ADAPTATION).is_file():
+        facts = read_object(run / ADAPTATION)
+        base, adapted, train = (
+            run / want(run / ADAPTATION, facts, key, str, key) for key in ("base", "adapted", "train")
+        )
+        parts = Parts(results=read_evaluation(adapted), base=read_evaluation(base), facts=facts)
+    else:
+        train = run if (run / LOG).is_file() else run / "train"
+        parts = Parts(results=read_evaluation(run, needed=not (train / LOG).is_file()))
+    recipe = read_object(train / RECIPE) if (train / RECIPE).is_file() else {}
+    log = train / LOG if (train / LOG).is_file() else None
+    return replace(parts, log=log, facts={"recipe": recipe, **parts.facts})
+
+
+def read_evaluation(run: Path, *, needed: bool = True) -> list[Result]:
+    """Every benchmark of an evaluation, sorted by folder: scores in the folder itself, one below or two below."""
+    paths = [path for depth in ("", "*/", "*/*/") for path in sorted(run.glob(depth + SCORE))]
+    if needed and not paths:
+        raise ValueError(
+            f"{run} holds no BENCHMARK/{SCORE}, {ADAPTATION} or metrics.jsonl; "
+            "give a folder that minivl eval, train or adapt wrote"
+        )
+    return [_read(path) for path in paths]
+
+
+def want(path: Path, holder: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """``holder[key]`` of the wanted kind, or the default where it is absent; ValueError names file and key."""
+    value = holder.get(key)
+    value = default if value is None else value
+    if not isinstance(value, kind):
+        found = "is missing" if value is None else f"must be {_KINDS[kind]}"
+        raise ValueError(f'{path}: "{key}" {found}; write the file again with the same command')
+    return value
+
+
+def _read(path: Path) -> Result:
+    raw = read_object(path)
+    name = want(path, raw, "benchmark", str)
+    values = _numbers(path, want(path, raw, "values", dict), "values")
+    answers = _answers(path.with_name(ANSWERS))
+    return Result(
+        folder=path.parent,
+        benchmark=name,
+        title=want(path, raw, "title", str, name),
+        primary_metric=want(path, raw, "primary_metric", str, next(iter(values), "")),
+        values=values,
+        errors=_numbers(path, want(path, raw, "errors", dict, {}), "errors"),
+        counts={k: int(n) for k, n in _numbers(path, want(path, raw, "counts", dict, {}), "counts").items()},
+        items=want(path, raw, "items", int, len(answers)),
+        answers=answers,
+        facts=raw,
+    )
+
+
+def _numbers(path: Path, numbers: Mapping[str, Any], key: str) -> dict[str, float]:
+    """Values as floats, null as NaN."""
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value)):
+            raise ValueError(f'{path}: "{key}.{name}" must be a number; write the file again with the same command')
+    return {name: math.nan if value is None else float(value) for name, value in numbers.items()}
+
+
+def _answers(path: Path) -> list[Answer]:
+    """The answers in order, of several with one id the last; a last line torn by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")  # an answer may hold U+2028
+    found: dict[str, Answer] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}:{number}: no valid JSON; evaluate the benchmark again") from None
+        if row is None:
+            continue
+        if not isinstance(row, dict) or row.get("id") is None:
+            raise ValueError(f'{path}:{number}: the line must be an object with an "id"; evaluate the benchmark again')
+        question, text = ("" if row.get(key) is None else str(row[key]) for key in ("question", "answer"))
+        right = row.get("right") if isinstance(row.get("right"), bool) else None
+        reference = row.get("reference", row.get("truth"))
+        found[str(row["id"])] = Answer(
+            id=str(row["id"]), question=question, text=text, right=right, reference=reference
+        )
+    return list(found.values())

@@ -1,0 +1,294 @@
+"""What the page says of each benchmark: its metrics with their errors, how two runs differ, and what to beware of."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mini_internvl.report import paired, settings, svg
+from mini_internvl.report.explain import explain
+from mini_internvl.report.folders import Result
+from mini_internvl.report.page import count, number, signed, words
+from mini_internvl.report.paired import Difference
+
+CONDITIONS = (
+    *("split", "protocol", "prompt_sha256", "max_tiles", "max_new_tokens", "decoding", "seed", "data sha256"),
+)
+"""Settings that must be the same for two runs to be compared."""
+OF_ITEMS = ("prompt_sha256", "seed", "data sha256")
+"""Those of them that follow from which items were asked."""
+EQUAL = 1e-6
+"""Values as near as this are the same: smoothing leaves 1e-12 of BLEU where no four words agree."""
+FEW_ITEMS = 50
+"""With fewer items than this, a warning says so."""
+UNREADABLE = {
+    "unreadable": "could not be read and count as wrong",
+    "empty": "are empty and count as wrong",
+    "missing": "are missing and count as wrong",
+    "random": "could not be read and were replaced by a random choice",
+    "undecided": "need a judge to be read",
+    "broken": "could not be read and count as wrong",
+}
+"""Counts in a score's notes that a reader must know first -> what such answers are."""
+TOLD_SHARE = 0.05
+"""Share of unreadable answers from which a warning says so; all counts stand with the benchmark."""
+WORSE_TOLD = 6
+"""Most metrics that are named as worse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One metric of a benchmark, in one run or two."""
+
+    metric: str
+    """The metric's whole name."""
+    label: str
+    """The name within its group."""
+    value: float
+    """The metric in this run."""
+    error: float
+    """Standard error of the value, NaN without one."""
+    items: int | None
+    """Number of items behind the value."""
+    higher_is_better: bool
+    """Direction of the metric."""
+    other: float = math.nan
+    """The metric in the other run."""
+    other_error: float = math.nan
+    """Standard error of the other run's value."""
+    difference: Difference | None = None
+    """This run minus the other."""
+    bars: str = ""
+    """Both values as an image (SVG)."""
+
+    @property
+    def result(self) -> str:
+        """ "better", "worse", "not clear", "same"; empty where there is nothing to compare."""
+        if self.difference is None or math.isnan(self.difference.value):
+            return ""
+        if not self.difference.clear:
+            return "same" if abs(self.difference.value) < EQUAL else "not clear"
+        return "better" if (self.difference.value > 0) == self.higher_is_better else "worse"
+
+
+@dataclass(kw_only=True)
+class Section:
+    """One benchmark."""
+
+    result: Result
+    """The benchmark in this run."""
+    other: Result | None
+    """The benchmark in the other run, where it has it."""
+    anchor: str
+    """Id of the heading."""
+    lines: Mapping[str, Line]
+    """Metric -> its line."""
+    states: Mapping[str, int] = field(default_factory=dict)
+    """Class (see :mod:`paired`) -> how many of all items."""
+
+    @property
+    def primary(self) -> Line:
+        """The metric that stands for the benchmark, with its bars."""
+        name = self.result.primary_metric
+        empty = Line(metric=name, label=name, value=math.nan, error=math.nan, items=None, higher_is_better=True)
+        line = self.lines.get(name, empty)
+        return _with_bars(line, self._bar_end([line]))
+
+    @property
+    def groups(self) -> list[tuple[str, float, list[Line]]]:
+        """(heading, end of the bars, metrics) by what stands before the first slash, those without one first."""
+        groups: dict[str, list[Line]] = {}
+        for metric, line in self.lines.items():
+            group, slash, label = metric.partition("/")
+            groups.setdefault(group if slash else "", []).append(replace(line, label=label) if slash else line)
+        ends = {name: self._bar_end(members) for name, members in groups.items()}
+        return [(name, ends[name], [_with_bars(line, ends[name]) for line in part]) for name, part in groups.items()]
+
+    def _bar_end(self, lines: Sequence[Line]) -> float:
+        """Where bars end: 100 for percentages, the primary metric's largest value, or a round number above all."""
+        values = [value for line in lines for value in (line.value, line.other) if math.isfinite(value)]
+        if any(line.metric == self.result.primary_metric for line in lines):
+            values.append(self.result.largest)
+        largest = max(values, default=0.0)
+        return 100.0 if largest <= 100 <= self.result.largest else svg.round_end(largest)
+
+    @property
+    def about(self) -> list[str]:
+        """What the benchmark is and what the protocol means, one sentence each."""
+        module = self.result.module
+        first = (inspect.getdoc(module) or "").split("\n\n")[0].replace("``", "") if module else ""
+        protocol = getattr(module, "PROTOCOLS", {}).get(self.result.text("protocol"), "")
+        return [" ".join(first.split()), f"Protocol {self.result.text('protocol')}: {protocol}" if protocol else ""]
+
+    @property
+    def terms(self) -> list[tuple[str, str]]:
+        """(metric, sentence) of each metric."""
+        return explain(self.result)
+
+    @property
+    def baselines(self) -> list[tuple[str, float]]:
+        """(trivial rule, value of the primary metric), where the score has them."""
+        found = self.result.facts.get("baselines")
+        rows = found.items() if isinstance(found, Mapping) else ()
+        values = [(k, v.get(self.result.primary_metric) if isinstance(v, Mapping) else v) for k, v in rows]
+        return [(str(name), float(value)) for name, value in values if isinstance(value, int | float)]
+
+    @property
+    def counted(self) -> list[tuple[str, str]]:
+        """What scoring counted, (name, "97 → 0") or (name, "150") where both runs agree."""
+        sides = [dict(settings.flat(r.facts.get("notes") or {})) for r in (self.other, self.result) if r]
+        pairs = {key: [side.get(key, "0") for side in sides] for side in sides for key in side}
+        return [(words(key), " → ".join(dict.fromkeys(pair))) for key, pair in pairs.items()]
+
+    @property
+    def badges(self) -> list[tuple[str, str]]:
+        """(word, sentence) of what keeps the score from being compared with a published one."""
+        return _badges(self.result)
+
+
+def compare(results: Sequence[Result], others: Sequence[Result] | None = None) -> list[Section]:
+    """Each benchmark of a run, beside the same benchmark of another run."""
+    sections = []
+    for place, result in enumerate(results, 1):
+        other = _partner(result, others or ())
+        theirs = {answer.id: answer for answer in other.answers} if other else {}
+        sections.append(
+            Section(
+                result=result,
+                other=other,
+                anchor=f"benchmark-{place}",
+                lines={metric: _line(metric, result, other) for metric in result.values},
+                states=Counter(paired.state(a, theirs.get(a.id), compared=others is not None) for a in result.answers),
+            )
+        )
+    return sections
+
+
+def _partner(result: Result, others: Sequence[Result]) -> Result | None:
+    """The other run's result of the same benchmark, best with the same split and protocol."""
+    same = [other for other in others if other.benchmark == result.benchmark]
+    return max(
+        same, key=lambda other: sum(other.text(key) == result.text(key) for key in ("split", "protocol")), default=None
+    )
+
+
+def _line(metric: str, result: Result, other: Result | None) -> Line:
+    return Line(
+        metric=metric,
+        label=metric,
+        value=result.values[metric],
+        error=result.error(metric),
+        items=result.count(metric),
+        higher_is_better=result.higher_is_better(metric),
+        other=other.values.get(metric, math.nan) if other else math.nan,
+        other_error=other.error(metric) if other else math.nan,
+        difference=paired.difference(metric, result, other) if other else None,
+    )
+
+
+def _with_bars(line: Line, end: float) -> Line:
+    bars = [("this", line.value, line.error)]
+    if line.difference is not None:
+        bars.insert(0, ("other", line.other, line.other_error))
+    return replace(line, bars=svg.error_bars(bars, end))
+
+
+def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:
+    """The comparison in one plain sentence that claims no more than is clear."""
+    compared = [section for section in sections if section.other]
+    this, other = names
+    found = Counter(section.primary.result for section in compared)
+    if len(compared) == 1:
+        line, title = compared[0].primary, compared[0].result.title
+        said = f"{this} is {line.result} than {other} on {title}"
+        if line.result not in ("better", "worse"):
+            said = f"no clear difference between {this} and {other} on {title}"
+        if line.difference is None or math.isnan(line.difference.value):
+            return f"{said}."
+        error = "" if math.isnan(line.difference.error) else f" ± {number(line.difference.error)}"
+        return f"{said}: {words(line.metric)} {signed(line.difference.value)}{error} on {line.items:,} items."
+    unclear = len(compared) - found["better"] - found["worse"]
+    end = f"; no clear difference on {unclear}" if unclear else ""
+    return (
+        f"{this} is better than {other} on {found['better']} of {count(compared, 'benchmark')}, "
+        f"worse on {found['worse']}{end}."
+    )
+
+
+def warnings(sections: Sequence[Section], names: tuple[str, str], others: Sequence[Result] | None) -> Iterator[str]:
+    """What a reader must know before the metrics, one sentence each, the gravest first."""
+    sides = [(result, name) for section in sections for result, name in _sides(section, names) if result]
+    yield from _unreadable(sides)
+    for result, name in sides:
+        yield from (f"{result.title}{name}: {sentence.rstrip('.')}." for _, sentence in _badges(result))
+    worse = [f"{s.result.title} {words(m)}" for s in sections for m, line in s.lines.items() if line.result == "worse"]
+    if worse:
+        more = f" and {len(worse) - WORSE_TOLD} more" if len(worse) > WORSE_TOLD else ""
+        yield f"Clearly worse than {names[1]}: {', '.join(worse[:WORSE_TOLD])}{more}."
+    for results, name in (([s.result for s in sections], names[0]), (others or (), names[1])):
+        models = {str(settings.model(result).get("sha256") or settings.model(result).get("name")) for result in results}
+        if len(models) > 1:
+            yield f"The scores of {name} come from {len(models)} different models."
+    for section in sections:
+        yield from _asked_differently(section)
+    few = [f"{s.result.title} ({s.result.items})" for s in sections if 0 < s.result.items < FEW_ITEMS]
+    if few:
+        yield f"Few items, so that only large differences can be seen: {', '.join(few)}."
+
+
+def _sides(section: Section, names: tuple[str, str]) -> list[tuple[Result | None, str]]:
+    """Both results with what tells them apart in a sentence."""
+    one = section.other is None
+    return [(section.result, "" if one else f", {names[0]}"), (section.other, f", {names[1]}")]
+
+
+def _unreadable(sides: Sequence[tuple[Result, str]]) -> Iterator[str]:
+    """A sentence for each reason why answers say nothing of the model."""
+    found: dict[str, list[str]] = {}
+    for result, name in sides:
+        for key, value in (result.facts.get("notes") or {}).items():
+            counts = list(value.values()) if isinstance(value, Mapping) else [value]
+            number = sum(n for n in counts if isinstance(n, int))
+            if key in UNREADABLE and number and number >= TOLD_SHARE * result.items:
+                found.setdefault(UNREADABLE[key], []).append(f"{result.title}{name}: {number:,} of {result.items:,}")
+    yield from (f"Answers that {reason}: {'; '.join(told)}." for reason, told in found.items())
+
+
+def _badges(result: Result) -> list[tuple[str, str]]:
+    found = []
+    if result.text("partial"):
+        found.append(("partial", result.text("partial")))
+    limit, of = result.facts.get("limit"), result.facts.get("of")
+    if isinstance(of, int) and of > result.items:
+        found.append(("subset", f"a sample of {result.items:,} of {of:,} items"))
+    elif limit:
+        found.append(("subset", f"at most {limit} items were asked, not the whole benchmark"))
+    first = next(iter(getattr(result.module, "PROTOCOLS", {})), "")
+    if first and result.text("protocol") not in ("", first):
+        found.append(("other protocol", f"protocol {result.text('protocol')}; the paper's is {first}"))
+    return found
+
+
+def _asked_differently(section: Section) -> Iterator[str]:
+    """How two runs of a benchmark differ in more than the model."""
+    if section.other is None:
+        return
+    title, both = section.result.title, (section.other, section.result)
+    old, new = ({answer.id for answer in result.answers} for result in both)
+    theirs, mine = (dict(settings.flat(result.facts)) for result in both)
+    keys = [key for key in CONDITIONS if old == new or key not in OF_ITEMS]
+    changed = [key for key in keys if mine.get(key) != theirs.get(key)]
+    if changed:
+        told = "; ".join(f"{words(key)} {_cut(theirs.get(key))} and {_cut(mine.get(key))}" for key in changed)
+        yield f"{title} was not asked alike in the two runs: {told}."
+    if old != new:
+        shared = f"the runs share {len(old & new):,} items of {len(old):,} and {len(new):,}"
+        yield f"{title}: {shared}; differences are over the shared ones where that is possible."
+
+
+def _cut(value: str | None) -> str:
+    """A setting for a sentence; hashes by their beginning."""
+    return "not recorded" if value is None else value if len(value) <= 32 else f"{value[:10]}…"

@@ -1,0 +1,187 @@
+"""A training log as charts and a few numbers; a million steps are read once and drawn with a few hundred points.
+
+The log only grows: a run that was stopped writes the steps after its last saved state again. The later lines count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.report import svg
+
+LOGGED = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
+"""Keys of the log with a meaning of their own; every other number is a measurement with a chart of its own."""
+SMOOTHED_PARTS = 25
+"""The training loss is smoothed over one part in so many of its steps."""
+CHART_POINTS = 240
+"""Points of one line, about as many as a chart has pixels for."""
+MAX_CHARTS = 40
+"""Measurements beyond so many get no chart."""
+
+
+@dataclass(kw_only=True)
+class Column:
+    """The values under one key of the log."""
+
+    steps: array[float] = field(default_factory=lambda: array("d"))
+    """Steps counted over all stages, ascending."""
+    values: array[float] = field(default_factory=lambda: array("d"))
+    """One finite value a step."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def points(self) -> list[svg.Point]:
+        """At most about twice CHART_POINTS of them: the lowest and the highest of each stretch, so that peaks show."""
+        stretch = max(1, math.ceil(len(self) / CHART_POINTS))
+        kept = []
+        for begin in range(0, len(self), stretch):
+            places = range(begin, min(begin + stretch, len(self)))
+            kept += sorted({min(places, key=self.values.__getitem__), max(places, key=self.values.__getitem__)})
+        places_kept = sorted({0, *kept, len(self) - 1}) if len(self) else []
+        return [(self.steps[place], self.values[place]) for place in places_kept]
+
+    def means(self, window: int) -> list[svg.Point]:
+        """At CHART_POINTS places the mean of the value there and of up to ``window`` - 1 before it."""
+        stretch = max(1, math.ceil(len(self) / CHART_POINTS))
+        places = sorted({*range(0, len(self), stretch), len(self) - 1}) if len(self) else []
+        parts = {place: self.values[max(0, place + 1 - window) : place + 1] for place in places}
+        return [(self.steps[place], math.fsum(part) / len(part)) for place, part in parts.items()]
+
+
+@dataclass(kw_only=True)
+class Log:
+    """A training log by keys."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    """Key -> its values; ``step`` has every step."""
+    borders: list[tuple[float, str]] = field(default_factory=list)
+    """(step, stage) where each stage begins."""
+    unreadable: int = 0
+    """Lines that are no step."""
+    last: float = 0.0
+    """The last step, counted over all stages."""
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a line; what stands in the log at and after its step is written anew."""
+        last, stage = self.last, str(row.get("stage", ""))
+        if not self.borders or stage != self.borders[-1][1]:
+            before = next((begin for begin, name in self.borders if name == stage), None)
+            if before is None:
+                before = last
+                self.borders.append((before, stage))
+        else:
+            before = self.borders[-1][0]
+        step = before + float(row["step"])
+        if step <= last:
+            self.borders = [border for border in self.borders if border[0] < step]
+            for column in self.columns.values():
+                place = bisect_left(column.steps, step)
+                del column.steps[place:], column.values[place:]
+        self.last = step
+        for key, value in row.items():
+            if type(value) in (int, float) and math.isfinite(value):
+                column = self.columns.get(key) or self.columns.setdefault(key, Column())
+                column.steps.append(step)
+                column.values.append(value)
+
+    def get(self, key: str) -> Column:
+        """The values under a key, perhaps none."""
+        return self.columns.get(key, Column())
+
+
+def read_log(path: Path) -> Log:
+    """Read a log line by line; lines that are no step (torn by a kill) are counted and left out.
+
+    Raises:
+        ValueError: there are lines, but none is a step.
+    """
+    log = Log()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+                if 0 < row["step"] < math.inf:
+                    log.add(row)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                log.unreadable += bool(line.strip())
+    if log.unreadable and not log.columns:
+        raise ValueError(f'{path}:1: no line of a training log; each must be an object with a number "step"')
+    return log
+
+
+def charts(log: Log, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Loss, measurements while training, learning rate; steps are counted over all stages.
+
+    Args:
+        log: what was read.
+        counts: measurement -> number of validation items, where it is known.
+
+    Returns:
+        ``title``, ``note``, ``svg`` and ``legend`` ((sample, name) pairs, empty for a single line) of each chart.
+    """
+    drawn = []
+    for title, y_title, note, lines in _wanted(log, counts):
+        lines = [line for line in lines if line.points]
+        image = svg.line_chart(title=title, x_title="step", y_title=y_title, series=lines, borders=log.borders[1:])
+        if image:
+            legend = [(svg.swatch(line), line.name) for line in lines] if len(lines) > 1 else []
+            drawn.append({"title": title, "note": note, "svg": image, "legend": legend})
+    return drawn
+
+
+def _wanted(log: Log, counts: Mapping[str, int]) -> Iterator[tuple[str, str, str, list[svg.Series]]]:
+    """Title, name of the upright axis, note and lines of each chart, some perhaps without points."""
+    loss, held_out, measured = log.get("loss"), log.get("held_out_loss"), _measured(log)
+    window = max(1, len(loss) // SMOOTHED_PARTS)
+    lines = [
+        svg.Series(name="training, each step", points=loss.points(), faint=True),
+        svg.Series(name=f"training, mean of {window:,} steps", points=loss.means(window)),
+        svg.Series(name="held out", points=held_out.points(), colour=2, dots=True),
+    ]
+    yield "Loss", "loss", "Held out: the same loss on samples that training never sees." if held_out else "", lines
+    if len(measured) > 1:  # the score of a single measurement only repeats it
+        note = "Picks the best weights: the geometric mean of the primary metrics, as shares of their largest values."
+        yield "Validation score", "score", note, [_measurement("score", log.get("score"))]
+    for key, name in measured.items():
+        note = f"{counts[key]:,} validation items." if key in counts else "On validation items, not on the test split."
+        title, note = (f"Validation: {name}", note) if " " in key else (name.capitalize(), "")
+        yield title, name.rpartition(" ")[2], note, [_measurement(name, log.get(key))]
+    yield "Learning rate", "learning rate", "", [svg.Series(name="learning rate", points=log.get("lr").points())]
+
+
+def _measurement(name: str, column: Column) -> svg.Series:
+    """A line with a dot at each value, since it is measured now and then."""
+    return svg.Series(name=name, points=column.points(), dots=True)
+
+
+def _measured(log: Log) -> dict[str, str]:
+    """Logged keys such as "bddx_text description/CIDEr" -> "description CIDEr", whole where that is not unique."""
+    keys = [key for key in log.columns if key not in LOGGED][:MAX_CHARTS]
+    ends = [key.partition(" ")[2] or key for key in keys]
+    names = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+    return {key: name.replace("_", " ").replace("/", " ") for key, name in zip(keys, names, strict=True)}
+
+
+def summary(log: Log) -> list[tuple[str, str]]:
+    """Training in a few numbers, (name, text)."""
+    facts = [("steps", f"{log.get('step').steps[-1]:,.0f}")] if log.columns else []
+    loss = log.get("loss")
+    for name, points in (
+        ("training loss", loss.means(max(1, len(loss) // SMOOTHED_PARTS))),
+        ("held-out loss", log.get("held_out_loss").points()),
+    ):
+        if points:
+            facts.append((name, f"{svg.number(points[0][1])} → {svg.number(points[-1][1])}"))
+    if rates := log.get("lr"):
+        facts.append(("peak learning rate", svg.number(max(rates.values))))
+    if speeds := sorted(log.get("tokens_per_s").values):
+        facts.append(("tokens/s (median)", f"{speeds[len(speeds) // 2]:,.0f}"))
+    return facts
