@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
 from mini_internvl.data.formats._turns import MARK, absent, shown
+from mini_internvl.files import new_file
 from mini_internvl.records import Message, Part, PatchAnnotation, Sample
 
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "objects"})
@@ -184,26 +185,24 @@ def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int
         DataError: there is no sample at all.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
     rows, faults = 0, list[Fault]()
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            for sample in samples:
-                if isinstance(sample, Fault):
-                    faults.append(sample)
-                    continue
-                row = to_row(store_images(sample, path.parent, f"images/{path.stem}/{rows:06d}"))
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with new_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        for sample in samples:
+            if isinstance(sample, Fault):
+                faults.append(sample)
+            else:
+                file.write(row_line(sample, path.parent, f"images/{path.stem}/{rows:06d}"))
                 rows += 1
         if not rows:
             raise (
                 DataError.of(faults, "no row is left") if faults else DataError(f"{path}: there is no sample to write")
             )
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return rows, faults
+
+
+def row_line(sample: Sample, folder: Path, name: str) -> str:
+    """The line of a jsonl file in ``folder``, its images stored as :func:`store_images` does."""
+    return json.dumps(to_row(store_images(sample, folder, name)), ensure_ascii=False) + "\n"
 
 
 def store_images(sample: Sample, folder: Path, name: str) -> Sample:

@@ -20,11 +20,11 @@ def command(
     """Draw images with questions and exact answers, as InternVL's meta JSON and jsonl."""
     from mini_internvl import synth as drawing
     from mini_internvl import terminal
-    from mini_internvl.synth import write
+    from mini_internvl.data import drawn
 
     names = [k for k in drawing.KINDS if drawing.missing(k) is None] if kinds == ["all"] else kinds
     counters = {name: terminal.ProgressBar(f"drawing {name}") for name in names}
-    meta = write.write(
+    meta = drawn.write(
         names,
         count,
         output,

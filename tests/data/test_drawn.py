@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from mini_internvl import synth
-from mini_internvl.synth.write import write
+from mini_internvl.data.drawn import write
+from mini_internvl.data.rows import read_samples
 
 
 def test_images_and_lines_agree(tmp_path):
@@ -20,7 +21,6 @@ def test_images_and_lines_agree(tmp_path):
         image, questions = synth.draw("words", 5, index)
         with Image.open(tmp_path / line["image"]) as written:
             assert written.tobytes() == image.tobytes()
-            assert written.size == (line["width"], line["height"])
         assert line["conversations"][0] == {"from": "human", "value": "<image>\n" + questions[0].question}
         assert [t["value"] for t in line["conversations"][1::2]] == [q.answer for q in questions]
 
@@ -48,5 +48,16 @@ def test_bad_requests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown kind"):
         write("sculpture", 1, tmp_path)
     (tmp_path / "words-train.jsonl").write_text("[]\n")
-    with pytest.raises(ValueError, match="line 1: not a sample"):
+    with pytest.raises(ValueError, match=r"words-train\.jsonl:1: not a sample"):
         write("words", 1, tmp_path)
+
+
+def test_a_drawn_sample_reads_back_with_all_its_fields(tmp_path):
+    write("words", 2, tmp_path)
+    for index, read in enumerate(read_samples(tmp_path / "words-train.jsonl")):
+        drawn = synth.make("words", 0, index)
+        assert read.messages[1:] == drawn.messages[1:]
+        assert read.messages[0]["content"][1] == drawn.messages[0]["content"][1]
+        for field in ("id", "source", "max_tiles", "independent"):
+            assert getattr(read, field) == getattr(drawn, field)
+        assert list(read.patch_annotations) == list(drawn.patch_annotations)
