@@ -31,7 +31,7 @@ from mini_internvl.engine.engine import home, resolve
 from mini_internvl.evaluate import AnswerCache, evaluate, outputs
 from mini_internvl.evaluate import Listener as Asking
 from mini_internvl.evaluate.keys import file_hash
-from mini_internvl.inputs import chat
+from mini_internvl.inputs.messages import image_parts, question
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
 from mini_internvl.records import Item, Prediction, Score
@@ -371,8 +371,7 @@ def _general(base: Scored, adapted: Scored) -> dict[str, Any]:
 
 def _question(item: Item) -> str:
     """The text that is asked, without its images."""
-    content = item.messages[-1]["content"]
-    return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
+    return question(item.messages[-1:])
 
 
 def _clips(
@@ -387,8 +386,8 @@ def _clips(
     for name, benchmark in benchmarks.items():
         rows = zip(items[name], base.predictions[name], adapted.predictions[name], strict=True)
         for item, before, after in rows:
-            parts = chat.images(item.messages)
-            frames = [os.path.relpath(part["image"], output) for part in parts]
+            parts = image_parts(item.messages)
+            frames = [os.path.relpath(part.source, output) for part in parts]
             clip = clips.setdefault(
                 item.reference["clip"], {"id": item.reference["clip"], "frames": frames, "questions": []}
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 from mini_internvl.data import DataError, Fault, Row, formats
 from mini_internvl.data.formats._turns import absent
 from mini_internvl.inputs import boxes, chat
+from mini_internvl.inputs.messages import MARK, image_parts
 from mini_internvl.records import Message, Sample
 
 KEPT_FAULTS = 1000
@@ -88,19 +89,13 @@ def trainable(sample: Sample) -> None:
         ValueError: names the turn or the image.
     """
     messages = sample.messages
-    marks = chat.render(messages, template=chat.TEMPLATES["Hermes-2"]).count(chat.IMAGE)
-    parts = chat.images(messages)
-    if marks != len(parts):
-        raise ValueError(f"{marks} {chat.IMAGE} marks but {len(parts)} images")
+    chat.check(messages)
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("there is no answer to learn; end the row with one")
-    for part in parts:
-        image = part["image"]
+    for part in image_parts(messages):
+        image = part.source
         if isinstance(image, str) and not image.startswith("data:") and not _is_file(image):
-            reason = (
-                "is a web address; download it and give the file" if "://" in image else "is missing; check the path"
-            )
-            raise ValueError(f"the image {image} {reason}")
+            raise ValueError(f"the image {image} is missing; check the path")
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -117,7 +112,7 @@ def odd(sample: Sample) -> Iterator[str]:
                 yield "an answer holds only spaces"
             if "[" in said and any(value > 1000 for _, found in boxes.parse(said) for box in found for value in box):
                 yield "a box has a coordinate above 1000; boxes are written in thousandths of the image's sides"
-        elif message["role"] == "user" and not said.replace(chat.IMAGE, "").strip():
+        elif message["role"] == "user" and not said.replace(MARK, "").strip():
             yield "a question holds no text"
     if sample.messages[-1]["role"] == "user":
         yield "the last question has no answer, so nothing is learnt from it"

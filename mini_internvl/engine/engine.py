@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import resolve_device, resolve_dtype
 from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.images import image_dimensions
-from mini_internvl.inputs.tiles import TileConfig, count_tiles, pixel_values
+from mini_internvl.inputs.messages import Messages, normalise
+from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapted
 from mini_internvl.model.checkpoint import read_json
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import ChatTemplate, Message, Part
+from mini_internvl.records import ChatTemplate, Message
 
 NANO = Path(__file__).parent.parent / "nano"
 KV_BYTES = 4 * 10**9
 """Memory that the keys and values of a batch may take."""
 TILES_TOGETHER = 64
 """Tiles that the encoder reads at a time, since the memory it needs grows with them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A conversation as the model reads it."""
-
-    input_ids: list[int]
-    """Token ids, the assistant's turn open."""
-    pixel_values: Tensor
-    """(tiles, 3, S, S)."""
-    tiles: tuple[int, ...]
-    """Tiles of each image, thumbnails counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +44,8 @@ class Reply:
     """Tokens of the answer."""
     seconds: float
     """Wall-clock seconds from call to last token."""
+    odd: str = ""
+    """What was odd about a server's answer, whose text is then what stood in it; empty otherwise."""
 
     def __str__(self) -> str:
         return self.text
@@ -85,10 +73,15 @@ class Engine:
         stop_ids: Sequence[int] = (),
         fast_images: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.template = model, tokenizer, template
-        self.system_message = system_message
+        self.model, self.tokenizer = model, tokenizer
+        self.processor = Processor(
+            tokenizer=tokenizer,
+            template=template,
+            config=model.config,
+            system_message=system_message,
+            fast=fast_images,
+        )
         self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep.strip())])
-        self.fast_images = fast_images
 
     @classmethod
     def around(cls, model: InternVL, folder: Path, *, fast_images: bool = False) -> Engine:
@@ -112,62 +105,23 @@ class Engine:
             fast_images=fast_images,
         )
 
-    def prepare_batch(
-        self, conversations: Sequence[Sequence[Message]], *, max_tiles: int | None = None
-    ) -> list[Prompt]:
+    def prepare_batch(self, conversations: Sequence[Messages], *, max_tiles: int | None = None) -> list[Prompt]:
         """Several conversations -> ids and pixels; those about the same images share one tensor, encoded once."""
-        shared: dict[Any, list[Tensor]] = {}
+        shared: dict[Any, Any] = {}
         return [self.prepare(messages, max_tiles=max_tiles, shared=shared) for messages in conversations]
 
     def prepare(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tiles: int | None = None,
-        shared: dict[Any, list[Tensor]] | None = None,
+        self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
     ) -> Prompt:
-        """Messages -> ids and pixels.
-
-        Args:
-            messages: OpenAI shape, last turn from the user.
-            max_tiles: most tiles for all images together, thumbnails not counted; ``None`` uses the model's.
-            shared: sources of images -> their pixels, from conversations before; receives these.
+        """Messages -> ids and pixels; see :meth:`Processor.prepare`.
 
         Raises:
             ValueError: an image cannot be read or the conversation is malformed.
         """
-        if not messages or messages[-1]["role"] != "user":
+        turns = normalise(messages)
+        if not turns or turns[-1].role != "user":
             raise ValueError("the last message must come from the user")
-        if max_tiles is not None and max_tiles < 1:
-            raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
-        config = self.model.config
-        parts = chat.images(messages)
-        tiles = self._tiles(len(parts), max_tiles)
-        key = (tiles, *((_name(part["image"]), part.get("max_tiles"), part.get("scale")) for part in parts))
-        shared = {} if shared is None else shared
-        if key not in shared:
-            each = [_pixels(part, tiles) for part in parts]
-            shared[key] = [torch.cat(each) if each else torch.empty(0, 3, config.image_size, config.image_size), *each]
-        whole, *pixels = shared[key]
-        encoded = chat.encode(
-            messages,
-            self.tokenizer,
-            template=self.template,
-            tiles=[len(p) for p in pixels],
-            tokens_per_tile=config.tokens_per_tile,
-            system_message=self.system_message,
-        )
-        return Prompt(input_ids=encoded.input_ids, pixel_values=whole, tiles=tuple(len(p) for p in pixels))
-
-    def _tiles(self, images: int, max_tiles: int | None) -> TileConfig:
-        config = self.model.config
-        return TileConfig(
-            image_size=config.image_size,
-            min_tiles=config.min_tiles,
-            max_tiles=chat.tile_limits(images, max_tiles or config.max_tiles),
-            use_thumbnail=config.use_thumbnail,
-            fast=self.fast_images,
-        )
+        return self.processor.prepare(turns, max_tiles=max_tiles, shared=shared)
 
     @property
     def most_tiles(self) -> int:
@@ -176,35 +130,33 @@ class Engine:
         token = 2 * llm.layers * llm.kv_heads * llm.head_dim * self.model.dtype.itemsize
         return max(1, KV_BYTES // token // self.model.config.tokens_per_tile)
 
-    def count_tiles(self, messages: Sequence[Message], *, max_tiles: int | None = None) -> int:
+    def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
         """Tiles of a conversation's images, thumbnails counted, read from the images' headers alone.
 
         Raises:
             ImageError: an image is missing or has no readable header.
         """
-        parts = chat.images(messages)
-        config = self._tiles(len(parts), max_tiles)
-        return sum(count_tiles(*_size(part), _limited(part, config)) for part in parts)
+        return self.processor.count_tiles(messages, max_tiles=max_tiles)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Messages) -> str:
         """The prompt as text, each image as one ``<image>``."""
-        return chat.render(messages, template=self.template, system_message=self.system_message)
+        return self.processor.render(messages)
 
     @property
     def arithmetic(self) -> str:
         """What answers depend on besides weights and prompt: back end, kind of device and type, resizing."""
         kind = f"torch {self.model.device.type} {str(self.model.dtype).removeprefix('torch.')}"
-        return kind + (" fast-images" if self.fast_images else "")
+        return kind + (" fast-images" if self.processor.fast else "")
 
     def chat(
-        self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
+        self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> Reply:
         """Answer one conversation."""
         return self.chat_batch([messages], config, max_tiles=max_tiles)[0]
 
     def chat_batch(
         self,
-        conversations: Sequence[Sequence[Message] | Prompt],
+        conversations: Sequence[Messages | Prompt],
         config: GenerationConfig | None = None,
         *,
         max_tiles: int | None = None,
@@ -213,7 +165,7 @@ class Engine:
         if not conversations:
             return []
         began = time.monotonic()
-        shared: dict[Any, list[Tensor]] = {}
+        shared: dict[Any, Any] = {}
         prompts = [
             given if isinstance(given, Prompt) else self.prepare(given, max_tiles=max_tiles, shared=shared)
             for given in conversations
@@ -226,7 +178,7 @@ class Engine:
         return [self._reply(p, ids, seconds / len(prompts)) for p, ids in zip(prompts, answers, strict=True)]
 
     def stream(
-        self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
+        self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> Generator[str, None, Reply]:
         """Answer one conversation piece by piece; the generator's return value is the whole :class:`Reply`.
 
@@ -337,26 +289,6 @@ def load_model(
 def home(folder: Path) -> Path:
     """Where a model's tokenizer files are: its folder, or an adapter's base."""
     return hub.find(find_base(folder)) if is_adapter(folder) else folder
-
-
-def _pixels(part: Part, tiles: TileConfig) -> Tensor:
-    """Tiles of an image part, which may have its own scale and limit."""
-    return pixel_values(part["image"], _limited(part, tiles), scale=part.get("scale", 1))
-
-
-def _name(source: Any) -> Any:
-    """Tells an image from others as long as it exists."""
-    return source if isinstance(source, Hashable) else id(source)
-
-
-def _limited(part: Part, tiles: TileConfig) -> TileConfig:
-    limit = part.get("max_tiles")
-    return dataclasses.replace(tiles, max_tiles=limit, min_tiles=min(tiles.min_tiles, limit)) if limit else tiles
-
-
-def _size(part: Part) -> tuple[int, int]:
-    width, height = image_dimensions(part["image"])
-    return width * part.get("scale", 1), height * part.get("scale", 1)
 
 
 def user(text: str, *images: object) -> list[Message]:

@@ -2,18 +2,21 @@
 
 Written ``openai:http://host:port/v1#name``. Images travel as data URLs, several requests are under way at a time, and
 what is likely to pass (429, 5xx, a timeout) is tried again. Tile limits are the server's own business. The key in the
-environment variable OPENAI_API_KEY is sent if there is one; no other address than the given one is ever asked.
+environment variable OPENAI_API_KEY is sent if there is one; no other address than the given one is ever asked:
+redirects are not followed. An answer is bounded in size and in the time from request to last byte.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
+import functools
 import http.client
-import io
 import json
 import os
+import socket
+import ssl
+import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,19 +24,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from mini_internvl.engine.engine import Reply
 from mini_internvl.engine.generate import GenerationConfig
-from mini_internvl.inputs import chat
-from mini_internvl.inputs.images import ImageError, load_image
-from mini_internvl.records import Message
+from mini_internvl.inputs.messages import Messages
+from mini_internvl.inputs.openai import read_completion, to_wire
 
 PREFIX = "openai:"
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that are worth another try."""
-KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-"""First bytes of a file -> kind that servers take as it is; others are sent as PNG."""
+LARGEST = 16_000_000
+"""Bytes of an answer at most."""
 LONGEST_WAIT = 60.0
 """Seconds between tries at most."""
 
@@ -78,7 +78,7 @@ class RemoteEngine:
         concurrency: requests under way at a time.
         tries: of one request.
         pause: seconds before the second try; doubled each time.
-        timeout: seconds to wait for one answer.
+        timeout: seconds from a request to the last byte of its answer.
     """
 
     def __init__(
@@ -88,19 +88,17 @@ class RemoteEngine:
         self.timeout = timeout
         self.arithmetic = f"{PREFIX}{address.url}"
         self.reached = False
-        local = (urllib.parse.urlsplit(address.url).hostname or "") in ("localhost", "127.0.0.1", "::1")
-        handlers = [urllib.request.ProxyHandler({})] if local else []
-        self.opener = urllib.request.build_opener(*handlers)
+        self.local = (urllib.parse.urlsplit(address.url).hostname or "") in ("localhost", "127.0.0.1", "::1")
 
     def chat(
-        self, messages: Sequence[Message], config: GenerationConfig | None = None, *, max_tiles: int | None = None
+        self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> Reply:
         """Answer one conversation."""
         began = time.monotonic()
         config = config or GenerationConfig()
         body: dict[str, Any] = {
             "model": self.address.model,
-            "messages": [_turn(message, count, before) for message, count, before in _numbered(messages)],
+            "messages": to_wire(messages),
             "max_tokens": config.max_new_tokens,
             "temperature": config.temperature,
         }
@@ -109,18 +107,22 @@ class RemoteEngine:
         if config.seed is not None:
             body["seed"] = config.seed
         answer = self._post("chat/completions", body)
-        usage = answer.get("usage") or {}
+        try:
+            completion = read_completion(answer)
+        except ValueError as error:
+            raise RemoteError(f"{self.address.url}: {error}") from None
         return Reply(
-            text=_text(answer, self.address.url).strip(),
+            text=completion.text.strip(),
             tiles=0,
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            tokens=int(usage.get("completion_tokens") or 0),
+            prompt_tokens=completion.prompt_tokens,
+            tokens=completion.tokens,
             seconds=time.monotonic() - began,
+            odd=completion.odd,
         )
 
     def chat_batch(
         self,
-        conversations: Sequence[Sequence[Message]],
+        conversations: Sequence[Messages],
         config: GenerationConfig | None = None,
         *,
         max_tiles: int | None = None,
@@ -131,7 +133,7 @@ class RemoteEngine:
 
     def chat_each(
         self,
-        conversations: Sequence[Sequence[Message]],
+        conversations: Sequence[Messages],
         config: GenerationConfig | None = None,
         *,
         max_tiles: int | None = None,
@@ -183,115 +185,117 @@ class RemoteEngine:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(url, data, headers)
         try:
-            with self.opener.open(urllib.request.Request(url, data, headers), timeout=self.timeout) as response:
-                answer = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return f"HTTP {error.code}, {_reason(error)}", _retry_after(error), error.code in PASSING
+            with _Fetch(self.timeout, proxies=not self.local) as fetch:
+                status, wait, content = fetch(request)
+            if not 200 <= status < 300:
+                return f"HTTP {status}, {_reason(status, content)}", wait, status in PASSING
+            if len(content) > LARGEST:
+                return f"the answer has more than {LARGEST:,} bytes; is this an OpenAI-compatible server?", 0.0, False
+            answer = json.loads(content)
         except TimeoutError:
             return f"no answer within {self.timeout:.0f} s", 0.0, True
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
+        except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             refused = isinstance(cause, ConnectionRefusedError)
             # A server that was never there will not come; one that was may be starting again.
             return f"no connection ({cause}); is the server running?", 0.0, self.reached or not refused
-        except ValueError:
+        except (ValueError, RecursionError):
             return "the answer is no JSON; is this an OpenAI-compatible server?", 0.0, False
         if not isinstance(answer, dict):
             return "the answer is no JSON object; is this an OpenAI-compatible server?", 0.0, False
         return answer, 0.0, False
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """Every response is handed out: no error is raised, and no redirect followed."""
+
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+class _Fetch(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """One request within a time limit: when it is over, the connection is shut, whatever the server is sending."""
+
+    def __init__(self, seconds: float, *, proxies: bool) -> None:
+        super().__init__()
+        self.seconds, self.over = seconds, False
+        self.sockets: list[socket.socket] = []
+        self.timer = threading.Timer(seconds, self._end)
+        self.timer.daemon = True
+        direct = [] if proxies else [urllib.request.ProxyHandler({})]
+        self.opener = urllib.request.build_opener(self, _AsItIs, *direct)
+
+    def __enter__(self) -> _Fetch:
+        self.timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.timer.cancel()
+
+    def __call__(self, request: urllib.request.Request) -> tuple[int, float, bytes]:
+        """Status, seconds to wait before another try, and content, of which more than LARGEST bytes are cut.
+
+        Raises:
+            TimeoutError: it took too long.
+            OSError, http.client.HTTPException: there was no whole answer.
+        """
+        try:
+            with self.opener.open(request, timeout=self.seconds) as response:
+                content: bytes = response.read(LARGEST + 1)
+                status, wait = response.status, _seconds(response.headers.get("Retry-After"))
+        except (OSError, http.client.HTTPException) as error:
+            if self.over or isinstance(getattr(error, "reason", None), TimeoutError):
+                raise TimeoutError from None
+            raise
+        if self.over:
+            raise TimeoutError
+        return status, wait, content
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(functools.partial(self._connection, http.client.HTTPConnection), request)
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        kind = functools.partial(http.client.HTTPSConnection, context=ssl.create_default_context())
+        return self.do_open(functools.partial(self._connection, kind), request)
+
+    def _connection(self, kind: Any, *arguments: Any, **named: Any) -> Any:
+        connection = kind(*arguments, **named)
+        connect = connection.connect
+
+        def noted() -> None:
+            connect()
+            self.sockets.append(connection.sock)
+
+        connection.connect = noted
+        return connection
+
+    def _end(self) -> None:
+        self.over = True
+        for one in self.sockets:
+            with contextlib.suppress(OSError):  # closed already
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def _reason(status: int, content: bytes) -> str:
     """The server's own words about an error, in one line."""
-    raw = error.read(4000).decode("utf-8", "replace")
+    if 300 <= status < 400:
+        return "a redirect, which is not followed; give the address that it leads to if you trust it"
+    raw = content[:4000].decode("utf-8", "replace")
     try:
         told = json.loads(raw)
         inner = told.get("error", told) if isinstance(told, dict) else told
         raw = str(inner.get("message", inner)) if isinstance(inner, dict) else str(inner)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    return (" ".join(raw.split()) or str(error.reason))[:300]
+    return (" ".join(raw.split()) or http.client.responses.get(status, ""))[:300]
 
 
-def _retry_after(error: urllib.error.HTTPError) -> float:
+def _seconds(text: str | None) -> float:
     try:
-        return max(0.0, float(error.headers.get("Retry-After", 0)))
+        return max(0.0, float(text or 0))
     except ValueError:
         return 0.0
-
-
-def _text(answer: Mapping[str, Any], url: str) -> str:
-    """The text of the first choice; what is no Unicode is replaced."""
-    try:
-        content = answer["choices"][0]["message"].get("content")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise RemoteError(f"{url}: the answer has no choices; is this an OpenAI-compatible server?") from None
-    if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return str(content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _numbered(messages: Sequence[Message]) -> Iterator[tuple[Message, int, int]]:
-    """Each message with the number of images in all, and of those before it."""
-    count, before = len(chat.images(messages)), 0
-    for message in messages:
-        yield message, count, before
-        before += len(chat.images([message]))
-
-
-def _turn(message: Message, count: int, before: int) -> dict[str, Any]:
-    """A message in the server's form: images where a local model would have them, with the same names."""
-    content = message["content"]
-    if isinstance(content, str):
-        return {"role": message["role"], "content": content}
-    images = iter(chat.images([message]))
-    marked = any(chat.IMAGE in part["text"] for part in content if part["type"] == "text")
-    parts: list[dict[str, Any]] = []
-    for part in content:
-        if part["type"] == "text":
-            for place, text in enumerate(part["text"].split(chat.IMAGE) if marked else [part["text"]]):
-                if place:
-                    parts.append(_image(next(images)))
-                if text:
-                    parts.append({"type": "text", "text": text})
-        elif not marked:
-            before += 1
-            label = part.get("name") or (f"Image-{before}" if count > 1 else "")
-            if label:
-                parts.append({"type": "text", "text": f"{label}: "})
-            parts.append(_image(next(images)))
-    return {"role": message["role"], "content": parts}
-
-
-def _image(part: Any) -> dict[str, Any]:
-    """An image of a message; one with a scale is enlarged here, as a server knows of none."""
-    source, scale = part["image"], part.get("scale", 1)
-    if scale != 1:
-        image = load_image(source)
-        source = image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
-    return {"type": "image_url", "image_url": {"url": _data_url(source)}}
-
-
-def _data_url(source: Any) -> str:
-    """An image as it is, where servers take its kind; as PNG otherwise."""
-    if isinstance(source, str) and source.startswith("data:"):
-        return source
-    if hasattr(source, "read"):
-        source = source.read()
-    if isinstance(source, str | os.PathLike):
-        try:
-            with open(source, "rb") as file:
-                source = file.read()
-        except OSError as error:
-            raise ImageError(f"{os.fspath(source)} cannot be read: {error.strerror}") from None
-    if hasattr(source, "read"):
-        source = source.read()
-    if isinstance(source, bytes | bytearray):
-        kind = next((kind for start, kind in KINDS.items() if source.startswith(start)), None)
-        if kind:
-            return f"data:image/{kind};base64,{base64.b64encode(source).decode()}"
-    buffer = io.BytesIO()
-    load_image(source).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -18,6 +18,8 @@ from typing import Any
 
 import mini_internvl
 from mini_internvl.evaluate import keys
+from mini_internvl.inputs.hashes import ImageHashes
+from mini_internvl.inputs.messages import question
 from mini_internvl.records import Item, Prediction, Score
 
 PREDICTIONS, SCORE, TIMING = "predictions.jsonl", "score.json", "timing.json"
@@ -83,7 +85,7 @@ def rows(
     return [
         {
             "id": item.id,
-            "question": keys.question(item.messages),
+            "question": question(item.messages),
             "answer": texts.get(item.id, ""),
             "right": bool(benchmark.right(item, texts.get(item.id, ""))) if scored else None,
             "truth": item.reference,
@@ -119,7 +121,7 @@ def facts(
         "max_tiles": _one_or_all(item.max_tiles for item in items),
         "max_new_tokens": _one_or_all(item.max_new_tokens for item in items),
         "decoding": keys.DECODING,
-        "data": {"path": None if data is None else str(data), "sha256": keys.items_hash(items, keys.Images())},
+        "data": {"path": None if data is None else str(data), "sha256": keys.items_hash(items, ImageHashes())},
         "versions": versions(),
     }
 

@@ -19,7 +19,8 @@ from mini_internvl.evaluate import keys as hashes
 from mini_internvl.evaluate.batches import BATCH_SIZE, MOST_TILES, group
 from mini_internvl.evaluate.cache import Answer, AnswerCache, answer
 from mini_internvl.evaluate.distributed import ALONE, Ranks
-from mini_internvl.inputs import chat
+from mini_internvl.inputs.hashes import ImageHashes
+from mini_internvl.inputs.messages import image_parts
 from mini_internvl.records import Interrupted, Item, JudgeError, Prediction, Score
 
 
@@ -163,7 +164,7 @@ def _plan(
 ) -> tuple[_Work, list[list[int]]]:
     """The items with the keys of their answers, and this process's batches: places of items, equal ones once."""
     prompts = [_prompt(engine, item) for item in items]
-    images = hashes.Images()
+    images = ImageHashes()
     name = hashes.digest([model, getattr(engine, "arithmetic", "")])
     keys = [hashes.answer_key(name, item, prompt, images) for item, prompt in zip(items, prompts, strict=True)]
     places: dict[str, int] = {}
@@ -280,12 +281,12 @@ def _prompt(engine: ChatModel, item: Item) -> str:
 
 def _tiles(engine: ChatModel, item: Item) -> int:
     count = getattr(engine, "count_tiles", None)
-    return count(item.messages, max_tiles=item.max_tiles) if count else len(chat.images(item.messages))
+    return count(item.messages, max_tiles=item.max_tiles) if count else len(image_parts(item.messages))
 
 
-def _shown(item: Item, images: hashes.Images) -> str:
+def _shown(item: Item, images: ImageHashes) -> str:
     """Names an item's images; empty without any."""
-    return str(images.all(item) or "")
+    return str(images.all(item.messages) or "")
 
 
 def _prediction(item: Item, given: Answer) -> Prediction:

@@ -2,21 +2,30 @@
 
 A conversation is cut into segments (headers, questions, answers) and the mask follows the segments; the ids are those
 of the whole text, as in the original. Supervised are each answer and the separator after it, nothing else.
+Unlike in the original, only the template and images make control tokens: what people typed is text.
 Templates: ``internvl/conversation.py``; masks: ``internvl/train/dataset.py``.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
+from mini_internvl.inputs.messages import ESCAPED, MARK, ChatError, Messages, TextPart, Turn, is_sample, normalise
 from mini_internvl.inputs.tokenizer import Tokenizer
-from mini_internvl.records import ChatTemplate, Encoded, Message, Part
+from mini_internvl.records import ChatTemplate, Encoded
 
 IGNORE = -100
-IMAGE = "<image>"
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+_IMAGE = (IMAGE_START + IMAGE_CONTEXT + IMAGE_END, False)
+"""The piece of an image, which :func:`_spread` fills."""
+TAGS = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
+"""Tokens that people write: the model learns their use from text."""
 ROLES = ("system", "user", "assistant")
+
+Piece = tuple[str, bool]
+"""Text, and whether somebody typed it."""
 
 SYSTEM_2_0 = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -64,25 +73,11 @@ TEMPLATES = {
 }
 
 
-class ChatError(ValueError):
-    """A conversation that cannot be rendered; the message names the turn."""
-
-
 def find_template(name: str) -> ChatTemplate:
     """The template of a config.json; ChatError lists the known names."""
     if name not in TEMPLATES:
         raise ChatError(f'unknown chat template "{name}"; known: {", ".join(TEMPLATES)}')
     return TEMPLATES[name]
-
-
-def images(messages: Sequence[Message]) -> list[Part]:
-    """The image parts of a conversation in reading order, each with its source under ``"image"``.
-
-    Raises:
-        ChatError: a message or part without the keys it needs, or of an unknown kind.
-    """
-    turns = enumerate(messages, 1)
-    return [part for turn, message in turns for part in _parts(message, turn) if part["type"] == "image"]
 
 
 def tile_limits(n_images: int, max_tiles: int) -> int:
@@ -91,13 +86,14 @@ def tile_limits(n_images: int, max_tiles: int) -> int:
 
 
 def encode(
-    messages: Sequence[Message],
+    messages: Messages,
     tokenizer: Tokenizer,
     *,
     template: ChatTemplate,
     tiles: Sequence[int],
     tokens_per_tile: int,
     system_message: str | None = None,
+    control_tokens: Literal["text", "original"] = "text",
 ) -> Encoded:
     """Render a conversation.
 
@@ -105,81 +101,104 @@ def encode(
     ``NAME: <image>`` when it is named. A text with ``<image>`` marks of its own says itself where its images go.
 
     Args:
-        messages: OpenAI shape. Ending with a question, the assistant's turn is opened for an answer; ending with an
+        messages: in either form. Ending with a question, the assistant's turn is opened for an answer; ending with an
             answer, it is a training sample.
         tokenizer: of the checkpoint.
         template: of the checkpoint.
         tiles: number of tiles of each image, in reading order.
         tokens_per_tile: visual tokens of one tile.
         system_message: used when the conversation has none; ``None`` takes the template's. "" is a valid message.
+        control_tokens: what ``<|im_end|>``, ``<img>`` and the like are where a message holds them: characters like any
+            others ("text"), or as in the original control tokens, where a training sample whose text holds the
+            template's separator or the padding token has no label at all, since its turns cannot be told apart.
 
     Returns:
-        Ids, BOS first where the tokenizer has one, and labels. As in the original, a training sample whose text holds
-        the template's separator or the padding token has no label at all: its turns cannot be told apart.
+        Ids, BOS first where the tokenizer has one, and labels.
 
     Raises:
-        ChatError: roles out of order, an empty turn, an unknown part, reserved text, or another number of images
-            than ``tiles``.
+        ChatError: roles out of order, an empty turn, an unknown part, or another number of images than ``tiles``.
     """
-    count = len(images(messages))
-    training = bool(messages) and messages[-1].get("role") == "assistant"
-    segments = list(_segments(messages, template, system_message, count=count, training=training))
-    marks = sum(text.count(IMAGE) for text, _ in segments)
-    if marks != len(tiles):
-        raise ChatError(f"the conversation has {marks} {IMAGE} marks but {len(tiles)} images")
-    encoded = _tokenise(segments, tokenizer)
-    if marks:
+    turns = normalise(messages)
+    training = is_sample(turns)
+    segments = list(_segments(turns, template, system_message, training=training))
+    control = frozenset[str]()
+    if control_tokens == "text":
+        control = _control(tokenizer, template)
+    elif any(token in turn.text for turn in turns for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)):
+        raise ChatError(f"a turn holds {IMAGE_START}, {IMAGE_CONTEXT} or {IMAGE_END}, which the original cannot read")
+    encoded = _tokenise(segments, tokenizer, control)
+    images = sum(piece is _IMAGE for pieces, _ in segments for piece in pieces)
+    if images != len(tiles):
+        raise ChatError(f"the conversation has {images} images, but tiles of {len(tiles)} are given")
+    if images:
         counts = [count * tokens_per_tile for count in tiles]
         encoded = _spread(encoded, tokenizer.token_id(IMAGE_CONTEXT), counts)
-    if training and _ambiguous(segments, template, tokenizer):
+    if training and control_tokens == "original" and _ambiguous(segments, template, tokenizer):
         encoded = Encoded(input_ids=encoded.input_ids, labels=[IGNORE] * len(encoded.input_ids))
     return encoded
 
 
-def render(messages: Sequence[Message], *, template: ChatTemplate, system_message: str | None = None) -> str:
+def render(messages: Messages, *, template: ChatTemplate, system_message: str | None = None) -> str:
     """The text that :func:`encode` reads, each image as one ``<image>``; the arguments are its own."""
-    training = bool(messages) and messages[-1].get("role") == "assistant"
-    segments = _segments(messages, template, system_message, count=len(images(messages)), training=training)
-    return "".join(text for text, _ in segments)
+    turns = normalise(messages)
+    return "".join(
+        MARK if piece is _IMAGE else piece[0].replace(MARK, ESCAPED)
+        for pieces, _ in _segments(turns, template, system_message, training=is_sample(turns))
+        for piece in pieces
+    )
+
+
+def check(messages: Messages) -> None:
+    """Find without a tokenizer what :func:`encode` would refuse.
+
+    Raises:
+        ChatError: see :func:`encode`.
+    """
+    turns = normalise(messages)
+    for _ in _segments(turns, TEMPLATES["Hermes-2"], "", training=is_sample(turns)):
+        pass
+
+
+@functools.lru_cache(maxsize=64)
+def _control(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
+    """Added tokens that nobody can type."""
+    own = f"{template.system_role}{template.user_role}{template.assistant_role}{template.sep}"
+    own += f"{_IMAGE[0]}<s></s>"
+    return frozenset(text for text, token in tokenizer.added.items() if token.special or text in own) - TAGS
 
 
 def _segments(
-    messages: Sequence[Message],
-    template: ChatTemplate,
-    system_message: str | None,
-    *,
-    count: int,
-    training: bool,
-) -> Iterator[tuple[str, bool]]:
-    """(text, supervised) pieces whose concatenation is the prompt; ``count`` is the number of images."""
-    turns = list(enumerate(messages, 1))
-    system = template.system_message if system_message is None else system_message
+    turns: Sequence[Turn], template: ChatTemplate, system_message: str | None, *, training: bool
+) -> Iterator[tuple[list[Piece], bool]]:
+    """(pieces, supervised) whose concatenation is the prompt."""
+    left = list(enumerate(turns, 1))
+    count = sum(len(turn.images) for turn in turns)
+    system = [(template.system_message if system_message is None else system_message, False)]
     numbers = iter(range(1, count + 1))
-    if turns and messages[0].get("role") == "system":
-        turn, message = turns.pop(0)
-        if images([message]):
+    if turns and turns[0].role == "system":
+        left.pop(0)
+        if turns[0].images:
             raise ChatError("turn 1: a system message holds no images; move them to the first question")
-        system = _text(message, turn, count, numbers)
-    if not turns:
+        system = _pieces(turns[0], count, numbers)
+    if not left:
         raise ChatError(
             "the conversation has no question; the first message after the system's must come from the user"
         )
-    yield template.system_role + system + template.sep, False
-    for place, (turn, message) in enumerate(turns):
-        role = message.get("role")
-        _check_role(role, turn, expected=("user", "assistant")[place % 2])
-        text = _text(message, turn, count, numbers)
+    yield [(template.system_role, False), *system, (template.sep, False)], False
+    for place, (number, turn) in enumerate(left):
+        _check_role(turn.role, number, expected=("user", "assistant")[place % 2])
+        pieces = _pieces(turn, count, numbers)
         if training and template.strips_turns:  # the original strips in training only
-            text = text.strip()
-        if not text and (training or role == "user"):
-            raise ChatError(f"turn {turn} ({role}) is empty; write a text or leave the turn out")
-        if role == "user":
-            yield template.user_role + text + template.sep, False
+            pieces = _stripped(pieces)
+        if not pieces and (training or turn.role == "user"):
+            raise ChatError(f"turn {number} ({turn.role}) is empty; write a text or leave the turn out")
+        if turn.role == "user":
+            yield [(template.user_role, False), *pieces, (template.sep, False)], False
         else:
-            yield template.assistant_role, False
-            yield text + template.sep, True
+            yield [(template.assistant_role, False)], False
+            yield [*pieces, (template.sep, False)], True
     if not training:
-        yield template.assistant_role, False
+        yield [(template.assistant_role, False)], False
 
 
 def _check_role(role: object, turn: int, *, expected: str) -> None:
@@ -194,72 +213,56 @@ def _check_role(role: object, turn: int, *, expected: str) -> None:
         )
 
 
-def _parts(message: Message, turn: int) -> list[Part]:
-    """A message's content as parts of type "text" or "image" with their keys; a plain text becomes one part."""
-    if not isinstance(message, Mapping):
-        raise ChatError(f"turn {turn} is {type(message).__name__}; give role and content")
-    content = message.get("content")
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list | tuple):
-        raise ChatError(f"turn {turn}: the content is {type(content).__name__}; give a text or a list of parts")
-    parts: list[Part] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if (kind == "text" and isinstance(part.get("text"), str)) or (kind == "image" and "image" in part):
-            parts.append(part)
-        elif kind == "image_url" and isinstance(part.get("image_url"), Mapping) and "url" in part["image_url"]:
-            parts.append({**part, "type": "image", "image": part["image_url"]["url"]})
-        elif kind in ("text", "image", "image_url"):
-            needs = {"text": '"text": a text', "image": '"image": an image', "image_url": '"image_url": {"url": ...}'}
-            raise ChatError(f'turn {turn}: a part of type "{kind}" needs {needs[kind]}')
-        else:
-            raise ChatError(f'turn {turn}: unknown part type "{kind}"; known: text, image, image_url')
-    return parts
-
-
-def _text(message: Message, turn: int, count: int, numbers: Iterator[int]) -> str:
-    """A turn's text with ``<image>`` marks.
+def _pieces(turn: Turn, count: int, numbers: Iterator[int]) -> list[Piece]:
+    """A turn's text and images.
 
     Args:
-        message: the turn.
-        turn: its number, for errors.
+        turn: the turn.
         count: number of images in the conversation.
         numbers: the numbers of images not yet written.
     """
-    parts = _parts(message, turn)
-    marked = any(IMAGE in part["text"] for part in parts if part["type"] == "text")
-    pieces = []
-    for part in parts:
-        if part["type"] == "text":
-            for token in (IMAGE_CONTEXT, IMAGE_START, IMAGE_END):
-                if token in part["text"]:
-                    raise ChatError(f"turn {turn} holds the reserved text {token}; write {IMAGE} or add an image part")
-            pieces.append(part["text"])
+    pieces: list[Piece] = []
+    for part in turn.parts:
+        if isinstance(part, TextPart):
+            pieces.append((part.text, True))
         else:
-            number = next(numbers)
-            if not marked:
-                label = f"{part['name']}: " if part.get("name") else f"Image-{number}: " if count > 1 else ""
-                pieces.append(f"{label}{IMAGE}\n")
-    return "".join(pieces)
+            label = part.label(next(numbers), count)
+            pieces += [(label, True)] if label else []
+            pieces += [_IMAGE] if part.placed else [_IMAGE, ("\n", False)]
+    return pieces
 
 
-def _ambiguous(segments: Sequence[tuple[str, bool]], template: ChatTemplate, tokenizer: Tokenizer) -> bool:
+def _stripped(pieces: Sequence[Piece]) -> list[Piece]:
+    """Without white space around the whole; an image is none."""
+    left = list(pieces)
+    while left and not left[0][0].strip():
+        left.pop(0)
+    while left and not left[-1][0].strip():
+        left.pop()
+    if left and left[0] is not _IMAGE:
+        left[0] = left[0][0].lstrip(), left[0][1]
+    if left and left[-1] is not _IMAGE:
+        left[-1] = left[-1][0].rstrip(), left[-1][1]
+    return left
+
+
+def _ambiguous(segments: Sequence[tuple[list[Piece], bool]], template: ChatTemplate, tokenizer: Tokenizer) -> bool:
     """Whether the original would lose count of a training sample's tokens and mask them all.
 
     It counts tokens that are not padding, and finds the turns by cutting the text at the separator; for templates that
     strip, at the assistant's header.
     """
+    texts = ["".join(text for text, _ in pieces) for pieces, _ in segments]
     header = template.assistant_role
     if template.strips_turns:
-        expected, cut = sum(text == header for text, _ in segments), header
+        expected, cut = sum(text == header for text in texts), header
     else:
-        expected, cut = sum(text != header for text, _ in segments), template.sep
-    whole = "".join(text for text, _ in segments)
+        expected, cut = sum(text != header for text in texts), template.sep
+    whole = "".join(texts)
     return whole.count(cut) != expected or bool(tokenizer.pad_token and tokenizer.pad_token in whole)
 
 
-def _tokenise(segments: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> Encoded:
+def _tokenise(segments: Sequence[tuple[list[Piece], bool]], tokenizer: Tokenizer, control: frozenset[str]) -> Encoded:
     """Ids turn by turn, which are those of the whole text, since every turn begins and ends with an added token.
 
     An answer is tokenised together with its header, and as many tokens as the header has alone are masked. Each image
@@ -267,18 +270,17 @@ def _tokenise(segments: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> Enc
     """
     ids: list[int] = []
     labels: list[int] = []
-    header = ""
-    for place, (text, supervised) in enumerate(segments):
-        text = text.replace(IMAGE, IMAGE_START + IMAGE_CONTEXT + IMAGE_END)
+    header: list[Piece] = []
+    for place, (pieces, supervised) in enumerate(segments):
         if place == 0:
-            own = _first_ids(tokenizer, text)
+            own = _first_ids(tokenizer, tuple(pieces), control)
         elif not supervised and place + 1 < len(segments) and segments[place + 1][1]:
-            header = text
+            header = pieces
             continue
         else:
-            own = tokenizer.continue_ids(header + text if supervised else text)
+            own = tokenizer.typed_ids([*header, *pieces] if supervised else pieces, control)
         ids += own
-        masked = _length(tokenizer, header) if supervised else len(own)
+        masked = _length(tokenizer, header[0][0]) if supervised else len(own)
         labels += [IGNORE] * masked + own[masked:]
     return Encoded(input_ids=ids, labels=labels)
 
@@ -297,9 +299,13 @@ def _spread(encoded: Encoded, context: int, counts: Sequence[int]) -> Encoded:
 
 
 @functools.lru_cache(maxsize=64)
-def _first_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+def _first_ids(tokenizer: Tokenizer, pieces: tuple[Piece, ...], control: frozenset[str]) -> list[int]:
     """The system turn's ids, the same in every conversation; not to be changed."""
-    return tokenizer.encode(text)
+    if any(typed and token in text for text, typed in pieces for token in control):
+        header = pieces[0][0]
+        start = tokenizer.encode(header)[: -_length(tokenizer, header)]  # BOS, and a lone space of some
+        return start + tokenizer.typed_ids(pieces, control)
+    return tokenizer.encode("".join(text for text, _ in pieces))
 
 
 @functools.lru_cache(maxsize=64)

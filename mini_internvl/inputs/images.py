@@ -2,7 +2,7 @@
 
 Like the original, colour with alpha is converted by dropping alpha, and colour profiles are not applied. Beyond it:
 EXIF orientation is applied, grey of more than 8 bits is scaled instead of clipped, an animation gives its first frame,
-and the size is checked in the header, before anything is decoded.
+and what decoding costs, in memory and in time, is estimated from the header and bounded before anything is decoded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import binascii
 import codecs
 import contextlib
 import io
+import logging
 import os
+import stat
 import threading
 import urllib.parse
 import warnings
 from collections.abc import Iterator
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,12 +29,21 @@ MAX_PIXELS = 100_000_000
 """Largest accepted image, width times height."""
 MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"
 """Environment variable with another limit."""
+PIXEL_BYTES = 10
+"""Memory that decoding may take for each pixel of the limit: 8-bit images fit, see :func:`_cost` for the others."""
+MAX_BYTES = 1_000_000_000
+"""Largest accepted file."""
+MAX_SCANS = 16
+"""Passes over a JPEG of the largest size; a smaller one may have more in proportion. Encoders write about 10."""
+MAX_ICON_PIXELS = 2**22
+"""Largest accepted image within an icon file, whose directory cannot tell its size."""
 MAX_RATIO = 200
 """Largest accepted ratio of the sides; beyond it tiles show nothing but smear."""
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
 
 _reading = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 class ImageError(ValueError):
@@ -46,10 +58,10 @@ def load_image(
     Args:
         source: path, ``data:`` URL, bytes, or a PIL image (which is not changed).
         max_pixels: refuse larger ones before decoding; ``None`` takes the environment variable MINIVL_MAX_PIXELS, or
-            100 million.
+            100 million. Modes and formats that take more memory than 10 bytes a pixel are refused sooner.
 
     Returns:
-        An RGB image of 8 bits, upright. Grey of 16 or 32 bits is scaled by its range (see :func:`_to_8_bits`).
+        An RGB image of 8 bits, upright. Grey of more bits is scaled by its range (see :func:`_to_8_bits`).
 
     Raises:
         ImageError: missing, no image, cut off, too large, too thin, or without pixels.
@@ -57,9 +69,28 @@ def load_image(
     limit = _limit() if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
         return _finish(source, "the image", limit)
-    name, stream = _stream(source)
+    name, stream = open_source(source)
     with stream:
-        return _finish(_header(stream, name), name, limit)
+        image = _header(stream, name)
+        _check_scans(image, stream, name, limit)
+        return _finish(image, name, limit)
+
+
+def enlarged(source: Any, scale: int, *, max_pixels: int | None = None) -> Image.Image:
+    """An image whose sides are enlarged ``scale`` times, bilinearly; the arguments are those of :func:`load_image`.
+
+    Raises:
+        ImageError: see :func:`load_image`; or the enlarged image would be too large.
+    """
+    image = load_image(source, max_pixels=max_pixels)
+    if scale == 1:
+        return image
+    size = image.width * scale, image.height * scale
+    if size[0] * size[1] > (_limit() if max_pixels is None else max_pixels):
+        raise ImageError(
+            f"an image of {image.width}x{image.height} enlarged {scale} times is too large; lower its scale"
+        )
+    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def image_dimensions(source: str | os.PathLike[str] | bytes | bytearray | Image.Image) -> tuple[int, int]:
@@ -70,7 +101,7 @@ def image_dimensions(source: str | os.PathLike[str] | bytes | bytearray | Image.
     """
     if isinstance(source, Image.Image):
         return _upright_size(source)
-    name, stream = _stream(source)
+    name, stream = open_source(source)
     with stream:
         return _upright_size(_header(stream, name))
 
@@ -97,31 +128,58 @@ def _limit() -> int:
         raise ImageError(f'{MAX_PIXELS_VARIABLE} is "{text}"; set it to a number of pixels, for instance 2e8') from None
 
 
-def _stream(source: object) -> tuple[str, BinaryIO]:
-    """A name for messages, and the file's bytes."""
-    if isinstance(source, bytes | bytearray):
-        return "the given data", io.BytesIO(source)
+def open_source(source: object) -> tuple[str, BinaryIO]:
+    """A name for messages, and the undecoded bytes of an image that is not a PIL image.
+
+    Raises:
+        ImageError: there is nothing of that kind to open.
+    """
     if isinstance(source, str) and source.startswith("data:"):
         return "the data URL", io.BytesIO(_decode_url(source))
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise ImageError(f"{_short(source)} is a web address; download it and give the file")
     if hasattr(source, "read"):
-        return "the given data", io.BytesIO(source.read())
+        source = source.read()
+    if isinstance(source, bytes | bytearray):
+        return "the given data", io.BytesIO(source)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"an image must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
-    source = os.fspath(source)  # may make the file first
-    name = _short(str(source))
+    refuse_web(source)
+    path = os.fspath(source)  # may make the file first
+    name = short(str(path))
     try:
-        return name, open(source, "rb")
+        return name, _open_file(path)
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist; check the path") from None
     except OSError as error:
-        raise ImageError(f"{name} cannot be read: {error.strerror}") from None
+        raise ImageError(f"{name} cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # for instance a null character in the path
         raise ImageError(f"{name} is no path: {error}") from None
 
 
-def _short(name: str) -> str:
+def _open_file(path: str | bytes) -> BinaryIO:
+    """A regular file of a sane size. A pipe is not waited for, and nothing is asked twice about a path."""
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    found = os.fstat(number)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(f"it has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
+    raise OSError("it is a folder, a pipe or a device; give a regular file")
+
+
+def refuse_web(source: object) -> None:
+    """ImageError for a web address: nothing is ever fetched."""
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise ImageError(f"{short(source)} is a web address; download it and give the file")
+
+
+def beside(source: Any, folder: Path) -> Any:
+    """A relative path joined to the folder of the file that names it; any other source as it is."""
+    plain = isinstance(source, str) and source and not source.startswith(("data:", "http://", "https://"))
+    return str(folder / source) if plain else source
+
+
+def short(name: str) -> str:
     """A path fit for a message of one line."""
     name = name if name.isprintable() else repr(name)
     return name if len(name) <= 200 else f"{name[:100]}... ({len(name)} characters)"
@@ -139,7 +197,7 @@ def _decode_url(url: str) -> bytes:
 
 @contextlib.contextmanager
 def _metadata() -> Iterator[None]:
-    """One thread at a time, and without Pillow's warnings of broken EXIF, which does not concern the pixels."""
+    """One thread at a time, and without Pillow's warnings, of broken tags and of sizes that are checked here."""
     with _reading, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -148,13 +206,18 @@ def _metadata() -> Iterator[None]:
 def _header(stream: BinaryIO, name: str) -> Image.Image:
     """Open an image without decoding it."""
     # Pillow's own size limit would hide the size from our message and could not be raised by max_pixels. Its only
-    # switch is global, so it is off only while a header is read; the lock keeps our own threads apart.
+    # switch is global, so it is off only while a header is read; the lock keeps our own threads apart. An icon is
+    # decoded already here, and only Pillow sees the size of what is in it: it refuses twice its limit.
+    icon = stream.read(4) == b"\0\0\1\0"
+    stream.seek(0)
     with _metadata():
-        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_ICON_PIXELS // 2 if icon else None
         try:
             image = Image.open(stream)
         except UnidentifiedImageError:
             raise ImageError(_why_unknown(stream, name)) from None
+        except Image.DecompressionBombError:
+            raise ImageError(f"{name} is an icon of more than {MAX_ICON_PIXELS:,} pixels; convert it to PNG") from None
         except Exception as error:  # a broken header makes plug-ins raise many kinds
             raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
         finally:
@@ -183,6 +246,32 @@ def _is_text(start: bytes) -> bool:
         return False
 
 
+def _check_scans(image: Image.Image, stream: BinaryIO, name: str, limit: int) -> None:
+    """Refuse a JPEG that a decoder would go over again and again: each pass costs the whole image's time."""
+    if image.format not in ("JPEG", "MPO") or not image.info.get("progressive"):
+        return
+    place = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")  # the marker cannot stand within coded data
+    stream.seek(place)
+    if scans * image.width * image.height > MAX_SCANS * limit:
+        raise ImageError(
+            f"{name} is a progressive JPEG of {scans} passes over {image.width}x{image.height} pixels, which would "
+            "take too long; save it anew"
+        )
+
+
+def _cost(image: Image.Image) -> int:
+    """Bytes that decoding a pixel and converting it to RGB take at the peak, by mode and format (tried out)."""
+    bands = len(image.getbands())
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;") else 4
+    converted = {"RGB": 0, "I": 8, "F": 8}.get(image.mode, 5 if image.mode.startswith("I;") else 4)
+    decoder = {"JPEG2000": 5 * bands, "AVIF": 12, "WEBP": 12}.get(image.format or "", 0)
+    if image.info.get("progressive"):
+        decoder = 2 * bands  # all coefficients are kept
+    return stored + max(converted, decoder)
+
+
 def _finish(image: Image.Image, name: str, limit: int) -> Image.Image:
     """Check the size, decode, turn upright and convert."""
     width, height = image.size
@@ -193,15 +282,23 @@ def _finish(image: Image.Image, name: str, limit: int) -> Image.Image:
             f"{name} is {width}x{height}, that is {width * height:,} pixels, more than the limit of {limit:,}; "
             f"scale it down, or raise max_pixels or {MAX_PIXELS_VARIABLE} if you trust the file"
         )
+    if (cost := _cost(image)) * width * height > PIXEL_BYTES * limit:
+        kind = f"{image.mode} in {image.format}" if image.format else image.mode
+        raise ImageError(
+            f"{name} is {width}x{height} of {kind}: decoding takes {cost} bytes a pixel, more than the "
+            f"{PIXEL_BYTES * limit / 1e6:,.0f} MB that {limit:,} pixels allow; scale it down, or raise max_pixels or "
+            f"{MAX_PIXELS_VARIABLE} if you trust the file"
+        )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(
             f"{name} is {width}x{height}: one side is more than {MAX_RATIO} times the other; crop it or pad it"
         )
     try:
-        image.load()
+        with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
+            image.load()
     except Exception as error:  # decoders raise many kinds
         raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
-    return _to_rgb(_upright(image))
+    return _to_rgb(_upright(image), name)
 
 
 def _line(error: Exception) -> str:
@@ -213,16 +310,16 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         with _metadata():
             turned = image.getexif().get(0x0112, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+            return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # EXIF parsing raises many kinds
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), name)).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
@@ -230,19 +327,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits (H, W) -> uint8 (H, W).
+def _to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Grey of more than 8 bits (H, W) -> uint8 (H, W), in strips so that little memory is needed.
 
-    The largest value tells the range: floats up to 1 are 0..1; up to 255 it is 0..255, kept as it is; up to 65535 it is
-    0..65535, divided by 257; beyond, the largest value becomes white. Negative values, NaN and infinity become black.
-    Images of 10 or 12 bits stored in 16 come out dark, as in other viewers: scale them before.
+    The extremes tell the range that becomes black to white: 0..1 where all values of a float image lie in it; 0..255,
+    kept as it is; for whole numbers up to 65535 the range of the fewest bits that hold them (10, 12, 14 or 16). Any
+    other values, such as a CT's of -1000 to 3000, are stretched from the smallest to the largest. A range of less than
+    16 bits and stretching are warned of, since absolute values are lost. NaN and infinity are left out and black.
     """
-    finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    largest = finite.max(initial=0.0)
-    if largest <= 1 and np.issubdtype(values.dtype, np.floating):
-        scale = 255.0
-    elif largest <= 255:
-        scale = 1.0
-    else:
-        scale = 1 / 257 if largest <= 65535 else 255 / largest
-    return np.clip(np.round(finite * scale), 0, 255).astype(np.uint8)
+    whole = values.dtype.kind != "f"
+    rows = max(1, 2**20 // max(1, values.shape[1]))
+    strips = [values[begin : begin + rows] for begin in range(0, len(values), rows)]
+    kept = (strip if whole else strip[np.isfinite(strip)] for strip in strips)
+    extremes = [(float(part.min()), float(part.max())) for part in kept if part.size] or [(0.0, 0.0)]
+    low, high = min(least for least, _ in extremes), max(most for _, most in extremes)
+    if low >= 0 and high <= 1 and not whole:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    elif low >= 0 and high <= 65535 and whole:
+        low, high = 0.0, float(2 ** next(bits for bits in (10, 12, 14, 16) if high < 2**bits) - 1)
+    if (low, high) not in ((0.0, 1.0), (0.0, 255.0), (0.0, 65535.0)):
+        _log.warning("%s: shown from %g (black) to %g (white); scale its values yourself to keep them", name, low, high)
+    factor = 255 / ((high - low) or 1)
+    scaled = np.empty(values.shape, np.uint8)
+    for place, strip in enumerate(strips):
+        part = np.nan_to_num((strip.astype(np.float64) - low) * factor, nan=0, posinf=0, neginf=0)
+        scaled[place * rows : (place + 1) * rows] = np.clip(np.round(part), 0, 255)
+    return scaled

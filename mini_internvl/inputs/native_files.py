@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.inputs import chat, fast_json
+from mini_internvl.inputs.messages import MARK
 from mini_internvl.inputs.tiles import MEAN, STD
 from mini_internvl.inputs.tokenizer import (
     SentencePieceTokenizer,
@@ -145,7 +146,7 @@ def chat_template(template: ChatTemplate, bos: str = "", system_message: str | N
         "USER": template.user_role,
         "ASSISTANT": template.assistant_role,
         "SEP": template.sep,
-        "MARK": chat.IMAGE,
+        "MARK": MARK,
         "CONTEXT": chat.IMAGE_CONTEXT,
     }
     return re.sub(r"@(\w+)@", lambda found: json.dumps(text[found[1]], ensure_ascii=False), _JINJA)

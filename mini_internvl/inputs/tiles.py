@@ -20,21 +20,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mini_internvl.inputs.images import ImageError, load_image
-
-__all__ = [
-    "ImageError",
-    "TileConfig",
-    "choose_grid",
-    "count_tiles",
-    "load_image",
-    "normalise",
-    "pixel_values",
-    "split_tiles",
-]
+from mini_internvl.inputs.images import enlarged
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+MOST_TILES = 1_000
+"""Largest accepted tile limit: the time to choose a grid grows with its square."""
 LARGE = 600_000
 """Pixels of an image from which threads pay."""
 
@@ -55,8 +46,16 @@ class TileConfig:
     """Resize with torch instead of Pillow: faster, equal within 1/255 but for a few pixels in a million."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_tiles <= self.max_tiles:
-            raise ValueError(f"tiles must be 1 <= min <= max, not {self.min_tiles} and {self.max_tiles}")
+        if not 1 <= self.min_tiles <= self.max_tiles <= MOST_TILES:
+            raise ValueError(
+                f"tiles must be 1 <= min <= max <= {MOST_TILES:,}, not {self.min_tiles} and {self.max_tiles}"
+            )
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """(columns, rows) that an image of this size is cut into, without the thumbnail."""
+        return choose_grid(
+            width, height, min_tiles=self.min_tiles, max_tiles=self.max_tiles, image_size=self.image_size
+        )
 
 
 @functools.cache
@@ -86,18 +85,14 @@ def choose_grid(
 
 def count_tiles(width: int, height: int, config: TileConfig) -> int:
     """Tiles that an image of this size is cut into, the thumbnail counted."""
-    columns, rows = choose_grid(
-        width, height, min_tiles=config.min_tiles, max_tiles=config.max_tiles, image_size=config.image_size
-    )
+    columns, rows = config.grid(width, height)
     return columns * rows + (columns * rows > 1 and config.use_thumbnail)
 
 
 def split_tiles(image: Image.Image, config: TileConfig) -> np.ndarray:
     """An RGB image -> uint8 tiles (N, S, S, 3), row by row, the thumbnail last."""
     size = config.image_size
-    columns, rows = choose_grid(
-        image.width, image.height, min_tiles=config.min_tiles, max_tiles=config.max_tiles, image_size=size
-    )
+    columns, rows = config.grid(image.width, image.height)
     targets = [(columns * size, rows * size)]
     if columns * rows > 1 and config.use_thumbnail:
         targets.append((size, size))
@@ -189,32 +184,31 @@ def _statistics() -> tuple[Tensor, Tensor]:
     return torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def normalise(tiles: np.ndarray, fast: bool = False) -> Tensor:
+def normalise(tiles: np.ndarray | Tensor, fast: bool = False) -> Tensor:
     """uint8 (N, S, S, 3) -> float32 (N, 3, S, S): to [0, 1], minus the ImageNet mean, over its deviation.
 
-    ``fast`` does it in one multiplication and addition, equal but for float32 rounding.
+    A tensor is normalised where it is. ``fast`` does it in one multiplication and addition, equal but for float32
+    rounding.
     """
-    mean, std = _statistics()
-    n, height, width, _ = tiles.shape
-    pixels = torch.empty(n, 3, height, width)
-    pixels.copy_(torch.from_numpy(tiles).permute(0, 3, 1, 2))
+    given = torch.from_numpy(tiles) if isinstance(tiles, np.ndarray) else tiles
+    mean, std = (value.to(given.device) for value in _statistics())
+    n, height, width, _ = given.shape
+    pixels = torch.empty(n, 3, height, width, device=given.device)
+    pixels.copy_(given.permute(0, 3, 1, 2))
     if fast:
         return pixels.mul_(1 / (255 * std)).sub_(mean / std)
     return pixels.div_(255).sub_(mean).div_(std)
 
 
 def pixel_values(source: Any, config: TileConfig, *, scale: int = 1) -> Tensor:
-    """An image (see :func:`load_image`) -> normalised tiles (N, 3, S, S), float32.
+    """An image (see :func:`mini_internvl.inputs.images.load_image`) -> normalised tiles (N, 3, S, S), float32.
 
     Args:
         source: the image.
         config: how it is cut.
-        scale: its sides are enlarged so many times first, bilinearly.
+        scale: its sides are enlarged so many times first.
 
     Raises:
         ImageError: the image cannot be used.
     """
-    image = load_image(source)
-    if scale != 1:
-        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
-    return normalise(split_tiles(image, config), config.fast)
+    return normalise(split_tiles(enlarged(source, scale), config), config.fast)

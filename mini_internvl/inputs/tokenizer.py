@@ -12,6 +12,7 @@ Source: ``tokenization_utils.py`` and ``tokenization_llama.py`` of transformers 
 from __future__ import annotations
 
 import abc
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +80,8 @@ class Tokenizer(abc.ABC):
 
     def __init__(self, added: Sequence[AddedToken], pad_token: str | None = None) -> None:
         self.added = {token.content: token for token in added}
+        longest_first = sorted(self.added, key=len, reverse=True)
+        self._splitter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
         self.pad_token = pad_token
         self._special = {token.id for token in added if token.special}
 
@@ -94,6 +97,47 @@ class Tokenizer(abc.ABC):
     def continue_ids(self, text: str) -> list[int]:
         """Ids of a text that follows other text: no BOS, and nothing that only stands at a beginning."""
         return self.encode(text)
+
+    def typed_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:
+        """Ids of text that follows other text, in which what people typed cannot be a control token.
+
+        Args:
+            pieces: (text, whether it was typed), one after the other.
+            control: added tokens whose text is characters like any others where it was typed.
+        """
+        pieces = list(pieces)
+        if not any(typed and token in text for text, typed in pieces for token in control):
+            return self.continue_ids("".join(text for text, _ in pieces))
+        return self._cut_ids(pieces, control)
+
+    def _cut_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:
+        """As :meth:`typed_ids`: text is cut at added tokens, and white space beside them moved as their flags say."""
+        cut: list[str | AddedToken] = [""]
+        for text, typed in pieces:
+            for part in self._splitter.split(text) if self._splitter else [text]:
+                found = None if typed and part in control else self.added.get(part)
+                if found is not None:
+                    cut += [found, ""]
+                else:
+                    cut[-1] = f"{cut[-1]}{part}"
+        for place in range(1, len(cut), 2):  # text and tokens take turns
+            before, token, after = cut[place - 1 : place + 2]
+            assert isinstance(before, str)
+            assert isinstance(token, AddedToken)
+            assert isinstance(after, str)
+            if token.single_word and not (before[-1:] in ("", " ") and after[:1] in ("", " ")):
+                cut[place - 1 : place + 2] = "", "", f"{before}{token.content}{after}"
+                continue
+            cut[place - 1] = before.rstrip() if token.lstrip else before
+            cut[place + 1] = after.lstrip() if token.rstrip else after
+        ids: list[int] = []
+        for part in cut:
+            ids += [part.id] if isinstance(part, AddedToken) else self._plain_ids(part) if part else []
+        return ids
+
+    @abc.abstractmethod
+    def _plain_ids(self, text: str) -> list[int]:
+        """Ids of text without added tokens, between two of them."""
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -135,6 +179,20 @@ class FastTokenizer(Tokenizer):
     def continue_ids(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=False).ids
 
+    def _plain_ids(self, text: str) -> list[int]:
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same model without added tokens."""
+        import tokenizers
+
+        plain = tokenizers.Tokenizer(self.backend.model)
+        for name in ("normalizer", "pre_tokenizer"):
+            if (part := getattr(self.backend, name)) is not None:
+                setattr(plain, name, part)
+        return plain
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return self.backend.decode(self._kept(ids, skip_special), skip_special_tokens=False)
 
@@ -170,8 +228,6 @@ class SentencePieceTokenizer(Tokenizer):
         self.model, self.prefix_every_piece = model, prefix_every_piece
         self._named = {self.added[token].id for token in named if token in self.added}
         self.bos = [model.bos_id()] if add_bos else []
-        longest_first = sorted(self.added, key=len, reverse=True)
-        self._splitter = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
         self._unknown = model.id_to_piece(model.unk_id())
         self._unknown_length = len(model.encode(self._unknown, out_type=str))
         self._by_id = {token.id: token.content for token in self.added.values()}
@@ -194,34 +250,13 @@ class SentencePieceTokenizer(Tokenizer):
         return self._ids(text if self.prefix_every_piece else text.replace(SPACE, " "))
 
     def _ids(self, text: str) -> list[int]:
-        return [number for piece in self._pieces(text) for number in self._piece_ids(piece)]
+        return self._cut_ids([(text, False)], frozenset())
 
-    def _pieces(self, text: str) -> list[str]:
-        """Cut a text at added tokens and move white space as their flags say."""
-        if self._splitter is None:
-            return [text]
-        pieces = [piece for piece in self._splitter.split(text) if piece]
-        for i, piece in enumerate(pieces):
-            token = self.added.get(piece)
-            if token is None:
-                continue
-            if token.rstrip and i + 1 < len(pieces):
-                pieces[i + 1] = pieces[i + 1].lstrip()
-            if token.lstrip and i:
-                pieces[i - 1] = pieces[i - 1].rstrip()
-            if token.single_word and i and pieces[i - 1][-1:] not in ("", " "):
-                pieces[i - 1], pieces[i] = pieces[i - 1] + piece, ""
-            elif token.single_word and i + 1 < len(pieces) and pieces[i + 1][:1] not in ("", " "):
-                pieces[i + 1], pieces[i] = piece + pieces[i + 1], ""
-        return [piece for piece in pieces if piece]
-
-    def _piece_ids(self, piece: str) -> list[int]:
-        if piece in self.added:
-            return [self.added[piece].id]
-        if self.prefix_every_piece or not piece.startswith((SPACE, " ")):
-            return self.model.encode(piece, out_type=int)
+    def _plain_ids(self, text: str) -> list[int]:
+        if self.prefix_every_piece or not text.startswith((SPACE, " ")):
+            return self.model.encode(text, out_type=int)
         # A leading space must survive: tokenise behind the unknown token, then cut it off again.
-        return self.model.encode(self._unknown + piece, out_type=int)[self._unknown_length :]
+        return self.model.encode(self._unknown + text, out_type=int)[self._unknown_length :]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         kept = self._kept(ids, skip_special)

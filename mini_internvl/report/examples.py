@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.inputs import boxes as written
-from mini_internvl.inputs import chat
+from mini_internvl.inputs.messages import image_parts
 from mini_internvl.records import Item
 from mini_internvl.report import paired
 from mini_internvl.report.folders import Answer, Result
@@ -223,9 +223,9 @@ def _same(item: Item, answer: Answer) -> bool:
 
 
 def _fill(example: Example, item: Item, benchmark: Any) -> None:
-    parts = chat.images(item.messages)
-    names = [str(part.get("name") or "") for part in parts]
-    example.sources = [part["image"] for part in parts[:IMAGES_PER_ITEM]]
+    parts = image_parts(item.messages)
+    names = [part.name for part in parts]
+    example.sources = [part.source for part in parts[:IMAGES_PER_ITEM]]
     example.images = [(name, None) for name in names[:IMAGES_PER_ITEM]]
     example.more = len(parts) - len(example.sources)
     if not parts:

@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mini_internvl import plugins, synth
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tiles import TileConfig, choose_grid, pixel_values
-from mini_internvl.inputs.tokenizer import Tokenizer
-from mini_internvl.model.config import VLMConfig
+from mini_internvl.inputs.images import beside as image_beside
+from mini_internvl.inputs.messages import beside, normalise
+from mini_internvl.inputs.prepare import CutImage, Processor
+from mini_internvl.inputs.tiles import normalise as normalise_tiles
 from mini_internvl.recipes import SourceRecipe, StageRecipe
-from mini_internvl.records import Batch, ChatTemplate, Encoded, Example, Message, Sample
+from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train.independent import PADDING, join, position_ids, split_questions
 from mini_internvl.train.patches import patch_labels
 
@@ -122,8 +123,10 @@ def read_jsonl(path: Path) -> list[Sample]:
             if not isinstance(row, dict):
                 raise DataError(f"{where}: a row is an object with messages or conversations")
             try:
-                convert = _from_messages if "messages" in row else from_conversations
-                messages = convert(row, path.parent)
+                messages = (
+                    beside(row["messages"], path.parent) if "messages" in row else from_conversations(row, path.parent)
+                )
+                normalise(messages)
             except KeyError as error:
                 raise DataError(f"{where}: no field {error}") from None
             except (AttributeError, TypeError, ValueError) as error:
@@ -137,24 +140,6 @@ def read_jsonl(path: Path) -> list[Sample]:
     return samples
 
 
-def _from_messages(row: Mapping[str, Any], folder: Path) -> list[Any]:
-    """OpenAI messages as they are, image paths relative to ``folder``."""
-    messages = []
-    for message in row["messages"]:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = [_beside(part, folder) for part in content]
-        messages.append({**message, "content": content})
-    return messages
-
-
-def _beside(part: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    image = part.get("image")
-    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")):
-        return part
-    return {**part, "image": str(folder / image)}
-
-
 def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
     """InternVL's ``{image, conversations: [{from, value}]}`` -> messages with image parts.
 
@@ -164,7 +149,7 @@ def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
         ValueError: marks and images differ in number, or a speaker is unknown.
     """
     names = row.get("image") or []
-    images = [str(folder / name) for name in ([names] if isinstance(names, str) else names)]
+    images = [image_beside(name, folder) for name in ([names] if isinstance(names, str) else names)]
     turns = list(row["conversations"])
     if turns and turns[0]["from"] not in ("human", "system"):
         turns = turns[1:]
@@ -195,14 +180,8 @@ def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
 class Encoder:
     """Sample -> Example for one model."""
 
-    tokenizer: Tokenizer
-    """The checkpoint's tokenizer."""
-    template: ChatTemplate
-    """The checkpoint's chat template."""
-    system_message: str | None
-    """From config.json, or ``None`` for the template's own."""
-    config: VLMConfig
-    """Tile size, thumbnail, tokens per tile."""
+    processor: Processor
+    """Cuts and encodes messages for the model."""
     max_tiles: int
     """Most tiles of a sample, shared by its images."""
     max_length: int
@@ -220,83 +199,46 @@ class Encoder:
         """
         name = f"{sample.source}/{sample.id}"
         try:
-            parts = chat.images(sample.messages)
-            limit = chat.tile_limits(len(parts), sample.max_tiles or self.max_tiles)
-            tiles = [
-                pixel_values(
-                    part["image"],
-                    TileConfig(
-                        image_size=self.config.image_size,
-                        min_tiles=self.config.min_tiles,
-                        max_tiles=limit,
-                        use_thumbnail=self.config.use_thumbnail,
-                    ),
-                )
-                for part in parts
-            ]
-            encoded, segments = self._encode(sample, [len(t) for t in tiles])
+            messages = normalise(sample.messages)
+            images = self.processor.cut(messages, max_tiles=sample.max_tiles or self.max_tiles)
+            counts = [len(image.tiles) for image in images]
+            conversations = split_questions(messages) if sample.independent else [messages]
+            pieces = [self.processor.encode(conversation, counts) for conversation in conversations]
+            context = self.processor.tokenizer.token_id(chat.IMAGE_CONTEXT)
+            encoded, segments = join(pieces, context) if len(pieces) > 1 else (pieces[0], [])
         except (ValueError, OSError) as error:
             raise DataError(f"sample {name}: {error}") from error
         if all(label == IGNORE for label in encoded.labels):
-            raise DataError(
-                f"sample {name} has no supervised token; end it with an answer, and keep the template's control tokens "
-                "out of its text"
-            )
+            raise DataError(f"sample {name} has no supervised token; end it with an answer")
         if len(encoded.input_ids) > self.max_length:
             raise DataError(
                 f"sample {name} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; "
                 "raise max_length or lower max_tiles"
             )
-        size = self.config.image_size
-        labels = self._patch_labels(sample, name, [len(t) for t in tiles]) if self.with_patches else None
+        size = self.processor.config.image_size
+        labels = self._patch_labels(sample, name, images) if self.with_patches else None
         return Example(
             sample_id=name,
             patch_labels=labels,
             input_ids=torch.tensor(encoded.input_ids),
             labels=torch.tensor(encoded.labels),
-            pixel_values=torch.cat(tiles) if tiles else torch.empty(0, 3, size, size),
+            pixel_values=normalise_tiles(torch.cat([image.tiles for image in images]))
+            if images
+            else torch.empty(0, 3, size, size),
             segment_ids=torch.tensor(segments) if segments else None,
         )
 
-    def _encode(self, sample: Sample, tiles: Sequence[int]) -> tuple[Encoded, list[int]]:
-        """Ids and labels, and the segment of each token of independent questions."""
-
-        def encode(messages: Sequence[Message]) -> Encoded:
-            return chat.encode(
-                messages,
-                self.tokenizer,
-                template=self.template,
-                tiles=tiles,
-                tokens_per_tile=self.config.tokens_per_tile,
-                system_message=self.system_message,
-            )
-
-        pieces = [
-            encode(messages)
-            for messages in (split_questions(sample.messages) if sample.independent else [sample.messages])
-        ]
-        return join(pieces, self.tokenizer.token_id(chat.IMAGE_CONTEXT)) if len(pieces) > 1 else (pieces[0], [])
-
-    def _patch_labels(self, sample: Sample, name: str, tiles: Sequence[int]) -> torch.Tensor:
-        side = self.config.image_size // self.config.vision.patch_size
-        if not sample.patch_annotations or len(tiles) != 1:
+    def _patch_labels(self, sample: Sample, name: str, images: Sequence[CutImage]) -> torch.Tensor:
+        config = self.processor.config
+        side = config.image_size // config.vision.patch_size
+        if not sample.patch_annotations or len(images) != 1:
             if not self.marks_needed:
-                return torch.full((sum(tiles), side * side, 4), IGNORE)
+                return torch.full((sum(len(image.tiles) for image in images), side * side, 4), IGNORE)
             raise DataError(
                 f"sample {name} has no marks of one image, which the patches loss needs; "
                 "use synth kinds that have them: " + ", ".join(synth.marked_kinds())
             )
-        image = chat.images(sample.messages)[0]["image"]
-        limit = chat.tile_limits(1, sample.max_tiles or self.max_tiles)
-        grid = choose_grid(
-            image.width,
-            image.height,
-            min_tiles=self.config.min_tiles,
-            max_tiles=limit,
-            image_size=self.config.image_size,
-        )
-        thumbnail = tiles[0] > grid[0] * grid[1]
-        return patch_labels(sample.patch_annotations, grid, thumbnail, side)
+        return patch_labels(sample.patch_annotations, images[0].grid, images[0].thumbnail, side)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:

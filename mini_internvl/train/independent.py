@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from mini_internvl.inputs import chat
-from mini_internvl.records import Encoded, Message, Part
+from mini_internvl.inputs.messages import ImagePart, Messages, TextPart, Turn, image_parts, normalise
+from mini_internvl.records import Encoded
 
 PADDING = -1
 """Segment of a padding token."""
 
 
-def split_questions(messages: Sequence[Message]) -> list[Sequence[Message]]:
+def split_questions(messages: Messages) -> list[tuple[Turn, ...]]:
     """One conversation for each question, all with the images of the first and the system message, if any.
 
     What holds one question or no image stays as it is, the only element.
@@ -29,48 +30,35 @@ def split_questions(messages: Sequence[Message]) -> list[Sequence[Message]]:
         ValueError: the first question does not begin with its images, a later one has its own, or a question has not
             exactly one answer.
     """
-    if not chat.images(messages):
-        return [messages]
-    system = list(messages[:1]) if messages[0].get("role") == "system" else []
-    turns = messages[len(system) :]
-    if len(turns) <= 2:
-        return [messages]
-    if [turn.get("role") for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
+    whole = normalise(messages)
+    system = [turn for turn in whole[:1] if turn.role == "system"]
+    turns = whole[len(system) :]
+    if len(turns) <= 2 or not image_parts(whole):
+        return [whole]
+    if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("questions that stand apart each have one answer: user and assistant alternate")
-    images, lead, first = _split(turns[0]["content"])
-    alone: list[Sequence[Message]] = []
-    for place in range(0, len(turns), 2):
-        question = _later(turns[place]["content"]) if place else first
-        content: list[Part] = [*images, {"type": "text", "text": lead + question}]
-        alone.append([*system, {"role": "user", "content": content}, turns[place + 1]])
+    images, space, first = _split(turns[0])
+    alone = []
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        if question is not turns[0] and question.images:
+            raise ValueError(
+                "a later question has an image of its own; questions that stand apart share those of the first"
+            )
+        text = first if question is turns[0] else question.text
+        alone.append((*system, Turn(role="user", parts=(*images, TextPart(text=space + text))), answer))
     return alone
 
 
-def _split(content: str | Sequence[Part]) -> tuple[list[Part], str, str]:
-    """The first question's images, its text up to and including the last ``<image>`` mark, if any, and the rest."""
-    parts: Sequence[Part] = [] if isinstance(content, str) else content
-    images = [part for part in parts if part["type"] != "text"]
-    text = "".join(part["text"] for part in parts[len(images) :] if part["type"] == "text")
-    if not images or any(part["type"] == "text" for part in parts[: len(images)]):
+def _split(turn: Turn) -> tuple[tuple[TextPart | ImagePart, ...], str, str]:
+    """The first question's parts up to its last image, the white space after it, and the rest of its text."""
+    last = max((place for place, part in enumerate(turn.parts) if isinstance(part, ImagePart)), default=-1)
+    if last < 0 or (isinstance(turn.parts[0], TextPart) and not any(image.placed for image in turn.images)):
         raise ValueError("questions stand apart only where the first begins with all images; put its text after them")
-    end = text.rfind(chat.IMAGE) + len(chat.IMAGE) if chat.IMAGE in text else 0
-    question = text[end:].lstrip()
+    text = "".join(part.text for part in turn.parts[last + 1 :] if isinstance(part, TextPart))
+    question = text.lstrip()
     if not question:
-        raise ValueError(
-            f"questions stand apart only where the first begins with all images; no text after {chat.IMAGE}"
-        )
-    return images, text[: len(text) - len(question)], question
-
-
-def _later(content: str | Sequence[Part]) -> str:
-    """The text of a question without images."""
-    if isinstance(content, str):
-        return content
-    if any(part["type"] != "text" for part in content):
-        raise ValueError(
-            "a later question has an image of its own; questions that stand apart share those of the first"
-        )
-    return "".join(part["text"] for part in content)
+        raise ValueError("questions stand apart only where the first begins with all images; no text after the last")
+    return turn.parts[: last + 1], text[: len(text) - len(question)], question
 
 
 def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
@@ -95,9 +83,7 @@ def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
                 f"question {number} does not begin with the images as the first does; they cannot stand apart"
             )
         if all(label == chat.IGNORE for label in piece.labels):
-            raise ValueError(
-                f"answer {number} has no supervised token; keep the template's control tokens out of its text"
-            )
+            raise ValueError(f"answer {number} has no supervised token; write one")
         ids = ids + piece.input_ids[shared:]
         labels = labels + piece.labels[shared:]
         segments = segments + [number] * (len(piece.input_ids) - shared)

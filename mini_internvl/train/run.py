@@ -23,6 +23,7 @@ from mini_internvl import synth
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, weights_hash
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, read_json, save_model
@@ -121,10 +122,12 @@ def encoder(
     """The sample encoder of a starting point."""
     config = start.model.config
     return Encoder(
-        tokenizer=start.tokenizer,
-        template=chat.find_template(config.template),
-        system_message=config.system_message,
-        config=config,
+        processor=Processor(
+            tokenizer=start.tokenizer,
+            template=chat.find_template(config.template),
+            config=config,
+            system_message=config.system_message,
+        ),
         max_tiles=max_tiles,
         max_length=max_length,
         with_patches=with_patches,

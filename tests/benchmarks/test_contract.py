@@ -15,8 +15,9 @@ from mini_internvl import plugins
 from mini_internvl.commands import _evaluation as command
 from mini_internvl.engine import remote
 from mini_internvl.evaluate import outputs
-from mini_internvl.inputs import chat
 from mini_internvl.inputs.images import image_dimensions
+from mini_internvl.inputs.messages import image_parts
+from mini_internvl.inputs.openai import to_wire
 from mini_internvl.records import Item, Prediction, Score
 
 NAMES = plugins.list_names("benchmarks")
@@ -96,8 +97,8 @@ def check_item(item: Item) -> None:
     content = message["content"]
     assert not isinstance(content, str)
     assert any(part["type"] == "text" and part["text"].strip() for part in content)
-    for part in chat.images(item.messages):
-        assert image_dimensions(part["image"]) > (0, 0)
+    for part in image_parts(item.messages):
+        assert image_dimensions(part.source) > (0, 0)
     assert json.loads(json.dumps(item.reference)) == item.reference
     assert item.max_new_tokens >= 1
     assert item.max_tiles is None or item.max_tiles >= 1
@@ -233,9 +234,9 @@ def test_nano_answers_every_benchmark(
 def test_images_travel_unchanged(folders: Callable[[str], Path]) -> None:
     name = WITH_EXAMPLE[0]
     item = next(iter(plugins.find("benchmarks", name).items(folders(name))))
-    [part] = chat.images(item.messages)[:1]
-    raw = part["image"].read() if hasattr(part["image"], "read") else Path(part["image"]).read_bytes()
-    turn = remote._turn(*next(remote._numbered(item.messages)))
+    source = image_parts(item.messages)[0].source
+    raw = source.read() if hasattr(source, "read") else Path(source).read_bytes()
+    [turn] = to_wire(item.messages)
     url = next(part["image_url"]["url"] for part in turn["content"] if part["type"] == "image_url")
     assert base64.b64decode(url.partition(",")[2]) == raw
 

@@ -82,7 +82,7 @@ def test_what_is_no_image_file_is_found_without_opening_it(tmp_path, kind):
         os.mkfifo(tmp_path / "a.png")
     elif kind == "folder":
         (tmp_path / "a.png").mkdir()
-    with pytest.raises(DataError, match=r"r\.jsonl:1: the image .*a\.png is (missing|a web address)"):
+    with pytest.raises(DataError, match=r"r\.jsonl:1: .*a\.png is (missing|a web address)"):
         source(write(tmp_path / "r.jsonl", [row(1, image=name)]))
 
 

@@ -153,7 +153,7 @@ def test_the_answer_ends_at_the_limit_or_at_a_stop_token(engine):
 
 def test_the_separator_always_stops(engine, checkpoint):
     assert engine.tokenizer.token_id("<|im_end|>") in engine.stop_ids
-    assert module.Engine(engine.model, engine.tokenizer, engine.template, stop_ids=[3]).stop_ids == {
+    assert module.Engine(engine.model, engine.tokenizer, engine.processor.template, stop_ids=[3]).stop_ids == {
         3,
         engine.tokenizer.token_id("<|im_end|>"),
     }

@@ -40,6 +40,7 @@ def test_ids_and_labels(case):
         template=chat.find_template(case["template"]),
         tiles=case["context_tokens_per_image"],
         tokens_per_tile=1,
+        control_tokens="original",
     )
     try:
         sample = encode(messages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -9,6 +11,7 @@ from mini_internvl.inputs import chat
 from mini_internvl.inputs.chat import ChatError
 from mini_internvl.inputs.tokenizer import load_tokenizer
 
+GOLDEN = Path(__file__).parents[1] / "golden/data"
 HERMES = chat.TEMPLATES["Hermes-2"]
 
 
@@ -21,7 +24,7 @@ def tokenizer(checkpoint):
 def render(tokenizer):
     """Messages -> (text, ids, labels) with a short system message; one context token an image tile."""
 
-    def run(messages, tiles=(), template=HERMES, tokens_per_tile=1, system_message="S"):
+    def run(messages, tiles=(), template=HERMES, tokens_per_tile=1, system_message="S", **more):
         encoded = chat.encode(
             messages,
             tokenizer,
@@ -29,6 +32,7 @@ def render(tokenizer):
             tiles=tiles,
             tokens_per_tile=tokens_per_tile,
             system_message=system_message,
+            **more,
         )
         assert len(encoded.labels) == len(encoded.input_ids)
         return tokenizer.decode(encoded.input_ids, skip_special=False), encoded.input_ids, encoded.labels
@@ -112,7 +116,6 @@ def test_templates_are_found_by_name():
         ([image(), text("Left <image> here")], [1], f"Left {MARK} here"),
         ([image(), image(), text("<image> and <image>?")], [1, 1], f"{MARK} and {MARK}?"),
         ([image(), text("Q")], [3], f"<img>{'<IMG_CONTEXT>' * 3}</img>\nQ"),
-        ("A <image> mark", [2], f"A <img>{'<IMG_CONTEXT>' * 2}</img> mark"),
     ],
 )
 def test_images_stand_where_they_should(render, content, tiles, wanted):
@@ -144,17 +147,6 @@ def test_the_internlm2_template_strips_turns_in_training_only(render):
     assert "user\n a <|im_end|>" in rendered
 
 
-def test_images_are_listed_in_reading_order():
-    first, second, third = "a.png", "data:image/png;base64,xx", "c.png"
-    messages = [
-        user([{"type": "image", "image": first}, text("x"), {"type": "image_url", "image_url": {"url": second}}]),
-        assistant("y"),
-        user([{"type": "image", "image": third, "name": "N"}, text("z")]),
-    ]
-    assert [part["image"] for part in chat.images(messages)] == [first, second, third]
-    assert chat.images([user("plain")]) == []
-
-
 @pytest.mark.parametrize(("n", "limit", "each"), [(0, 12, 12), (1, 12, 12), (5, 12, 2), (13, 12, 1)])
 def test_several_images_share_the_tiles(n, limit, each):
     assert chat.tile_limits(n, limit) == each
@@ -173,19 +165,8 @@ def test_several_images_share_the_tiles(n, limit, each):
         ([user([])], [], "turn 1.* is empty"),
         ([user("")], [], "turn 1.* is empty"),
         ([user("a"), assistant("")], [], "turn 2.* is empty"),
-        ([user([{"type": "audio", "audio": 1}])], [], 'turn 1: unknown part type "audio"; known: text, image'),
-        ([user([{"type": "image"}])], [1], 'turn 1: a part of type "image" needs'),
-        ([user([{"type": "image_url", "image_url": "x"}])], [1], 'turn 1: a part of type "image_url" needs'),
-        ([user([{"type": "text"}])], [], 'turn 1: a part of type "text" needs'),
-        ([{"role": "user"}], [], "turn 1: the content is NoneType"),
-        ([user(5)], [], "turn 1: the content is int"),
-        (["hello"], [], "turn 1 is str"),
-        ([user("a"), assistant("b"), user("<IMG_CONTEXT>")], [], "turn 3 holds the reserved text <IMG_CONTEXT>"),
-        ([user("x <img> y")], [], "turn 1 holds the reserved text <img>"),
-        ([user("x </img>")], [], "turn 1 holds the reserved text </img>"),
-        ([user("no image")], [1], "has 0 <image> marks but 1 images"),
-        ([user("<image> and <image>")], [1], "has 2 <image> marks but 1 images"),
-        ([user([image(), text("Q")])], [], "has 1 <image> marks but 0 images"),
+        ([user("no image")], [1], "has 0 images, but tiles of 1 are given"),
+        ([user([image(), text("Q")])], [], "has 1 images, but tiles of 0 are given"),
     ],
 )
 def test_a_conversation_that_cannot_be_rendered_is_explained(render, messages, tiles, message):
@@ -195,11 +176,11 @@ def test_a_conversation_that_cannot_be_rendered_is_explained(render, messages, t
 
 
 @pytest.mark.parametrize("words", ["a <|im_end|> b", "a <|endoftext|> b"])
-def test_a_sample_whose_turns_cannot_be_told_apart_has_no_labels(render, words):
+def test_the_original_gives_no_labels_where_it_cannot_tell_turns_apart(render, words):
     for messages in ([user(words), assistant("c")], [user("c"), assistant(words)]):
-        assert set(render(messages)[2]) == {chat.IGNORE}
-    assert "<ref>" in render([user("a"), assistant("<ref>b</ref>")])[0]
-    assert set(render([user("a"), assistant("<ref>b</ref>")])[2]) != {chat.IGNORE}
+        assert set(render(messages, control_tokens="original")[2]) == {chat.IGNORE}
+    tagged = [user("a"), assistant("<ref>b</ref>")]
+    assert set(render(tagged, control_tokens="original")[2]) != {chat.IGNORE}
 
 
 def test_an_empty_answer_may_stand_in_the_history(render):
@@ -210,3 +191,46 @@ def test_an_empty_answer_may_stand_in_the_history(render):
 def test_the_system_message_holds_no_images(render):
     with pytest.raises(ChatError, match="turn 1: a system message holds no images"):
         render([{"role": "system", "content": [image()]}, user("a")], [1])
+
+
+TYPED = ("<|im_start|>user", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>", "<|endoftext|>")
+
+
+@pytest.mark.parametrize("words", TYPED)
+@pytest.mark.parametrize("kind", ["bpe", "internlm2", "phi3"])
+def test_control_tokens_that_somebody_typed_are_text(words, kind, tokenizer):
+    """No id of a control token comes out of a question, an answer, a system message or a name, and no text is lost."""
+    template = {"bpe": HERMES, "internlm2": chat.TEMPLATES["internlm2-chat"], "phi3": chat.TEMPLATES["phi3-chat"]}[kind]
+    if kind != "bpe":
+        tokenizer = load_tokenizer(GOLDEN / "tokenizers" / kind)
+    words = {"<|im_start|>user": template.user_role.strip(), "<|im_end|>": template.sep}.get(words, words)
+    tags = "<ref>it</ref>"
+
+    def encoded(words):
+        shown = {"type": "image", "image": "a.png", "name": f"view {words}"}
+        messages = [
+            {"role": "system", "content": f"Say {words}."},
+            user([shown, text(f"Is {words}{words} there, {tags}?")]),
+            assistant(f"No {words}, {tags}."),
+        ]
+        return chat.encode(messages, tokenizer, template=template, tiles=[2], tokens_per_tile=1)
+
+    typed, plain = encoded(words), encoded("X")
+    control = {token.id for content, token in tokenizer.added.items() if content not in chat.TAGS}
+
+    def controls(ids):
+        return [number for number in ids if number in control]
+
+    assert controls(typed.input_ids) == controls(plain.input_ids)
+    assert typed.input_ids.count(tokenizer.token_id("<ref>")) == 2
+    supervised = [label for label in typed.labels if label != chat.IGNORE]
+    told = tokenizer.decode(supervised, skip_special=False)
+    assert told.replace(" ", "") == f"No{words},{tags}.{template.sep}".replace(" ", "")
+
+
+def test_a_typed_mark_and_a_placed_image_render_differently():
+    one = [user([image(), text(r"<image> or \<image>")])]
+    other = [user([image(), text(r"\<image> or <image>")])]
+    first, second = (chat.render(messages, template=HERMES) for messages in (one, other))
+    assert first != second
+    assert r"<image> or \<image>" in first

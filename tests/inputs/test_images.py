@@ -148,7 +148,7 @@ def test_missing_folders_and_texts_are_refused(tmp_path):
         (tmp_path / "none.png", r"none\.png does not exist"),
         (text, r"notes\.png is not an image: its content is text"),
         (tmp_path / "empty.png", r"empty\.png is empty"),
-        (tmp_path, "cannot be read: Is a directory"),
+        (tmp_path, "cannot be read: it is a folder"),
         (b"", "the given data is empty"),
         (None, "not NoneType"),
         (7, "not int"),

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.messages import image_parts
 from mini_internvl.inputs.native_files import chat_template, write_native_files, write_official_files
 from mini_internvl.inputs.tiles import TileConfig, pixel_values
 from mini_internvl.inputs.tokenizer import TokenizerError, load_tokenizer
@@ -163,7 +164,7 @@ def _encoded(kind, messages, tiles):
         messages,
         _ours(kind),
         template=chat.find_template(config.template),
-        tiles=[tiles] * len(chat.images(messages)),
+        tiles=[tiles] * len(image_parts(messages)),
         tokens_per_tile=config.tokens_per_tile,
     ).input_ids
 
@@ -209,7 +210,7 @@ def test_the_whole_processor(kind, folders):
         given = processor.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
-        tiles = len(given["pixel_values"]) // len(chat.images(messages)) if "pixel_values" in given else 1
+        tiles = len(given["pixel_values"]) // len(image_parts(messages)) if "pixel_values" in given else 1
         assert given["input_ids"][0].tolist() == _encoded(kind, messages, tiles)
 
 

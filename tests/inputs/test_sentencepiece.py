@@ -134,7 +134,7 @@ def test_special_tokens_are_left_out_when_asked(llama):
 
 def test_a_conversation_has_the_ids_of_its_whole_text(internlm2, llama):
     messages = [
-        {"role": "user", "content": " the <image> car"},
+        {"role": "user", "content": [{"type": "image", "image": ""}, {"type": "text", "text": " the <image> car"}]},
         {"role": "assistant", "content": "turns left"},
         {"role": "user", "content": "\nand the blue one "},
         {"role": "assistant", "content": "  right"},
@@ -142,7 +142,8 @@ def test_a_conversation_has_the_ids_of_its_whole_text(internlm2, llama):
     for tokenizer, name in ((internlm2, "internlm2-chat"), (llama, "phi3-chat")):
         template = chat.TEMPLATES[name]
         encoded = chat.encode(messages, tokenizer, template=template, tiles=[2], tokens_per_tile=3, system_message="S")
-        turns = [message["content"].strip() if template.strips_turns else message["content"] for message in messages]
+        texts = [" the <image> car", *(message["content"] for message in messages[1:])]
+        turns = [text.strip() if template.strips_turns else text for text in texts]
         roles = (template.user_role, template.assistant_role)
         whole = template.system_role + "S" + template.sep
         whole += "".join(roles[i % 2] + turn + template.sep for i, turn in enumerate(turns))

@@ -117,7 +117,7 @@ def test_rows_of_both_shapes_are_read(tmp_path):
         ('{"conversations": 5}', r"rows\.jsonl:2: "),
         ('{"conversations": [{"from": "x", "value": "y"}, {"from": "me", "value": "z"}]}', r"rows\.jsonl:2: .*speaker"),
         ('{"image": "a", "conversations": [{"from": "gpt", "value": "y"}]}', r"rows\.jsonl:2: .*no turn is from human"),
-        ('{"messages": [{"role": "user"}]}', r"rows\.jsonl:2: no field 'content'"),
+        ('{"messages": [{"role": "user"}]}', r"rows\.jsonl:2: turn 1: the content is NoneType"),
         ('{"messages": [{"role": "user", "content": ["x"]}]}', r"rows\.jsonl:2: "),
         ('{"messages": 3}', r"rows\.jsonl:2: "),
     ],
@@ -247,7 +247,7 @@ def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
     ("content", "message"),
     [
         ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png does not exist"),
-        ("<image>", "sample set/7: the conversation has 1 <image> marks but 0 images"),
+        ("<image>", "sample set/7: turn 1 has 1 <image> marks but 0 images"),
         ("word " * 600, r"sample set/7 has \d+ tokens, more than max_length 500; raise max_length"),
     ],
 )

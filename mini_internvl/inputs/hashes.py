@@ -1,0 +1,53 @@
+"""Hashes of images by their content: what tells two images apart, wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+from typing import Any
+
+from PIL import Image
+
+from mini_internvl.inputs.images import open_source
+from mini_internvl.inputs.messages import Messages, image_parts
+
+
+class ImageHashes:
+    """SHA-256 of images, each source read once: of a file's bytes, which is much cheaper than decoding them."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, str] = {}
+
+    def hash(self, source: Any) -> str:
+        """Of a path, bytes, a data URL, a PIL image, or what gives its bytes when read.
+
+        Raises:
+            ImageError: a file cannot be read.
+        """
+        if not isinstance(source, Hashable):
+            return _hash(source)
+        if source not in self.known:
+            self.known[source] = _hash(source)
+        return self.known[source]
+
+    def all(self, messages: Messages) -> list[Any]:
+        """The hash of each image of a conversation, with its own scale and tile limit where it has them."""
+        return [
+            [
+                self.hash(part.source),
+                *([part.scale] if part.scale != 1 else []),
+                *([f"max_tiles {part.max_tiles}"] if part.max_tiles else []),
+            ]
+            for part in image_parts(messages)
+        ]
+
+
+def _hash(source: Any) -> str:
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.mode} {source.size}".encode() + source.tobytes()).hexdigest()
+    _, stream = open_source(source)
+    with stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()

@@ -1,0 +1,284 @@
+"""Messages, normalised once where they enter: what everything behind reads instead of dictionaries.
+
+A message in the OpenAI shape becomes a :class:`Turn` of texts and images in the order in which the model reads them.
+What may be opened as an image is decided here, by an :class:`ImagePolicy`. In a text ``<image>`` marks the place of an
+image; ``\\<image>`` is the text itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.inputs import images
+from mini_internvl.records import Message
+
+MARK = "<image>"
+ESCAPED = "\\" + MARK
+KINDS = ("text", "image", "image_url")
+
+_log = logging.getLogger(__name__)
+_marks = re.compile(r"(?<!\\)" + MARK)
+
+
+class ChatError(ValueError):
+    """A conversation that cannot be used; the message names the turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePolicy:
+    """What may be opened as an image; web addresses never are."""
+
+    paths: bool = True
+    """Files, by their path."""
+    below: Path | None = None
+    """Only files in this folder, links followed."""
+    data_urls: bool = True
+    """Base64 data in a ``data:`` URL."""
+    objects: bool = True
+    """Bytes, PIL images and what gives bytes when read: what no text can name."""
+
+    def check(self, source: Any) -> Any:
+        """The source to open, a path below a folder in full.
+
+        Raises:
+            ImageError: it may not be opened.
+        """
+        if isinstance(source, str) and source.startswith("data:"):
+            allowed, kind = self.data_urls, "a data URL"
+        elif isinstance(source, str | os.PathLike):
+            images.refuse_web(source)
+            allowed, kind = self.paths, "a path"
+        else:
+            allowed, kind = self.objects, f"an image of type {type(source).__name__}"
+        if not allowed:
+            instead = "send it as data:image/png;base64,..." if self.data_urls else "leave it out"
+            raise images.ImageError(f"{kind} is not accepted here; {instead}")
+        if kind != "a path" or self.below is None:
+            return source
+        place = Path(source).resolve()
+        if not place.is_relative_to(self.below.resolve()):
+            raise images.ImageError(f"{images.short(str(source))} is outside {self.below}; only files there are read")
+        return place
+
+
+ANYTHING = ImagePolicy()
+"""For whoever runs the program: all that can be opened."""
+DATA_URLS = ImagePolicy(paths=False, objects=False)
+"""For requests from elsewhere: what came with the request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A piece of text, every character of which is meant."""
+
+    text: str
+    """Never parsed again: ``<image>`` in it is text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePart:
+    """An image and how it is shown."""
+
+    source: Any
+    """Path, ``data:`` URL, bytes, PIL image, or an object with ``read()``; opened when it is needed."""
+    name: str = ""
+    """A view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``, written before it."""
+    scale: int = 1
+    """Times that its sides are enlarged before it is cut."""
+    max_tiles: int | None = None
+    """Its own tile limit; ``None`` shares the conversation's."""
+    placed: bool = False
+    """Whether a mark in the text put it here: then it stands in the text with no label and no line of its own."""
+
+    def label(self, number: int, count: int) -> str:
+        """What is written before it, the ``number``-th of ``count`` images of a conversation."""
+        if self.placed or not (self.name or count > 1):
+            return ""
+        return f"{self.name or f'Image-{number}'}: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One normalised message."""
+
+    role: Any
+    """``"system"``, ``"user"`` or ``"assistant"``; the renderer checks it with the order of turns."""
+    parts: tuple[TextPart | ImagePart, ...]
+    """In reading order; two texts never follow each other."""
+
+    @property
+    def images(self) -> list[ImagePart]:
+        """Its images."""
+        return [part for part in self.parts if isinstance(part, ImagePart)]
+
+    @property
+    def text(self) -> str:
+        """Its text without images."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+Messages = Sequence[Message | Turn]
+"""A conversation in either form; every function that takes one normalises it, which costs nothing the second time."""
+
+
+def normalise(messages: Messages, *, policy: ImagePolicy = ANYTHING) -> tuple[Turn, ...]:
+    """Messages in the OpenAI shape, or turns already, as turns.
+
+    In a conversation that ends with an answer, a training sample, half a surrogate pair and an ``<image>`` in an answer
+    are refused; in a question the one is replaced with a warning, and an answer's ``<image>`` is text.
+
+    Raises:
+        ChatError: a message or part that lacks what it needs or is of an unknown kind, marks and images that differ in
+            number, or an image that ``policy`` forbids.
+    """
+    training = is_sample(messages)
+    return tuple(
+        message if isinstance(message, Turn) else _turn(message, f"turn {number}", policy, training)
+        for number, message in enumerate(messages, 1)
+    )
+
+
+def is_sample(messages: Messages) -> bool:
+    """Whether a conversation ends with an answer, as training samples do."""
+    last = messages[-1] if messages else None
+    role = last.role if isinstance(last, Turn) else last.get("role") if isinstance(last, Mapping) else None
+    return role == "assistant"
+
+
+def image_parts(messages: Messages) -> list[ImagePart]:
+    """The images of a conversation in reading order.
+
+    Raises:
+        ChatError: see :func:`normalise`.
+    """
+    return [image for turn in normalise(messages) for image in turn.images]
+
+
+def question(messages: Messages) -> str:
+    """All text of a conversation, without its images."""
+    return "\n".join(text for turn in normalise(messages) if (text := turn.text.strip()))
+
+
+def beside(messages: Sequence[Any], folder: Path) -> list[Any]:
+    """Messages of a data file with the relative paths of their images joined to the file's folder.
+
+    What is no message or part is left for :func:`normalise` to refuse.
+    """
+
+    def one(part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        address = part.get("image_url")
+        if isinstance(address, Mapping) and "url" in address:
+            return {**part, "image_url": {**address, "url": images.beside(address["url"], folder)}}
+        return {**part, "image": images.beside(part["image"], folder)} if "image" in part else part
+
+    def message(one_message: Any) -> Any:
+        content = one_message.get("content") if isinstance(one_message, Mapping) else None
+        return {**one_message, "content": [one(p) for p in content]} if isinstance(content, list) else one_message
+
+    return [message(m) for m in messages]
+
+
+def _turn(message: Any, where: str, policy: ImagePolicy, training: bool) -> Turn:
+    if not isinstance(message, Mapping):
+        raise ChatError(f"{where} is {type(message).__name__}; give role and content")
+    role, content = message.get("role"), message.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple):
+        raise ChatError(f"{where}: the content is {type(content).__name__}; give a text or a list of parts")
+    parts = [_part(part, where, policy, training) for part in content]
+    shown = [part for part in parts if isinstance(part, ImagePart)]
+    marks = sum(len(_marks.findall(part.text)) for part in parts if isinstance(part, TextPart))
+    if role == "assistant":
+        if shown or (marks and training):
+            raise ChatError(
+                f"{where} is an answer and holds an image; move it to the question, or write {ESCAPED} for the text"
+            )
+    elif marks and marks != len(shown):
+        raise ChatError(
+            f"{where} has {marks} {MARK} marks but {len(shown)} images; write {ESCAPED} where the text itself is meant"
+        )
+    elif marks:
+        parts = _placed(parts)
+    return Turn(role=role, parts=_joined(parts))
+
+
+def _part(part: Any, where: str, policy: ImagePolicy, training: bool) -> TextPart | ImagePart:
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind == "text" and isinstance(part.get("text"), str):
+        return TextPart(text=_unicode(part["text"], where, training))
+    if kind == "image" and "image" in part:
+        return _image(part, part["image"], where, policy)
+    if kind == "image_url" and isinstance(part.get("image_url"), Mapping) and "url" in part["image_url"]:
+        return _image(part, part["image_url"]["url"], where, policy)
+    if kind == "video":
+        raise ChatError(
+            f"{where}: videos are not read yet; give some of its frames as images named Frame-1, Frame-2, ..."
+        )
+    if kind in KINDS:
+        needs = {"text": '"text": a text', "image": '"image": an image', "image_url": '"image_url": {"url": ...}'}
+        raise ChatError(f'{where}: a part of type "{kind}" needs {needs[kind]}')
+    raise ChatError(f'{where}: unknown part type "{kind}"; known: {", ".join(KINDS)}')
+
+
+def _image(part: Mapping[str, Any], source: Any, where: str, policy: ImagePolicy) -> ImagePart:
+    name = part.get("name") or ""
+    if not isinstance(name, str):
+        raise ChatError(f"{where}: an image's name is {type(name).__name__}; it must be a text")
+    numbers = {key: part[key] for key in ("scale", "max_tiles") if part.get(key) is not None}
+    for key, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ChatError(f"{where}: an image's {key} is {number!r}; it must be a whole number of at least 1")
+    try:
+        return ImagePart(source=policy.check(source), name=name, **numbers)
+    except images.ImageError as error:
+        raise ChatError(f"{where}: {error}") from None
+
+
+def _unicode(text: str, where: str, training: bool) -> str:
+    """The text, with U+FFFD for half a surrogate pair where a question holds one: no tokenizer takes it."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError as error:
+        half = f"half a surrogate pair (\\u{ord(text[error.start]):04x})"
+    if training:
+        raise ChatError(f"{where} holds {half}, which is no character; mend the text") from None
+    _log.warning("%s holds %s, which is no character; it is read as U+FFFD", where, half)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _placed(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]:
+    """The images where the texts' marks stand, in their order."""
+    shown = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
+    found: list[TextPart | ImagePart] = []
+    for part in parts:
+        if isinstance(part, TextPart):
+            first, *others = _marks.split(part.text)
+            found.append(TextPart(text=first))
+            for text in others:
+                found += [next(shown), TextPart(text=text)]
+    return found
+
+
+def _joined(parts: Sequence[TextPart | ImagePart]) -> tuple[TextPart | ImagePart, ...]:
+    """No empty texts, no two in a row, and escaped marks as what they stand for."""
+    joined: list[TextPart | ImagePart] = []
+    for part in parts:
+        if isinstance(part, ImagePart):
+            joined.append(part)
+        elif text := part.text.replace(ESCAPED, MARK):
+            before = joined[-1] if joined else None
+            if isinstance(before, TextPart):
+                joined[-1] = TextPart(text=before.text + text)
+            else:
+                joined.append(TextPart(text=text))
+    return tuple(joined)

@@ -1,0 +1,190 @@
+"""The OpenAI wire form, both ways: messages as a server takes them, and requests and answers read.
+
+What comes from elsewhere is never trusted: a request may name no file (see ``messages.DATA_URLS``), and a reply of an
+odd shape is kept as text with a word about what is odd.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from mini_internvl.inputs import images
+from mini_internvl.inputs.messages import (
+    DATA_URLS,
+    ChatError,
+    ImagePart,
+    ImagePolicy,
+    Messages,
+    TextPart,
+    Turn,
+    normalise,
+)
+
+KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+"""First bytes of a file -> kind that servers take as it is; others are sent as PNG."""
+LONGEST = 4_000
+"""Characters kept of a reply that is no text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A chat completion that somebody asks for."""
+
+    turns: tuple[Turn, ...]
+    """The conversation, last turn from the user."""
+    model: str = ""
+    """The model's name, as the request writes it."""
+    max_tokens: int | None = None
+    """Longest answer; ``None`` leaves it to the server."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Share of the likeliest tokens that are drawn from."""
+    seed: int | None = None
+    """Of the draws."""
+    stream: bool = False
+    """Whether the answer is sent piece by piece."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A server's answer."""
+
+    text: str
+    """The first choice; where that is no text, its JSON, cut to be read by people."""
+    prompt_tokens: int = 0
+    """As the server counts them; 0 when it does not say."""
+    tokens: int = 0
+    """Tokens of the answer; 0 when the server does not say."""
+    odd: str = ""
+    """What was not as it should be about the text, if anything."""
+
+
+def to_wire(messages: Messages) -> list[dict[str, Any]]:
+    """Messages as a server takes them: images where a local model would have them, with the same labels.
+
+    Raises:
+        ChatError, ImageError: the messages are malformed, or an image cannot be read.
+    """
+    turns = normalise(messages)
+    count, number, sent = sum(len(turn.images) for turn in turns), 0, []
+    for turn in turns:
+        content: list[dict[str, Any]] = []
+        for part in turn.parts:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text})
+                continue
+            number += 1
+            if label := part.label(number, count):
+                content.append({"type": "text", "text": label})
+            content.append({"type": "image_url", "image_url": {"url": data_url(part)}})
+        sent.append({"role": turn.role, "content": content if turn.images else turn.text})
+    return sent
+
+
+def data_url(part: ImagePart) -> str:
+    """An image as it is where servers take its kind, as PNG otherwise; one with a scale is enlarged here.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    source = part.source
+    if part.scale != 1:
+        source = images.enlarged(source, part.scale)
+    if not isinstance(source, Image.Image):
+        if isinstance(source, str) and source.startswith("data:"):
+            return source
+        _, stream = images.open_source(source)
+        with stream:
+            source = stream.read()
+        if kind := next((kind for start, kind in KINDS.items() if source.startswith(start)), None):
+            return f"data:image/{kind};base64,{base64.b64encode(source).decode()}"
+    buffer = io.BytesIO()
+    images.load_image(source).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def read_request(body: object, *, policy: ImagePolicy = DATA_URLS) -> Request:
+    """The body of a request for a chat completion.
+
+    Raises:
+        ChatError: it is no such request; the message names the field.
+    """
+    if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list):
+        raise ChatError("the request has no messages; send an object with a list of them")
+    turns = normalise(body["messages"], policy=policy)
+    if not turns or turns[-1].role != "user":
+        raise ChatError("messages: the last one must come from the user")
+    longest = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    return Request(
+        turns=turns,
+        model=str(body.get("model") or ""),
+        max_tokens=_field(body, longest, int, least=1),
+        temperature=_field(body, "temperature", float, default=0.0, most=2),
+        top_p=_field(body, "top_p", float, default=1.0, most=1),
+        seed=_field(body, "seed", int, least=-(2**63), most=2**63 - 1),
+        stream=_field(body, "stream", bool, default=False),
+    )
+
+
+def _field(
+    body: Mapping[str, Any], name: str, kind: type, *, default: Any = None, least: float = 0, most: float = math.inf
+) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not right or (kind is not bool and (isinstance(value, bool) or not least <= value <= most)):
+        limits = "" if kind is bool else f" of {least:g} to {most:g}" if most < math.inf else f" of at least {least:g}"
+        raise ChatError(f"{name} is {json.dumps(value)[:60]}; it must be {_KINDS[kind]}{limits}")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def read_completion(answer: object) -> Completion:
+    """A server's answer, whatever stands in it.
+
+    Raises:
+        ValueError: it has no choices with a message.
+    """
+    try:
+        content = answer["choices"][0]["message"].get("content")  # type: ignore[index]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError("the answer has no choices; is this an OpenAI-compatible server?") from None
+    assert isinstance(answer, Mapping)
+    text, odd = _text(content)
+    usage = answer.get("usage")
+    counts = usage if isinstance(usage, Mapping) else {}
+    return Completion(
+        text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        tokens=_count(counts.get("completion_tokens")),
+        odd=odd,
+    )
+
+
+def _text(content: Any) -> tuple[str, str]:
+    """The text of a message's content, and what is odd about it."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    parts = content if isinstance(content, list) else None
+    texts = [part.get("text", "") if isinstance(part, Mapping) else None for part in parts or ()]
+    if parts is not None and all(isinstance(text, str) for text in texts):
+        return "".join(texts), ""  # type: ignore[arg-type]
+    odd = f"its content is {'a list of more than texts' if parts is not None else type(content).__name__}"
+    return json.dumps(content, ensure_ascii=False)[:LONGEST], odd
+
+
+def _count(value: object) -> int:
+    """A number of tokens; 0 for what is none."""
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) and value >= 0 else 0

@@ -1,0 +1,168 @@
+"""Messages -> tiles and tokens: the one way for training, answering and evaluation.
+
+So an image is cut alike wherever it is seen: its own ``scale`` and ``max_tiles`` count everywhere. What else depends on
+the grid, the number of visual tokens and the labels of patches, is told the grid that was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mini_internvl.inputs import chat
+from mini_internvl.inputs.images import enlarged, image_dimensions
+from mini_internvl.inputs.messages import ImagePart, Messages, image_parts, normalise
+from mini_internvl.inputs.tiles import TileConfig, count_tiles, split_tiles
+from mini_internvl.inputs.tiles import normalise as normalise_tiles
+from mini_internvl.inputs.tokenizer import Tokenizer
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.records import ChatTemplate, Encoded
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CutImage:
+    """An image in tiles."""
+
+    tiles: Tensor
+    """(N, S, S, 3) uint8, row by row; ``tiles.normalise`` makes pixel values of them."""
+    grid: tuple[int, int]
+    """Columns and rows."""
+
+    @property
+    def thumbnail(self) -> bool:
+        """Whether the whole image follows as the last tile."""
+        return len(self.tiles) > self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompt:
+    """A conversation as the model reads it."""
+
+    input_ids: list[int]
+    """Token ids; after a question the assistant's turn is open."""
+    labels: list[int]
+    """Same length; the token id where it is supervised, -100 elsewhere."""
+    pixel_values: Tensor
+    """(tiles of all images, 3, S, S) float32, normalised."""
+    tiles: tuple[int, ...]
+    """Tiles of each image, thumbnails counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """Cuts and encodes messages for one model."""
+
+    tokenizer: Tokenizer
+    """The checkpoint's tokenizer."""
+    template: ChatTemplate
+    """The checkpoint's chat template."""
+    config: VLMConfig
+    """Tile size, limits, thumbnail, tokens a tile."""
+    system_message: str | None = None
+    """Replaces the template's own when not ``None``."""
+    fast: bool = False
+    """Resize with torch, equal within 1/255."""
+
+    def cut(self, messages: Messages, *, max_tiles: int | None = None) -> list[CutImage]:
+        """The images of a conversation in tiles.
+
+        Args:
+            messages: in either form.
+            max_tiles: most tiles for all images together, thumbnails not counted; ``None`` uses the model's.
+
+        Raises:
+            ChatError, ImageError: the messages are malformed, or an image cannot be used.
+        """
+        return [_cut(part, tiles) for part, tiles in self._limits(messages, max_tiles)]
+
+    def prepare(
+        self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
+    ) -> Prompt:
+        """Ids, labels and pixel values of a conversation.
+
+        Args:
+            messages: in either form; with an answer last they are a training sample.
+            max_tiles: see :meth:`cut`.
+            shared: keeps what was cut, so that conversations about the same images get one and the same tensor.
+
+        Raises:
+            ChatError, ImageError: the messages are malformed, or an image cannot be used.
+        """
+        turns = normalise(messages)
+        limits = self._limits(turns, max_tiles)
+        key = tuple((_name(part.source), part.scale, tiles) for part, tiles in limits)
+        shared = {} if shared is None else shared
+        if key not in shared:
+            images = [_cut(part, tiles) for part, tiles in limits]
+            empty = torch.empty(0, self.config.image_size, self.config.image_size, 3, dtype=torch.uint8)
+            whole = torch.cat([image.tiles for image in images]) if images else empty
+            shared[key] = normalise_tiles(whole, self.fast), tuple(len(image.tiles) for image in images)
+        pixel_values, tiles = shared[key]
+        encoded = self.encode(turns, tiles)
+        return Prompt(input_ids=encoded.input_ids, labels=encoded.labels, pixel_values=pixel_values, tiles=tiles)
+
+    def encode(self, messages: Messages, tiles: Sequence[int]) -> Encoded:
+        """Token ids and labels.
+
+        Args:
+            messages: in either form; with an answer last they are a training sample.
+            tiles: of each image, thumbnails counted.
+
+        Raises:
+            ChatError: the conversation cannot be rendered.
+        """
+        return chat.encode(
+            messages,
+            self.tokenizer,
+            template=self.template,
+            tiles=tiles,
+            tokens_per_tile=self.config.tokens_per_tile,
+            system_message=self.system_message,
+        )
+
+    def render(self, messages: Messages) -> str:
+        """The prompt as text, each image as one ``<image>``."""
+        return chat.render(messages, template=self.template, system_message=self.system_message)
+
+    def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
+        """Tiles that :meth:`cut` would give, read from the images' headers alone.
+
+        Raises:
+            ChatError, ImageError: the messages are malformed, or an image has no readable header.
+        """
+        total = 0
+        for part, tiles in self._limits(messages, max_tiles):
+            width, height = image_dimensions(part.source)
+            total += count_tiles(width * part.scale, height * part.scale, tiles)
+        return total
+
+    def _limits(self, messages: Messages, max_tiles: int | None) -> list[tuple[ImagePart, TileConfig]]:
+        """Each image with how it is cut."""
+        if max_tiles is not None and max_tiles < 1:
+            raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
+        parts = image_parts(messages)
+        shared = chat.tile_limits(len(parts), max_tiles or self.config.max_tiles)
+        return [(part, self._tiles(part.max_tiles or shared)) for part in parts]
+
+    def _tiles(self, limit: int) -> TileConfig:
+        return TileConfig(
+            image_size=self.config.image_size,
+            min_tiles=min(self.config.min_tiles, limit),
+            max_tiles=limit,
+            use_thumbnail=self.config.use_thumbnail,
+            fast=self.fast,
+        )
+
+
+def _cut(part: ImagePart, tiles: TileConfig) -> CutImage:
+    image = enlarged(part.source, part.scale)
+    return CutImage(tiles=torch.from_numpy(split_tiles(image, tiles)), grid=tiles.grid(image.width, image.height))
+
+
+def _name(source: Any) -> Any:
+    """Tells an image from others as long as it exists."""
+    return source if isinstance(source, Hashable) else id(source)
