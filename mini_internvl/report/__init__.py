@@ -59,7 +59,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         "page.html",
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        kind=_kind(parts, against),
+        kind="comparison of two runs" if against is not None else parts.kind,
         title=_title(parts, run, names, against),
         names=names,
         places=_places(parts, run, against),
@@ -67,7 +67,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         verdict=_verdict(parts, sections, names, against) if others is not None else "",
         groups=_groups(parts, sections),
         sections=list(zip(sections, shown, strict=True)),
-        alone=_alone(sections, others),
+        alone=[other.title for other in others or () if not any(other is section.other for section in sections)],
         states=STATES if others is None else {**STATES, "unjudged": "Not compared"},
         unfolded=len(sections) <= UNFOLDED,
         next_commands=settings.next_commands(parts, run),
@@ -92,12 +92,6 @@ def _training(parts: Parts, found: list[str]) -> dict[str, Any]:
         "summary": training.summary(log),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
     }
-
-
-def _kind(parts: Parts, against: str | Path | None) -> str:
-    if against is not None:
-        return "comparison of two runs"
-    return "adaptation" if parts.base is not None else "evaluation" if parts.results else "training"
 
 
 def _title(parts: Parts, run: Path, names: tuple[str, str], against: str | Path | None) -> str:
@@ -144,8 +138,3 @@ def _verdict(parts: Parts, sections: Sequence[Section], names: tuple[str, str], 
         names = ("the adapted model", "the base")
     said = " General ability: ".join(verdict(part, names) for _, part in _groups(parts, sections) if part)
     return said[0].upper() + said[1:] if said.startswith(("the ", "no ")) else said
-
-
-def _alone(sections: Sequence[Section], others: Sequence[Result] | None) -> list[str]:
-    """Benchmarks of the other run that this one lacks."""
-    return [other.title for other in others or () if not any(other is section.other for section in sections)]

@@ -19,7 +19,7 @@ from mini_internvl.inputs.messages import image_parts
 from mini_internvl.records import Item
 from mini_internvl.report import paired
 from mini_internvl.report.folders import Answer, Result
-from mini_internvl.report.images import ByteBudget
+from mini_internvl.report.images import data_urls
 from mini_internvl.report.labels import Label
 from mini_internvl.report.page import short
 from mini_internvl.report.paired import GAINED, LOST
@@ -258,10 +258,9 @@ def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
 
 def draw_images(examples: Sequence[Example]) -> None:
     """Turn the sources of all examples of a page into data URLs that share the page's bytes."""
-    budget = ByteBudget(IMAGE_BYTES, sum(len(example.sources) for example in examples), LARGEST_IMAGE)
+    urls = iter(data_urls([s for example in examples for s in example.sources], IMAGE_BYTES, LARGEST_IMAGE))
     for example in examples:
-        names = [name for name, _ in example.images]
-        example.images = [(name, budget.spend(source)) for name, source in zip(names, example.sources, strict=True)]
+        example.images = [(name, next(urls)) for name, _ in example.images[: len(example.sources)]]
         example.sources = []
 
 

@@ -39,14 +39,15 @@ def explain(result: Result) -> list[tuple[str, str]]:
     """(metric, sentence) for the metrics of a result, each once; parts of the items share one last line."""
     own = getattr(result.module, "METRICS", {})
     names: dict[str, dict[str, None]] = {}
+    others = {}
     for metric in result.values:
         name = metric.rpartition("/")[2]
         sentence = own.get(metric) or own.get(name) or next((s for p, s in _SENTENCES.items() if _fits(p, name)), "")
         if sentence:
             names.setdefault(sentence, {})[name] = None
         else:
-            names.setdefault(_PARTS, {})["other rows"] = None
-    return [(", ".join(found), sentence) for sentence, found in names.items()]
+            others = {_PARTS: {"other rows": None}}
+    return [(", ".join(found), sentence) for sentence, found in {**names, **others}.items()]
 
 
 def _fits(pattern: str, name: str) -> bool:

@@ -77,6 +77,26 @@ class Result:
         error = self.errors.get(metric, math.nan)
         return error if self.count(metric) >= FEWEST or (error and self.count(metric) > 1) else math.nan
 
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What scoring counted."""
+        notes = self.facts.get("notes")
+        return notes if isinstance(notes, Mapping) else {}
+
+    @property
+    def badges(self) -> list[tuple[str, str]]:
+        """(word, sentence) of what keeps the score from being compared with a published one."""
+        found = [("partial", self.text("partial"))] if self.text("partial") else []
+        limit, of = self.facts.get("limit"), self.facts.get("of")
+        if isinstance(of, int) and of > self.items:
+            found.append(("subset", f"a sample of {self.items:,} of {of:,} items"))
+        elif limit:
+            found.append(("subset", f"at most {limit} items were asked, not the whole benchmark"))
+        first = next(iter(getattr(self.module, "PROTOCOLS", {})), "")
+        if first and self.text("protocol") not in ("", first):
+            found.append(("other protocol", f"protocol {self.text('protocol')}; the paper's is {first}"))
+        return found
+
     def text(self, key: str) -> str:
         """A fact as text; empty when it is absent."""
         value = self.facts.get(key)
@@ -119,7 +139,12 @@ class Parts:
     log: Path | None = None
     """The training log."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The content of adapt.json, or of the training run's recipe.json under "recipe"."""
+    """The content of adapt.json, and of the training run's recipe.json under "recipe"."""
+
+    @property
+    def kind(self) -> str:
+        """What the run is."""
+        return "adaptation" if self.base is not None else "evaluation" if self.results else "training"
 
 
 def read_parts(run: Path) -> Parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -44,18 +45,11 @@ def data_url(source: Any, budget: int) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(coded).decode()
 
 
-class ByteBudget:
-    """Shares bytes among images; what one leaves over goes to the next."""
-
-    def __init__(self, size: int, images: int, largest: int) -> None:
-        self.left = size
-        self.images = images
-        self.largest = largest
-
-    def spend(self, source: Any) -> str | None:
-        """The next image as a data URL."""
-        budget = min(self.largest, self.left // max(1, self.images))
-        url = data_url(source, budget)
-        self.images -= 1
-        self.left -= len(url) * 3 // 4 if url else 0
-        return url
+def data_urls(sources: Sequence[Any], size: int, largest: int) -> list[str | None]:
+    """Images that share ``size`` bytes, at most ``largest`` each; what one leaves over goes to the next."""
+    urls = []
+    for left, source in zip(range(len(sources), 0, -1), sources, strict=True):
+        url = data_url(source, min(largest, size // left))
+        size -= len(url) * 3 // 4 if url else 0
+        urls.append(url)
+    return urls

@@ -139,14 +139,9 @@ class Section:
     @property
     def counted(self) -> list[tuple[str, str]]:
         """What scoring counted, (name, "97 → 0") or (name, "150") where both runs agree."""
-        sides = [dict(settings.flat(r.facts.get("notes") or {})) for r in (self.other, self.result) if r]
+        sides = [dict(settings.flat(r.notes)) for r in (self.other, self.result) if r]
         pairs = {key: [side.get(key, "0") for side in sides] for side in sides for key in side}
         return [(words(key), " → ".join(dict.fromkeys(pair))) for key, pair in pairs.items()]
-
-    @property
-    def badges(self) -> list[tuple[str, str]]:
-        """(word, sentence) of what keeps the score from being compared with a published one."""
-        return _badges(self.result)
 
 
 def compare(results: Sequence[Result], others: Sequence[Result] | None = None) -> list[Section]:
@@ -220,10 +215,11 @@ def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:
 
 def warnings(sections: Sequence[Section], names: tuple[str, str], others: Sequence[Result] | None) -> Iterator[str]:
     """What a reader must know before the metrics, one sentence each, the gravest first."""
-    sides = [(result, name) for section in sections for result, name in _sides(section, names) if result]
+    sides = [(s.result, f", {names[0]}" if s.other else "") for s in sections]
+    sides += [(s.other, f", {names[1]}") for s in sections if s.other]
     yield from _unreadable(sides)
     for result, name in sides:
-        yield from (f"{result.title}{name}: {sentence.rstrip('.')}." for _, sentence in _badges(result))
+        yield from (f"{result.title}{name}: {sentence.rstrip('.')}." for _, sentence in result.badges)
     worse = [f"{s.result.title} {words(m)}" for s in sections for m, line in s.lines.items() if line.result == "worse"]
     if worse:
         more = f" and {len(worse) - WORSE_TOLD} more" if len(worse) > WORSE_TOLD else ""
@@ -239,37 +235,16 @@ def warnings(sections: Sequence[Section], names: tuple[str, str], others: Sequen
         yield f"Few items, so that only large differences can be seen: {', '.join(few)}."
 
 
-def _sides(section: Section, names: tuple[str, str]) -> list[tuple[Result | None, str]]:
-    """Both results with what tells them apart in a sentence."""
-    one = section.other is None
-    return [(section.result, "" if one else f", {names[0]}"), (section.other, f", {names[1]}")]
-
-
 def _unreadable(sides: Sequence[tuple[Result, str]]) -> Iterator[str]:
     """A sentence for each reason why answers say nothing of the model."""
     found: dict[str, list[str]] = {}
     for result, name in sides:
-        for key, value in (result.facts.get("notes") or {}).items():
+        for key, value in result.notes.items():
             counts = list(value.values()) if isinstance(value, Mapping) else [value]
             number = sum(n for n in counts if isinstance(n, int))
             if key in UNREADABLE and number and number >= TOLD_SHARE * result.items:
                 found.setdefault(UNREADABLE[key], []).append(f"{result.title}{name}: {number:,} of {result.items:,}")
     yield from (f"Answers that {reason}: {'; '.join(told)}." for reason, told in found.items())
-
-
-def _badges(result: Result) -> list[tuple[str, str]]:
-    found = []
-    if result.text("partial"):
-        found.append(("partial", result.text("partial")))
-    limit, of = result.facts.get("limit"), result.facts.get("of")
-    if isinstance(of, int) and of > result.items:
-        found.append(("subset", f"a sample of {result.items:,} of {of:,} items"))
-    elif limit:
-        found.append(("subset", f"at most {limit} items were asked, not the whole benchmark"))
-    first = next(iter(getattr(result.module, "PROTOCOLS", {})), "")
-    if first and result.text("protocol") not in ("", first):
-        found.append(("other protocol", f"protocol {result.text('protocol')}; the paper's is {first}"))
-    return found
 
 
 def _asked_differently(section: Section) -> Iterator[str]:

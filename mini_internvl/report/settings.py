@@ -30,11 +30,9 @@ def model_name(results: Sequence[Result]) -> str:
 
 
 def parameters(facts: Mapping[str, Any]) -> str:
-    """ "8.1 M parameters", empty where the number is not known."""
+    """ "8,103,424 parameters", empty where the number is not known."""
     number = facts.get("parameters")
-    if not isinstance(number, int) or not number:
-        return ""
-    return f"{number / 1e9:.2f} B parameters" if number >= 1e9 else f"{number / 1e6:.1f} M parameters"
+    return f"{number:,} parameters" if isinstance(number, int) and number else ""
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

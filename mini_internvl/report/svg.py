@@ -155,14 +155,7 @@ def _ticks(low: float, high: float, count: int, least: float = 0.0) -> tuple[flo
 
 
 def _tick_label(value: float, step: float) -> str:
-    if abs(value) < step / 2:
-        return "0"
-    if step < 0.001:
-        return number(value)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if round(step * 10**decimals, 6) % 1:
-        decimals += 1
-    return f"{value:,.{decimals}f}"
+    return number(value) if step < 0.001 and abs(value) > step / 2 else f"{value:,.9g}"
 
 
 def _axes(scale: _Scale, x_title: str, y_title: str) -> list[str]:
@@ -199,17 +192,10 @@ def _line(line: Series, scale: _Scale) -> list[str]:
 
 def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
     """The last value of each line beside its end, moved apart where two would touch."""
-    ends = sorted(lines, key=lambda line: scale.down(line.points[-1][1]))
-    heights = [scale.down(line.points[-1][1]) for line in ends]
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + LABEL_GAP)
-    lowest = float(HEIGHT - BOTTOM)
-    for i in range(len(heights) - 1, -1, -1):
-        heights[i] = min(heights[i], lowest)
-        lowest = heights[i] - LABEL_GAP
-    parts = []
-    for height, line in zip(heights, ends, strict=True):
+    parts, height = [], -math.inf
+    for line in sorted(lines, key=lambda line: scale.down(line.points[-1][1])):
         x, y = line.points[-1]
+        height = max(scale.down(y), height + LABEL_GAP)
         place = f'x="{scale.across(x) + 6:.1f}" y="{height + 4:.1f}"'
         parts.append(f'<text class="value c{line.colour}" {place}>{number(y)}</text>')
     return parts

@@ -22,8 +22,6 @@ SMOOTHED_PARTS = 25
 """The training loss is smoothed over one part in so many of its steps."""
 CHART_POINTS = 240
 """Points of one line, about as many as a chart has pixels for."""
-MAX_CHARTS = 40
-"""Measurements beyond so many get no chart."""
 
 
 @dataclass(kw_only=True)
@@ -164,7 +162,7 @@ def _measurement(name: str, column: Column) -> svg.Series:
 
 def _measured(log: Log) -> dict[str, str]:
     """Logged keys such as "bddx_text description/CIDEr" -> "description CIDEr", whole where that is not unique."""
-    keys = [key for key in log.columns if key not in LOGGED][:MAX_CHARTS]
+    keys = [key for key in log.columns if key not in LOGGED]
     ends = [key.partition(" ")[2] or key for key in keys]
     names = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
     return {key: name.replace("_", " ").replace("/", " ") for key, name in zip(keys, names, strict=True)}
