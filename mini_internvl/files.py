@@ -93,6 +93,12 @@ def read_object(path: Path, *, limit: int = MAX_TEXT, error: type[ValueError] = 
     return value
 
 
+def copy_file(source: Path, target: Path, *, error: type[ValueError] = FileError) -> Path:
+    """Copy a regular file; returns the copy."""
+    check_file(source, error=error)
+    return shutil.copyfile(source, target)
+
+
 @contextmanager
 def new_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` when the block ends without an error.

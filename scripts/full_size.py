@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mini_internvl.files import new_folder, write_json
+from mini_internvl.files import copy_file, new_folder, write_json
 from mini_internvl.inputs.tokenizer import FILES
 from mini_internvl.model.checkpoint import CONFIG, to_official
 from mini_internvl.model.config import VLMConfig
@@ -50,7 +49,7 @@ def write(size: str, folder: Path, tokenizer: Path | None) -> list[Path]:
     with new_folder(folder) as temporary:
         for name in FILES if tokenizer else ():
             if (tokenizer / name).exists():
-                shutil.copyfile(tokenizer / name, temporary / name)
+                copy_file(tokenizer / name, temporary / name)
         write_json(temporary / CONFIG, raw)
         files = write_tensors(tensors(VLMConfig.from_official(raw)), temporary)
     return [folder / file.name for file in files]

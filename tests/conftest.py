@@ -29,6 +29,7 @@ TINY_VISION = {
     "image_size": 56,
     "patch_size": 14,
     "norm_type": "layer_norm",
+    "layer_norm_eps": 1e-6,
     "qkv_bias": True,
     "qk_normalization": False,
 }
@@ -42,6 +43,7 @@ TINY_LLM = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
     "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-6,
 }
 TEXTS = ("What is this? What is the word in the image?", "What does the car do? Why does the car turn?")
 

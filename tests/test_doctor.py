@@ -240,8 +240,14 @@ FAULTS = {
     ),
     "no config": (remove(CONFIG), "error", CONFIG, "is missing", "copy it"),
     "unknown backbone": (set_llm(architectures=["Gemma"]), "error", CONFIG, "Gemma", "copy config.json"),
-    "field of a wrong kind": (set_llm(num_attention_heads="four"), "error", CONFIG, "wrong kind", "copy config.json"),
-    "absurd depth": (set_llm(num_hidden_layers=10**9), "error", CONFIG, "impossible", "copy it"),
+    "field of a wrong kind": (
+        set_llm(num_attention_heads="four"),
+        "error",
+        CONFIG,
+        "a whole number",
+        "copy config.json",
+    ),
+    "absurd depth": (set_llm(num_hidden_layers=10**9), "error", CONFIG, "from 1 to 1,000", "copy config.json"),
     "special tokens": (fewer_tokens, "error", "added_tokens.json", "<box>, </box>", "copy added_tokens.json"),
     "other context id": (
         set_config(img_context_token_id=3),
@@ -356,7 +362,7 @@ def test_several_faults_are_all_told(folder):
         (finding.severity for finding in diagnosis.findings), key=["error", "warning", "note"].index
     )
     (folder / "vocab.json").write_text("{")
-    told(diagnose(folder), "error", "vocab.json", "JSON", "copy it again")
+    told(diagnose(folder), "error", "vocab.json", "JSON", "fetch the file again")
 
 
 def test_values_are_read_only_when_asked(folder):
@@ -443,7 +449,13 @@ def test_a_bare_encoder_with_a_missing_tensor(tmp_path):
 
 def adapter(folder: Path, **changes: object) -> Path:
     folder.mkdir(exist_ok=True)
-    settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "OpenGVLab/InternVL2-1B", **changes}
+    settings = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "base_model_name_or_path": "OpenGVLab/InternVL2-1B",
+        **changes,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     name = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
     pair = {f"{name}.lora_A.weight": torch.zeros(2, 8), f"{name}.lora_B.weight": torch.zeros(8, 2)}
@@ -456,7 +468,7 @@ def test_an_adapter_is_known_and_its_faults_told(tmp_path):
     assert diagnosis.layout == "adapter"
     assert diagnosis.findings == ()
     file = "adapter_model.safetensors"
-    told(diagnose(adapter(tmp_path / "a", r=4)), "error", file, "has rank 2", "same save")
+    told(diagnose(adapter(tmp_path / "a", r=4)), "error", file, "has rank 2", "save the adapter again")
     told(diagnose(adapter(tmp_path / "a", peft_type="IA3")), "error", "adapter_config.json", "IA3", "LoRA")
     elsewhere = diagnose(adapter(tmp_path / "a", base_model_name_or_path="/nowhere/base"))
     told(elsewhere, "warning", "adapter_config.json", "/nowhere/base", "base_model_name_or_path")
@@ -465,6 +477,41 @@ def test_an_adapter_is_known_and_its_faults_told(tmp_path):
     told(diagnose(tmp_path / "a"), "error", file, "without their partner", "again")
     (tmp_path / "a" / file).unlink()
     told(diagnose(tmp_path / "a"), "error", file, "is missing", "fetch")
+
+
+def test_what_loading_refuses_is_never_healthy(folder, tmp_path):
+    """Loading is tried, on headers alone: what the checks of the doctor's own do not see is told all the same."""
+    saved, tensors = (folder / WEIGHTS).read_bytes(), load_file(folder / WEIGHTS)
+    edit_weights(folder, lambda tensors: tensors.update({"mlp1.1.bias": tensors["mlp1.1.bias"].int()}))
+    told(diagnose(folder), "error", WEIGHTS, "mlp1.1.bias is of type I32", "real numbers")
+    (folder / WEIGHTS).write_bytes(saved)
+    (folder / "parts").mkdir()
+    (folder / "parts/a.safetensors").write_bytes(saved[:-8])
+    (folder / WEIGHTS).unlink()
+    names = dict.fromkeys(tensors, "parts/a.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+    told(diagnose(folder), "error", "parts/a.safetensors", "is cut off", "again")
+    (folder / "parts/a.safetensors").write_bytes(saved)
+    assert diagnose(folder).healthy
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "../a.safetensors")}))
+    told(diagnose(folder), "error", INDEX, "outside the folder", "beside")
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_told(folder, tmp_path):
+    place = adapter(tmp_path / "a", base_model_name_or_path=str(folder))
+    told(diagnose(place), "error", "adapter_model.safetensors", "adapts a layer of shape", "")
+    (tmp_path / "a/adapter_model.safetensors").unlink()
+    place = adapter(tmp_path / "b", alpha_pattern={"q_porj": 64})
+    told(diagnose(place), "warning", "adapter_config.json", '"q_porj"', "correct the name")
+    place = adapter(tmp_path / "c", init_lora_weights="pissa")
+    told(diagnose(place), "error", "adapter_config.json", "init_lora_weights is 'pissa'", "save the adapter again")
+
+
+def test_values_taken_for_granted_are_listed(folder):
+    edit(folder / CONFIG, lambda raw: raw["llm_config"].pop("rope_theta"))
+    diagnosis = diagnose(folder)
+    assert diagnosis.healthy
+    told(diagnosis, "warning", CONFIG, "llm_config.rope_theta 10000.0", "original checkpoint")
 
 
 def test_headers_are_read_without_weights(folder):
@@ -496,9 +543,11 @@ def test_run_prints_lines_or_json_and_gives_the_exit_code(folder, capsys):
 
 def test_a_sentencepiece_checkpoint_is_healthy(tmp_path):
     llm = {"architectures": ["Phi3ForCausalLM"], "vocab_size": 32020, "hidden_size": 64, "intermediate_size": 64}
-    llm |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    llm |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-5}
+    llm |= {"max_position_embeddings": 4096, "rope_theta": 10000.0}
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     vision |= {"image_size": 28, "patch_size": 14, "norm_type": "layer_norm", "qk_normalization": False}
+    vision |= {"layer_norm_eps": 1e-6, "qkv_bias": True}
     raw = compose(vision, llm, image_size=28, max_tiles=1, img_context_token_id=32013)
     model = fresh(VLMConfig.from_official(raw), seed=0)
     model.image_token_id = 32013

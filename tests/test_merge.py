@@ -9,9 +9,10 @@ import torch
 
 from mini_internvl.commands import merge as command
 from mini_internvl.engine import load
-from mini_internvl.model.adapter import load_adapted, save_adapter, weights_hash
+from mini_internvl.files import FileError
+from mini_internvl.model.adapter import load_adapted, load_adapter, save_adapter, tensors_hash
 from mini_internvl.model.checkpoint import CheckpointError, load_model, save_model
-from mini_internvl.model.lora import LoraConfig, adapter_parameters, add_lora
+from mini_internvl.model.lora import LoraConfig, adapter_parameters, add_lora, lora_layers
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def adapter(base, tmp_path):
     with torch.no_grad():
         for parameter in adapter_parameters(model):
             parameter.normal_(0, 0.1, generator=generator)
-    return save_adapter(model, tmp_path / "adapter", base="../base", base_hash=weights_hash(base))
+    return save_adapter(model, tmp_path / "adapter", base="../base", base_hash=tensors_hash(base))
 
 
 def outputs(model):
@@ -104,7 +105,7 @@ def test_another_base_and_bad_places_are_refused(adapter, base, tmp_path):
         (adapter, "exists already"),
         (tmp_path, "exists already"),
     ):
-        with pytest.raises(CheckpointError, match=match):
+        with pytest.raises(FileError, match=match):
             command.merge(adapter, place)
     base.rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match=r"the base that .* names is not here: .*give it with --base"):
@@ -112,3 +113,18 @@ def test_another_base_and_bad_places_are_refused(adapter, base, tmp_path):
     assert not (tmp_path / "merged").exists()
     with pytest.raises(CheckpointError, match=r"adapter_config.json is missing"):
         command.merge(other, tmp_path / "merged", base=str(other))
+
+
+def test_merging_is_proved_against_the_files_not_against_our_own_loading(adapter, tmp_path, monkeypatch):
+    """Logits before and after agree whatever was loaded; only an independent sum shows a wrong product."""
+
+    def twice(model, folder):
+        info = load_adapter(model, folder)
+        for layer in lora_layers(model).values():
+            layer.scale *= 2
+        return info
+
+    monkeypatch.setattr(command, "load_adapter", twice)
+    with pytest.raises(CheckpointError, match=r"gives other weights than its files say: .* nothing was written"):
+        command.merge(adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

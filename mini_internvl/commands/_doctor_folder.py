@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mini_internvl.files import FileError, read_object
 from mini_internvl.model import layouts, llms
 from mini_internvl.model.files import CONFIG
 
@@ -81,9 +81,11 @@ class Folder:
         self.findings.append(Finding(severity=severity, file=plain(file), what=plain(what), remedy=plain(remedy)))
 
     def tell_error(self, file: str, error: Exception) -> None:
-        """Write down an error of ours, whose message reads "what is wrong; remedy"."""
+        """Write down an error of ours, whose message reads "what is wrong; remedy"; it may begin with another file."""
         text = str(error).replace(f"{self.path}/", "").replace(f"{self.path}: ", "")
-        what, _, remedy = text.removeprefix(f"{file} ").rpartition("; ")
+        first = re.match(r"([\w./-]+\.(?:json|safetensors|txt|model|bin)):? ", text)
+        file, text = (first[1], text[first.end() :]) if first else (file, text)
+        what, _, remedy = text.rpartition("; ")
         self.tell("error", file, what or remedy, remedy if what else "fetch the file again")
 
     def json(self, name: str) -> dict[str, Any] | None:
@@ -97,18 +99,10 @@ class Folder:
         if not path.exists():
             return None
         try:
-            text = path.read_text(encoding="utf-8")
-            if text.startswith("version https://git-lfs"):
-                self.tell("error", name, "is a Git LFS pointer, not the file itself", "run git lfs pull in the folder")
-                return None
-            value = json.loads(text)
-        except (OSError, RecursionError, ValueError) as error:
-            self.tell("error", name, f"is not valid JSON ({error})", "fetch the file again from where it came")
+            return read_object(path)
+        except FileError as error:
+            self.tell_error(name, error)
             return None
-        if not isinstance(value, dict):
-            self.tell("error", name, "holds no JSON object", "fetch the file again from where it came")
-            return None
-        return value
 
     def layout(self) -> str:
         """What the folder is, by config.json; an unknown one is told."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mini_internvl.commands._doctor_folder import Folder, listed
 from mini_internvl.model.config import VisionConfig, VLMConfig
-from mini_internvl.model.files import CONFIG, INDEX, PICKLES, WEIGHTS, CheckpointError
+from mini_internvl.model.files import CONFIG, INDEX, PICKLES, WEIGHTS, CheckpointError, stays_inside
 from mini_internvl.model.headers import Stored, read_header
 from mini_internvl.model.layouts import layouts, native, official
 from mini_internvl.model.sizes import shapes_only
@@ -28,8 +28,6 @@ IN_MEMORY = {
     "lm_head.": "language_model.lm_head.",
 }
 """Native folders: the names in memory, which some were saved with -> those on disk."""
-MOST = {"hidden_size": 100_000, "intermediate_size": 1_000_000, "layers": 1_000, "heads": 10_000}
-"""What a config.json says beyond this is taken for a mistake."""
 
 
 def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Stored]]:
@@ -37,10 +35,7 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
     present = folder.names("*.safetensors")
     headers: dict[str, dict[str, Stored]] = {}
     for name in present:
-        try:
-            headers[name] = dict(read_header(folder.path / name).tensors)
-        except CheckpointError as error:
-            folder.tell_error(name, error)
+        _read(folder, name, headers)
     pickled = sorted(name for pattern in PICKLES for name in folder.names(pattern))
     weights = folder.json(INDEX)
     if weights is not None:
@@ -64,8 +59,15 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
     return {name: headers[name] for name in used if name in headers}
 
 
+def _read(folder: Folder, name: str, headers: dict[str, dict[str, Stored]]) -> None:
+    try:
+        headers[name] = dict(read_header(folder.path / name).tensors)
+    except CheckpointError as error:
+        folder.tell_error(name, error)
+
+
 def _by_index(
-    folder: Folder, index: Mapping[str, object], headers: Mapping[str, object], present: list[str]
+    folder: Folder, index: Mapping[str, object], headers: dict[str, dict[str, Stored]], present: list[str]
 ) -> list[str]:
     """Files that the index names; shards that are missing, idle or do not hold what they should are told."""
     places = index.get("weight_map")
@@ -73,6 +75,13 @@ def _by_index(
         folder.tell("error", INDEX, "names no files", "fetch the index again")
         return present
     named = sorted(set(places.values()))
+    outside = [name for name in named if not stays_inside(name)]
+    if outside:
+        folder.tell("error", INDEX, f"names files outside the folder: {listed(outside)}", "put the weights beside it")
+        return present
+    for name in named:
+        if name not in headers and name not in present and folder.has(name):
+            _read(folder, name, headers)
     missing = [name for name in named if not folder.has(name)]
     if missing:
         folder.tell("error", INDEX, f"names shards that are missing: {listed(missing)}", "fetch these files as well")
@@ -122,17 +131,7 @@ def unwrap(folder: Folder, tensors: Mapping[str, Stored], raw: Mapping[str, obje
 
 
 def expected(config: VLMConfig | VisionConfig, layout: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that a configuration asks for, in the layout's spelling; nothing is allocated.
-
-    Raises:
-        ValueError: the configuration has impossible sizes.
-    """
-    parts = [config] if isinstance(config, VisionConfig) else [config.vision, config.llm]
-    for part in parts:
-        for name, most in MOST.items():
-            value = getattr(part, name)
-            if not isinstance(value, int) or not 0 < value <= most:
-                raise ValueError(f"{name} is {value!r}")
+    """Names and shapes that a configuration asks for, in the layout's spelling; nothing is allocated."""
     with shapes_only():
         if isinstance(config, VisionConfig):
             state: Iterable[tuple[str, Tensor]] = InternViT(config).state_dict().items()

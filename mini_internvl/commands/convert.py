@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine import hub
-from mini_internvl.files import check_new, new_folder, write_json
+from mini_internvl.files import check_new, copy_file, new_folder, write_json
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
 from mini_internvl.inputs.tokenizer import FILES
 from mini_internvl.model import layouts
@@ -134,4 +133,4 @@ def _copy_tokenizer(source: Path, target: Path, here: str, there: str, config: A
     else:
         for name in FILES:
             if (source / name).exists():
-                shutil.copyfile(source / name, target / name)
+                copy_file(source / name, target / name)

@@ -21,8 +21,12 @@ from mini_internvl.commands import _doctor_tokens as tokens
 from mini_internvl.commands import _doctor_weights as weights
 from mini_internvl.commands._doctor_folder import ADAPTER, LAYOUTS, Diagnosis, Finding, Folder, listed, plain
 from mini_internvl.commands._options import AsJson
+from mini_internvl.engine.engine import Engine
+from mini_internvl.model.adapter import find_base, load_adapted, read_weights
+from mini_internvl.model.adapter_config import read_adapter
+from mini_internvl.model.checkpoint import load_model, load_vision
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
-from mini_internvl.model.files import CONFIG
+from mini_internvl.model.files import CONFIG, CheckpointError
 from mini_internvl.model.layouts import layouts
 
 EXAMPLE = "minivl doctor checkpoints/InternVL2-1B --deep"
@@ -117,6 +121,21 @@ def _examine(folder: Folder, layout: str, deep: bool, progress: weights.Progress
     _guard(folder, CONFIG, lambda: _remote_code(folder))
     if deep:
         _guard(folder, single, lambda: weights.check_values(folder, files, progress))
+    if all(finding.severity != "error" for finding in folder.findings):
+        _guard(folder, CONFIG, lambda: _try_loading(folder, layout))
+
+
+def _try_loading(folder: Folder, layout: str) -> None:
+    """Load as every command does, but for the weights: what that refuses is no healthy folder."""
+    try:
+        if layout == "vision":
+            load_vision(folder.path, device="meta")
+        elif layout != "adapter":
+            Engine.around(load_model(folder.path, device="meta"), folder.path)
+        elif Path(base := find_base(folder.path, None) if read_adapter(folder.path).base else "").is_dir() and base:
+            Engine.around(load_adapted(folder.path, device="meta", allow_other_base=True), Path(base))
+    except ValueError as error:
+        folder.tell_error(CONFIG, error)
 
 
 def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -130,14 +149,7 @@ def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[s
         f.severity == "error" and f.file.endswith(("tensors", "index.json")) for f in folder.findings
     )
     if config is not None and complete:
-        try:
-            wanted = weights.expected(config, layout)
-        except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-            folder.tell(
-                "error", CONFIG, f"asks for an impossible model ({error})", "copy it from the original checkpoint"
-            )
-        else:
-            weights.compare(folder, tensors, wanted, tied=weights.is_tied(config))
+        weights.compare(folder, tensors, weights.expected(config, layout), tied=weights.is_tied(config))
     if layout in layouts():
         vocabulary = config.llm.vocab_size if isinstance(config, VLMConfig) else None
         rows = _guard(folder, CONFIG, lambda: weights.check_rows(folder, tensors, vocabulary))
@@ -157,13 +169,12 @@ def _config(folder: Folder, layout: str, raw: Mapping[str, Any]) -> VLMConfig | 
     except ConfigError as error:
         folder.tell("error", CONFIG, str(error), "copy config.json from the original checkpoint")
         return None
-    except (ArithmeticError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        what = f"has a field of the wrong kind ({type(error).__name__}: {error})"
-        folder.tell("error", CONFIG, what, "copy config.json from the original checkpoint")
-        return None
     if isinstance(config, VLMConfig):
         folder.facts["language model"] = config.llm.architecture
         folder.facts["tile"] = f"{config.image_size} px, {config.tokens_per_tile} tokens, up to {config.max_tiles}"
+        if config.defaults:
+            what = f"does not say everything; taken for granted: {listed(list(config.defaults), 12)}"
+            folder.tell("warning", CONFIG, what, "compare with the original checkpoint and write these fields down")
     return config
 
 
@@ -176,8 +187,6 @@ def _adapter(folder: Folder, files: Mapping[str, Mapping[str, Any]]) -> None:
     settings = folder.json(ADAPTER) or {}
     kind, rank, base = (settings.get(name) for name in ("peft_type", "r", "base_model_name_or_path"))
     folder.facts["adapter"] = f"{kind}, rank {rank}, of {base or 'an unnamed base'}"
-    if kind != "LORA":
-        folder.tell("error", ADAPTER, f'peft_type is "{kind}"; only LORA is known', "give an adapter made with LoRA")
     if not base:
         remedy = "set base_model_name_or_path to the checkpoint it was trained on"
         folder.tell("warning", ADAPTER, "does not say what it adapts", remedy)
@@ -193,10 +202,14 @@ def _adapter(folder: Folder, files: Mapping[str, Mapping[str, Any]]) -> None:
         folder.tell("error", ADAPTER_WEIGHTS, what, "save or fetch the adapter again")
     if files and not ups:
         folder.tell("error", ADAPTER_WEIGHTS, "holds no low-rank matrices", "save or fetch the adapter again")
-    wrong = sorted(name for name in ups if len(tensors[name].shape) == 2 and tensors[name].shape[1] != rank)
-    if wrong and not settings.get("rank_pattern"):
-        what = f"{wrong[0]} has rank {tensors[wrong[0]].shape[1]}, {ADAPTER} says {rank}"
-        folder.tell("error", ADAPTER_WEIGHTS, what, f"take weights and {ADAPTER} from one and the same save")
+    if not alone and ups:
+        try:
+            for line in read_weights(folder.path):
+                folder.tell("warning", ADAPTER, line, "correct the name, or leave the field out")
+        except CheckpointError as error:
+            folder.tell_error(ADAPTER, error)
+    elif settings:
+        read_adapter(folder.path)
 
 
 def _remote_code(folder: Folder) -> None:

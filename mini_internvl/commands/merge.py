@@ -20,9 +20,11 @@ from mini_internvl.engine.engine import Engine, Prompt
 from mini_internvl.files import check_new
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import FILES, load_tokenizer
-from mini_internvl.model.adapter import check_base, find_base, load_adapter, read_adapter, weights_hash
-from mini_internvl.model.checkpoint import layout_of, load_model, save_model
-from mini_internvl.model.files import CheckpointError, read_tensors
+from mini_internvl.model.adapter import WEIGHTS, check_base, find_base, load_adapter, present_name, tensors_hash
+from mini_internvl.model.adapter_config import Adapter, layers, read_adapter
+from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
+from mini_internvl.model.files import CheckpointError, read_file, read_tensors
+from mini_internvl.model.layouts import native
 from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
 
@@ -62,6 +64,8 @@ class Merged:
     """Largest difference of logits that the adapter makes, relative to the scale: what merging must not lose."""
     difference: float
     """Largest difference between unmerged and merged float32 logits, relative to the scale."""
+    weights: float
+    """Largest difference between the merged weights and float64 sums made from the files, over the largest weight."""
     argmax: float
     """Share of positions with the same likeliest token, unmerged and merged."""
     scale: float
@@ -97,6 +101,7 @@ def run(adapter: str, output: Path, *, base: str | None, as_json: bool) -> None:
     rows = [
         ("merged, float32", f"{done.difference:.1e}", f"{done.argmax:.2%}"),
         (f"merged, as saved ({done.dtype})", f"{done.saved_difference:.1e}", f"{done.saved_argmax:.2%}"),
+        ("weights, against the files", f"{done.weights:.1e}", ""),
         ("without the adapter", f"{done.changed:.1e}", ""),
     ]
     what = f"{layers} layers{' and the projector' * done.projector} merged"
@@ -116,7 +121,7 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
     home = _home(folder, base)
     info = read_adapter(folder)
     if info.base_hash:
-        check_base(folder, info, weights_hash(home))
+        check_base(folder, info, tensors_hash(home))
     dtype = next(tensor.dtype for _, tensor in read_tensors(home))
     model = load_model(home)
     prompts = _prompts(model, home)
@@ -132,6 +137,7 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
             f"merging {folder} changes the logits by {difference:.1e} of their scale, more than {TOLERANCE:.0e}; "
             "nothing was written"
         )
+    weights = _against_the_files(model, home, info)
     saved_difference, saved_argmax = _compare(before, _logits(_rounded(model, dtype), prompts))
     files = [home / name for name in FILES if (home / name).exists()]
     save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files)
@@ -143,6 +149,7 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
         prompts=len(prompts),
         changed=_compare(before, plain)[0],
         difference=difference,
+        weights=weights,
         argmax=argmax,
         scale=max(float(logits.abs().max()) for logits in before),
         tolerance=TOLERANCE,
@@ -150,6 +157,41 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
         saved_difference=saved_difference,
         saved_argmax=saved_argmax,
     )
+
+
+def _against_the_files(model: InternVL, home: Path, info: Adapter) -> float:
+    """Compare merged weights with W + scale * B A in float64, made from the files alone, tensor by tensor.
+
+    Returns:
+        The largest difference over the largest weight of its tensor.
+
+    Raises:
+        CheckpointError: one is larger than :data:`TOLERANCE`, or part of the adapter found no place.
+    """
+    left = {present_name(name): tensor for name, tensor in read_file(info.folder / WEIGHTS)}
+    modules = {name.removesuffix(".lora_A.weight") for name in left if name.endswith(".lora_A.weight")}
+    settings, _ = layers(info, {name: [name] for name in modules})
+    config = read_config(home)
+    stored, state = dict(layout_of(home).read(read_tensors(home), config)), model.state_dict()
+    base = native.write({name: stored[name] for name in state}, config)
+    worst = 0.0
+    for (name, wanted), (_, merged) in zip(base, native.write(state, config), strict=True):
+        name, wanted = present_name(name), wanted.double()
+        module = name.removesuffix(".weight")
+        if module in settings:
+            a, b = (left.pop(f"{module}.lora_{letter}.weight").double() for letter in "AB")
+            wanted += info.scale(settings[module].alpha, len(a)) * (b @ a)
+        wanted = left.pop(name, wanted)
+        difference = float((merged.double() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"merging {info.folder} gives other weights than its files say: {name} differs by {difference:.1e}; "
+                "nothing was written"
+            )
+        worst = max(worst, difference)
+    if left:
+        raise CheckpointError(f"merging {info.folder} leaves out {', '.join(sorted(left)[:4])}; nothing was written")
+    return worst
 
 
 def _home(folder: Path, base: str | None) -> Path:

@@ -16,10 +16,9 @@ from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
-from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer
+from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer, stop_ids
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import find_base, is_adapter, load_adapted
-from mini_internvl.model.checkpoint import read_json
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import ChatTemplate, Message
 
@@ -92,16 +91,13 @@ class Engine:
             folder: where its tokenizer files are (:func:`home`).
             fast_images: see :class:`Engine`.
         """
-        stop_ids: list[int] = []
-        if (folder / "generation_config.json").exists():
-            eos = read_json(folder / "generation_config.json").get("eos_token_id", [])
-            stop_ids = [eos] if isinstance(eos, int) else list(eos)
+        tokenizer = load_tokenizer(folder)
         return cls(
             model,
-            load_tokenizer(folder),
+            tokenizer,
             chat.find_template(model.config.template),
             system_message=model.config.system_message,
-            stop_ids=stop_ids,
+            stop_ids=stop_ids(folder, tokenizer),
             fast_images=fast_images,
         )
 

@@ -28,7 +28,7 @@ def file_hash(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_hash(folder: Path) -> str:
+def weight_files_hash(folder: Path) -> str:
     """SHA-256 of a checkpoint's safetensors files."""
     return file_hash(*sorted(folder.glob("*.safetensors")))
 

@@ -67,11 +67,11 @@ def load_evaluated(
         )
     folder = resolve(model)
     engine = load(folder, device=_own_device(device, ranks), dtype=dtype)
-    weights = keys.weights_hash(folder)
+    weights = keys.weight_files_hash(folder)
     base = home(folder)
     hashes = [weights, keys.settings_hash(folder)]
     if base != folder:  # an adapter says nothing without its base
-        hashes += [keys.weights_hash(base), keys.settings_hash(base)]
+        hashes += [keys.weight_files_hash(base), keys.settings_hash(base)]
     parameters = sum(p.numel() for p in engine.model.parameters())
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
     return EvaluatedModel(engine=engine, name=name, facts=facts, key=keys.digest(hashes))

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mini_internvl.files import copy_file, read_object
 from mini_internvl.inputs import chat, fast_json
 from mini_internvl.inputs.messages import MARK
 from mini_internvl.inputs.tiles import MEAN, STD
@@ -29,6 +29,7 @@ from mini_internvl.inputs.tokenizer import (
     Tokenizer,
     TokenizerError,
     load_tokenizer,
+    stop_ids,
 )
 from mini_internvl.records import ChatTemplate
 
@@ -76,13 +77,13 @@ def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Pa
     files = [target / "tokenizer.json"]
     backend.save(str(files[0]))
     vocabularies = [name for name in VOCABULARIES if (source / name).exists()]
-    files += [Path(shutil.copyfile(source / name, target / name)) for name in vocabularies]
+    files += [copy_file(source / name, target / name) for name in vocabularies]
     official = {name: _json(source / name) for name in REPLACED if (source / name).exists()}
     bos = _bos(tokenizer)
     contents: dict[str, Mapping[str, Any] | str] = {
         "tokenizer_config.json": _tokenizer_config(tokenizer, backend, official, bos),
         "special_tokens_map.json": official.get("special_tokens_map.json") or _roles(official),
-        "generation_config.json": _generation_config(tokenizer, template, official),
+        "generation_config.json": _generation_config(tokenizer, template, official, stop_ids(source, tokenizer)),
         "chat_template.jinja": chat_template(template, _bos_mark(tokenizer, template), config.system_message),
         **_processor_files(config),
     }
@@ -116,7 +117,7 @@ def write_official_files(source: Path, target: Path, config: VLMConfig) -> list[
         raise TokenizerError(f"{source} holds no tokenizer: needed is at least tokenizer.json; copy it there")
     if bare:
         names.append("tokenizer.json")
-    files = [Path(shutil.copyfile(source / name, target / name)) for name in names]
+    files = [copy_file(source / name, target / name) for name in names]
     if bare and "added_tokens.json" not in names:
         rows = _json(source / "tokenizer.json").get("added_tokens", [])
         files.append(_write(target / "added_tokens.json", {row["content"]: row["id"] for row in rows}))
@@ -263,11 +264,11 @@ def _video_token(tokenizer: Tokenizer) -> str:
     return chat.IMAGE_END
 
 
-def _generation_config(tokenizer: Tokenizer, template: ChatTemplate, official: Mapping[str, Any]) -> dict[str, Any]:
+def _generation_config(
+    tokenizer: Tokenizer, template: ChatTemplate, official: Mapping[str, Any], stops: list[int]
+) -> dict[str, Any]:
     """The official generation_config.json with the template's stop tokens added to its own."""
     config = dict(official.get("generation_config.json", {}))
-    stops = config.get("eos_token_id") or []
-    stops = [*stops] if isinstance(stops, Iterable) else [stops]
     for token in (*STOPS.get(template.name, ()), template.sep.strip()):
         if token in tokenizer.added:
             stops.append(tokenizer.token_id(token))
@@ -308,13 +309,7 @@ def _processor_files(config: VLMConfig) -> dict[str, Mapping[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path} is not valid JSON ({error}); copy it again") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds no JSON object; copy it again")
-    return value
+    return read_object(path, error=TokenizerError)
 
 
 def _write(path: Path, content: Mapping[str, Any] | str) -> Path:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import abc
 import functools
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mini_internvl.files import read_bytes, read_object, read_text
 
 if TYPE_CHECKING:
     import sentencepiece
@@ -44,6 +45,8 @@ FILES = (
     "vocab.json",
 )
 """Files beside the weights that a checkpoint needs to talk; they go along when it is saved or converted."""
+MAX_ID = 10_000_000
+"""Ids from here on are taken for damage."""
 SPACE = "\u2581"
 """Sentencepiece's visible space."""
 NO_SPACE_IN_FRONT = b"\x1a\x02\x18\x00"
@@ -287,12 +290,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     config = _read(folder / "tokenizer_config.json", missing_ok=True)
     try:
-        config |= config.get("official_files", {}).get("tokenizer_config.json", {})  # the original, in a native folder
+        original = (config.get("official_files") or {}).get("tokenizer_config.json") or {}  # of a native folder
+        config |= original
         added = _added_tokens(folder, config)
         roles = _roles({**config, **_read(folder / "special_tokens_map.json", missing_ok=True)})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, TokenizerError):
-            raise
+    except TokenizerError:
+        raise
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(
             f"{folder}: the added tokens cannot be read ({type(error).__name__}: {error}); copy tokenizer_config.json, "
             "added_tokens.json and special_tokens_map.json again"
@@ -316,11 +320,13 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
 
     vocab = _read(folder / "vocab.json")
     try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = read_text(folder / "merges.txt", error=TokenizerError).split("\n")
         # The original's reader takes every line that begins with "#" for a comment, so that "##" stays two tokens.
         pairs = (line.split() for line in lines if line.strip() and not line.startswith("#"))
         merges = [(left, right) for left, right in pairs]
         model = models.BPE(vocab, merges)
+    except TokenizerError:
+        raise
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(
             f"{folder}/merges.txt is broken or of another vocab.json ({error}); copy both again"
@@ -366,7 +372,7 @@ def _sentencepiece(
     sentencepiece.set_min_log_level(2)  # it warns of a null character in every InternLM2 model
     llama = str(config.get("tokenizer_class", "")).startswith("Llama")
     every_piece = not llama or bool(config.get("legacy", True))
-    proto = (folder / "tokenizer.model").read_bytes() + (b"" if every_piece else NO_SPACE_IN_FRONT)
+    proto = read_bytes(folder / "tokenizer.model", error=TokenizerError) + (b"" if every_piece else NO_SPACE_IN_FRONT)
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
@@ -384,25 +390,49 @@ def _sentencepiece(
 def _json(folder: Path, pad_token: str | None) -> Tokenizer:
     import tokenizers
 
+    rows = _read(folder / "tokenizer.json").get("added_tokens") or []
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        added = [_added(row["id"], row) for row in rows]
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{folder}/tokenizer.json is broken ({error}); copy it again") from None
-    rows = _read(folder / "tokenizer.json").get("added_tokens", [])
-    return FastTokenizer(backend, [_added(row["id"], row) for row in rows], "json", pad_token)
+    return FastTokenizer(backend, added, "json", pad_token)
+
+
+def stop_ids(folder: str | Path, tokenizer: Tokenizer) -> list[int]:
+    """Ids that end an answer by generation_config.json: numbers or texts of tokens; null and no file mean none.
+
+    Raises:
+        TokenizerError: one is neither a number nor a token, or has no place in the vocabulary.
+    """
+    path = Path(folder) / "generation_config.json"
+    value = _read(path, missing_ok=True).get("eos_token_id")
+    found = []
+    for stop in value if isinstance(value, list) else [value]:
+        if isinstance(stop, str):
+            found.append(tokenizer.token_id(stop))
+        elif isinstance(stop, int) and not isinstance(stop, bool) and 0 <= stop < MAX_ID:
+            found.append(stop)
+        elif stop is not None:
+            raise TokenizerError(f"{path}: eos_token_id holds {stop!r:.60}; it must be the id or the text of a token")
+    return found
 
 
 def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[AddedToken]:
     """From ``added_tokens_decoder`` (with flags), completed by added_tokens.json (without)."""
-    tokens = {row["content"]: _added(number, row) for number, row in config.get("added_tokens_decoder", {}).items()}
+    rows = config.get("added_tokens_decoder") or {}
+    tokens = {row["content"]: _added(number, row) for number, row in rows.items()}
     for content, number in _read(folder / "added_tokens.json", missing_ok=True).items():
-        tokens.setdefault(content, AddedToken(content=content, id=int(number)))
+        tokens.setdefault(content, _added(number, {"content": content, "special": True}))
     return list(tokens.values())
 
 
 def _added(number: int | str, row: Mapping[str, Any]) -> AddedToken:
     flags = {name: bool(row.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
-    return AddedToken(content=row["content"], id=int(number), **flags)
+    content, number = row["content"], int(number)
+    if not isinstance(content, str) or not content or not 0 <= number < MAX_ID:
+        raise ValueError(f"token {content!r:.60} has the id {number:.3g}")
+    return AddedToken(content=content, id=number, **flags)
 
 
 def _roles(config: Mapping[str, Any]) -> dict[str, str]:
@@ -410,21 +440,18 @@ def _roles(config: Mapping[str, Any]) -> dict[str, str]:
     named = {
         f"{role}_token": config.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
     }
-    texts = {role: token["content"] if isinstance(token, dict) else token for role, token in named.items() if token}
-    more = [
-        token["content"] if isinstance(token, dict) else token
-        for token in config.get("additional_special_tokens") or ()
-    ]
-    return {**texts, **{token: token for token in more}}
+    more = [_text(token) for token in config.get("additional_special_tokens") or ()]
+    return {**{role: _text(token) for role, token in named.items() if token}, **{token: token for token in more}}
+
+
+def _text(token: Any) -> str:
+    text = token["content"] if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r:.60} is no token")
+    return text
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     if missing_ok and not path.exists():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path} is not valid JSON ({error}); copy it again") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds no JSON object; copy it again")
-    return value
+    return read_object(path, error=TokenizerError)

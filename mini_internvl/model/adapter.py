@@ -1,7 +1,8 @@
 """Adapter folders in PEFT's format, as ``peft`` reads and writes them for the Hugging Face native model.
 
-``adapter_config.json`` and ``adapter_model.safetensors`` name the native modules (``native_lora.py`` converts).
-A projector that was trained in full goes along as PEFT's ``modules_to_save``. The hash of the base's weights stands in
+``adapter_config.json`` (``adapter_config.py``) and ``adapter_model.safetensors`` name the native modules
+(``native_lora.py`` converts). Modules that were trained in full, such as the projector or the output matrix, and biases
+go along whole, as PEFT's ``modules_to_save``. The hash of the base's weights stands in
 ``auto_mapping``, the one free-form field of PEFT's config: any other extra field makes ``peft`` warn.
 """
 
@@ -9,81 +10,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mini_internvl.files import new_folder, recover_folder, write_json
 from mini_internvl.model import lora
+from mini_internvl.model.adapter_config import CONFIG, HASH, Adapter, layers, read_adapter
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config
-from mini_internvl.model.files import CheckpointError, read_json, read_tensors
-from mini_internvl.model.native_lora import PROJECTOR, Low, from_native, pairs, to_native
+from mini_internvl.model.files import CheckpointError, read_file, read_tensors
+from mini_internvl.model.layouts import native
+from mini_internvl.model.native_lora import Low, from_native, pairs, to_native
 from mini_internvl.model.vlm import InternVL
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-HASH = "base_sha256"
+WEIGHTS = "adapter_model.safetensors"
+PROJECTOR = "multi_modal_projector"
+_log = logging.getLogger(__name__)
 _PREFIX = "base_model.model."
-_PROJECTOR_NAMES = {"layer_norm": "mlp1.0", "linear_1": "mlp1.1", "linear_2": "mlp1.3"}
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])(?:\.default)?\.weight")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """What an adapter folder says of itself."""
-
-    base: str
-    """Folder or hub id of the model it was trained on, as written; empty when it names none."""
-    base_hash: str | None
-    """:func:`weights_hash` of that model; ``None`` in adapters that others wrote."""
-    rank: int
-    """Rank of the layers that no pattern names."""
-    dropout: float
-    """Dropout it was trained with."""
-    projector: bool
-    """Whether it brings a projector that was trained in full."""
-    raw: Mapping[str, Any]
-    """The whole adapter_config.json."""
+_WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
+"""What peft puts into the names of tensors that it saves whole."""
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 
 
 def is_adapter(folder: str | Path) -> bool:
     """Whether the folder holds an adapter instead of a whole model."""
     recover_folder(Path(folder))
     return (Path(folder) / CONFIG).exists()
-
-
-def read_adapter(folder: str | Path) -> Adapter:
-    """Read and check adapter_config.json.
-
-    Raises:
-        CheckpointError: it is missing or broken, or the adapter is no plain LoRA.
-    """
-    path = Path(folder) / CONFIG
-    raw = read_json(path)
-    if raw.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {raw.get('peft_type')!r}; only LORA can be read")
-    for key in ("use_dora", "lora_bias", "alora_invocation_tokens", "target_parameters", "trainable_token_indices"):
-        if raw.get(key):
-            raise CheckpointError(f"{path}: {key} is set; only plain LoRA can be read")
-    try:
-        return Adapter(
-            base=str(raw.get("base_model_name_or_path") or ""),
-            base_hash=(raw.get("auto_mapping") or {}).get(HASH),
-            rank=int(raw["r"]),
-            dropout=float(raw.get("lora_dropout") or 0.0),
-            projector="multi_modal_projector" in (raw.get("modules_to_save") or ()),
-            raw=raw,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: a field is missing or malformed ({error!r}); save the adapter again") from None
 
 
 def find_base(folder: str | Path, base: str | None = None) -> str:
@@ -103,7 +62,7 @@ def find_base(folder: str | Path, base: str | None = None) -> str:
     return name
 
 
-def weights_hash(folder: str | Path) -> str:
+def tensors_hash(folder: str | Path) -> str:
     """SHA-256 over our names, types, shapes and bytes of a folder's tensors in the order of their names.
 
     The layout does not matter, nor how the tensors are spread over files.
@@ -122,18 +81,27 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: str, projector: bool = False) -> Path:
+def save_adapter(
+    model: InternVL,
+    folder: str | Path,
+    *,
+    base: str,
+    base_hash: str,
+    projector: bool = False,
+    full: Sequence[str] = (),
+) -> Path:
     """Write the adapter of a model as a PEFT folder, complete or not at all.
 
     Args:
         model: with adapters.
         folder: appears whole; an older one of that name is replaced only then.
         base: folder or hub id of the base, written as given.
-        base_hash: its :func:`weights_hash`.
+        base_hash: its :func:`tensors_hash`.
         projector: save the projector too, for it was trained in full.
+        full: native names of other modules outside the blocks to save whole, such as "lm_head".
 
     Raises:
-        ValueError: the model has no adapters.
+        ValueError: the model has no adapters, or no module of that name.
     """
     native = to_native(model)
     if not native:
@@ -142,10 +110,8 @@ def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: s
     for name, low in native.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = low.a
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = low.b
-    if projector:
-        for theirs, ours in _PROJECTOR_NAMES.items():
-            for leaf, value in model.get_submodule(ours).state_dict().items():
-                tensors[f"{_PREFIX}{PROJECTOR}{theirs}.{leaf}"] = value
+    modules = list(dict.fromkeys([*([PROJECTOR] if projector else []), *full]))
+    tensors |= {f"{_PREFIX}{name}": value for name, value in _whole_modules(model, modules).items()}
     # Each tensor gets storage of its own: safetensors refuses the shared A of queries, keys and values.
     tensors = {name: value.detach().to("cpu").clone().contiguous() for name, value in tensors.items()}
     dropout = max(layer.dropout for layer in lora.lora_layers(model).values())
@@ -156,7 +122,7 @@ def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: s
             HASH: base_hash,
         },
         "base_model_name_or_path": base,
-        "modules_to_save": ["multi_modal_projector"] if projector else None,
+        "modules_to_save": modules or None,
     }
     folder = Path(folder)
     with new_folder(folder) as temporary:
@@ -173,7 +139,7 @@ def load_adapter(
     Args:
         model: the base.
         folder: written by :func:`save_adapter` or by ``peft`` on the native model.
-        base_hash: :func:`weights_hash` of the base's folder; ``None`` leaves the base unchecked.
+        base_hash: :func:`tensors_hash` of the base's folder; ``None`` leaves the base unchecked.
         allow_other_base: load although the adapter was trained on other weights.
 
     Raises:
@@ -187,10 +153,12 @@ def load_adapter(
         raise ValueError("the model has adapters already; merge them first")
     if not allow_other_base:
         check_base(folder, info, base_hash)
-    factors, projector = _read_factors(folder, info)
+    factors, whole, told = _read_weights(folder, info)
+    for line in told:
+        _log.warning("%s: %s", folder, line)
     found = from_native(model, factors, str(folder / WEIGHTS), info.rank)
-    if info.projector:
-        _put_projector(model, projector, folder)
+    if whole:
+        _put_whole(model, whole, folder / WEIGHTS)
     model.requires_grad_(False)
     for name, low in found.items():
         layer = lora.wrap(model, name, len(low.a), low.scale, info.dropout)
@@ -223,19 +191,14 @@ def load_adapted(
     Raises:
         CheckpointError: the base is no folder or another one than the adapter was trained on.
     """
-    home = _base_folder(folder, str(base) if base else None)
+    home = Path(find_base(folder, str(base) if base else None))
+    recover_folder(home)
+    if not home.is_dir():
+        raise CheckpointError(f"{home}, the base of {folder}, is not a folder; fetch it or name another place for it")
     model = load_model(home, dtype=dtype, device=device, strict=strict)
     needs_hash = read_adapter(folder).base_hash and not allow_other_base
-    load_adapter(model, folder, base_hash=weights_hash(home) if needs_hash else None, allow_other_base=allow_other_base)
+    load_adapter(model, folder, base_hash=tensors_hash(home) if needs_hash else None, allow_other_base=allow_other_base)
     return model.eval()
-
-
-def _base_folder(folder: str | Path, base: str | None = None) -> Path:
-    name = find_base(folder, base)
-    recover_folder(Path(name))
-    if not Path(name).is_dir():
-        raise CheckpointError(f"{name}, the base of {folder}, is not a folder; fetch it or name another place for it")
-    return Path(name)
 
 
 def _config(model: InternVL, native: Mapping[str, Low], dropout: float) -> dict[str, Any]:
@@ -273,63 +236,102 @@ def _short(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read_factors(folder: Path, info: Adapter) -> tuple[dict[str, Low], dict[str, Tensor]]:
-    """Native name -> product, and the projector's tensors, of adapter_model.safetensors."""
+def read_weights(folder: str | Path) -> list[str]:
+    """Read and check an adapter's weights without its base; returns what of its config has no effect.
+
+    Raises:
+        CheckpointError: as :func:`load_adapter`, but for what needs the base.
+    """
+    folder = Path(folder)
+    return _read_weights(folder, read_adapter(folder))[2]
+
+
+def _read_weights(folder: Path, info: Adapter) -> tuple[dict[str, Low], dict[str, Tensor], list[str]]:
+    """Native name -> product; native name -> tensor of what is saved whole; what of the config has no effect."""
     path = folder / WEIGHTS
-    if not path.exists():
-        if (folder / "adapter_model.bin").exists():
-            raise CheckpointError(
-                f"{folder / 'adapter_model.bin'} is a pickle file, which can run code when loaded; "
-                "convert it to safetensors first"
-            )
-        raise CheckpointError(f"{path} is missing; save the adapter again")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete ({error}); save the adapter again") from None
+    if not path.exists() and (folder / "adapter_model.bin").exists():
+        raise CheckpointError(
+            f"{folder / 'adapter_model.bin'} is a pickle file, which can run code when loaded; "
+            "convert it to safetensors first"
+        )
     factors: dict[str, dict[str, Tensor]] = {}
-    projector: dict[str, Tensor] = {}
+    spellings: dict[str, list[str]] = {}
+    whole: dict[str, Tensor] = {}
     unknown = []
-    for key, tensor in tensors.items():
-        name = _present_name(key.removeprefix(_PREFIX))
+    for key, tensor in read_file(path):
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {key} holds NaN or infinity; go back to an earlier save")
+        written = key.removeprefix(_PREFIX)
+        name = present_name(key)
         match = _FACTOR.fullmatch(name)
         if match and tensor.ndim == 2:
             factors.setdefault(match["module"], {})[match["which"]] = tensor.float()
-        elif name.startswith(PROJECTOR) and not match and info.projector:
-            projector[name.removeprefix(PROJECTOR)] = tensor
-        else:
+            old = _FACTOR.fullmatch(written)
+            spellings[match["module"]] = [old["module"] if old else match["module"], match["module"]]
+        elif lora.MARK in name or not key.startswith(_PREFIX):
             unknown.append(key)
+        else:
+            whole[name] = tensor
     unknown += [name for name, pair in factors.items() if len(pair) < 2 or len(pair["A"]) != pair["B"].shape[1]]
     if unknown or not factors:
         raise CheckpointError(f"{path}: not readable as LoRA: {', '.join(sorted(unknown)[:4]) or 'it has no adapters'}")
-    return {
-        name: Low(pair["A"], pair["B"], _scale(info.raw, name, len(pair["A"]))) for name, pair in factors.items()
-    }, projector
+    settings, told = layers(info, spellings)
+    for name, layer in settings.items():
+        if len(factors[name]["A"]) != layer.rank:
+            rank = len(factors[name]["A"])
+            raise CheckpointError(f"{path}: {name} has rank {rank}, {CONFIG} says {layer.rank}; save the adapter again")
+        if not layer.targeted:
+            raise CheckpointError(f"{path}: {CONFIG} does not mean {name}, so peft would leave it out; mend the config")
+    for module in info.full:
+        if not any(f".{module}." in f".{name}" for name in whole):
+            raise CheckpointError(f"{path} lacks {module}, which modules_to_save names; save the adapter again")
+    lows = {
+        name: Low(pair["A"], pair["B"], info.scale(settings[name].alpha, settings[name].rank))
+        for name, pair in factors.items()
+    }
+    return lows, whole, told
 
 
-def _present_name(name: str) -> str:
-    """Names of the older native layout -> those of the present one."""
+def present_name(name: str) -> str:
+    """A tensor's name in a file -> its name in the present native model: no prefix, no wrappers, the new order."""
+    name = _WRAPPED.sub(".", name.removeprefix(_PREFIX)).replace(".default.", ".")
     name = re.sub(r"^language_model\.lm_head\b", "lm_head", name)
     name = re.sub(r"^language_model\.model\.", "model.language_model.", name)
     return re.sub(r"^(language_model|vision_tower|multi_modal_projector)\.", r"model.\1.", name)
 
 
-def _scale(raw: Mapping[str, Any], name: str, rank: int) -> float:
-    """As peft finds it: the first pattern that matches the end of the name, else the general alpha."""
-    patterns = raw.get("alpha_pattern") or {}
-    matching = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
-    alpha = float(next(matching, raw.get("lora_alpha", 8)))
-    return alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
+def _whole_modules(model: InternVL, modules: Sequence[str]) -> dict[str, Tensor]:
+    """Native name -> tensor of the modules outside the blocks that end in one of these names."""
+    outside = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
+    found: dict[str, Tensor] = {}
+    for name, value in native.write(outside, model.config) if modules else ():
+        name = present_name(name)
+        if any(f".{module}." in f".{name}" for module in modules):
+            found[name] = value
+    for module in modules:
+        if not any(f".{module}." in f".{name}" for name in found):
+            raise ValueError(f'the model has no module "{module}" outside its blocks')
+    return found
 
 
-def _put_projector(model: InternVL, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    wanted = {
-        f"{theirs}.{leaf}": value
-        for theirs, ours in _PROJECTOR_NAMES.items()
-        for leaf, value in model.get_submodule(ours).named_parameters()
-    }
-    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in tensors.items()}:
-        raise CheckpointError(f"{folder / WEIGHTS}: the projector's tensors do not fit this base")
+def _put_whole(model: InternVL, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Replace tensors of the base, given under native names, by an adapter's."""
+    left = dict(tensors)
+
+    def replaced() -> Iterator[tuple[str, Tensor]]:
+        for name, value in native.write(model.state_dict(), model.config):
+            new = left.pop(present_name(name), value)
+            if new.shape != value.shape:
+                raise CheckpointError(
+                    f"{path}: {present_name(name)} has shape {tuple(new.shape)}, the base's is {tuple(value.shape)}"
+                )
+            yield name, new.to(value)
+
+    made = list(native.read(replaced(), model.config))
+    if left:
+        raise CheckpointError(f"{path}: this model has no tensor {', '.join(sorted(left)[:4])}; is it another base?")
+    state = model.state_dict()
     with torch.no_grad():
-        for key, value in wanted.items():
-            value.copy_(tensors[key])
+        for name, value in made:
+            if value.data_ptr() != state[name].data_ptr() or value.is_meta:
+                state[name].copy_(value)

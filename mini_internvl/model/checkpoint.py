@@ -8,18 +8,19 @@ and refuse to load unless asked.
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from mini_internvl.files import new_folder, recover_folder, write_json
+from mini_internvl.files import copy_file, new_folder, recover_folder, write_json
 from mini_internvl.model import layouts
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
+from mini_internvl.model.fields import is_integer, shown
 from mini_internvl.model.files import (
     CONFIG,
     INDEX,
@@ -57,11 +58,17 @@ __all__ = [
 ADAPTER = "adapter_config.json"
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 _VISION = "vision_model."
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 def load_model(
-    folder: str | Path, *, dtype: str | torch.dtype = "float32", device: str = "cpu", strict: bool = True
+    folder: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str = "cpu",
+    strict: bool = True,
+    float32: Sequence[str] = (),
 ) -> InternVL:
     """Load a model.
 
@@ -69,9 +76,10 @@ def load_model(
         folder: holds config.json and safetensors weights in any known layout, or an adapter, which loads on its base.
             No code in it is run.
         dtype: "float32", "bfloat16", "float16" or a torch dtype.
-        device: where the weights go.
+        device: where the weights go; "meta" checks names, shapes and types by the headers and reads no weight.
         strict: False loads in spite of missing tensors (they are made fresh) and of extra ones (they are left out), and
             logs their names.
+        float32: begins of names that stay float32 whatever ``dtype`` says, such as "mlp1." where the projector trains.
 
     Raises:
         CheckpointError, ConfigError: a file is missing, damaged, of another model or pickled, or tensors do not fit.
@@ -85,10 +93,14 @@ def load_model(
 
         return load_adapted(folder, dtype=dtype, device=device, strict=strict)
     config = read_config(folder)
+    if strict:
+        _check_depth(folder, config)
+    if config.defaults:
+        _log.warning("%s says nothing of %s: defaults were taken", folder / CONFIG, ", ".join(config.defaults))
     with shapes_only():
         model = InternVL(config)
-    tensors = layout_of(folder).read(read_tensors(folder), config)
-    _assign(model, tensors, folder, as_dtype(dtype), device, strict)
+    tensors = layout_of(folder).read(read_tensors(folder, shapes_only=device == "meta"), config)
+    _assign(model, tensors, folder, as_dtype(dtype), device, strict, float32)
     model.image_token_id = image_token_id(folder, config)
     return model.eval()
 
@@ -98,13 +110,14 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
     folder = Path(folder)
     raw = read_json(folder / CONFIG)
     tensors: Iterable[tuple[str, Tensor]]
+    stored = read_tensors(folder, shapes_only=device == "meta")
     if "hidden_size" in raw and "patch_size" in raw:
-        config = VisionConfig.from_official(raw)
-        tensors = read_tensors(folder)
+        config = _named(folder, lambda: VisionConfig.from_official(raw))
+        tensors = stored
     elif "vision_config" in raw or "official" in raw:
         whole = read_config(folder)
         config = whole.vision
-        pairs = layout_of(folder).read(read_tensors(folder), whole)
+        pairs = layout_of(folder).read(stored, whole)
         tensors = ((key.removeprefix(_VISION), value) for key, value in pairs if key.startswith(_VISION))
     else:
         raise ConfigError(f"{folder / CONFIG}: this is no InternViT config")
@@ -116,19 +129,35 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
 
 def layout_of(folder: Path) -> ModuleType:
     """The layout of a folder (a module of ``model/layouts``); errors name the file."""
-    try:
-        return layouts.detect(read_json(folder / CONFIG))
-    except ConfigError as error:
-        raise ConfigError(f"{folder / CONFIG}: {error}") from None
+    return _named(folder, lambda: layouts.detect(read_json(folder / CONFIG)))
 
 
 def read_config(folder: Path) -> VLMConfig:
     """config.json of a folder in any layout; errors name the file."""
     layout = layout_of(folder)
+    return _named(folder, lambda: VLMConfig.from_official(layout.to_official_config(read_json(folder / CONFIG))))
+
+
+def _named(folder: Path, read: Callable[[], T]) -> T:
     try:
-        return VLMConfig.from_official(layout.to_official_config(read_json(folder / CONFIG)))
+        return read()
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG}: {error}") from None
+
+
+def _check_depth(folder: Path, config: VLMConfig) -> None:
+    """CheckpointError when config.json asks for other numbers of blocks than the files hold, before any is made."""
+    depths = {"vision": -1, "language_model": -1}
+    for name, _ in read_tensors(folder, shapes_only=True):
+        block = re.search(r"(vision|language_model).*?\.layers?\.(\d{1,9})\.", name)
+        if block:
+            depths[block[1]] = max(depths[block[1]], int(block[2]))
+    for (part, last), wanted in zip(depths.items(), (config.vision.layers, config.llm.layers), strict=True):
+        if last >= 0 and last + 1 != wanted:
+            raise CheckpointError(
+                f"{folder}: config.json asks for {wanted:,} {part} blocks, the weights have {last + 1:,}; "
+                "take both from one and the same checkpoint"
+            )
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -148,6 +177,7 @@ def _assign(
     dtype: torch.dtype,
     device: str,
     strict: bool = True,
+    float32: Sequence[str] = (),
 ) -> None:
     wanted = {key: value.shape for key, value in model.state_dict().items()}
     state: dict[str, Tensor] = {}
@@ -156,7 +186,7 @@ def _assign(
             raise CheckpointError(
                 f"{folder}: {key} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[key])}"
             )
-        state[key] = tensor.to(device=device, dtype=dtype)
+        state[key] = tensor.to(device=device, dtype=torch.float32 if key.startswith(tuple(float32)) else dtype)
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
         what = f"{_listed('missing', missing)}{_listed('unexpected', extra)}"
@@ -201,14 +231,21 @@ def image_token_id(folder: Path, config: VLMConfig) -> int:
     """Id of <IMG_CONTEXT>: from config.json or the added tokens, else by the official order of the nine at the end."""
     if config.image_token_id is not None:
         return config.image_token_id
-    if (folder / "added_tokens.json").exists():
-        added = read_json(folder / "added_tokens.json")
-        if IMAGE_TOKEN in added:
-            return int(added[IMAGE_TOKEN])
+    ids: dict[str, Any] = {}
     if (folder / "tokenizer.json").exists():
-        for token in read_json(folder / "tokenizer.json").get("added_tokens", []):
-            if token["content"] == IMAGE_TOKEN:
-                return int(token["id"])
+        rows = read_json(folder / "tokenizer.json").get("added_tokens")
+        found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        ids["tokenizer.json"] = next((row.get("id") for row in found if row.get("content") == IMAGE_TOKEN), None)
+    if (folder / "added_tokens.json").exists():
+        ids["added_tokens.json"] = read_json(folder / "added_tokens.json").get(IMAGE_TOKEN)
+    for file, number in reversed(ids.items()):
+        if number is not None:
+            if not is_integer(number) or not 0 <= number < config.llm.vocab_size:
+                raise CheckpointError(
+                    f"{folder / file}: {IMAGE_TOKEN} has the id {shown(number)}, beyond the "
+                    f"{config.llm.vocab_size} rows of the vocabulary; copy the tokenizer files of the same checkpoint"
+                )
+            return int(number)
     return config.llm.vocab_size - 7
 
 
@@ -237,7 +274,7 @@ def save_model(
     )
     with new_folder(folder) as temporary:
         for file in extra_files:
-            shutil.copyfile(file, temporary / file.name)
+            copy_file(file, temporary / file.name)
         write_json(temporary / CONFIG, raw)
         pairs = form.write(model.state_dict(), model.config)
         converted = ((name, tensor.detach().to("cpu", target)) for name, tensor in pairs)

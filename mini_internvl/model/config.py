@@ -1,4 +1,4 @@
-"""Model configurations: typed views of the official config.json, checked when read.
+"""Model configurations: typed views of the official config.json, checked when read (``fields.py``).
 
 The raw dictionary travels along (``VLMConfig.official``), so that saving writes back every field that was read.
 Source of fields and defaults: ``configuration_internvl_chat.py``, ``configuration_intern_vit.py``.
@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mini_internvl.model.fields import ConfigError, Fields
+
+__all__ = ["ConfigError", "DecoderConfig", "RopeConfig", "RopeKind", "VLMConfig", "VisionConfig"]
+
 RopeKind = Literal["default", "linear", "dynamic", "longrope"]
-
-
-class ConfigError(ValueError):
-    """A config.json that is not of this family, or is wrong in one field."""
+MAX_WIDTH, MAX_HIDDEN, MAX_LAYERS, MAX_HEADS, MAX_SIDE = 100_000, 1_000_000, 1_000, 10_000, 100_000
+"""Sizes beyond these are taken for damage: no model of this kind comes near."""
+MAX_TILES = 1_000
+"""Most tiles of an image that a config may ask for; the released ones ask for 12, the paper uses up to 40."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,26 +64,31 @@ class VisionConfig:
             raise ConfigError(f"vision_config: image_size {self.image_size} is no multiple of {self.patch_size}")
 
     @classmethod
-    def from_official(cls, raw: Mapping[str, Any]) -> VisionConfig:
-        """Read a ``vision_config`` (or a bare InternViT config.json)."""
-        activation = raw.get("hidden_act", "gelu")
+    def from_official(cls, raw: Mapping[str, Any] | Fields) -> VisionConfig:
+        """Read a ``vision_config`` (or a bare InternViT config.json).
+
+        Raises:
+            ConfigError: a field is missing, of the wrong kind, out of range or unknown.
+        """
+        fields = raw if isinstance(raw, Fields) else Fields(raw, "vision_config")
+        activation = fields.text("hidden_act", "gelu", quiet=True)
         if activation != "gelu":
             raise ConfigError(f'vision_config.hidden_act is "{activation}"; InternViT uses gelu')
         return cls(
-            hidden_size=_need(raw, "hidden_size", "vision_config"),
-            intermediate_size=_need(raw, "intermediate_size", "vision_config"),
-            layers=_need(raw, "num_hidden_layers", "vision_config"),
-            heads=_need(raw, "num_attention_heads", "vision_config"),
-            image_size=raw.get("image_size", 224),
-            patch_size=raw.get("patch_size", 14),
-            norm_type=raw.get("norm_type", "rms_norm"),
-            norm_eps=raw.get("layer_norm_eps", 1e-6),
-            qkv_bias=raw.get("qkv_bias", False),
-            qk_norm=raw.get("qk_normalization", True),
-            layer_scale=raw.get("initializer_factor", 0.1),
-            initializer_range=raw.get("initializer_range", 0.02),
-            drop_path_rate=raw.get("drop_path_rate", 0.0),
-            attention_dropout=raw.get("attention_dropout", 0.0),
+            hidden_size=fields.integer("hidden_size", high=MAX_WIDTH),
+            intermediate_size=fields.integer("intermediate_size", high=MAX_HIDDEN),
+            layers=fields.integer("num_hidden_layers", high=MAX_LAYERS),
+            heads=fields.integer("num_attention_heads", high=MAX_HEADS),
+            image_size=fields.integer("image_size", 224, high=MAX_SIDE),
+            patch_size=fields.integer("patch_size", 14, high=MAX_SIDE),
+            norm_type=fields.text("norm_type", "rms_norm"),
+            norm_eps=fields.number("layer_norm_eps", 1e-6, high=1.0),
+            qkv_bias=fields.flag("qkv_bias", False),
+            qk_norm=fields.flag("qk_normalization", True),
+            layer_scale=fields.number("initializer_factor", 0.1, low=-1e6, high=1e6, quiet=True),
+            initializer_range=fields.number("initializer_range", 0.02, high=1e3, quiet=True),
+            drop_path_rate=fields.number("drop_path_rate", 0.0, high=0.999, quiet=True),
+            attention_dropout=fields.number("attention_dropout", 0.0, high=0.999, quiet=True),
         )
 
 
@@ -137,6 +146,8 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ConfigError(f"llm_config: {self.heads} heads are no multiple of {self.kv_heads} key-value heads")
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ConfigError(f"llm_config: heads of {self.head_dim} values; rotary positions need an even number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +180,18 @@ class VLMConfig:
     """Id of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary layout gives it."""
     official: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The config.json as read, for saving."""
+    defaults: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """Fields that matter and that config.json does not have, each with the value that was taken."""
 
     def __post_init__(self) -> None:
         if self.ps_version not in ("v1", "v2"):
             raise ConfigError(f'ps_version is "{self.ps_version}"; known: v1, v2')
+        if self.min_tiles > self.max_tiles:
+            raise ConfigError(f"min_dynamic_patch {self.min_tiles} is more than max_dynamic_patch {self.max_tiles}")
+        if not -self.vision.layers - 1 <= self.select_layer <= self.vision.layers:
+            raise ConfigError(f"select_layer is {self.select_layer}, but the encoder has {self.vision.layers} layers")
         side = self.image_size // self.vision.patch_size * self.downsample_ratio
-        if side != int(side):
+        if side != int(side) or side < 1:
             raise ConfigError(
                 f"force_image_size {self.image_size} with patch {self.vision.patch_size} and downsample_ratio "
                 f"{self.downsample_ratio} gives {side} tokens a side; it must be whole"
@@ -199,32 +216,34 @@ class VLMConfig:
         """
         from mini_internvl.model import llms
 
-        model_type = raw.get("model_type")
-        if model_type != "internvl_chat" or "vision_config" not in raw or "llm_config" not in raw:
-            names = raw.get("architectures") or ["unknown"]
-            raise ConfigError(
-                f'this is a config of "{model_type}" ({names[0]}), not of "internvl_chat"; '
-                "give a folder in the official InternVLChatModel layout"
-            )
-        vision = VisionConfig.from_official(raw["vision_config"])
+        if raw.get("model_type") != "internvl_chat" or "vision_config" not in raw or "llm_config" not in raw:
+            raise ConfigError(f"{of_another_model(raw)}; give a folder in the official InternVLChatModel layout")
+        fields = Fields(raw)
+        vision = VisionConfig.from_official(fields.needed_table("vision_config"))
+        llm = llms.read_config(fields.needed_table("llm_config"))
+        dynamic = fields.flag("dynamic_image_size", True)
+        most = fields.integer("max_dynamic_patch", 6, high=MAX_TILES)
+        least = fields.integer("min_dynamic_patch", 1, high=MAX_TILES)
         return cls(
             vision=vision,
-            llm=llms.read_config(raw["llm_config"]),
-            template=_need(raw, "template", "config.json"),
-            system_message=raw.get("system_message"),
-            downsample_ratio=raw.get("downsample_ratio", 0.5),
-            ps_version=raw.get("ps_version", "v1"),
-            select_layer=raw.get("select_layer", -1),
-            image_size=raw.get("force_image_size") or vision.image_size,
-            min_tiles=raw.get("min_dynamic_patch", 1),
-            max_tiles=raw.get("max_dynamic_patch", 6) if raw.get("dynamic_image_size", True) else 1,
-            use_thumbnail=bool(raw.get("use_thumbnail", False)),
-            image_token_id=raw.get("img_context_token_id"),
+            llm=llm,
+            template=fields.text("template"),
+            system_message=fields.text("system_message", None, quiet=True),
+            downsample_ratio=fields.number("downsample_ratio", 0.5, open_low=True, high=1.0),
+            ps_version=fields.text("ps_version", "v1"),
+            select_layer=fields.integer("select_layer", -1, low=-MAX_LAYERS, high=MAX_LAYERS),
+            image_size=fields.integer("force_image_size", vision.image_size, high=MAX_SIDE),
+            min_tiles=least if dynamic else 1,
+            max_tiles=most if dynamic else 1,
+            use_thumbnail=fields.flag("use_thumbnail", False),
+            image_token_id=fields.integer("img_context_token_id", None, low=0, high=llm.vocab_size - 1, quiet=True),
+            defaults=tuple(fields.taken),
             official=copy.deepcopy(dict(raw)),
         )
 
 
-def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in raw:
-        raise ConfigError(f'{where}: the field "{key}" is missing')
-    return raw[key]
+def of_another_model(raw: Mapping[str, Any]) -> str:
+    """What a config.json of another family is told to be."""
+    names = raw.get("architectures")
+    first = names[0] if isinstance(names, list) and names else "unknown"
+    return f'this is a config of "{raw.get("model_type")}" ({first}), not of "internvl_chat"'

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from mini_internvl.files import FileError, read_object, write_json
+from mini_internvl.files import FileError, check_file, read_object, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,13 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD_BYTES = 5_000_000_000
 """Largest file of a saved checkpoint, as in the released 4B."""
+
+
+TYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+}
+"""Types that weights may have: safetensors' name -> torch's."""
 
 
 class CheckpointError(FileError):
@@ -45,13 +52,21 @@ def weight_files(folder: Path) -> list[Path]:
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise CheckpointError(f"{folder / INDEX} has no map from tensors to files; fetch it again")
         names = sorted(set(places.values()))
+        outside = [name for name in names if not stays_inside(name)]
+        if outside:
+            raise CheckpointError(
+                f"{folder / INDEX} names {outside[0]!r:.200}, outside the folder; put the weights beside the index"
+            )
         missing = [name for name in names if not (folder / name).exists()]
         if missing or not names:
             raise CheckpointError(
                 f"{folder / INDEX} names {missing or 'no files'}, not in the folder; fetch them again"
             )
+        for name in names:
+            check_file(folder / name, error=CheckpointError)
         return [folder / name for name in names]
     if (folder / WEIGHTS).exists():
+        check_file(folder / WEIGHTS, error=CheckpointError)
         return [folder / WEIGHTS]
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickled:
@@ -61,16 +76,42 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
 
 
-def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder under its own name, memory-mapped."""
+def stays_inside(name: str) -> bool:
+    """Whether a name of an index is of a file in the folder, or below it."""
+    place = PurePath(name)
+    return bool(name) and not place.is_absolute() and ".." not in place.parts and "\\" not in name and "\0" not in name
+
+
+def read_tensors(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder under its own name, memory-mapped; with ``shapes_only`` empty, on the meta device."""
     for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = file.keys()
-                for key in names:
-                    yield key, file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or incomplete ({error}); fetch or save it again") from None
+        yield from read_file(path, shapes_only=shapes_only)
+
+
+def read_file(path: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a safetensors file; see :func:`read_tensors`.
+
+    Raises:
+        CheckpointError: the file is missing, no regular file, damaged, or holds other numbers than real ones.
+    """
+    check_file(path, error=CheckpointError)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                part = file.get_slice(key)
+                if part.get_dtype() not in TYPES:
+                    kind = part.get_dtype()
+                    raise CheckpointError(f"{path}: {key:.200} is of type {kind}; save the weights as real numbers")
+                yield key, _empty(part) if shapes_only else file.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete ({error}); fetch or save it again") from None
+
+
+def _empty(part: Any) -> Tensor:
+    """A tensor without memory, of the type and shape that a file's header gives."""
+    import torch
+
+    return torch.empty(part.get_shape(), dtype=getattr(torch, TYPES[part.get_dtype()]), device="meta")
 
 
 def write_tensors(

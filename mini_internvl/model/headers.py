@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mini_internvl.files import check_file
 from mini_internvl.model.files import CheckpointError
 
 MAX_HEADER = 100_000_000
@@ -51,8 +52,8 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointError: the file is cut off, longer than its header says, or no safetensors file at all.
     """
+    size = check_file(path, error=CheckpointError)
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")

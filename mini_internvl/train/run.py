@@ -25,7 +25,7 @@ from mini_internvl.engine.device import fast_bfloat16
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
-from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, weights_hash
+from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, tensors_hash
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, read_json, save_model
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
@@ -74,13 +74,13 @@ def open_start(recipe: Recipe) -> Start:
         return Start(model=model, tokenizer=tokenizer, folder=folder)
     add_lora(model, recipe.lora, recipe.seed)
     projector = any("projector" in stage.train for stage in recipe.stages)
-    return Start(model=model, tokenizer=tokenizer, folder=folder, base_hash=weights_hash(folder), projector=projector)
+    return Start(model=model, tokenizer=tokenizer, folder=folder, base_hash=tensors_hash(folder), projector=projector)
 
 
 def _open_adapter(recipe: Recipe) -> Start:
     """The base of an adapter with the adapter on it, to train on; ``recipe.lora`` may change its dropout only."""
     folder = hub.find(find_base(recipe.model))
-    model, base_hash = load_model(folder), weights_hash(folder)
+    model, base_hash = load_model(folder), tensors_hash(folder)
     wanted = targeted(model, recipe.lora) if recipe.lora else None
     info = load_adapter(model, recipe.model, base_hash=base_hash)
     layers = lora_layers(model)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mini_internvl.inputs.tokenizer import TokenizerError, load_tokenizer
+from mini_internvl.inputs.tokenizer import TokenizerError, load_tokenizer, stop_ids
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_a_character_that_is_not_complete_shows_as_one_mark(tokenizer):
 
 
 def test_words_of_the_corpus_are_single_tokens(tokenizer):
-    assert len(tokenizer.encode(" picture")) == 1
+    assert len(tokenizer.encode(" image")) == 1
     assert len(tokenizer.encode("picture")) == 7  # text that is read out stays spelled
 
 
@@ -130,3 +131,41 @@ def test_merges_that_begin_with_a_number_sign_are_comments(folder):
     assert "".join(merges[-1].split()) == last
     (folder / "merges.txt").write_text("\n".join([*merges[:-1], "# #"]) + "\n")
     assert len(load_tokenizer(folder).encode("##")) == 2
+
+
+@pytest.mark.parametrize(
+    ("eos", "wanted"),
+    [
+        (None, []),
+        ([7, None], [7]),
+        ("<|im_end|>", ["<|im_end|>"]),
+        (7, [7]),
+        ([], []),
+        (["<|im_end|>", 3], ["<|im_end|>", 3]),
+    ],
+)
+def test_stop_ids_are_numbers_or_names_and_null_is_absence(checkpoint, tmp_path, eos, wanted):
+    tokenizer = load_tokenizer(checkpoint)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    ids = [tokenizer.token_id(stop) if isinstance(stop, str) else stop for stop in wanted]
+    assert stop_ids(tmp_path, tokenizer) == ids
+
+
+@pytest.mark.parametrize(
+    ("eos", "message"),
+    [(True, "eos_token_id holds True"), ([{}], r"eos_token_id holds \{\}"), ("<nope>", 'has no token "<nope>"')],
+)
+def test_a_stop_that_is_no_token_is_refused(checkpoint, tmp_path, eos, message):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    with pytest.raises(TokenizerError, match=message):
+        stop_ids(tmp_path, load_tokenizer(checkpoint))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"])
+def test_a_pipe_in_the_place_of_a_tokenizer_file_is_refused(checkpoint, tmp_path, name):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(TokenizerError, match=rf"{name} is a pipe or device"):
+        load_tokenizer(folder)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mini_internvl.model import adapter_config
 from mini_internvl.model.adapter import (
     HASH,
     find_base,
@@ -18,7 +19,7 @@ from mini_internvl.model.adapter import (
     load_adapter,
     read_adapter,
     save_adapter,
-    weights_hash,
+    tensors_hash,
 )
 from mini_internvl.model.checkpoint import CheckpointError, load_model, save_model
 from mini_internvl.model.lora import LoraConfig, adapter_parameters, add_lora, lora_layers, lora_state, merge_lora
@@ -101,7 +102,7 @@ def test_peft_reads_our_adapter_on_the_native_model(folder, config, inputs, nati
     learn(add_lora(model, config, seed=1), ids, pixels)
     ours = logits_of(model, ids, pixels)
     assert (ours - plain).abs().max() > 0.01
-    save_adapter(model, tmp_path / "adapter", base=str(folder), base_hash=weights_hash(folder))
+    save_adapter(model, tmp_path / "adapter", base=str(folder), base_hash=tensors_hash(folder))
     theirs = PeftModel.from_pretrained(twin, tmp_path / "adapter").eval()
     loaded = {name for name, _ in theirs.named_parameters() if "lora_" in name}
     saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
@@ -142,7 +143,7 @@ def peft_adapter(twin, path, ids, pixels, **settings):
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.05)
-            elif "modules_to_save" in name:
+            elif parameter.requires_grad and ("modules_to_save" in name or name.endswith("bias")):
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     wrapped.save_pretrained(path)
     return logits_of(wrapped.eval(), ids, pixels)
@@ -202,7 +203,7 @@ def test_fused_native_layers_take_blocks(tmp_path):
 
 def test_the_hash_is_of_the_tensors_not_of_the_files(folder, tmp_path):
     model = load_model(folder)
-    known = weights_hash(save_model(model, tmp_path / "one"))
+    known = tensors_hash(save_model(model, tmp_path / "one"))
     state = load_file(tmp_path / "one/model.safetensors")
     shards = tmp_path / "shards"
     shards.mkdir()
@@ -213,14 +214,14 @@ def test_the_hash_is_of_the_tensors_not_of_the_files(folder, tmp_path):
     index = {"weight_map": {key: file for file, keys in parts.items() for key in keys}}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
     shutil.copyfile(tmp_path / "one/config.json", shards / "config.json")
-    assert weights_hash(shards) == known == weights_hash(folder)
+    assert tensors_hash(shards) == known == tensors_hash(folder)
     for layout in ("mini", "native"):
-        assert weights_hash(save_model(model, tmp_path / layout, layout=layout)) == known, layout
+        assert tensors_hash(save_model(model, tmp_path / layout, layout=layout)) == known, layout
     state[names[0]] = state[names[0]].clone()
     state[names[0]].view(-1)[0] += 1
     save_file(state, tmp_path / "one/model.safetensors")
-    assert weights_hash(tmp_path / "one") != known
-    assert weights_hash(save_model(model, tmp_path / "half", dtype="bfloat16")) != known
+    assert tensors_hash(tmp_path / "one") != known
+    assert tensors_hash(save_model(model, tmp_path / "half", dtype="bfloat16")) != known
 
 
 def test_another_base_is_refused_unless_allowed(tmp_path):
@@ -230,15 +231,15 @@ def test_another_base_is_refused_unless_allowed(tmp_path):
         changed.mlp1[1].bias.add_(0.1)
     save_model(changed, other)
     model = add_lora(load_model(base), LoraConfig(rank=2))
-    adapter = save_adapter(model, tmp_path / "run/adapter", base="../../base", base_hash=weights_hash(base))
+    adapter = save_adapter(model, tmp_path / "run/adapter", base="../../base", base_hash=tensors_hash(base))
     assert is_adapter(adapter)
     assert not is_adapter(base)
     assert find_base(adapter) == str(base)
     assert lora_layers(load_adapted(adapter)).keys() == lora_layers(model).keys()
     with pytest.raises(CheckpointError) as refused:
         load_adapted(adapter, base=other)
-    assert weights_hash(base) in str(refused.value)
-    assert weights_hash(other) in str(refused.value)
+    assert tensors_hash(base) in str(refused.value)
+    assert tensors_hash(other) in str(refused.value)
     assert lora_layers(load_adapted(adapter, base=other, allow_other_base=True))
     base.rename(tmp_path / "moved")
     assert find_base(adapter) == "../../base"
@@ -264,23 +265,94 @@ def test_nothing_of_an_adapter_is_left_out(tmp_path):
             load_adapter(fresh, folder)
         assert not lora_layers(fresh)
 
-    refused("has no layer model.language_model.layers.7", good | _pair(good, a, f"{home}language_model.layers.7.x"))
+    seventh = _pair(good, a, f"{home}language_model.layers.7.self_attn.q_proj")
+    refused("has no layer model.language_model.layers.7", good | seventh)
     refused(
         "not readable as LoRA: .*lora_magnitude_vector", good | {a.replace("lora_A", "lora_magnitude_vector"): good[a]}
     )
     refused("not readable as LoRA: .*q_proj", {key: value for key, value in good.items() if key != a})
     refused("q_proj adapts a layer of shape", good | {a: good[a][:, :-1].contiguous()})
-    refused("not readable as LoRA: .*layer_norm", good | {f"{home}multi_modal_projector.layer_norm.weight": good[a]})
-    refused("projector's tensors do not fit", modules_to_save=["multi_modal_projector"])
+    refused("layer_norm.weight has shape", good | {f"{home}multi_modal_projector.layer_norm.weight": good[a]})
+    refused("lacks multi_modal_projector, which modules_to_save names", modules_to_save=["multi_modal_projector"])
     refused("use_dora is set", use_dora=True)
     refused("peft_type is 'LOHA'", peft_type="LOHA")
-    refused("a field is missing or malformed", r="many")
+    refused("r is 'many'; it must be a whole number", r="many")
+    for start in ("pissa", "pissa_niter_4", "olora", "loftq", "corda"):
+        refused(f"init_lora_weights is '{start}', which changed the base", init_lora_weights=start)
+    refused("holds NaN or infinity", good | {a: torch.full_like(good[a], torch.nan)})
+    refused("is of type I32; save the weights as real numbers", good | {a: good[a].int()})
+    refused("target_modules|does not mean", target_modules=["self_attn.k_proj"])
+    refused("does not mean .*layers.0", layers_to_transform=[1])
+    refused("has rank 2, adapter_config.json says 7", rank_pattern={"mlp.down_proj": 7})
+    refused("alpha_pattern.x is a list", alpha_pattern={"x": []})
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     (folder / "adapter_config.json").write_text(raw)
     with pytest.raises(CheckpointError, match="pickle"):
         load_adapter(load_model(MODELS / "qwen2"), folder)
     with pytest.raises(CheckpointError, match=r"adapter_config.json is missing"):
         read_adapter(tmp_path)
+
+
+def test_a_pattern_that_never_ends_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter_config, "SECONDS", 1.0)
+    model = add_lora(load_model(MODELS / "qwen2"), LoraConfig(rank=2))
+    folder = save_adapter(model, tmp_path / "adapter", base="b", base_hash="h")
+    raw = json.loads((folder / "adapter_config.json").read_text())
+    for pattern, match in ((r"(\w+\.?)*!", "take more than 1 s to match"), ("(q_proj", "is no regular expression")):
+        (folder / "adapter_config.json").write_text(json.dumps(raw | {"alpha_pattern": {pattern: 4}}))
+        with pytest.raises(CheckpointError, match=match):
+            load_adapter(load_model(MODELS / "qwen2"), folder)
+
+
+def test_what_changes_nothing_is_told(tmp_path, caplog):
+    model = add_lora(load_model(MODELS / "qwen2"), LoraConfig(rank=2))
+    folder = save_adapter(model, tmp_path / "adapter", base="b", base_hash="h")
+    raw = json.loads((folder / "adapter_config.json").read_text())
+    load_adapter(load_model(MODELS / "qwen2"), folder)
+    assert not caplog.text
+    changed = raw | {"alpha_pattern": {"q_porj": 64}, "rank_pattern": {r"layers\.9": 3}, "fan_in_fan_out": True}
+    (folder / "adapter_config.json").write_text(json.dumps(changed | {"a_field_of_tomorrow": 3}))
+    load_adapter(load_model(MODELS / "qwen2"), folder)
+    for told in (
+        'alpha_pattern of adapter_config.json names "q_porj"',
+        r'names "layers\.9"',
+        "fan_in",
+        "a_field_of_to",
+    ):
+        assert told in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["lm_head"], "target_modules": ["q_proj", "fc1"]},
+        {"modules_to_save": ["embed_tokens", "multi_modal_projector"], "target_modules": ["down_proj"]},
+        {"bias": "lora_only", "target_modules": ["q_proj", "fc2"]},
+        {"target_modules": ["down_proj", "o_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+        {
+            "target_modules": r"model\.language_model\.layers\.\d+\.mlp\.(down|up)_proj",
+            "exclude_modules": r".*0\.m.*",
+        },
+        {"target_modules": ["down_proj", "fc1"], "fan_in_fan_out": True, "init_lora_weights": "gaussian"},
+    ],
+    ids=["lm_head", "embeddings", "bias", "blocks", "regex", "inert"],
+)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True:UserWarning")
+def test_every_field_that_changes_the_product_is_read_as_peft_does(settings, inputs, native, tmp_path):
+    """Read, merged, and written back for peft again."""
+    from peft import PeftModel
+
+    model = load_model(MODELS / "qwen2")
+    ids, pixels = inputs(model)
+    theirs = peft_adapter(native(model), tmp_path / "theirs", ids, pixels, r=2, **settings)
+    assert (theirs - logits_of(model, ids, pixels)).abs().max() > 0.01
+    info = load_adapter(model, tmp_path / "theirs")
+    torch.testing.assert_close(logits_of(model, ids, pixels), theirs, rtol=0, atol=1e-4)
+    if "bias" not in settings:
+        save_adapter(model, tmp_path / "ours", base="", base_hash="", full=info.full)
+        again = PeftModel.from_pretrained(native(load_model(MODELS / "qwen2")), tmp_path / "ours")
+        torch.testing.assert_close(logits_of(again.eval(), ids, pixels), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits_of(merge_lora(model), ids, pixels), theirs, rtol=0, atol=1e-4)
 
 
 def _pair(good, a, module):

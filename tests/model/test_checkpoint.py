@@ -373,3 +373,66 @@ def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(make, tmp_path):
     with pytest.raises(ValueError, match="the model has adapters; merge them first"):
         save_model(model, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_names_of_an_index_stay_inside_the_folder(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    tensors = load_file(folder / "model.safetensors")
+    for place, name in ((elsewhere, "../elsewhere/a.safetensors"), (elsewhere, f"{elsewhere}/a.safetensors")):
+        save_file(tensors, place / "a.safetensors")
+        index = {"weight_map": dict.fromkeys(tensors, name)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(CheckpointError, match=r"index\.json names .*, outside the folder"):
+            load_model(folder)
+    (folder / "parts").mkdir()
+    save_file(tensors, folder / "parts/a.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "parts/a.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert load_model(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=rf"{name} is a pipe or device, not a regular file"):
+        load_model(folder)
+
+
+def test_weights_that_are_no_real_numbers_are_refused(folder):
+    rewrite(folder, lambda tensors: tensors.update({"mlp1.1.bias": tensors["mlp1.1.bias"].int()}))
+    with pytest.raises(CheckpointError, match=r"mlp1\.1\.bias is of type I32; save the weights as real numbers"):
+        load_model(folder)
+
+
+def test_the_files_decide_about_the_depth_before_anything_is_made(folder):
+    raw = json.loads((folder / "config.json").read_text())
+    raw["llm_config"]["num_hidden_layers"] = 900
+    (folder / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match="asks for 900 language_model blocks, the weights have 2"):
+        load_model(folder)
+
+
+def test_on_the_meta_device_headers_are_checked_and_no_weight_is_read(folder):
+    model = load_model(folder, device="meta", dtype="bfloat16")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.dtype == torch.bfloat16
+    rewrite(folder, lambda tensors: tensors.update({"mlp1.1.bias": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=r"mlp1\.1\.bias has shape \(3,\)"):
+        load_model(folder, device="meta")
+
+
+def test_parts_stay_float32_when_asked(folder):
+    model = load_model(folder, dtype="bfloat16", float32=("mlp1.",))
+    assert {p.dtype for p in model.mlp1.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.vision_model.parameters()} == {torch.bfloat16}
+
+
+def test_a_config_that_leaves_out_the_rotary_base_is_loaded_with_a_warning(folder, caplog):
+    raw = json.loads((folder / "config.json").read_text())
+    del raw["llm_config"]["rope_theta"]
+    (folder / "config.json").write_text(json.dumps(raw))
+    load_model(folder)
+    assert "llm_config.rope_theta 10000.0" in caplog.text

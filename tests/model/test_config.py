@@ -67,3 +67,66 @@ def test_the_kept_dictionary_is_a_copy():
 def test_configs_of_other_models_and_impossible_ones_are_refused(raw, message):
     with pytest.raises(ConfigError, match=message):
         VLMConfig.from_official(raw)
+
+
+def qwen(**changes):
+    raw = official_config("1B")
+    raw["llm_config"] |= changes
+    return raw
+
+
+def test_the_rotary_base_is_read_in_both_generations_of_names():
+    """Since transformers 5 it stands in rope_parameters; taken for absent, it becomes 10,000 without a word."""
+    new = {"rope_theta": 1000000.0, "rope_type": "default"}
+    raw = qwen(rope_parameters=new)
+    del raw["llm_config"]["rope_theta"]
+    config = VLMConfig.from_official(raw)
+    assert config.llm.rope == VLMConfig.from_official(official_config("1B")).llm.rope
+    assert config.llm.rope.theta == 1000000.0
+    assert not config.defaults
+    dynamic = {"rope_theta": 1000000.0, "rope_type": "dynamic", "factor": 2.0}
+    raw = official_config("2B")
+    del raw["llm_config"]["rope_theta"], raw["llm_config"]["rope_scaling"]
+    raw["llm_config"]["rope_parameters"] = dynamic
+    assert VLMConfig.from_official(raw).llm == VLMConfig.from_official(official_config("2B")).llm
+    with pytest.raises(ConfigError, match=r"rope_theta is 1000000.0 but .*rope_parameters.rope_theta is 5.0"):
+        VLMConfig.from_official(qwen(rope_parameters={**new, "rope_theta": 5.0}))
+
+
+def test_defaults_that_were_taken_are_stated():
+    raw = official_config("1B")
+    del raw["llm_config"]["rope_theta"], raw["ps_version"]
+    assert VLMConfig.from_official(raw).defaults == ("llm_config.rope_theta 10000.0", "ps_version v1")
+
+
+def test_null_means_absent():
+    raw = qwen(rms_norm_eps=None, head_dim=None, rope_scaling=None)
+    raw |= {"downsample_ratio": None, "system_message": None, "img_context_token_id": None}
+    config = VLMConfig.from_official(raw)
+    assert (config.llm.norm_eps, config.downsample_ratio) == (1e-6, 0.5)
+    with pytest.raises(ConfigError, match='llm_config: the field "vocab_size" is missing'):
+        VLMConfig.from_official(qwen(vocab_size=None))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (qwen(vocab_size={}), r"llm_config\.vocab_size is an object; it must be a whole number from 1 to 10,000,000"),
+        (qwen(num_hidden_layers=10**7), r"num_hidden_layers is 10000000; .* from 1 to 1,000"),
+        (qwen(hidden_size=True), r"hidden_size is True; it must be a whole number"),
+        (qwen(rms_norm_eps="small"), r"rms_norm_eps is 'small'; it must be a number"),
+        (qwen(rope_theta=float("nan")), r"rope_theta is nan; it must be a number above 0"),
+        (qwen(rope_theta=10**400), r"rope_theta is a huge number"),
+        (qwen(rope_scaling=[1]), r"rope_scaling is a list of 1; it must be an object"),
+        (qwen(rope_parameters={"full_attention": {"rope_type": "default"}}), "all layers of this family turn alike"),
+        (official_config("1B") | {"vision_config": 0}, r"vision_config is 0; it must be an object with fields"),
+        (official_config("1B") | {"downsample_ratio": [1, 2]}, r"downsample_ratio is a list of 2; it must be a number"),
+        (official_config("1B") | {"system_message": True}, r"system_message is True; it must be a text"),
+        (official_config("1B") | {"max_dynamic_patch": 10**6}, r"max_dynamic_patch is 1000000; .* from 1 to 1,000"),
+        (official_config("1B") | {"min_dynamic_patch": 40}, "min_dynamic_patch 40 is more than max_dynamic_patch 12"),
+        (official_config("1B") | {"select_layer": 99}, "select_layer is 99, but the encoder has 24 layers"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_or_out_of_range_is_named(raw, message):
+    with pytest.raises(ConfigError, match=message):
+        VLMConfig.from_official(raw)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mini_internvl import recipes
 from mini_internvl.commands.doctor import diagnose
 from mini_internvl.commands.merge import merge
-from mini_internvl.model.adapter import find_base, is_adapter, load_adapted, read_adapter, weights_hash
+from mini_internvl.model.adapter import find_base, is_adapter, load_adapted, read_adapter, tensors_hash
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
 from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
@@ -58,7 +58,7 @@ def test_only_the_adapters_train(checkpoint, lora_recipe, tmp_path):
     assert not diagnose(best).findings
     info = read_adapter(best)
     assert (info.rank, info.dropout, info.projector) == (8, 0.05, False)
-    assert info.base_hash == weights_hash(checkpoint)
+    assert info.base_hash == tensors_hash(checkpoint)
     model, base = load_adapted(best), load_model(checkpoint).state_dict()
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in base.items())
@@ -121,7 +121,7 @@ def test_training_goes_on_from_a_merged_model(lora_recipe, recipe, tmp_path):
     adapter = run_recipe(lora_recipe(), tmp_path / "first", workers=0)
     merge(adapter, tmp_path / "merged")
     again = run_recipe(lora_recipe({"steps": 2}, model=str(tmp_path / "merged")), tmp_path / "second", workers=0)
-    assert read_adapter(again).base_hash == weights_hash(tmp_path / "merged")
+    assert read_adapter(again).base_hash == tensors_hash(tmp_path / "merged")
     full = run_recipe(recipe({"steps": 1}, model=str(tmp_path / "merged")), tmp_path / "third", workers=0)
     assert not is_adapter(full)
     assert not lora_layers(load_model(full))

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from mini_internvl.model.config import ConfigError
+from mini_internvl.model.config import ConfigError, of_another_model
 from mini_internvl.plugins import list_names
 
 
@@ -48,8 +48,7 @@ def detect(raw: Mapping[str, Any]) -> ModuleType:
     for module in layouts().values():
         if module.matches(raw):
             return module
-    names = raw.get("architectures") or ["unknown"]
     raise ConfigError(
-        f'this is a config of "{raw.get("model_type")}" ({names[0]}), not of "internvl_chat"; '
-        "give a folder in the official InternVLChatModel layout, the Hugging Face native one or our own"
+        f"{of_another_model(raw)}; give a folder in the official InternVLChatModel layout, the Hugging Face native one "
+        "or our own"
     )

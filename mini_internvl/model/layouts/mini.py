@@ -9,7 +9,8 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mini_internvl.model.config import ConfigError, VLMConfig
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.fields import Fields
 from mini_internvl.model.layouts.official import DROPPED
 
 if TYPE_CHECKING:
@@ -30,11 +31,9 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: there is none.
     """
-    if not isinstance(raw.get("official"), Mapping):
-        raise ConfigError('the field "official" is missing')
     return {
-        **copy.deepcopy(dict(raw["official"])),
-        "torch_dtype": raw.get("torch_dtype", "float32"),
+        **copy.deepcopy(dict(Fields(raw).needed_table("official").raw)),
+        "torch_dtype": raw.get("dtype") or raw.get("torch_dtype") or "float32",
         "img_context_token_id": raw.get("img_context_token_id"),
     }
 

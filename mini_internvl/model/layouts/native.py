@@ -14,12 +14,12 @@ Source: ``configuration_internvl.py`` and ``modeling_internvl.py`` of transforme
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model import llms
-from mini_internvl.model.config import ConfigError, RopeConfig, VLMConfig
+from mini_internvl.model.config import ConfigError, DecoderConfig, VLMConfig
+from mini_internvl.model.fields import Fields, is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,17 +96,18 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the model uses something that this family does not (another text model, an encoder with a last
             norm, a kept class token, ...); the message names the field.
     """
-    text, vision = raw.get("text_config"), raw.get("vision_config")
-    if not isinstance(text, Mapping) or not isinstance(vision, Mapping):
+    fields = Fields(raw)
+    text, vision = fields.table("text_config"), fields.table("vision_config")
+    if text is None or vision is None:
         raise ConfigError("text_config or vision_config is missing; save the model again with transformers")
-    _check_readable(raw, text, vision)
-    kind = text.get("model_type", "qwen2")
-    stored = raw.get(EXTRA)
-    kept: dict[str, Any] = copy.deepcopy(dict(stored)) if isinstance(stored, Mapping) else {}
-    kept_vision, kept_llm = kept.pop("vision_config", None) or {}, kept.pop("llm_config", None) or {}
-    image_size = _side(vision.get("image_size", 448), "vision_config.image_size")
-    token = raw.get("image_token_id", QWEN2_5_IMAGE_TOKEN)
-    modern = kind == "qwen2" and (token == QWEN2_5_IMAGE_TOKEN or text.get("vocab_size", 0) > 151660)
+    _check_readable(fields, text, vision)
+    kind = text.text("model_type", "qwen2", known=tuple(_TEXT), quiet=True)
+    kept = copy.deepcopy(dict(stored.raw)) if (stored := fields.table(EXTRA)) else {}
+    kept_vision, kept_llm = (kept.pop(name, None) or {} for name in ("vision_config", "llm_config"))
+    image_size = _side(vision, "image_size", 448)
+    token = fields.integer("image_token_id", QWEN2_5_IMAGE_TOKEN, low=0, high=10_000_000)
+    llm = _official_llm(kind, text, Fields(kept_llm, f"{EXTRA}.llm_config").raw)
+    modern = kind == "qwen2" and (token == QWEN2_5_IMAGE_TOKEN or llm["vocab_size"] > 151660)
     official = {
         "architectures": ["InternVLChatModel"],
         "model_type": "internvl_chat",
@@ -119,27 +120,31 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         "max_dynamic_patch": 12,
         "pad2square": False,
         **kept,
-        "downsample_ratio": raw.get("downsample_ratio", 0.5),
-        "select_layer": raw.get("vision_feature_layer", -1),
+        "downsample_ratio": _given(raw, "downsample_ratio", 0.5),
+        "select_layer": _given(raw, "vision_feature_layer", -1),
         "img_context_token_id": token,
         "tie_word_embeddings": False,
     }
     dtype = raw.get("dtype") or raw.get("torch_dtype")
     if dtype:
         official["torch_dtype"] = dtype
-    if raw.get("tie_word_embeddings", True) or text.get("tie_word_embeddings", False):
+    tied = fields.flag("tie_word_embeddings", True, quiet=True)
+    if tied or text.flag("tie_word_embeddings", False, quiet=True):
         official[TIED] = True
     official["vision_config"] = {
         "architectures": ["InternVisionModel"],
         "model_type": "intern_vit_6b",
-        **kept_vision,
-        **{key: vision.get(name, default) for key, (name, _, default) in _VISION.items()},
-        "hidden_act": vision.get("hidden_act", "gelu"),
-        "dropout": vision.get("projection_dropout", 0.0),
+        **Fields(kept_vision, f"{EXTRA}.vision_config").raw,
+        **{key: _given(vision.raw, name, default) for key, (name, _, default) in _VISION.items()},
+        "qkv_bias": vision.flag("attention_bias", False),
+        "qk_normalization": vision.flag("use_qk_norm", False),
+        "initializer_factor": vision.number("layer_scale_init_value", 0.1, low=-1e6, high=1e6),
+        "hidden_act": _given(vision.raw, "hidden_act", "gelu"),
+        "dropout": _given(vision.raw, "projection_dropout", 0.0),
         "image_size": image_size,
-        "patch_size": _side(vision.get("patch_size", 14), "vision_config.patch_size"),
+        "patch_size": _side(vision, "patch_size", 14),
     }
-    official["llm_config"] = _official_llm(kind, text, kept_llm)
+    official["llm_config"] = llm
     return official
 
 
@@ -273,27 +278,21 @@ def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str,
         yield f"language_model.{name}", tensor
 
 
-def _check_readable(raw: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
-    kind = text.get("model_type", "qwen2")
-    if kind not in _TEXT:
-        raise ConfigError(f'text_config.model_type is "{kind}"; known: {", ".join(_TEXT)}')
+def _check_readable(fields: Fields, text: Fields, vision: Fields) -> None:
     wanted = (
-        (raw, "", "vision_feature_select_strategy", "default"),
-        (raw, "", "projector_hidden_act", "gelu"),
-        (vision, "vision_config.", "use_absolute_position_embeddings", True),
-        (vision, "vision_config.", "use_mean_pooling", True),
-        (vision, "vision_config.", "use_mask_token", False),
-        (text, "text_config.", "attention_bias", False),
-        (text, "text_config.", "mlp_bias", False),
-        (text, "text_config.", "partial_rotary_factor", 1.0),
-        (text.get("rope_parameters") or {}, "text_config.rope_parameters.", "partial_rotary_factor", 1.0),
+        (fields, "vision_feature_select_strategy", "default"),
+        (fields, "projector_hidden_act", "gelu"),
+        (vision, "use_absolute_position_embeddings", True),
+        (vision, "use_mean_pooling", True),
+        (vision, "use_mask_token", False),
+        (text, "attention_bias", False),
+        (text, "mlp_bias", False),
     )
-    for where, prefix, name, value in wanted:
-        given = where.get(name)
-        if given is not None and given != value:
-            raise ConfigError(f"{prefix}{name} is {given!r}; this family only has {value!r}")
-    if not isinstance(raw.get("vision_feature_layer", -1), int):
-        raise ConfigError(f"vision_feature_layer is {raw['vision_feature_layer']!r}; this family uses one layer")
+    for where, name, value in wanted:
+        if where.has(name) and where.raw[name] != value:
+            raise ConfigError(f"{where.path(name)} is {where.raw[name]!r}; this family only has {value!r}")
+    if fields.has("vision_feature_layer") and not is_integer(fields.raw["vision_feature_layer"]):
+        raise ConfigError(f"vision_feature_layer is {fields.raw['vision_feature_layer']!r}; this family uses one layer")
 
 
 def _check_writable(config: VLMConfig) -> None:
@@ -315,11 +314,11 @@ def _check_writable(config: VLMConfig) -> None:
         raise ConfigError(f'"{config.llm.architecture}" has no native text model; known: {", ".join(_TEXT.values())}')
 
 
-def _official_llm(kind: str, text: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+def _official_llm(kind: str, text: Fields, kept: Mapping[str, Any]) -> dict[str, Any]:
     """text_config -> llm_config; ``kept`` gives the fields that text_config does not have."""
-    same = {**_TEXT_DEFAULTS[kind], **{key: text[key] for key in _SAME_TEXT if key in text}}
-    if same.get("num_key_value_heads") is None:
-        same.pop("num_key_value_heads", None)
+    defaults = _TEXT_DEFAULTS[kind]
+    given = {key: value for key, value in text.raw.items() if value is not None}
+    same = {**defaults, **{key: given[key] for key in _SAME_TEXT if key in given}}
     official = {
         **kept,
         **same,
@@ -327,41 +326,36 @@ def _official_llm(kind: str, text: Mapping[str, Any], kept: Mapping[str, Any]) -
         "model_type": _OFFICIAL_TYPES[kind],
         "tie_word_embeddings": False,
     }
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    theta = rope.pop("rope_theta", None)
-    theta = theta if theta is not None else text.get("rope_theta", 10000.0)
-    name = rope.get("rope_type") or rope.get("type") or "default"
-    scaling: dict[str, Any] | None = None
-    if name in ("su", "yarn", "longrope"):  # the official Phi-3 code knows it as "su"
-        factors = {key: rope.get(key) or () for key in ("short_factor", "long_factor")}
-        scaling = {"type": "su", **factors}
-        if "original_max_position_embeddings" not in text and "original_max_position_embeddings" in rope:
-            official["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-    elif name != "default":
-        scaling = {"type": name, "factor": rope.get("factor", 1.0)}
-    read_back = llms.read_rope({**official, "rope_theta": theta, "rope_scaling": scaling})
-    _check_rope_factors(rope, read_back)
-    if kept and _same_rope(official, read_back):  # keep the spelling that was there
+    for name in ("rope_scaling", "rope_parameters") if kind == "phi3" else ():
+        if isinstance(given.get(name), Mapping):  # older releases of transformers know longrope by two more names
+            given[name] = {key: "longrope" if value in ("su", "yarn") else value for key, value in given[name].items()}
+    checked = llms.base_config(
+        Fields({**defaults, **given}, text.where),
+        architecture=_TEXT[kind],
+        norm_eps=defaults["rms_norm_eps"],
+        max_positions=defaults["max_position_embeddings"],
+    )
+    rope = checked.rope
+    if rope.kind == "longrope":
+        official["original_max_position_embeddings"] = rope.original_max_positions
+    if kept and _same_rope(official, checked):  # keep the spelling that was there
         return official
-    return {**official, "rope_theta": theta, "rope_scaling": scaling}
+    official.pop("rope_parameters", None)
+    scaling: dict[str, Any] | None = None
+    if rope.kind == "longrope":  # the official Phi-3 code knows it as "su"
+        scaling = {"type": "su", "short_factor": list(rope.short_factor), "long_factor": list(rope.long_factor)}
+    elif rope.kind != "default":
+        scaling = {"type": rope.kind, "factor": rope.factor}
+    return {**official, "rope_theta": rope.theta, "rope_scaling": scaling}
 
 
-def _same_rope(official: Mapping[str, Any], rope: RopeConfig) -> bool:
+def _same_rope(official: Mapping[str, Any], checked: DecoderConfig) -> bool:
+    fields = Fields(official, "llm_config")
     try:
-        return "rope_theta" in official and llms.read_rope(official) == rope
+        read = llms.read_rope(fields, head_dim=checked.head_dim, max_positions=checked.rope.max_positions)
     except ConfigError:
         return False
-
-
-def _check_rope_factors(given: Mapping[str, Any], rope: RopeConfig) -> None:
-    """longrope: a written ``factor`` or ``attention_factor`` must be the one that follows from the lengths."""
-    if rope.kind != "longrope":
-        return
-    ratio = rope.max_positions / rope.original_max_positions
-    scale = math.sqrt(1 + math.log(ratio) / math.log(rope.original_max_positions)) if ratio > 1 else 1.0
-    for name, value in (("factor", ratio), ("attention_factor", scale)):
-        if given.get(name) is not None and not math.isclose(given[name], value, rel_tol=1e-6):
-            raise ConfigError(f"text_config.rope_parameters.{name} is {given[name]}; this family has {value}")
+    return read == checked.rope and not any("rope_theta" in default for default in fields.taken)
 
 
 def _native_text(llm: Mapping[str, Any], config: VLMConfig) -> dict[str, Any]:
@@ -392,12 +386,18 @@ def _native_text(llm: Mapping[str, Any], config: VLMConfig) -> dict[str, Any]:
     return text
 
 
-def _side(value: object, name: str) -> int:
+def _side(vision: Fields, name: str, default: int) -> int:
     """A square given as one number or as two."""
+    value = _given(vision.raw, name, default)
     sides = list(value) if isinstance(value, list | tuple) else [value]
-    if not sides or len(set(sides)) != 1 or not isinstance(sides[0], int):
-        raise ConfigError(f"{name} is {value!r}; this family has squares")
-    return sides[0]
+    if not sides or any(side != sides[0] for side in sides) or not is_integer(sides[0]):
+        raise ConfigError(f"{vision.path(name)} is {value!r:.60}; this family has squares")
+    return int(sides[0])
+
+
+def _given(raw: Mapping[str, Any], name: str, default: Any) -> Any:
+    value = raw.get(name)
+    return default if value is None else value
 
 
 def _one_spelling(key: str) -> str:

@@ -5,7 +5,7 @@ A file holds::
     ARCHITECTURE    the official class name, for instance "Qwen2ForCausalLM"
     TEMPLATE        name of its chat template
     SIZES           family size -> official llm_config fields
-    read_config     official llm_config -> DecoderConfig
+    read_config     the fields of the official llm_config -> DecoderConfig
     split           one official tensor -> our tensors
     join            our tensors -> the official ones
     NATIVE_FUSED    optional: matrices that the Hugging Face native model keeps in one, by the parts that we have
@@ -18,12 +18,25 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
-from mini_internvl.model.config import ConfigError, DecoderConfig, RopeConfig, RopeKind
+from mini_internvl.model.config import (
+    MAX_HEADS,
+    MAX_HIDDEN,
+    MAX_LAYERS,
+    MAX_WIDTH,
+    ConfigError,
+    DecoderConfig,
+    RopeConfig,
+    RopeKind,
+)
+from mini_internvl.model.fields import Fields, agreed
+
+MAX_POSITIONS = 10**9
 
 
 @functools.cache
@@ -41,69 +54,119 @@ def find(architecture: str) -> ModuleType:
     return backbones()[architecture]
 
 
-def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+def read_config(raw: Mapping[str, Any] | Fields) -> DecoderConfig:
     """Official ``llm_config`` -> our DecoderConfig, by its architecture."""
-    names = raw.get("architectures") or [None]
-    return find(names[0]).read_config(raw)
+    fields = raw if isinstance(raw, Fields) else Fields(raw, "llm_config")
+    names = fields.raw.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        fields.refuse("architectures", f"known: {', '.join(backbones())}")
+    return find(names[0]).read_config(fields)
 
 
-def base_config(raw: Mapping[str, Any], *, architecture: str, **changes: Any) -> DecoderConfig:
-    """The fields that all backbones spell alike; ``changes`` gives the rest.
+def base_config(
+    fields: Fields, *, architecture: str, norm_eps: float, max_positions: int, **changes: Any
+) -> DecoderConfig:
+    """The fields that all backbones spell alike.
 
-    Raises:
-        ConfigError: a field is missing, or the activation is not SiLU.
-    """
-    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-        if key not in raw:
-            raise ConfigError(f'llm_config: the field "{key}" is missing')
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f'llm_config.hidden_act is "{raw["hidden_act"]}"; this family uses silu')
-    heads = raw["num_attention_heads"]
-    fields: dict[str, Any] = {
-        "architecture": architecture,
-        "vocab_size": raw["vocab_size"],
-        "hidden_size": raw["hidden_size"],
-        "intermediate_size": raw["intermediate_size"],
-        "layers": raw["num_hidden_layers"],
-        "heads": heads,
-        "kv_heads": raw.get("num_key_value_heads") or heads,
-        "head_dim": raw.get("head_dim") or raw["hidden_size"] // heads,
-        "norm_eps": raw.get("rms_norm_eps", 1e-6),
-        "rope": read_rope(raw),
-        "initializer_range": raw.get("initializer_range", 0.02),
-    }
-    return DecoderConfig(**{**fields, **changes})
-
-
-def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
-    """``rope_theta``, ``rope_scaling`` and the position limits -> RopeConfig.
+    Args:
+        fields: the official ``llm_config``.
+        architecture: of the backbone.
+        norm_eps: what an absent ``rms_norm_eps`` means.
+        max_positions: what an absent ``max_position_embeddings`` means.
+        changes: the other fields of the DecoderConfig.
 
     Raises:
-        ConfigError: an unknown kind, or factor lists of the wrong length.
+        ConfigError: a field is missing or wrong, or the activation is not SiLU.
     """
-    limit = raw.get("max_position_embeddings", 32768)
-    theta = float(raw.get("rope_theta", 10000.0))
-    scaling = raw.get("rope_scaling")
-    if not scaling:
+    fields.text("hidden_act", "silu", known=("silu",), quiet=True)
+    width = fields.integer("hidden_size", high=MAX_WIDTH)
+    heads = fields.integer("num_attention_heads", high=MAX_HEADS)
+    if not fields.has("head_dim") and width % heads:
+        raise ConfigError(f"llm_config: hidden_size {width} is no multiple of {heads} heads")
+    head_dim = fields.integer("head_dim", width // heads, low=2, high=MAX_WIDTH, quiet=True)
+    return DecoderConfig(
+        architecture=architecture,
+        vocab_size=fields.integer("vocab_size", high=10_000_000),
+        hidden_size=width,
+        intermediate_size=fields.integer("intermediate_size", high=MAX_HIDDEN),
+        layers=fields.integer("num_hidden_layers", high=MAX_LAYERS),
+        heads=heads,
+        kv_heads=fields.integer("num_key_value_heads", heads, high=MAX_HEADS),
+        head_dim=head_dim,
+        norm_eps=fields.number("rms_norm_eps", norm_eps, high=1.0),
+        rope=read_rope(fields, head_dim=head_dim, max_positions=max_positions),
+        initializer_range=fields.number("initializer_range", 0.02, high=1e3, quiet=True),
+        **changes,
+    )
+
+
+def read_rope(fields: Fields, *, head_dim: int, max_positions: int) -> RopeConfig:
+    """The rotary embedding, in both generations of names.
+
+    Up to transformers 4 ``rope_theta`` stood beside ``rope_scaling``; since 5 everything is in ``rope_parameters``.
+
+    Raises:
+        ConfigError: an unknown kind, factor lists of the wrong length, or two names with different values.
+    """
+    limit = fields.integer("max_position_embeddings", max_positions, high=MAX_POSITIONS)
+    new, old = fields.table("rope_parameters"), fields.table("rope_scaling")
+    places = [table for table in (new, old) if table is not None and table.raw]
+    theta = agreed("base", [(place, "rope_theta") for place in (fields, *places)], _theta)
+    if theta is None:
+        theta = fields.number("rope_theta", 10000.0, high=1e12)
+    for place in places:
+        for name, value in place.raw.items():
+            if isinstance(value, Mapping):
+                place.refuse(name, "all layers of this family turn alike")
+    kind: RopeKind = agreed("kind", [(p, name) for p in places for name in ("rope_type", "type")], _kind) or "default"
+    source = next((place for place in places if place.has("rope_type") or place.has("type")), fields)
+    if agreed("share", [(place, "partial_rotary_factor") for place in (fields, *places)], _share) not in (None, 1.0):
+        raise ConfigError(f"{fields.path('partial_rotary_factor')} is not 1; this family turns whole heads")
+    if kind == "default":
         return RopeConfig(theta=theta, max_positions=limit)
-    kind = scaling.get("type") or scaling.get("rope_type") or "default"
-    if kind in ("su", "longrope"):
-        half = raw["hidden_size"] // raw["num_attention_heads"] // 2
-        for name in ("short_factor", "long_factor"):
-            if len(scaling.get(name, ())) != half:
-                raise ConfigError(
-                    f"llm_config.rope_scaling.{name} holds {len(scaling.get(name, ()))} numbers, not {half}"
-                )
+    if kind == "longrope":
+        length = "original_max_position_embeddings"
+        original = agreed("length", [(place, length) for place in (fields, *places)], _length)
+        original = original or fields.integer(length, 4096, high=MAX_POSITIONS)
+        _check_factors(source, limit, original)
         return RopeConfig(
             theta=theta,
             kind="longrope",
             max_positions=limit,
-            original_max_positions=raw.get("original_max_position_embeddings", 4096),
-            short_factor=tuple(scaling["short_factor"]),
-            long_factor=tuple(scaling["long_factor"]),
+            original_max_positions=original,
+            short_factor=source.numbers("short_factor", head_dim // 2),
+            long_factor=source.numbers("long_factor", head_dim // 2),
         )
-    if kind not in ("linear", "dynamic", "default"):
-        raise ConfigError(f'llm_config.rope_scaling.type is "{kind}"; known: linear, dynamic, su, longrope')
-    return RopeConfig(
-        theta=theta, kind=cast(RopeKind, kind), factor=float(scaling.get("factor", 1.0)), max_positions=limit
-    )
+    factor = source.number("factor", open_low=True, high=1e6)
+    return RopeConfig(theta=theta, kind=kind, factor=factor, max_positions=limit)
+
+
+def _check_factors(rope: Fields, limit: int, original: int) -> None:
+    """longrope: a written ``factor`` or ``attention_factor`` must be the one that follows from the lengths."""
+    ratio = limit / original
+    scale = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 and original > 1 else 1.0
+    for name, value in (("factor", ratio), ("attention_factor", scale)):
+        given = rope.number(name, value, high=1e9, quiet=True)
+        if not math.isclose(given, value, rel_tol=1e-6):
+            raise ConfigError(f"{rope.path(name)} is {given}; this family has {value}")
+
+
+def _theta(fields: Fields, name: str) -> float:
+    return fields.number(name, open_low=True, high=1e12)
+
+
+def _share(fields: Fields, name: str) -> float:
+    return fields.number(name, high=1.0)
+
+
+def _length(fields: Fields, name: str) -> int:
+    return fields.integer(name, high=MAX_POSITIONS)
+
+
+def _kind(fields: Fields, name: str) -> RopeKind:
+    kind = fields.text(name)
+    known: dict[str, RopeKind] = {"default": "default", "linear": "linear", "dynamic": "dynamic"}
+    known |= {"su": "longrope", "longrope": "longrope"}
+    if kind not in known:
+        raise ConfigError(f'{fields.path(name)} is "{kind}"; known: {", ".join(known)}')
+    return known[kind]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model.config import ConfigError, DecoderConfig
+from mini_internvl.model.fields import Fields
 from mini_internvl.model.llms import base_config
 
 if TYPE_CHECKING:
@@ -51,15 +52,15 @@ _NAMES = {
 _BACK = {ours: official for official, ours in _NAMES.items()}
 
 
-def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+def read_config(fields: Fields) -> DecoderConfig:
     """Official llm_config -> DecoderConfig.
 
     Raises:
         ConfigError: the checkpoint has attention biases, which no released member has.
     """
-    if raw.get("bias"):
+    if fields.flag("bias", False, quiet=True):
         raise ConfigError("llm_config.bias is true; InternLM2 with attention biases is not supported")
-    return base_config(raw, architecture=ARCHITECTURE)
+    return base_config(fields, architecture=ARCHITECTURE, norm_eps=1e-6, max_positions=2048)
 
 
 def split(key: str, tensor: Tensor, config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:

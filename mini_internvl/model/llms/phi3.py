@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model.config import DecoderConfig
+from mini_internvl.model.fields import Fields
 from mini_internvl.model.llms import base_config
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ NATIVE_FUSED = {
 }
 
 
-def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+def read_config(fields: Fields) -> DecoderConfig:
     """Official llm_config -> DecoderConfig."""
-    return base_config(raw, architecture=ARCHITECTURE, sliding_window=raw.get("sliding_window"))
+    window = fields.integer("sliding_window", None, high=10**9, quiet=True)
+    return base_config(fields, architecture=ARCHITECTURE, norm_eps=1e-5, max_positions=4096, sliding_window=window)
 
 
 def split(key: str, tensor: Tensor, config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:

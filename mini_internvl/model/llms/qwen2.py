@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model.config import DecoderConfig
+from mini_internvl.model.fields import Fields
 from mini_internvl.model.llms import base_config
 
 if TYPE_CHECKING:
@@ -39,10 +40,17 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+def read_config(fields: Fields) -> DecoderConfig:
     """Official llm_config -> DecoderConfig."""
-    window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
-    return base_config(raw, architecture=ARCHITECTURE, qkv_bias=True, sliding_window=window)
+    window = fields.integer("sliding_window", None, high=10**9, quiet=True)
+    return base_config(
+        fields,
+        architecture=ARCHITECTURE,
+        norm_eps=1e-6,
+        max_positions=32768,
+        qkv_bias=True,
+        sliding_window=window if fields.flag("use_sliding_window", False, quiet=True) else None,
+    )
 
 
 def split(key: str, tensor: Tensor, config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:

@@ -1,0 +1,260 @@
+"""adapter_config.json as ``peft`` understands it: every field takes effect, is refused by name, or is told.
+
+Patterns are regular expressions, matched as peft does. One that is more than a plain name runs in a process of its own,
+which is stopped after :data:`SECONDS`: a hostile or careless one can take for ever.
+Source: ``get_pattern_key`` and ``check_target_module_exists`` of peft 0.21.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.model.fields import Fields, shown
+from mini_internvl.model.files import CheckpointError, read_json
+
+CONFIG = "adapter_config.json"
+HASH = "base_sha256"
+"""Where the hash of the base's weights stands: in ``auto_mapping``, the one free-form field of peft's config."""
+SECONDS = 5.0
+"""How long the patterns of one adapter may take."""
+MAX_RANK = 100_000
+HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva", "true", "false")
+"""Values of init_lora_weights that leave the base as it was."""
+REFUSED = (
+    *("use_dora", "lora_bias", "alora_invocation_tokens", "target_parameters", "trainable_token_indices"),
+    *("layer_replication", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config"),
+    "monteclora_config",
+)
+"""Fields of variants whose product is not that of plain LoRA."""
+TAKEN = (
+    *("peft_type", "base_model_name_or_path", "auto_mapping", "r", "lora_alpha", "use_rslora", "lora_dropout"),
+    *("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "modules_to_save", "bias"),
+    *("init_lora_weights", "layers_to_transform", "layers_pattern"),
+)
+"""Fields that take effect."""
+NO_EFFECT = (
+    *("task_type", "inference_mode", "revision", "peft_version", "megatron_config", "megatron_core", "loftq_config"),
+    *("eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
+)
+"""Fields that speak of the training or of other programs."""
+PLAIN = re.compile(r"[\w.\-|\\^$]{0,1000}")
+"""Patterns without repetition, groups and sets: matched at once."""
+_MATCHER = """
+import json, re, sys
+rows, names = json.load(sys.stdin)
+json.dump([[bool(re.fullmatch(row, name)) for name in names] for row in rows], sys.stdout)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What an adapter folder says of itself."""
+
+    folder: Path
+    """Where it lies."""
+    base: str
+    """Folder or hub id of the model it was trained on, as written; empty when it names none."""
+    base_hash: str | None
+    """:func:`tensors_hash` of that model; ``None`` in adapters that others wrote."""
+    rank: int
+    """Rank of the layers that no pattern names."""
+    alpha: float
+    """Alpha of the layers that no pattern names."""
+    dropout: float
+    """Dropout it was trained with."""
+    rslora: bool
+    """Whether the product is scaled by alpha over the root of the rank."""
+    full: tuple[str, ...]
+    """Modules that it brings whole, such as multi_modal_projector or lm_head (peft's modules_to_save)."""
+    raw: Mapping[str, Any]
+    """The whole adapter_config.json."""
+
+    @property
+    def projector(self) -> bool:
+        """Whether it brings a projector that was trained in full."""
+        return "multi_modal_projector" in self.full
+
+    def scale(self, alpha: float, rank: int) -> float:
+        """Factor of a product."""
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What the config says of one adapted layer."""
+
+    rank: int
+    """Rows of A."""
+    alpha: float
+    """Numerator of the scale."""
+    targeted: bool
+    """Whether peft would put an adapter there at all."""
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """Read and check adapter_config.json.
+
+    Raises:
+        CheckpointError: it is missing or broken, a field is wrong, or the product is not that of plain LoRA.
+    """
+    path = Path(folder) / CONFIG
+    raw = read_json(path)
+    fields = _fields(raw, path)
+    if raw.get("peft_type") != "LORA":
+        raise CheckpointError(f"{path}: peft_type is {shown(raw.get('peft_type'))}; only LoRA adapters can be read")
+    for key in REFUSED:
+        if raw.get(key):
+            raise CheckpointError(f"{path}: {key} is set; only plain LoRA can be read")
+    start = raw.get("init_lora_weights")
+    if start is not None and start not in HARMLESS_STARTS:
+        raise CheckpointError(
+            f"{path}: init_lora_weights is {shown(start)}, which changed the base when training began; save the "
+            "adapter again with peft's save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    fields.text("bias", "none", known=("none", "all", "lora_only"), quiet=True)
+    for name in ("rank_pattern", "alpha_pattern"):
+        table = fields.table(name)
+        for key in table.raw if table else ():
+            assert table is not None
+            table.number(key, open_low=True, high=1e9)
+    auto = fields.table("auto_mapping")
+    return Adapter(
+        folder=Path(folder),
+        base=fields.text("base_model_name_or_path", "", quiet=True),
+        base_hash=auto.text(HASH, None, quiet=True) if auto else None,
+        rank=fields.integer("r", high=MAX_RANK),
+        alpha=fields.number("lora_alpha", 8.0, low=-1e9, high=1e9),
+        dropout=fields.number("lora_dropout", 0.0, high=0.999, quiet=True),
+        rslora=fields.flag("use_rslora", False, quiet=True),
+        full=tuple(_texts(fields, "modules_to_save")),
+        raw=raw,
+    )
+
+
+def layers(info: Adapter, names: Mapping[str, Sequence[str]]) -> tuple[dict[str, Layer], list[str]]:
+    """What the config says of each layer, and what in it has no effect.
+
+    Args:
+        info: the adapter.
+        names: layer -> its names in the file and in the model; a pattern may mean either.
+
+    Returns:
+        Layer -> its settings; and one line for each field or pattern that changes nothing.
+
+    Raises:
+        CheckpointError: a pattern is no regular expression or takes for ever.
+    """
+    fields = _fields(info.raw, info.folder / CONFIG)
+    every = list(dict.fromkeys(name for spellings in names.values() for name in spellings))
+    told = [f"{key} of {CONFIG} is not known here and changes nothing" for key in _unknown(info.raw)]
+    if info.raw.get("lora_alpha") is None:
+        told.append(f"{CONFIG} does not give lora_alpha: peft's default 8 was taken")
+    if info.raw.get("fan_in_fan_out"):
+        told.append(f"fan_in_fan_out of {CONFIG} changes nothing: no layer of this family is stored that way")
+    fits = {key: _fitting(fields, key, every, info) for key in ("target_modules", "exclude_modules")}
+    settings = {}
+    first: dict[str, dict[str, float]] = {}
+    for field in ("rank_pattern", "alpha_pattern"):
+        table = info.raw.get(field) or {}
+        found = _matching(list(table), False, every, info)
+        first[field] = {}
+        for (key, value), row in zip(table.items(), found, strict=True):
+            if not any(row):
+                told.append(f'{field} of {CONFIG} names "{key}", which no adapted layer is called: it changes nothing')
+            for name, hit in zip(every, row, strict=True):
+                if hit:
+                    first[field].setdefault(name, value)
+    for layer, spellings in names.items():
+        rank, alpha = (
+            next((first[field][name] for name in spellings if name in first[field]), general)
+            for field, general in (("rank_pattern", info.rank), ("alpha_pattern", info.alpha))
+        )
+        wanted = fits["target_modules"] is None or not fits["target_modules"].isdisjoint(spellings)
+        wanted = wanted and (fits["exclude_modules"] or set()).isdisjoint(spellings)
+        targeted = wanted and _in_chosen_blocks(fields, spellings)
+        settings[layer] = Layer(rank=int(rank), alpha=float(alpha), targeted=targeted)
+    return settings, told
+
+
+def _fields(raw: Mapping[str, Any], path: Path) -> Fields:
+    return Fields(raw, error=lambda text: CheckpointError(f"{path}: {text}"))
+
+
+def _unknown(raw: Mapping[str, Any]) -> list[str]:
+    known = {*TAKEN, *NO_EFFECT, *REFUSED, "fan_in_fan_out"}
+    return [key for key, value in raw.items() if key not in known and value]
+
+
+def _fitting(fields: Fields, name: str, every: Sequence[str], info: Adapter) -> set[str] | None:
+    """Names that target_modules or exclude_modules mean: one pattern for whole names, or ends of names.
+
+    ``None`` when the field says nothing.
+    """
+    value = fields.raw.get(name)
+    if value in (None, [], "", "all-linear"):
+        return None
+    whole = isinstance(value, str)
+    keys = [value] if whole else [re.escape(end) for end in _texts(fields, name)]
+    found = _matching(keys, whole, every, info)
+    return {every[place] for row in found for place, hit in enumerate(row) if hit}
+
+
+def _texts(fields: Fields, name: str) -> list[str]:
+    value = fields.raw.get(name)
+    if value is not None and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        fields.refuse(name, "it must be a list of names")
+    return value or []
+
+
+def _in_chosen_blocks(fields: Fields, spellings: Iterable[str]) -> bool:
+    """layers_to_transform: whether the layer lies in one of the blocks that were trained."""
+    chosen = fields.raw.get("layers_to_transform")
+    if chosen in (None, []) or isinstance(fields.raw.get("target_modules"), str):
+        return True
+    numbers = chosen if isinstance(chosen, list) else [chosen]
+    if not all(isinstance(number, int) for number in numbers):
+        fields.refuse("layers_to_transform", "it must be a list of block numbers")
+    given = fields.raw.get("layers_pattern")
+    ends = [given] if isinstance(given, str) else _texts(fields, "layers_pattern")
+    for name in spellings:
+        blocks = re.findall(r"([^.]*)\.(\d+)(?=\.)", name)  # the first number is the block's
+        block = next((int(number) for end, number in blocks if not ends or end in ends), None)
+        if block in numbers:
+            return True
+    return False
+
+
+def _matching(keys: Sequence[str], whole: bool, names: Sequence[str], info: Adapter) -> list[list[bool]]:
+    """For each key, which names it fits: as a whole, or at their end.
+
+    Raises:
+        CheckpointError: one is no regular expression, or all together take longer than :data:`SECONDS`.
+    """
+    where = info.folder / CONFIG
+    patterns = list(keys) if whole else [rf"(.*\.)?({key})" for key in keys]
+    if all(map(PLAIN.fullmatch, keys)):
+        try:
+            return [[bool(re.fullmatch(pattern, name)) for name in names] for pattern in patterns]
+        except re.error as error:
+            raise CheckpointError(f"{where}: {error.pattern!r:.80} is no regular expression ({error.msg})") from None
+    command = [sys.executable, "-I", "-c", _MATCHER]
+    given = json.dumps([patterns, names])
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise CheckpointError(
+            f"{where}: its patterns take more than {SECONDS:g} s to match; write the names of the layers instead"
+        ) from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise CheckpointError(f"{where}: a pattern is no regular expression ({last:.120}); save the adapter again")
+    matched: list[list[bool]] = json.loads(done.stdout)
+    return matched

@@ -1,0 +1,151 @@
+"""Fields of a JSON configuration, checked by kind and range where they are read: config.json and adapter_config.json.
+
+null means absent. An absent field takes a stated default, which is written down for whoever wants to tell it, or is an
+error; a field of another kind or out of range is an error that names it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+
+class ConfigError(ValueError):
+    """A config.json that is not of this family, or is wrong in one field."""
+
+
+Error = Callable[[str], ValueError]
+"""Makes the error of a message."""
+
+
+class _Needed:
+    """Stands for "no default": the field must be there."""
+
+
+NEEDED: Any = _Needed()
+
+
+class Fields:
+    """A dictionary of a configuration.
+
+    Args:
+        raw: the dictionary, of unknown content.
+        where: its place in the file, such as "llm_config"; "" for the whole file.
+        taken: defaults that were taken are added here as "llm_config.rope_theta 10000.0".
+        error: makes what is raised.
+    """
+
+    def __init__(
+        self, raw: object, where: str = "", taken: list[str] | None = None, error: Error = ConfigError
+    ) -> None:
+        self.where, self.error = where, error
+        self.taken: list[str] = [] if taken is None else taken
+        if not isinstance(raw, Mapping):
+            raise error(f"{where or 'the configuration'} is {shown(raw)}; it must be an object with fields")
+        self.raw: Mapping[str, Any] = raw
+
+    def path(self, name: str) -> str:
+        """ "llm_config.vocab_size" """
+        return f"{self.where}.{name}" if self.where else name
+
+    def refuse(self, name: str, expected: str) -> NoReturn:
+        """Raise the error of a field that is not as expected."""
+        raise self.error(f"{self.path(name)} is {shown(self.raw.get(name))}; {expected}")
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.raw.get(name) is not None
+
+    def integer(self, name: str, default: Any = NEEDED, *, low: int = 1, high: int, quiet: bool = False) -> Any:
+        """A whole number; ``quiet`` leaves a taken default unmentioned, for it changes no answer."""
+        value = self._value(name, default, quiet)
+        if self.has(name) and not (is_integer(value) and low <= value <= high):
+            self.refuse(name, f"it must be a whole number from {low:,} to {high:,}")
+        return value
+
+    def number(
+        self, name: str, default: Any = NEEDED, *, low: float = 0.0, high: float, open_low: bool = False, **how: bool
+    ) -> Any:
+        """A finite number; ``open_low`` leaves ``low`` itself out."""
+        value = self._value(name, default, how.get("quiet", False))
+        if not self.has(name):
+            return value
+        if not (is_number(value) and low <= value <= high) or (open_low and value == low):
+            self.refuse(name, f"it must be a number {'above' if open_low else 'from'} {low:g} to {high:g}")
+        return float(value)
+
+    def flag(self, name: str, default: Any = NEEDED, *, quiet: bool = False) -> Any:
+        """True or false."""
+        value = self._value(name, default, quiet)
+        if self.has(name) and not (isinstance(value, int) and value in (0, 1)):
+            self.refuse(name, "it must be true or false")
+        return bool(value)
+
+    def text(self, name: str, default: Any = NEEDED, *, known: Sequence[str] = (), quiet: bool = False) -> Any:
+        """A text, one of ``known`` when they are given."""
+        value = self._value(name, default, quiet)
+        if self.has(name) and not isinstance(value, str):
+            self.refuse(name, "it must be a text")
+        if known and value not in known:
+            raise self.error(f'{self.path(name)} is "{value}"; known: {", ".join(known)}')
+        return value
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """``count`` finite numbers above zero."""
+        values = self._value(name, NEEDED, False)
+        if not isinstance(values, list | tuple) or len(values) != count:
+            held = f"holds {len(values)} numbers" if isinstance(values, list | tuple) else f"is {shown(values)}"
+            raise self.error(f"{self.path(name)} {held}, not {count}")
+        if not all(is_number(value) and value > 0 for value in values):
+            self.refuse(name, "all its numbers must be above zero")
+        return tuple(map(float, values))
+
+    def table(self, name: str) -> Fields | None:
+        """The fields of an object inside; ``None`` where there is none."""
+        return Fields(self.raw[name], self.path(name), self.taken, self.error) if self.has(name) else None
+
+    def needed_table(self, name: str) -> Fields:
+        """The fields of an object that must be there."""
+        return Fields(self._value(name, NEEDED, False), self.path(name), self.taken, self.error)
+
+    def _value(self, name: str, default: Any, quiet: bool) -> Any:
+        if self.has(name):
+            return self.raw[name]
+        if default is NEEDED:
+            raise self.error(f'{f"{self.where}: " if self.where else ""}the field "{name}" is missing')
+        if not quiet:
+            self.taken.append(f"{self.path(name)} {default}")
+        return default
+
+
+def agreed(kind: str, places: Sequence[tuple[Fields | None, str]], read: Callable[[Fields, str], Any]) -> Any:
+    """The one value of a field that has had several names; ``None`` where it stands nowhere.
+
+    Raises:
+        ConfigError: two names give different values.
+    """
+    found = [(where.path(name), read(where, name)) for where, name in places if where is not None and where.has(name)]
+    for path, value in found[1:]:
+        if value != found[0][1]:
+            raise ConfigError(f"{found[0][0]} is {found[0][1]} but {path} is {value}; keep the right {kind} alone")
+    return found[0][1] if found else None
+
+
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number and no truth value."""
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def shown(value: object) -> str:
+    """A value of unknown kind, short enough for a message."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) >= 10**18:  # longer than Python writes
+        return "a huge number"
+    return f"{value!r:.60}"
