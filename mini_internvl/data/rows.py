@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
-from mini_internvl.data.formats._turns import MARK, absent, shown
+from mini_internvl.data.formats._turns import MARK, MARKS, absent, shown
 from mini_internvl.files import new_file
 from mini_internvl.records import Message, Part, PatchAnnotation, Sample
 
@@ -101,12 +101,13 @@ def _check_answers(messages: Sequence[Message]) -> None:
     for turn, message in enumerate(messages, 1):
         content = message["content"]
         if message["role"] != "user" and (
-            MARK in content
+            MARKS.search(content)
             if isinstance(content, str)
-            else any(part.get("type") != "text" or MARK in str(part.get("text")) for part in content)
+            else any(part.get("type") != "text" or MARKS.search(str(part.get("text"))) for part in content)
         ):
             raise ValueError(
-                f"turn {turn} ({message['role']}) holds an image or {MARK}; only questions show images: take it out"
+                f"turn {turn} ({message['role']}) holds an image or {MARK}; only questions show images; "
+                f"take it out, or write \\{MARK} where the text itself is meant"
             )
 
 
@@ -158,7 +159,7 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
     """The text of a turn with a mark for each of its images, which are added to ``images``."""
     content = message["content"]
     if isinstance(content, str):
-        return None if MARK in content or "<img>" in content else content
+        return None if MARKS.search(content) or "<img>" in content else content
     *shown_first, last = content or [{}]
     if last.keys() != {"type", "text"} or "<img>" in last["text"]:
         return None
@@ -166,7 +167,7 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
         if part.keys() != {"type", "image"} or not isinstance(part["image"], str | os.PathLike):
             return None
         images.append(os.fspath(part["image"]))
-    marks = last["text"].count(MARK)
+    marks = len(MARKS.findall(last["text"]))
     if lone and shown_first and not marks:
         return f"{MARK}\n{last['text']}"
     return last["text"] if shown_first and marks == len(shown_first) else None

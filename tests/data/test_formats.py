@@ -60,6 +60,8 @@ A, B = str(ROOT / "a.png"), str(ROOT / "b.png")
         ({"image": {"bytes": None, "path": "a.png"}, "conversations": turns("What?", "A.")}, [A], "What?"),
         ({"images": [{"bytes": b"\x89PNG", "path": "x"}], "messages": messages("What?", "A.")}, [b"\x89PNG"], "What?"),
         ({"messages": messages("What?", "A."), "images": []}, [], "What?"),
+        ({"conversations": turns("What does \\<image> do in SVG?", "A.")}, [], "What does \\<image> do in SVG?"),
+        ({"image": "a.png", "conversations": turns("Is \\<image> in it?", "A.")}, [A], "Is \\<image> in it?"),
     ],
 )  # fmt: skip
 def test_images_reach_the_first_question(raw, images, text):
@@ -112,7 +114,8 @@ def test_relative_urls_are_beside_the_file_as_paths_are():
         ({"messages": messages(["x"], "A")}, "messages[0].content[0] is 'x'; it must be an object with a type"),
         ({"query": "Q", "response": 3}, "query or response is 3; it must be a text"),
         ({"image": "a.png", "conversations": turns("<image> <image>", "x")}, "2 <image> marks but 1 images"),
-        ({"conversations": turns("<image>", "x")}, "1 <image> marks but 0 images"),
+        ({"conversations": turns("<image>", "x")}, "1 <image> marks but 0 images; write <image> once in "
+         "the questions for each image, and \\<image> where the text itself is meant"),
         ({"image": 5, "conversations": turns("Q", "A")}, "image holds 5; an image is a path, a data URL or bytes"),
         ({"image": "a.png", "conversations": [{"from": "system", "value": "S"}]}, "an image but no question"),
         ({"video": "a.mp4", "conversations": turns("Q", "A")}, '"video" would reach no sample'),

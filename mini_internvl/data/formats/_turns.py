@@ -12,7 +12,9 @@ from mini_internvl.records import Message, Part
 MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 """The names that data files give to speakers."""
-_PLACES = re.compile(r"<image>|<img>(.*?)</img>", re.DOTALL)
+MARKS = re.compile(r"(?<!\\)<image>")
+"""A mark in a text; after a backslash it is the text ``<image>`` itself."""
+_PLACES = re.compile(r"(?<!\\)<image>|<img>(.*?)</img>", re.DOTALL)
 _SHOWN = 60
 
 
@@ -100,7 +102,8 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
         lead = [{"type": "image", "image": image} for image in rest]
     elif marks != len(beside):
         raise ValueError(
-            f"{marks} {MARK} marks but {len(beside)} images; write {MARK} once in the questions for each image"
+            f"{marks} {MARK} marks but {len(beside)} images; write {MARK} once in the questions for each image, "
+            f"and \\{MARK} where the text itself is meant"
         )
     messages: list[Message] = []
     for role, content in spoken:
@@ -113,7 +116,7 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
 
 def _marks(content: Any) -> int:
     if isinstance(content, str):
-        return content.count(MARK)
+        return len(MARKS.findall(content))
     return sum(_is_place(part) for part in content)
 
 
