@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mini_internvl.data import DataError, Fault, Row, formats
 from mini_internvl.data.formats._turns import absent
 from mini_internvl.inputs import boxes, chat
-from mini_internvl.inputs.messages import MARK, image_parts
-from mini_internvl.records import Message, Sample
+from mini_internvl.inputs.messages import Turn, normalise
+from mini_internvl.records import Sample
 
 KEPT_FAULTS = 1000
 """Faults that are kept; more are counted."""
@@ -51,13 +51,14 @@ class Check:
     def sample(self, sample: Sample, file: Path, place: str) -> None:
         """Check a sample that stands at ``place`` of ``file``."""
         try:
-            trainable(sample)
+            turns = normalise(sample.messages)
+            trainable(turns)
             if self.extra is not None:
                 self.extra(sample)
         except ValueError as error:
             return self.fault(Fault(file=file, place=place, reason=str(error)))
         self.samples += 1
-        for what in odd(sample):
+        for what in odd(turns):
             self.note(what, sample.place or f"{sample.source}/{sample.id}")
 
     def fault(self, fault: Fault) -> None:
@@ -82,20 +83,20 @@ class Check:
             raise DataError.of(self.faults, "mend the rows or take them out", count=self.faulty)
 
 
-def trainable(sample: Sample) -> None:
+def trainable(turns: Sequence[Turn]) -> None:
     """Check all that can be checked without a tokenizer and without decoding an image.
 
     Raises:
         ValueError: names the turn or the image.
     """
-    messages = sample.messages
-    chat.check(messages)
-    if not any(message["role"] == "assistant" for message in messages):
+    chat.check(turns)
+    if all(turn.role != "assistant" for turn in turns):
         raise ValueError("there is no answer to learn; end the row with one")
-    for part in image_parts(messages):
-        image = part.source
-        if isinstance(image, str) and not image.startswith("data:") and not _is_file(image):
-            raise ValueError(f"the image {image} is missing; check the path")
+    for turn in turns:
+        for image in turn.images:
+            source = image.source
+            if isinstance(source, str) and not source.startswith("data:") and not _is_file(source):
+                raise ValueError(f"the image {source} is missing; check the path")
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -103,22 +104,16 @@ def _is_file(path: str) -> bool:
     return os.path.isfile(path)
 
 
-def odd(sample: Sample) -> Iterator[str]:
+def odd(turns: Sequence[Turn]) -> Iterator[str]:
     """What can be trained on and is still likely a mistake."""
-    for message in sample.messages:
-        said = spoken(message)
-        if message["role"] == "assistant":
+    for turn in turns:
+        said = turn.text
+        if turn.role == "assistant":
             if not said.strip():
                 yield "an answer holds only spaces"
             if "[" in said and any(value > 1000 for _, found in boxes.parse(said) for box in found for value in box):
                 yield "a box has a coordinate above 1000; boxes are written in thousandths of the image's sides"
-        elif message["role"] == "user" and not said.replace(MARK, "").strip():
+        elif turn.role == "user" and not said.strip():
             yield "a question holds no text"
-    if sample.messages[-1]["role"] == "user":
+    if turns[-1].role == "user":
         yield "the last question has no answer, so nothing is learnt from it"
-
-
-def spoken(message: Message) -> str:
-    """The text of a message."""
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")

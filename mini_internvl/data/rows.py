@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
-from mini_internvl.data.formats._turns import MARK, MARKS, absent, shown
+from mini_internvl.data.formats._turns import MARKS, absent, shown
 from mini_internvl.files import new_file
-from mini_internvl.records import Message, Part, PatchAnnotation, Sample
+from mini_internvl.inputs.messages import MARK, beside
+from mini_internvl.records import Message, PatchAnnotation, Sample
 
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "objects"})
 """Keys of things to see or hear: a format that does not read one of them must not pass over it."""
@@ -40,9 +41,7 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
         for key in raw:
             if key in MEDIA and key not in module.KEYS and not absent(raw[key]):
                 raise ValueError(f'"{key}" would reach no sample: the format {module.__name__} does not read it')
-        folder = str(row.file.parent if root is None else root)
-        messages = [_beside(message, folder) for message in module.messages(raw)]
-        _check_answers(messages)
+        messages = beside(module.messages(raw), row.file.parent if root is None else root)
         named = raw.get("source")
         return Sample(
             id=row.id,
@@ -74,41 +73,6 @@ def _annotation(raw: Any) -> PatchAnnotation:
             f"patch_annotations holds {shown(raw)}; each has text and box, and may have place, line, colour"
         )
     return PatchAnnotation(**{**raw, "box": tuple(raw["box"])})
-
-
-def _beside(message: Message, root: str) -> Message:
-    """The message with its relative image paths taken from ``root``."""
-    if isinstance(message["content"], str):
-        return message
-    content: list[Part] = []
-    for part in message["content"]:
-        if part.get("type") == "image_url" and isinstance(part.get("image_url"), Mapping):
-            part = {**part, "image_url": {**part["image_url"], "url": _path(part["image_url"].get("url"), root)}}
-        elif part.get("type") == "image" and "image" in part:
-            part = {**part, "image": _path(part["image"], root)}
-        content.append(part)
-    return {**message, "content": content}
-
-
-def _path(image: Any, root: str) -> Any:
-    if not isinstance(image, str) or image.startswith(("data:", "http://", "https://")) or root == ".":
-        return image
-    return os.path.join(root, image)
-
-
-def _check_answers(messages: Sequence[Message]) -> None:
-    """An image in an answer would train the model to write image tokens."""
-    for turn, message in enumerate(messages, 1):
-        content = message["content"]
-        if message["role"] != "user" and (
-            MARKS.search(content)
-            if isinstance(content, str)
-            else any(part.get("type") != "text" or MARKS.search(str(part.get("text"))) for part in content)
-        ):
-            raise ValueError(
-                f"turn {turn} ({message['role']}) holds an image or {MARK}; only questions show images; "
-                f"take it out, or write \\{MARK} where the text itself is meant"
-            )
 
 
 def to_row(sample: Sample) -> dict[str, Any]:

@@ -120,8 +120,6 @@ def test_relative_urls_are_beside_the_file_as_paths_are():
         ({"image": "a.png", "conversations": [{"from": "system", "value": "S"}]}, "an image but no question"),
         ({"video": "a.mp4", "conversations": turns("Q", "A")}, '"video" would reach no sample'),
         ({"objects": {"bbox": [[1, 2, 3, 4]]}, "messages": messages("Q", "A"), "images": ["a"]}, '"objects" would'),
-        ({"conversations": turns("Q", "This: <image>")}, "turn 2 (assistant) holds an image or <image>"),
-        ({"messages": messages("Q", [{"type": "image", "image": "a.png"}])}, "turn 2 (assistant) holds an image"),
         ({"conversations": turns("Q", "A"), "independent": "yes"}, "independent is 'yes'; it must be true or false"),
         ({"conversations": turns("Q", "A"), "max_tiles": 2.5}, "max_tiles is 2.5; it must be a whole number"),
         ({"conversations": turns("Q", "A"), "patch_annotations": [{"text": "a"}]}, "patch_annotations holds {'text'"),

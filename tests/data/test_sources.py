@@ -69,7 +69,7 @@ def test_every_bad_row_is_listed_before_the_start(tmp_path):
     message = str(error.value)
     assert message.startswith(f"{path}:3: the image {tmp_path / 'b.png'} is missing; check the path; line 4: turn 2")
     assert "line 5: no format reads a row with the keys id" in message
-    assert "line 6: turn 2 (assistant) holds an image or <image>" in message
+    assert "line 6: turn 2 is an answer and holds an image" in message
     assert message.endswith("and 16 more; mend the rows or take them out")
 
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mini_internvl.inputs.messages import ESCAPED, MARK
 from mini_internvl.records import Message, Part
 
-MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 """The names that data files give to speakers."""
-MARKS = re.compile(r"(?<!\\)<image>")
-"""A mark in a text; after a backslash it is the text ``<image>`` itself."""
-_PLACES = re.compile(r"(?<!\\)<image>|<img>(.*?)</img>", re.DOTALL)
+MARKS = re.compile(rf"(?<!\\){MARK}")
+"""A mark in a text, not its escape."""
+_PLACES = re.compile(rf"{MARKS.pattern}|<img>(.*?)</img>", re.DOTALL)
 _SHOWN = 60
 
 
@@ -103,7 +103,7 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
     elif marks != len(beside):
         raise ValueError(
             f"{marks} {MARK} marks but {len(beside)} images; write {MARK} once in the questions for each image, "
-            f"and \\{MARK} where the text itself is meant"
+            f"and {ESCAPED} where the text itself is meant"
         )
     messages: list[Message] = []
     for role, content in spoken:
