@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from mini_internvl.engine import GenerationConfig
+from mini_internvl.engine import GenerationConfig, remote
 from mini_internvl.engine.remote import Address, RemoteEngine, RemoteError
 
 
@@ -93,6 +95,8 @@ def test_what_may_pass_is_tried_again(fake_server: Any) -> None:
         ((200, "<html>", {}), "no JSON"),
         ((200, "[]", {}), "no JSON object"),
         ((200, "{}", {}), "no choices"),
+        ((200, '{"choices": 5}', {}), "no choices"),
+        ((200, "[" * 100_000, {}), "no JSON"),
     ],
 )
 def test_failures_name_the_server(fake_server: Any, answer: Any, message: str) -> None:
@@ -165,3 +169,76 @@ def test_text_that_is_no_unicode_is_replaced(fake_server: Any) -> None:
     broken = '{"choices": [{"message": {"content": "a\\ud83d"}}]}'
     with fake_server.serve(lambda body: (200, broken, {})) as server:
         assert engine(server).chat(ask("?")).text == "a\ufffd"
+
+
+def test_no_redirect_is_followed(fake_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with fake_server.serve(lambda body: "from elsewhere") as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            there = (status, "", {"Location": f"{elsewhere.url}/chat/completions"})
+            with fake_server.serve(lambda body, there=there: there) as server:
+                with pytest.raises(RemoteError, match=f"HTTP {status}, a redirect, which is not followed"):
+                    engine(server).chat(ask("?"))
+                assert len(server.bodies) == 1
+        assert not elsewhere.bodies
+
+
+def test_a_reply_is_bounded_in_size(fake_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LARGEST", 10_000)
+    with fake_server.serve(lambda body: "x" * 20_000) as server:
+        with pytest.raises(RemoteError, match="the answer has more than 10,000 bytes"):
+            engine(server).chat(ask("?"))
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_server_that_drips_is_left_when_the_time_is_over(part: str) -> None:
+    """Every read of the drip is quick; only the whole takes for ever."""
+    start = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n" + (b"\r\n" if part == "body" else b"X-Slow: ")
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(start)
+            while not over.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=[listener], daemon=True)
+        thread.start()
+        address = Address(url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", model="m")
+        began = time.monotonic()
+        with pytest.raises(RemoteError, match="no answer within 0 s"):
+            RemoteEngine(address, timeout=0.4, tries=1).chat(ask("?"))
+        assert time.monotonic() - began < 5
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "usage", ['["a"]', '{"prompt_tokens": NaN, "completion_tokens": "7"}', "3", '{"prompt_tokens": -1}']
+)
+def test_odd_counts_of_tokens_count_as_none(fake_server: Any, usage: str) -> None:
+    body = f'{{"choices": [{{"message": {{"content": "fine"}}}}], "usage": {usage}}}'
+    with fake_server.serve(lambda _: (200, body, {})) as server:
+        reply = engine(server).chat(ask("?"))
+    assert (reply.text, reply.prompt_tokens, reply.tokens, reply.odd) == ("fine", 0, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "odd"),
+    [
+        ('[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]', "ab", ""),
+        ("null", "", ""),
+        ('[{"type": "text", "text": 5}]', '[{"type": "text", "text": 5}]', "its content is a list of more than texts"),
+        ("[3]", "[3]", "its content is a list of more than texts"),
+        ("7", "7", "its content is int"),
+        ('{"text": "a"}', '{"text": "a"}', "its content is dict"),
+    ],
+)
+def test_an_odd_reply_is_kept_for_reading(fake_server: Any, content: str, text: str, odd: str) -> None:
+    body = f'{{"choices": [{{"message": {{"content": {content}}}}}]}}'
+    with fake_server.serve(lambda _: (200, body, {})) as server:
+        reply = engine(server).chat(ask("?"))
+    assert (reply.text, reply.odd) == (text, odd)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import os
 import struct
 import zlib
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mini_internvl.inputs.images import ImageError, load_image
+from mini_internvl.inputs.images import ImageError, enlarged, image_dimensions, load_image
 
 
 def encoded(image, kind="PNG", **options):
@@ -215,3 +217,105 @@ def test_a_thin_strip_is_refused(size):
 def test_a_image_without_pixels_is_refused():
     with pytest.raises(ImageError, match="0x5: it has no pixels"):
         load_image(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("opened", [load_image, image_dimensions])
+def test_a_named_pipe_or_device_is_refused_and_never_waited_for(tmp_path, opened):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(ImageError, match=rf"{name} cannot be read: it is a folder, a pipe or a device"):
+            opened(tmp_path / name)
+
+
+def test_a_file_larger_than_the_limit_is_refused_unread(tmp_path):
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(1_000_000_001)
+    with pytest.raises(ImageError, match=r"huge\.png cannot be read: it has 1,000,000,001 bytes, more than"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "fits"),
+    [
+        ("F", "TIFF", 8),
+        ("I", "TIFF", 8),
+        ("RGB", "JPEG2000", 5),
+        ("RGB", "WEBP", 6),
+        ("RGB", "PNG", 10),
+        ("L", "PNG", 10),
+    ],
+)
+def test_the_memory_of_decoding_is_bounded_by_mode_and_format(mode, kind, fits):
+    """A limit of 1,000 pixels is 10,000 bytes: so many hundred pixels of each kind pass, a hundred more do not."""
+    for hundreds in (fits, fits + 1):
+        data = encoded(Image.new(mode, (10, 10 * hundreds)), kind)
+        if hundreds == fits:
+            assert load_image(data, max_pixels=1000).size == (10, 10 * fits)
+        else:
+            with pytest.raises(ImageError, match=r"bytes a pixel|more than the limit of 1,000"):
+                load_image(data, max_pixels=1000)
+
+
+def test_a_jpeg_of_many_passes_is_refused():
+    data = encoded(gradient((64, 48)), "JPEG", progressive=True)
+    assert load_image(data).size == (64, 48)
+    last = data.rindex(b"\xff\xda")
+    many = data[:-2] + data[last:-2] * 200 + data[-2:]
+    with pytest.raises(ImageError, match=r"a progressive JPEG of 2\d\d passes over 64x48 pixels"):
+        load_image(many, max_pixels=10_000)
+
+
+def test_an_icon_whose_size_stands_only_inside_is_bounded():
+    icon = io.BytesIO()
+    gradient((16, 16)).save(icon, "ICO", sizes=[(16, 16)])
+    assert load_image(icon.getvalue()).size == (16, 16)
+    inner = png_header(9000, 9000)
+    directory = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    with pytest.raises(ImageError, match="is an icon of more than 4,194,304 pixels; convert it to PNG"):
+        load_image(directory + inner)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "black", "white"),
+    [
+        ((250, 260, 300), np.float32, 250, 300),
+        ((-1000, 0, 3000), np.int32, -1000, 3000),
+        ((-1000, 0, 3000), np.float32, -1000, 3000),
+        ((0, 100_000, 250_000), np.int32, 0, 250_000),
+        ((0, 2000, 4000), np.uint16, 0, 4095),
+        ((0, 600, 1000), np.uint16, 0, 1023),
+    ],
+)
+def test_values_of_no_common_range_are_stretched_and_warned_of(values, dtype, black, white, caplog):
+    image = Image.fromarray(np.array([values], dtype))
+    wanted = [255 * (value - black) / (white - black) for value in values]
+    assert np.asarray(load_image(image))[0, :, 0] == pytest.approx(wanted, abs=1)
+    assert f"shown from {black:g} (black) to {white:g} (white)" in caplog.text
+
+
+def test_values_of_a_common_range_are_kept_without_a_warning(caplog):
+    for values, dtype in (((0.2, 0.4, 0.6), np.float32), ((5, 40, 90), np.float32), ((0, 9, 40_000), np.uint16)):
+        load_image(Image.fromarray(np.array([values], dtype)))
+    assert not caplog.records
+
+
+def test_no_warning_of_pillow_is_let_through(tmp_path, recwarn):
+    tiff = encoded(gradient(), "TIFF", tiffinfo={34675: b"x", 305: "a"})
+    broken = tiff.replace(struct.pack("<HH", 305, 2), struct.pack("<HH", 305, 12))
+    for data in (tiff, broken, encoded(Image.new("1", (9500, 9500)))):
+        with contextlib.suppress(ImageError):
+            load_image(data)
+    icon = io.BytesIO()
+    gradient((16, 16)).save(icon, "ICO", sizes=[(16, 16)])
+    raw = bytearray(icon.getvalue())
+    raw[6] = 32  # a size that is not the image's
+    load_image(bytes(raw))
+    assert not recwarn.list
+
+
+def test_an_enlarged_image_is_bounded_too():
+    assert enlarged(gradient(), 3).size == (36, 24)
+    with pytest.raises(ImageError, match="12x8 enlarged 10000 times is too large"):
+        enlarged(gradient(), 10_000)
