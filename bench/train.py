@@ -23,10 +23,10 @@ from mini_internvl.engine.device import fast_bfloat16
 from mini_internvl.model import attention
 from mini_internvl.records import Batch
 from mini_internvl.train import independent
-from mini_internvl.train.data import StepDataset, collate
+from mini_internvl.train.data import MixedDataset, micro_batches, step_batches
 from mini_internvl.train.loop import accumulate, make_optimizer
-from mini_internvl.train.losses import ANSWERS
-from mini_internvl.train.run import encoder, open_start
+from mini_internvl.train.losses import Learner
+from mini_internvl.train.run import open_initial, sample_processor
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
 FIRST = "fp32, fused"
@@ -45,15 +45,14 @@ def plain_up_to(length: int):
         attention.PLAIN_UP_TO = before
 
 
-def split_questions(dataset: StepDataset, step: int) -> list[Batch]:
+def split_questions(dataset: MixedDataset, step: int) -> list[Batch]:
     """The step's samples with every question in a row of its own, which reads the image again."""
     size, rows = dataset.stage.batch_size, []
     for n in range(step * size, (step + 1) * size):
-        sample = dataset.sources[dataset.choices[n]][int(dataset.numbers[n])]
+        sample = dataset.sample(n)
         alone = independent.split_questions(sample.messages) if sample.independent else [sample.messages]
-        rows += [dataset.encode(replace(sample, messages=messages, independent=False)) for messages in alone]
-    rows.sort(key=lambda row: len(row.input_ids))
-    return [collate(rows[i : i + 32], dataset.pad_id) for i in range(0, len(rows), 32)]
+        rows += [dataset.process(replace(sample, messages=messages, independent=False)) for messages in alone]
+    return micro_batches(rows, 32)
 
 
 def main() -> None:
@@ -64,23 +63,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     recipe = recipes.load(RECIPE)
-    start = open_start(recipe)
-    stage = replace(recipe.stages[-1], steps=2)
+    start = open_initial(replace(recipe, device="cpu"))
+    stage = replace(recipe.stages[-1], steps=2, loss="answers", max_length=1024)
     stage = replace(stage, data=tuple(s for s in stage.data if s.name in ("words", "shapes", "charts", "text")))
-    dataset = StepDataset(stage, encoder(start, max_tiles=6, max_length=1024), pad_id=0, seed=0)
-    ways = WAYS | (BF16 if arguments.all or fast_bfloat16(torch.device("cpu")) else {})
-    together = [dataset[i] for i in range(len(dataset))]
-    steps = dict.fromkeys(ways, together) | {ALONE: [split_questions(dataset, i) for i in range(len(dataset))]}
-    answers = round(sum(ANSWERS.count(batches) for batches in together))
-    model = start.model.train()
-    optimizer = make_optimizer(model, stage)
+    dataset = MixedDataset(stage, sample_processor(start, stage), seed=0)
+    device = start.model.device
+    ways = WAYS | (BF16 if arguments.all or fast_bfloat16(device) else {})
+    together = list(step_batches(dataset, 0, workers=0))
+    steps = dict.fromkeys(ways, together) | {ALONE: [split_questions(dataset, i) for i in range(stage.steps)]}
+    learner = Learner(start.model, stage).train()
+    answers = round(sum(learner.count(batch) for batches in together for batch in batches))
+    optimizer = make_optimizer(learner, stage)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(arguments.rounds + 1):
         for name, (precision, length) in ways.items():
             began = time.perf_counter()
             with plain_up_to(length):
                 for batches in steps[name]:
-                    accumulate(model, batches, precision)
+                    count = sum(learner.count(batch) for batch in batches)
+                    accumulate(learner, batches, count, device, precision)
                     optimizer.step()
                     optimizer.zero_grad()
             if turn:  # the first round warms up

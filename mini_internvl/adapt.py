@@ -35,7 +35,7 @@ from mini_internvl.inputs.messages import image_parts, question
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
 from mini_internvl.records import Item, Prediction, Score
-from mini_internvl.train.loop import Progress
+from mini_internvl.train.meter import Progress
 from mini_internvl.train.run import run_recipe
 
 GENERAL = {"shapes": 3.0, "words": 3.0, "charts": 4.0, "text": 1.0}

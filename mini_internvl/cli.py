@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -105,6 +106,7 @@ def main() -> None:
     """Run the command line; every error ends as a plain line and an exit code."""
     from mini_internvl import terminal
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
     code = None
     try:
         code = app(prog_name="minivl", standalone_mode=False)

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,12 @@ if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 PARTS = ("vision", "projector", "llm")
-LOSSES = ("answers", "patches")
-REDUCTIONS = ("token", "square", "sample")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("fp32", "bf16", "auto")
 LORA_PARTS = ("llm", "vision")
+FREE: dict[str, Any] = {"free": True}
+"""Metadata of a field that may change while a run goes on: it changes the result by rounding at most, or is guarded by
+a hash in the run's state."""
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -44,7 +45,7 @@ class SourceRecipe:
     (drawn on the fly), ``domain`` (a folder of raw records), or the name or path of a row format."""
     name: str = ""
     """Synth kind, or domain name or path."""
-    path: str = ""
+    path: str = dataclasses.field(default="", metadata=FREE)
     """File or folder of rows, or folder of a domain's raw records."""
     format: str = ""
     """Name or path of the rows' format; left out, each row's keys tell it."""
@@ -78,6 +79,18 @@ class SourceRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """What every loss can be given under its name; its file in ``train/losses`` adds its own."""
+
+    weight: float = 1.0
+    """Factor of the loss beside the first one of the stage."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise RecipeError(f"weight is {self.weight}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecipe:
     """One stage of training: a row of data."""
 
@@ -89,14 +102,9 @@ class StageRecipe:
     """Optimiser steps."""
     train: tuple[str, ...] = PARTS
     """Parts that learn: any of vision, projector, llm; the others are frozen."""
-    loss: str = "answers"
-    """``answers``: next-token loss on the answers; ``patches``: what stands on every patch, for the encoder alone."""
-    patches_weight: float = 0.0
-    """Weight of the loss over patches beside that on the answers, for images whose contents are known. Both sums are
-    divided by the weights of the answers' tokens: ``square`` and ``sample`` want a smaller one than ``token``."""
-    loss_reduction: str = "token"
-    """How a token weighs among x supervised ones of its row, or of its question where they stand apart: ``token`` 1,
-    ``square`` 1/sqrt(x), ``sample`` 1/x; the last two keep long answers from drowning the short ones."""
+    loss: str | Mapping[str, Mapping[str, Any]] = "answers"
+    """Name of a loss, or names with their settings: ``{answers: {reduction: square}, patches: {weight: 0.04}}``. The
+    first one counts, the others are added to it. Each is a file in ``train/losses``."""
     optimizer: str = "adamw"
     """``adamw``, or ``muon`` for the matrices of a model that trains from nothing (AdamW for the rest)."""
     lr: float = 4e-5
@@ -113,11 +121,11 @@ class StageRecipe:
     """Largest norm of the gradient."""
     batch_size: int = 32
     """Samples per optimiser step."""
-    micro_batch: int = 16
+    micro_batch: int = dataclasses.field(default=16, metadata=FREE)
     """Samples per forward pass; the rest of the batch is accumulated."""
     max_tiles: int = 12
     """Most tiles of a sample, shared by its images, thumbnails not counted."""
-    max_length: int = 8192
+    max_length: int = dataclasses.field(default=8192, metadata=FREE)
     """Longest sample in tokens; a longer one is an error, never cut."""
     drop_path: float = 0.0
     """Stochastic depth of the encoder's last block."""
@@ -127,18 +135,8 @@ class StageRecipe:
         unknown = [part for part in self.train if part not in PARTS]
         if unknown or not self.train:
             raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
-        if self.loss not in LOSSES:
-            raise RecipeError(f'{where}: loss is "{self.loss}"; known: {", ".join(LOSSES)}')
-        if self.loss_reduction not in REDUCTIONS:
-            raise RecipeError(f'{where}: loss_reduction is "{self.loss_reduction}"; known: {", ".join(REDUCTIONS)}')
         if self.optimizer not in OPTIMIZERS:
             raise RecipeError(f'{where}: optimizer is "{self.optimizer}"; known: {", ".join(OPTIMIZERS)}')
-        if self.loss == "patches" and self.train != ("vision",):
-            raise RecipeError(f"{where}: the patches loss reaches the encoder alone; write train: [vision]")
-        if self.loss == "patches" and (self.patches_weight or self.loss_reduction != "token"):
-            raise RecipeError(
-                f"{where}: patches_weight and loss_reduction are of the loss on answers; loss: patches takes neither"
-            )
         for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be at least 1")
@@ -149,11 +147,30 @@ class StageRecipe:
         for field in ("warmup_ratio", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be in [0, 1)")
-        for field in ("min_lr_ratio", "weight_decay", "patches_weight"):
+        for field in ("min_lr_ratio", "weight_decay"):
             if getattr(self, field) < 0:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be 0 or above")
         if self.clip <= 0:
             raise RecipeError(f"{where}: clip is {self.clip}; it must be above 0")
+        try:
+            settings = {name: dataclasses.asdict(given) for name, given in self.loss_settings().items()}
+            object.__setattr__(self, "loss", settings)  # with every default filled in
+            reached = {part for name in self.loss_settings() for part in plugins.find("train.losses", name).REACHES}
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from None
+        if idle := [part for part in self.train if part not in reached]:
+            names, reach = " and ".join(self.loss_settings()), ", ".join(part for part in PARTS if part in reached)
+            raise RecipeError(f"{where}: loss {names} does not reach {', '.join(idle)}; write train: [{reach}]")
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Name of each loss -> its settings, checked."""
+        given = {self.loss: {}} if isinstance(self.loss, str) else self.loss
+        if not given:
+            raise RecipeError("loss is empty; name one, for instance answers")
+        return {
+            name: from_dict(plugins.find("train.losses", name).Settings, raw or {}, f"loss.{name}.")
+            for name, raw in given.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,25 +224,27 @@ class LoraRecipe:
 class Recipe:
     """A run."""
 
-    name: str
+    name: str = dataclasses.field(metadata=FREE)
     """Names the run and its default folder."""
     stages: tuple[StageRecipe, ...]
     """Run one after the other."""
-    model: str = ""
+    model: str = dataclasses.field(default="", metadata=FREE)
     """Folder of the starting checkpoint or adapter; empty with ``build`` for a fresh model."""
-    build: str = ""
+    build: str = dataclasses.field(default="", metadata=FREE)
     """Folder of a config.json with tokenizer files from which a fresh model is made."""
     precision: str = "fp32"
     """``fp32``; ``bf16``: float32 weights, bfloat16 arithmetic; ``auto``: bf16 where the processor is fast at it."""
+    device: str = dataclasses.field(default="auto", metadata=FREE)
+    """Where the model trains: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:1``."""
     seed: int = 0
     """Seed of mixing, fresh weights and drop path."""
     held_out: tuple[SourceRecipe, ...] = ()
     """Sources of the held-out loss."""
     held_out_samples: int = 64
     """Samples of the held-out loss."""
-    eval_every: int = 200
+    eval_every: int = dataclasses.field(default=200, metadata=FREE)
     """Steps between held-out measurements."""
-    save_every: int = 200
+    save_every: int = dataclasses.field(default=200, metadata=FREE)
     """Steps between checkpoints from which a stopped run goes on."""
     lora: LoraRecipe | None = None
     """Adapters that train instead of the weights; left out, the weights themselves train."""
@@ -275,6 +294,27 @@ def to_dict(value: Any) -> Any:
     return dataclasses.asdict(value, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})
 
 
+def differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, old, new) of what would change the result of a run that goes on with another recipe.
+
+    Fields marked :data:`FREE` may change, and the last stage may get longer: from where it is, the learning rate then
+    follows the schedule of the new length.
+    """
+    if dataclasses.is_dataclass(before) and type(before) is type(now):
+        for field in dataclasses.fields(before):
+            if not field.metadata.get("free"):
+                pair = getattr(before, field.name), getattr(now, field.name)
+                for name, old, new in differences(*pair, f"{where}.{field.name}".lstrip(".")):
+                    longer = isinstance(before, Recipe) and name == f"stages.{len(before.stages) - 1}.steps"
+                    if not longer or new < old:
+                        yield name, old, new
+    elif isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now):
+        for i, pair in enumerate(zip(before, now, strict=True)):
+            yield from differences(*pair, f"{where}.{i}")
+    elif before != now:
+        yield where, before, now
+
+
 def _override(raw: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
@@ -288,6 +328,8 @@ def _override(raw: dict[str, Any], text: str) -> None:
     name = last
     try:
         for name in parents:
+            if isinstance(target, dict) and target.get(name) is None:
+                target[name] = {}  # of a field that the file leaves out; from_dict refuses unknown ones
             target = target[int(name)] if isinstance(target, list) else target[name]
         name = last
         target[int(last) if isinstance(target, list) else last] = new
@@ -330,7 +372,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             _convert(kind, item, f"{where}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
     if origin is types.UnionType:
-        return None if value is None else _convert(args[0], value, where)
+        return _convert_union(args, value, where)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where} must be a mapping, not {value!r}")
+        return dict(value)
     if hint is float:
         try:
             if isinstance(value, bool):
@@ -341,3 +387,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise RecipeError(f"{where} must be {hint.__name__}, not {value!r}")
     return value
+
+
+def _convert_union(members: Sequence[Any], value: Any, where: str) -> Any:
+    """The member that the value is of as it stands, else the first that it can be read as."""
+    if value is None and type(None) in members:
+        return None
+    members = [member for member in members if member is not type(None)]
+    exact = [member for member in members if type(value) is member]
+    errors = []
+    for member in [*exact, *members]:
+        try:
+            return _convert(member, value, where)
+        except RecipeError as error:
+            errors.append(error)
+    if len(members) == 1 or isinstance(value, Mapping):
+        raise errors[-1]
+    names = " or ".join(getattr(member, "__name__", str(member)) for member in members)
+    raise RecipeError(f"{where} must be {names}, not {value!r}")

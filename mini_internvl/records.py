@@ -109,10 +109,10 @@ class Example:
     """(T,) int64."""
     labels: torch.Tensor
     """(T,) int64, -100 where unsupervised."""
-    pixel_values: torch.Tensor
-    """(tiles, 3, S, S) float32, normalised; zero tiles for a text-only sample."""
-    patch_labels: torch.Tensor | None = None
-    """(tiles, patches, 4) int64 for the loss over patches (see ``train.patches``)."""
+    tiles: torch.Tensor
+    """(tiles, S, S, 3) uint8, not yet normalised; zero tiles for a text-only sample."""
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What the stage's losses want beside labels, by name; see ``targets`` in ``train.losses``."""
     segment_ids: torch.Tensor | None = None
     """(T,) int64 of independent questions: 0 at the prefix that they share, then 1, 2, ... (see :class:`Batch`)."""
 
@@ -136,10 +136,10 @@ class Batch:
     """(B, T) int64, 1 at real tokens."""
     position_ids: torch.Tensor
     """(B, T) int64: each document counts from 0, each of its questions on from the shared prefix; 0 at padding."""
-    pixel_values: torch.Tensor
-    """(tiles of all rows, 3, S, S) float32, in row order."""
-    patch_labels: torch.Tensor | None = None
-    """(tiles of all rows, patches, 4) int64, where the examples carry them."""
+    tiles: torch.Tensor
+    """(tiles of all rows, S, S, 3) uint8, in row order; the learner normalises them on its device."""
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Those of the rows, joined along their first axis."""
     segment_ids: torch.Tensor | None = None
     """(B, T) int64, -1 at padding; ``None`` where all is segment 0."""
     document_ids: torch.Tensor | None = None

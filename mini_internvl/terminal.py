@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mini_internvl.train.loop import Progress as TrainingProgress
+    from mini_internvl.train.meter import Progress as TrainingProgress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

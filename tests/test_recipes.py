@@ -84,7 +84,7 @@ def test_overrides_reach_everywhere(load):
         ("stages.one.lr=1", 'the recipe has no "one"'),
         ("stages.x=1", 'the recipe has no "x"'),
         ("stages.7={}", 'the recipe has no "7"'),
-        ("nothing.lr=1", 'the recipe has no "nothing"'),
+        ("nothing.lr=1", 'unknown field "nothing"'),
         ("name.lr=1", 'the recipe has no "lr"'),
         ("name.a.b=1", 'the recipe has no "a"'),
         ("seed=[1", "is not valid YAML"),

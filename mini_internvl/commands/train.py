@@ -18,7 +18,7 @@ def command(
         list[str] | None, typer.Argument(metavar="[a.b=value]...", help="Changes to the recipe.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME when left out.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 1,
 ) -> None:
     """Train by a recipe. Ctrl-C stops after the step; the same command goes on."""
     from mini_internvl import recipes, terminal
@@ -26,8 +26,5 @@ def command(
 
     settings = recipes.load(recipe, overrides or [])
     folder = output or Path("runs") / settings.name
-    with stoppable() as should_stop:
-        best = run_recipe(
-            settings, folder, on_progress=terminal.TrainingBar(), should_stop=should_stop, workers=workers
-        )
+    best = run_recipe(settings, folder, on_progress=terminal.TrainingBar(), stoppable=stoppable, workers=workers)
     typer.echo(f"checkpoint: {best}")

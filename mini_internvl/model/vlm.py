@@ -70,7 +70,7 @@ class InternVL(nn.Module):
         x = hidden[:, 1:]
         side = int(x.shape[1] ** 0.5)
         x = pixel_unshuffle(x.reshape(len(x), side, side, -1), self.config.downsample_ratio, self.config.ps_version)
-        return self.mlp1(x.flatten(1, 2))
+        return self.mlp1(x.flatten(1, 2).to(next(self.mlp1.parameters()).dtype))  # float32 where it trains
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
         """Embed ids and write the visual tokens over the ``<IMG_CONTEXT>`` rows.

@@ -1,33 +1,35 @@
-"""From sources of samples to the batches of each optimiser step.
+"""From sources of samples to the micro batches of each optimiser step.
 
-Everything is a pure function of the step number: which source a sample comes from, which of its samples it is, and how
-a step is cut into micro batches. So a run resumes anywhere without replaying, and workers share nothing.
+Which source a sample comes from, and which of its samples it is, is a function of its number alone. So a run resumes
+anywhere without replaying, and workers share nothing. Workers prepare one sample at a time; a step's samples are sorted
+by length and cut into micro batches where they are used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mini_internvl import plugins, synth
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.images import beside as image_beside
 from mini_internvl.inputs.messages import beside, normalise
 from mini_internvl.inputs.prepare import CutImage, Processor
-from mini_internvl.inputs.tiles import normalise as normalise_tiles
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train.independent import PADDING, join, position_ids, split_questions
-from mini_internvl.train.patches import patch_labels
-
-IGNORE = -100
+from mini_internvl.train.losses.answers import IGNORE
 
 
 class DataError(ValueError):
@@ -177,7 +179,7 @@ def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class SampleProcessor:
     """Sample -> Example for one model."""
 
     processor: Processor
@@ -186,10 +188,8 @@ class Encoder:
     """Most tiles of a sample, shared by its images."""
     max_length: int
     """Longest sample in tokens, all its questions together."""
-    with_patches: bool = False
-    """Whether examples carry the labels of the loss over patches."""
-    marks_needed: bool = True
-    """Whether a sample without marks is then an error; otherwise its patches carry no label."""
+    targets: Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]] = lambda sample, images: {}
+    """Makes the extras that the stage's losses want."""
 
     def __call__(self, sample: Sample) -> Example:
         """Render images and text.
@@ -206,43 +206,29 @@ class Encoder:
             pieces = [self.processor.encode(conversation, counts) for conversation in conversations]
             context = self.processor.tokenizer.token_id(chat.IMAGE_CONTEXT)
             encoded, segments = join(pieces, context) if len(pieces) > 1 else (pieces[0], [])
+            extras = self.targets(sample, images)
+            if all(label == IGNORE for label in encoded.labels):
+                raise ValueError("no token is supervised; end it with an answer")
+            if len(encoded.input_ids) > self.max_length:
+                raise ValueError(
+                    f"it has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; raise max_length "
+                    "or lower max_tiles"
+                )
         except (ValueError, OSError) as error:
-            raise DataError(f"sample {name}: {error}") from error
-        if all(label == IGNORE for label in encoded.labels):
-            raise DataError(f"sample {name} has no supervised token; end it with an answer")
-        if len(encoded.input_ids) > self.max_length:
-            raise DataError(
-                f"sample {name} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; "
-                "raise max_length or lower max_tiles"
-            )
+            raise DataError(f"{f'{sample.place}, ' if sample.place else ''}sample {name}: {error}") from error
         size = self.processor.config.image_size
-        labels = self._patch_labels(sample, name, images) if self.with_patches else None
         return Example(
             sample_id=name,
-            patch_labels=labels,
             input_ids=torch.tensor(encoded.input_ids),
             labels=torch.tensor(encoded.labels),
-            pixel_values=normalise_tiles(torch.cat([image.tiles for image in images]))
-            if images
-            else torch.empty(0, 3, size, size),
+            tiles=torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *(image.tiles for image in images)]),
+            extras=extras,
             segment_ids=torch.tensor(segments) if segments else None,
         )
 
-    def _patch_labels(self, sample: Sample, name: str, images: Sequence[CutImage]) -> torch.Tensor:
-        config = self.processor.config
-        side = config.image_size // config.vision.patch_size
-        if not sample.patch_annotations or len(images) != 1:
-            if not self.marks_needed:
-                return torch.full((sum(len(image.tiles) for image in images), side * side, 4), IGNORE)
-            raise DataError(
-                f"sample {name} has no marks of one image, which the patches loss needs; "
-                "use synth kinds that have them: " + ", ".join(synth.marked_kinds())
-            )
-        return patch_labels(sample.patch_annotations, images[0].grid, images[0].thumbnail, side)
-
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Pad on the right to the longest; pixel tiles are joined in row order."""
+    """Pad on the right to the longest; tiles and extras are joined in row order."""
     length = max(len(example.input_ids) for example in examples)
     shape = (len(examples), length)
     ids = torch.full(shape, pad_id)
@@ -255,57 +241,160 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
         segments[row, :n] = 0 if example.segment_ids is None else example.segment_ids
         positions[row, :n] = position_ids(segments[row, :n])
-    patches = [example.patch_labels for example in examples if example.patch_labels is not None]
     return Batch(
-        patch_labels=torch.cat(patches) if patches else None,
         sample_ids=tuple(example.sample_id for example in examples),
         input_ids=ids,
         labels=labels,
         attention_mask=mask,
         position_ids=positions,
         segment_ids=segments if any(example.segment_ids is not None for example in examples) else None,
-        pixel_values=torch.cat([example.pixel_values for example in examples]),
+        tiles=torch.cat([example.tiles for example in examples]),
+        extras={name: torch.cat([example.extras[name] for example in examples]) for name in examples[0].extras},
     )
 
 
-class StepDataset(Dataset[list[Batch]]):
-    """Optimiser step -> its micro batches, similar lengths together so that little is padded."""
+def micro_batches(examples: Sequence[Example], size: int, pad_id: int = 0) -> list[Batch]:
+    """Batches of ``size`` rows, similar lengths together so that little is padded."""
+    ordered = sorted(examples, key=lambda example: len(example.input_ids))
+    return [collate(ordered[i : i + size], pad_id) for i in range(0, len(ordered), size)]
 
-    def __init__(self, stage: StageRecipe, encode: Callable[[Sample], Example], *, pad_id: int, seed: int) -> None:
-        self.stage, self.encode, self.pad_id = stage, encode, pad_id
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch where the model is, but for the labels: they are read on the CPU (see ``losses.answers``)."""
+    if device.type == "cpu":
+        return batch
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: move(tensor) for name, tensor in value.items()}
+        if not isinstance(value, Tensor):
+            return value
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+
+    moved = {field.name: move(getattr(batch, field.name)) for field in fields(batch) if field.name != "labels"}
+    return replace(batch, **moved)
+
+
+class MixedDataset(Dataset["Example | DataError"]):
+    """The samples of a stage, numbered over all its steps; a sample that cannot be used is a DataError in its place.
+
+    A worker returns errors instead of raising them, so that they arrive in order and in plain words.
+    """
+
+    def __init__(self, stage: StageRecipe, process: Callable[[Sample], Example], *, seed: int) -> None:
+        self.stage, self.process = stage, process
         self.sources = [open_source(source, seed + i) for i, source in enumerate(stage.data)]
         weights = np.array([source.weight for source in stage.data])
         count = stage.steps * stage.batch_size
-        choices = np.random.default_rng(seed).choice(len(weights), size=count, p=weights / weights.sum())
-        self.choices = choices.astype(np.int16)
-        # numbers[n]: how many earlier samples came from the same source
-        self.numbers = np.zeros(count, dtype=np.int64)
+        source_ids = np.random.default_rng(seed).choice(len(weights), size=count, p=weights / weights.sum())
+        self.source_ids = source_ids.astype(np.int16)
+        # indices[n]: how many earlier samples came from the same source
+        self.indices = np.zeros(count, dtype=np.int64)
         for source in range(len(weights)):
-            own = self.choices == source
-            self.numbers[own] = np.arange(own.sum())
+            own = self.source_ids == source
+            self.indices[own] = np.arange(own.sum())
 
     def __len__(self) -> int:
-        return self.stage.steps
+        return len(self.source_ids)
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        size = self.stage.batch_size
-        numbers = range(step * size, (step + 1) * size)
-        examples = [self.encode(self.sources[self.choices[n]][int(self.numbers[n])]) for n in numbers]
-        examples.sort(key=lambda example: len(example.input_ids))
-        micro = self.stage.micro_batch
-        return [collate(examples[i : i + micro], self.pad_id) for i in range(0, size, micro)]
+    def sample(self, number: int) -> Sample:
+        """Sample ``number`` of the stage, as its source has it."""
+        return self.sources[self.source_ids[number]][int(self.indices[number])]
+
+    def __getitem__(self, number: int) -> Example | DataError:
+        try:
+            return self.process(self.sample(number))
+        except DataError as error:
+            return DataError(str(error))
 
 
-def loader(dataset: StepDataset, start: int, workers: int = 1) -> DataLoader[list[Batch]]:
-    """Micro batches of each step from ``start`` on, drawn ahead in a worker process.
+def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterator[list[Batch]]:
+    """The micro batches of each step from ``start`` on, their samples prepared ahead in worker processes.
 
     The loader has a generator of its own: it would else take a number from torch's, and a resumed run would differ.
+
+    Raises:
+        DataError: when the step is reached that a sample spoils.
     """
-    return DataLoader(
+    size = dataset.stage.batch_size
+    loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(start, len(dataset)),
+        sampler=range(start * size, len(dataset)),
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=-(-2 * size // workers) if workers else None,
+        collate_fn=_pack,
+        worker_init_fn=_own_process_group,
         generator=torch.Generator(),
     )
+    items = iter(loader)
+    for _ in range(start, dataset.stage.steps):
+        examples = []
+        for _ in range(size):
+            item = next(items)
+            item = pickle.loads(item) if isinstance(item, bytes) else item
+            if isinstance(item, DataError):
+                raise item
+            examples.append(item)
+        yield micro_batches(examples, dataset.stage.micro_batch)
+
+
+def _pack(item: Any) -> Any:
+    """In a worker, bytes: tensors would each hold a file open until their step comes."""
+    return pickle.dumps(item) if get_worker_info() else item
+
+
+def _own_process_group(worker: int) -> None:
+    """Leave the run's process group: Ctrl-C there is for the run, which ends its workers when it is done with them."""
+    if os.name != "nt":
+        os.setpgid(0, 0)
+
+
+class HeldOut:
+    """A fixed set of held-out samples in batches of similar length, iterated for every measurement.
+
+    A small set is kept in memory; of a larger one only the order is, and its samples are prepared anew each time.
+    """
+
+    ROWS, KEPT_BYTES = 16, 256_000_000
+
+    def __init__(self, read: Callable[[int], Example], count: int) -> None:
+        self.read, lengths, total = read, [], 0
+        self.kept: dict[int, Example] = {}
+        for number in range(count):
+            example = read(number)
+            lengths.append(len(example.input_ids))
+            total += example.tiles.nbytes
+            if total < self.KEPT_BYTES:
+                self.kept[number] = example
+        self.order = sorted(range(count), key=lengths.__getitem__)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for i in range(0, len(self.order), self.ROWS):
+            numbers = self.order[i : i + self.ROWS]
+            yield collate([self.kept.get(number) or self.read(number) for number in numbers], 0)
+
+
+def held_out_set(
+    sources: Iterable[SourceRecipe], process: Callable[[Sample], Example], samples: int, seed: int
+) -> HeldOut | None:
+    """The same number of samples from each source; ``None`` without sources."""
+    opened = [open_source(source, seed) for source in sources]
+    if not opened:
+        return None
+    each = -(-samples // len(opened))
+    return HeldOut(lambda number: process(opened[number // each][number % each]), each * len(opened))
+
+
+def fingerprint(source: SourceRecipe) -> str:
+    """Hash of what a source reads: a file's bytes, or the names and sizes of a folder's files; "" of drawn samples."""
+    path = Path(source.path)
+    if source.kind == "synth":
+        return ""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    names = sorted(
+        (file.relative_to(path).as_posix(), file.stat().st_size) for file in path.rglob("*") if file.is_file()
+    )
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()

@@ -8,7 +8,6 @@ computes in float32, in groups of equal shape, and takes a fused query-key-value
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,11 +36,9 @@ def make_optimizer(learner: nn.Module, stage: StageRecipe) -> torch.optim.Optimi
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    adamw = torch.optim.AdamW(groups, lr=stage.lr, betas=stage.betas, fused=True) if groups else None
     if not hidden:
-        assert adamw is not None, "a stage that trains nothing is refused earlier"
-        return adamw
-    return MuonAdamW(hidden, adamw, lr=stage.lr, weight_decay=stage.weight_decay)
+        return torch.optim.AdamW(groups, lr=stage.lr, betas=stage.betas, fused=True)
+    return MuonAdamW(hidden, groups, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -63,32 +60,32 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon over the hidden matrices, AdamW over everything else, under one learning rate and one state."""
+class MuonAdamW(torch.optim.AdamW):
+    """Muon over the hidden matrices, the first group, and AdamW over everything else."""
 
     def __init__(
-        self, hidden: dict[str, nn.Parameter], adamw: torch.optim.AdamW | None, *, lr: float, weight_decay: float,
-        momentum: float = 0.95,
+        self, hidden: dict[str, nn.Parameter], others: list[dict[str, Any]], *,
+        lr: float, betas: tuple[float, float], weight_decay: float, momentum: float = 0.95,
     ) -> None:  # fmt: skip
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__([{"params": list(hidden.values())}], defaults)
-        self.adamw = adamw
-        self.parts = {p: 3 if name.endswith("qkv.weight") else 1 for name, p in hidden.items()}
-        if adamw is not None:
-            self.param_groups += adamw.param_groups  # one list, so that a schedule reaches both
-            self.state = adamw.state  # one table, so that a saved state holds both
+        pieces = [3 if name.endswith("qkv.weight") else 1 for name in hidden]
+        muon = {"params": list(hidden.values()), "pieces": pieces, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__([muon, *others], lr=lr, betas=betas, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of both."""
+        """One step of both; the gradients of the hidden matrices are used up."""
         assert closure is None
-        group = self.param_groups[0]
+        self._step_muon(self.param_groups[0])
+        super().step()
+
+    def _step_muon(self, group: dict[str, Any]) -> None:
         shapes: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
-        for parameter in group["params"]:
+        for parameter, pieces in zip(group["params"], group["pieces"], strict=True):
             if parameter.grad is not None:
-                pieces = self._averaged(parameter, group["momentum"]).chunk(self.parts[parameter])
-                shapes.setdefault(pieces[0].shape, []).extend((parameter, piece) for piece in pieces)
+                averaged = self._averaged(parameter, group["momentum"]).chunk(pieces)
+                shapes.setdefault(averaged[0].shape, []).extend((parameter, piece) for piece in averaged)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.grad = None  # AdamW passes by what has none
         steps: dict[nn.Parameter, list[Tensor]] = {}
         for shape, gradients in shapes.items():
             found = orthogonal(torch.stack([piece for _, piece in gradients])) * (0.2 * max(shape) ** 0.5)
@@ -96,8 +93,6 @@ class MuonAdamW(torch.optim.Optimizer):
                 steps.setdefault(parameter, []).append(piece)
         for parameter, found_pieces in steps.items():
             parameter.sub_(torch.cat(found_pieces).to(parameter.dtype), alpha=group["lr"])
-        if self.adamw is not None:
-            self.adamw.step()
 
     def _averaged(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """The gradient looked ahead along its running mean (Nesterov)."""
@@ -108,12 +103,3 @@ class MuonAdamW(torch.optim.Optimizer):
         mean: Tensor = state["momentum"]
         mean.lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(mean, momentum)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of every parameter."""
-        _zero(p for group in self.param_groups for p in group["params"])
-
-
-def _zero(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None

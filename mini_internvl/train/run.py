@@ -1,87 +1,100 @@
 """A recipe, run: model and tokenizer loaded or made, stages one after the other, checkpoints written.
 
-Layout of a run folder::
-
-    recipe.json      the recipe with every default filled in
-    metrics.jsonl    one line a step
-    state/           what a stopped run goes on from
-    best/  last/     checkpoints in the official layout, or adapter folders where adapters train
+What is written where, and who may write it, is ``train.run_folder``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mini_internvl import synth
 from mini_internvl.engine import hub
-from mini_internvl.engine.device import fast_bfloat16
+from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
-from mini_internvl.model.adapter import find_base, is_adapter, load_adapter, save_adapter, tensors_hash
+from mini_internvl.model.adapter import WEIGHTS, find_base, is_adapter, load_adapter, save_adapter, tensors_hash
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, read_json, save_model
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
-from mini_internvl.records import Batch
-from mini_internvl.train import state
-from mini_internvl.train.data import Encoder, StepDataset, collate, open_source
-from mini_internvl.train.loop import Progress, Run, held_out_loss, run_stage, set_trainable
-from mini_internvl.train.losses import Loss
+from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
+from mini_internvl.train import losses, run_folder, state
+from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, fingerprint, held_out_set
+from mini_internvl.train.loop import Run, held_out_loss, run_stage, set_trainable, trainable
+from mini_internvl.train.losses import Learner
+from mini_internvl.train.meter import Progress
+from mini_internvl.train.run_folder import RunFolder, saving
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """What a run starts from."""
+class InitialCheckpoint:
+    """What a run begins from."""
 
     model: InternVL
-    """Float32 weights; with adapters when the recipe asks for them or starts from one."""
+    """On the device that trains; with adapters when the recipe asks for them or begins with one."""
     tokenizer: Tokenizer
     """Of the same folder."""
     folder: Path
     """Where the tokenizer files are; the base of the adapters."""
+    sha256: str
+    """Hash of all weights that the run begins from."""
     base_hash: str = ""
     """Hash of the base's weights where adapters train, else empty."""
     projector: bool = False
     """Whether the adapters go with a projector that is trained in full."""
 
 
-def open_start(recipe: Recipe) -> Start:
+def open_initial(recipe: Recipe) -> InitialCheckpoint:
     """Load ``recipe.model``, a checkpoint or an adapter, or make a fresh model from ``recipe.build``.
+
+    A base that adapters freeze is held in bfloat16 where that is the precision; whatever trains is float32.
 
     Raises:
         RecipeError: ``lora`` asks for other adapters than those of the adapter that ``model`` names.
         CheckpointError: a file is missing or damaged, or the adapter's base is another one.
     """
+    device = resolve_device(recipe.device)
     if recipe.model and is_adapter(recipe.model):
-        return _open_adapter(recipe)
+        return _open_adapter(recipe, device)
     folder = hub.find(recipe.model) if recipe.model else Path(recipe.build)
     if recipe.model:
-        model = load_model(folder)
+        model = load_model(folder, dtype=_base_dtype(recipe) if recipe.lora else "float32", device=str(device))
+        sha256 = tensors_hash(folder)
     else:
-        model = fresh(read_config(folder), recipe.seed)
+        model = fresh(read_config(folder), recipe.seed).to(device)
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
+        sha256 = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
     tokenizer = load_tokenizer(folder)
     if recipe.lora is None:
-        return Start(model=model, tokenizer=tokenizer, folder=folder)
+        return InitialCheckpoint(model=model, tokenizer=tokenizer, folder=folder, sha256=sha256)
     add_lora(model, recipe.lora, recipe.seed)
     projector = any("projector" in stage.train for stage in recipe.stages)
-    return Start(model=model, tokenizer=tokenizer, folder=folder, base_hash=tensors_hash(folder), projector=projector)
+    if projector:
+        model.mlp1.float()
+    return InitialCheckpoint(
+        model=model, tokenizer=tokenizer, folder=folder, sha256=sha256, base_hash=sha256, projector=projector
+    )
 
 
-def _open_adapter(recipe: Recipe) -> Start:
+def _base_dtype(recipe: Recipe) -> str:
+    return "bfloat16" if recipe.precision == "bf16" else "float32"
+
+
+def _open_adapter(recipe: Recipe, device: torch.device) -> InitialCheckpoint:
     """The base of an adapter with the adapter on it, to train on; ``recipe.lora`` may change its dropout only."""
     folder = hub.find(find_base(recipe.model))
-    model, base_hash = load_model(folder), tensors_hash(folder)
+    model, base_hash = load_model(folder, dtype=_base_dtype(recipe), device=str(device)), tensors_hash(folder)
     wanted = targeted(model, recipe.lora) if recipe.lora else None
+    if any("projector" in stage.train for stage in recipe.stages):
+        model.mlp1.float()
     info = load_adapter(model, recipe.model, base_hash=base_hash)
     layers = lora_layers(model)
     if recipe.lora:
@@ -95,10 +108,17 @@ def _open_adapter(recipe: Recipe) -> Start:
             )
         set_dropout(model, recipe.lora.dropout)
     projector = info.projector or any("projector" in stage.train for stage in recipe.stages)
-    return Start(model=model, tokenizer=load_tokenizer(folder), folder=folder, base_hash=base_hash, projector=projector)
+    return InitialCheckpoint(
+        model=model,
+        tokenizer=load_tokenizer(folder),
+        folder=folder,
+        sha256=hashlib.sha256(base_hash.encode() + (Path(recipe.model) / WEIGHTS).read_bytes()).hexdigest(),
+        base_hash=base_hash,
+        projector=projector,
+    )
 
 
-def save_start(start: Start, folder: Path, metadata: dict[str, str] | None = None) -> Path:
+def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, str] | None = None) -> Path:
     """Save the model of a run: a checkpoint with its tokenizer, or its adapters alone."""
     if start.base_hash:
         base = _relative(start.folder.resolve(), folder.resolve())
@@ -116,41 +136,33 @@ def _relative(base: Path, folder: Path) -> str:
         return base.as_posix()
 
 
-def encoder(
-    start: Start, *, max_tiles: int, max_length: int, with_patches: bool = False, marks_needed: bool = True
-) -> Encoder:
-    """The sample encoder of a starting point."""
+def sample_processor(start: InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:
+    """What makes a stage's samples into examples for the model of a run."""
     config = start.model.config
-    return Encoder(
+    return SampleProcessor(
         processor=Processor(
             tokenizer=start.tokenizer,
             template=chat.find_template(config.template),
             config=config,
             system_message=config.system_message,
         ),
-        max_tiles=max_tiles,
-        max_length=max_length,
-        with_patches=with_patches,
-        marks_needed=marks_needed,
+        max_tiles=stage.max_tiles,
+        max_length=stage.max_length,
+        targets=losses.targets(stage, config),
     )
 
 
-def held_out_sources(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:
-    """The recipe's held-out sources; for the loss over patches those of them, and of the stage, that have marks."""
-    if stage.loss != "patches":
-        return recipe.held_out
-    tests = [dataclasses.replace(source, split="test") for source in stage.data]
-    names = {source.name: source for source in (*recipe.held_out, *tests) if source.name in synth.marked_kinds()}
-    return tuple(names.values())
+def check_folder(recipe: Recipe, folder: str | Path) -> Recipe:
+    """Whether a folder can hold a run of the recipe; nothing is claimed.
 
+    Returns:
+        The recipe with ``precision: auto`` settled.
 
-def held_out_batches(sources: Iterable[SourceRecipe], encode: Encoder, samples: int, seed: int) -> list[Batch]:
-    """Fixed batches of 16, the same number of samples from each source."""
-    opened = [open_source(source, seed) for source in sources]
-    each = -(-samples // len(opened)) if opened else 0
-    examples = [encode(source[index]) for source in opened for index in range(each)]
-    examples.sort(key=lambda example: len(example.input_ids))
-    return [collate(examples[i : i + 16], 0) for i in range(0, len(examples), 16)]
+    Raises:
+        RunFolderError: it holds a run of another recipe, or one without its state.
+    """
+    fast = fast_bfloat16(resolve_device(recipe.device))
+    return run_folder.settle(recipe, Path(folder), "bf16" if fast else "fp32")
 
 
 def run_recipe(
@@ -160,9 +172,10 @@ def run_recipe(
     probe: Callable[[InternVL], dict[str, float]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     workers: int = 1,
 ) -> Path:
-    """Run or continue a recipe.
+    """Run or continue a recipe; a finished run whose last stage is now longer goes on too.
 
     Args:
         recipe: checked settings.
@@ -171,86 +184,100 @@ def run_recipe(
             does (lower is better), and without held-out data the last checkpoint is the best.
         on_progress: called after every step.
         should_stop: asked after every step.
-        workers: processes that prepare batches.
+        stoppable: entered while steps are made, to catch Ctrl-C there; gives a function that is asked too.
+        workers: processes that prepare samples.
 
     Returns:
         The folder of the best checkpoint.
 
     Raises:
-        RecipeError: the folder holds a run of another recipe, or a stage names only parts without adapters.
+        RecipeError: a stage names only parts without adapters.
+        RunFolderError: the folder is in use or holds another run, or data or base changed since it began.
+        DataError: a sample cannot be used.
+        Interrupted: stopped; the same call goes on.
     """
-    folder = Path(folder)
-    recipe = _with_precision(recipe, folder)
-    _claim(folder, recipe)
-    start = open_start(recipe)
-    for stage in recipe.stages:
-        set_trainable(start.model, stage.train)  # a stage that would train nothing is refused before any work
-    counters = state.read_counters(folder / "state") or {}
-    done = _finished(recipe, counters)
-    if done:
-        state.load_weights(folder / "state", start.model)
-    for stage in recipe.stages[done:]:
-        encode = encoder(
-            start,
-            max_tiles=stage.max_tiles,
-            max_length=stage.max_length,
-            with_patches=stage.loss == "patches" or stage.patches_weight > 0,
-            marks_needed=stage.loss == "patches",
-        )
-        held_out = held_out_batches(held_out_sources(recipe, stage), encode, recipe.held_out_samples, recipe.seed)
+    with run_folder.own(Path(folder)) as owned:
+        recipe = check_folder(recipe, folder)
+        done = _finished(recipe, owned)
+        if done == len(recipe.stages) and (owned.path / "last").exists():
+            return _result(owned)
+        start = open_initial(recipe)
+        for stage in recipe.stages:
+            set_trainable(start.model, stage.train)  # a stage that would train nothing is refused before any work
+        facts = _facts(recipe, start)
+        trained = tuple(part for stage in recipe.stages[:done] for part in stage.train)
+        for number, stage in list(enumerate(recipe.stages))[done:]:
+            process = sample_processor(start, stage)
+            dataset = MixedDataset(stage, process, seed=recipe.seed + number)
+            held_out = held_out_set(
+                losses.held_out_sources(recipe, stage), process, recipe.held_out_samples, recipe.seed
+            )
+            if number == done:
+                owned.claim(recipe, facts)
+                at = owned.position()
+                if at is not None and at.stage != stage.name:  # of the stage before, which is finished
+                    state.load_weights(owned.state, start.model, trainable(start.model, trained))
 
-        def evaluate(model: InternVL, loss: Loss, batches: list[Batch] = held_out) -> dict[str, float]:
-            measured = {"held_out_loss": held_out_loss(model, batches, recipe.precision, loss)} if batches else {}
-            measured.update(probe(model) if probe else {})
-            if "score" not in measured and batches:
-                measured["score"] = -measured["held_out_loss"]
-            return measured
+            def keep(model: InternVL, measured: Mapping[str, float], name: str = stage.name) -> None:
+                with saving(owned.path / "best"):
+                    save_checkpoint(start, owned.path / "best", {"stage": name})
 
-        def keep(model: InternVL, measured: dict[str, float], name: str = stage.name) -> None:
-            save_start(start, folder / "best", {"stage": name})
-
-        run = Run(
-            folder=folder,
-            precision=recipe.precision,
-            seed=recipe.seed,
-            eval_every=recipe.eval_every,
-            save_every=recipe.save_every,
-            evaluate=evaluate,
-            on_best=keep,
-            on_progress=on_progress,
-            should_stop=should_stop,
-            workers=workers,
-        )
-        dataset = StepDataset(stage, encode, pad_id=0, seed=recipe.seed + recipe.stages.index(stage))
-        run_stage(start.model, stage, dataset, run)
-    save_start(start, folder / "last")
-    return folder / ("best" if (folder / "best").exists() else "last")
-
-
-def _with_precision(recipe: Recipe, folder: Path) -> Recipe:
-    """``auto`` settled: as the folder's run began, or by what this computer is fast at."""
-    if recipe.precision != "auto":
-        return recipe
-    path = folder / "recipe.json"
-    if path.exists():
-        return dataclasses.replace(recipe, precision=read_json(path).get("precision", "fp32"))
-    return dataclasses.replace(recipe, precision="bf16" if fast_bfloat16(torch.device("cpu")) else "fp32")
+            run = Run(
+                folder=owned,
+                precision=recipe.precision,
+                seed=recipe.seed,
+                eval_every=recipe.eval_every,
+                save_every=recipe.save_every,
+                trained=trained,
+                evaluate=_evaluation(recipe, held_out, probe),
+                on_best=keep,
+                on_progress=on_progress,
+                should_stop=should_stop,
+                stoppable=stoppable,
+                workers=workers,
+            )
+            run_stage(start.model, stage, dataset, run)
+            trained += stage.train
+        with saving(owned.path / "last"):
+            save_checkpoint(start, owned.path / "last")
+        return _result(owned)
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.json"
-    wanted = json.dumps(to_dict(recipe), indent=2, ensure_ascii=False) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != wanted:
-        raise RecipeError(f"{folder} holds a run of another recipe; give another folder with --output or delete it")
-    path.write_text(wanted, encoding="utf-8")
+def _result(owned: RunFolder) -> Path:
+    return owned.path / ("best" if (owned.path / "best").exists() else "last")
 
 
-def _finished(recipe: Recipe, counters: dict[str, object]) -> int:
-    """Number of stages that are complete according to a state's counters."""
+def _evaluation(
+    recipe: Recipe, held_out: HeldOut | None, probe: Callable[[InternVL], dict[str, float]] | None
+) -> Callable[[Learner], dict[str, float]]:
+    """What is measured of a model in training, and its score."""
+
+    def evaluate(learner: Learner) -> dict[str, float]:
+        measured = {"held_out_loss": held_out_loss(learner, held_out, recipe.precision)} if held_out else {}
+        measured.update(probe(learner.model) if probe else {})
+        if "score" not in measured and held_out:
+            measured["score"] = -measured["held_out_loss"]
+        return measured
+
+    return evaluate
+
+
+def _facts(recipe: Recipe, start: InitialCheckpoint) -> dict[str, Any]:
+    """What must be the same when the run goes on, beside the recipe, and what then changes rounding."""
+    sources = [source for stage in recipe.stages for source in stage.data] + list(recipe.held_out)
+    return {
+        "base": start.sha256,
+        "data": [{"path": source.path or source.name, "sha256": fingerprint(source)} for source in sources],
+        "threads": torch.get_num_threads(),
+        "device": start.model.device.type,
+    }
+
+
+def _finished(recipe: Recipe, owned: RunFolder) -> int:
+    """Number of stages that are complete according to the saved state."""
+    at = owned.position()
     names = [stage.name for stage in recipe.stages]
-    if counters.get("stage") not in names:
+    if at is None or at.stage not in names:
         return 0
-    index = names.index(str(counters["stage"]))
-    stage: StageRecipe = recipe.stages[index]
-    return index + 1 if counters["step"] == stage.steps else index
+    index = names.index(at.stage)
+    return index + 1 if at.step >= recipe.stages[index].steps else index

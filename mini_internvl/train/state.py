@@ -1,85 +1,156 @@
-"""Everything a stopped run needs to go on bit for bit: weights, AdamW moments, random state, counters.
+"""Everything a stopped run needs to go on bit for bit: what it has trained, the optimiser, random state, counters.
 
-Where adapters train, of the model only what can have changed is kept: the adapters and the projector.
-
-Kept as safetensors and JSON in one folder that is replaced as a whole, so that a kill at any moment leaves either the
-old state or the new one.
+Of the model only the parts are kept that the run has trained so far; the rest is the base, whose hash stands in the
+counters. Kept as safetensors and JSON in one folder that is replaced as a whole, so that a kill at any moment leaves
+either the old state or the new one. Tensors go to the file one by one, without a second copy in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mini_internvl.files import new_folder, recover_folder, write_json
 from mini_internvl.model.files import CheckpointError
-from mini_internvl.model.lora import MARK, adapted
+from mini_internvl.model.stream import write_safetensors
 from mini_internvl.model.vlm import InternVL
 
 STATE, COUNTERS = "state.safetensors", "state.json"
 
 
 def save_state(
-    folder: Path, learner: nn.ModuleDict, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]
+    folder: Path,
+    counters: Mapping[str, Any],
+    learner: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    kept: frozenset[str] = frozenset(),
 ) -> None:
     """Write the state folder atomically.
 
-    ``learner`` holds the model as ``model`` and the stage's loss as ``loss``; ``counters`` is JSON data such as the
-    step.
+    Args:
+        folder: is replaced as a whole.
+        counters: JSON data such as the step.
+        learner: holds the model as ``model`` and the stage's losses as ``loss``; ``None`` before the first step.
+        optimizer: of the learner's parameters.
+        kept: names of the model's parameters that the run has trained so far.
     """
-    tensors = {name: value.detach().clone() for name, value in _kept(learner).items()}
-    names = {id(parameter): name for name, parameter in learner.named_parameters()}
-    for parameter, values in optimizer.state.items():
-        for key, value in values.items():
-            tensors[f"optimizer.{key}.{names[id(parameter)]}"] = torch.as_tensor(value).clone()
-    tensors["random"] = torch.get_rng_state()
     with new_folder(folder) as temporary:
-        save_file(tensors, temporary / STATE)
+        if learner is not None and optimizer is not None:
+            write_safetensors(_tensors(learner, optimizer, kept), temporary / STATE)
         write_json(temporary / COUNTERS, counters)
 
 
 def read_counters(folder: Path) -> dict[str, Any] | None:
-    """The counters of a state folder, or ``None`` when there is no state."""
+    """The counters of a state folder, or ``None`` when there is no state.
+
+    Raises:
+        CheckpointError: the folder is there, its counters are missing or damaged.
+    """
     recover_folder(folder)
+    if not folder.exists():
+        return None
     path = folder / COUNTERS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        counters = json.loads(path.read_text(encoding="utf-8"))
+        fits = isinstance(counters["stage"], str) and type(counters["step"]) is int and counters["step"] >= 0
+    except (OSError, ValueError, TypeError, KeyError):
+        fits = False
+    if not fits or (counters["step"] and not (folder / STATE).exists()):
+        raise CheckpointError(
+            f"{folder} is damaged: {COUNTERS} or {STATE} is missing or unreadable; put the folder back, or give "
+            "another run folder"
+        )
+    return dict(counters)
 
 
-def load_weights(folder: Path, model: InternVL) -> None:
-    """Put a finished stage's weights into the model."""
-    _load(load_file(folder / STATE), nn.ModuleDict({"model": model}), ("model.",))
+def load_weights(folder: Path, model: InternVL, kept: frozenset[str]) -> None:
+    """Put what a finished stage has trained into the model."""
+    wanted = {f"model.{name}": value for name, value in model.named_parameters() if name in kept}
+    _load(folder, wanted, ("model.",))
 
 
-def load_state(folder: Path, learner: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, moments and random state back."""
-    tensors = load_file(folder / STATE)
-    _load(tensors, learner, ("model.", "loss."))
-    for name, parameter in learner.named_parameters():
-        keys = [key for key in tensors if key.startswith("optimizer.") and key.split(".", 2)[2] == name]
-        if keys:
-            optimizer.state[parameter] = {key.split(".", 2)[1]: tensors[key] for key in keys}
-    torch.set_rng_state(tensors["random"])
+def load_state(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> None:
+    """Put weights, the optimiser's tensors and the random state back."""
+    _load(folder, _learned(learner, kept), ("model.", "loss."))
+    parameters = dict(learner.named_parameters())
+    random = {}
+    for name, tensor in _read(folder):
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            key, _, parameter = rest.partition(".")
+            optimizer.state[parameters[parameter]][key] = tensor.to(parameters[parameter].device)
+        elif kind == "random":
+            random[rest] = tensor
+    set_random_state(random)
 
 
-def _kept(learner: nn.ModuleDict) -> dict[str, Tensor]:
-    """The tensors that a state holds: all, or with adapters all but the frozen base."""
-    state: dict[str, Tensor] = learner.state_dict()
-    if not adapted(learner):
-        return state
-    base = ("model.vision_model.", "model.language_model.")
-    return {name: value for name, value in state.items() if MARK in name or not name.startswith(base)}
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of the random numbers of the CPU and of the device that trains."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
 
 
-def _load(tensors: Mapping[str, Tensor], learner: nn.ModuleDict, prefixes: tuple[str, ...]) -> None:
-    """Put back what :func:`_kept` chose; other tensors than those are an error."""
-    given = {name: value for name, value in tensors.items() if name.startswith(prefixes)}
-    if given.keys() != _kept(learner).keys():
-        odd = sorted(given.keys() ^ _kept(learner).keys())
-        raise CheckpointError(f"{STATE} is of another model ({odd[0]}); delete the run's state folder")
-    learner.load_state_dict(given, strict=False)
+def set_random_state(states: Mapping[str, Tensor], device: torch.device | None = None) -> None:
+    """Put back what :func:`random_state` gave; that of a device which is not there is left out."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"], device or "cuda")
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+def _tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> dict[str, Tensor]:
+    learned = _learned(learner, kept)
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    device = next(learner.parameters()).device
+    moments = {
+        f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value)
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    random = {f"random.{name}": value for name, value in random_state(device).items()}
+    return {**learned, **moments, **random}
+
+
+def _learned(learner: nn.Module, kept: frozenset[str]) -> dict[str, Tensor]:
+    """What a state holds of the learner: the model's parameters in ``kept`` and all of the losses."""
+    return {
+        name: value
+        for name, value in learner.state_dict(keep_vars=True).items()
+        if name.startswith("loss.") or name.removeprefix("model.") in kept
+    }
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(folder / STATE, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / STATE} is damaged ({error}); give another run folder") from None
+
+
+def _load(folder: Path, wanted: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> None:
+    """Copy the file's tensors of these prefixes into ``wanted``; others than those are an error."""
+    found = set()
+    for name, tensor in _read(folder):
+        if name.startswith(prefixes):
+            found.add(name)
+            if name in wanted and wanted[name].shape == tensor.shape:
+                with torch.no_grad():
+                    wanted[name].copy_(tensor)
+            else:
+                found.add(f"{name} of another shape")
+    if found != wanted.keys():
+        odd = sorted(found ^ wanted.keys())
+        raise CheckpointError(f"{folder / STATE} is of another model ({odd[0]}); give another run folder")

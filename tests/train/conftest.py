@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
-from mini_internvl.train.data import Encoder
-from mini_internvl.train.run import Start, encoder, open_start
+from mini_internvl.records import Example
+from mini_internvl.train.data import SampleProcessor, read_jsonl
+from mini_internvl.train.losses import Learner
+from mini_internvl.train.run import InitialCheckpoint, open_initial, sample_processor
 
 
 @pytest.fixture(autouse=True)
@@ -87,12 +89,28 @@ def recipe(checkpoint: Path, rows: Path, stage: Callable[..., StageRecipe]) -> C
 
 
 @pytest.fixture
-def start(recipe: Callable[..., Recipe]) -> Start:
+def start(recipe: Callable[..., Recipe]) -> InitialCheckpoint:
     """The tiny checkpoint, loaded anew."""
-    return open_start(recipe())
+    return open_initial(recipe())
 
 
 @pytest.fixture
-def encode(start: Start) -> Encoder:
-    """Its encoder."""
-    return encoder(start, max_tiles=2, max_length=500)
+def process(start: InitialCheckpoint, stage: Callable[..., StageRecipe]) -> SampleProcessor:
+    """Makes examples for it."""
+    return sample_processor(start, stage(max_length=500))
+
+
+@pytest.fixture
+def examples(rows: Path, process: SampleProcessor) -> list[Example]:
+    """Those of the rows."""
+    return [process(sample) for sample in read_jsonl(rows)]
+
+
+@pytest.fixture
+def learner(start: InitialCheckpoint, stage: Callable[..., StageRecipe]) -> Callable[..., Learner]:
+    """``learner(loss, ...)``: the tiny checkpoint with the losses of a stage."""
+
+    def make(loss: Any = "answers", **changes: Any) -> Learner:
+        return Learner(start.model, stage(loss=loss, **changes))
+
+    return make

@@ -16,15 +16,17 @@ from mini_internvl.train import data
 from mini_internvl.train.data import (
     IGNORE,
     DataError,
+    HeldOut,
     ListSource,
-    StepDataset,
+    MixedDataset,
     collate,
     from_conversations,
-    loader,
+    held_out_set,
     open_source,
     read_jsonl,
+    step_batches,
 )
-from mini_internvl.train.losses import ANSWERS
+from mini_internvl.train.run import sample_processor
 
 
 def turns(*texts, first="human"):
@@ -154,51 +156,83 @@ def test_each_pass_over_a_list_is_another_order_of_all():
 def synth_dataset(stage, seed=0, steps=500):
     sources = [("shapes", 3.0), ("words", 1.0)]
     recipes = tuple(SourceRecipe(kind="synth", name=name, weight=weight) for name, weight in sources)
-    return StepDataset(stage(data=recipes, steps=steps, batch_size=8), None, pad_id=0, seed=seed)
+    return MixedDataset(stage(data=recipes, steps=steps, batch_size=8), None, seed=seed)
 
 
 def test_sources_are_mixed_by_weight_and_used_in_turn(stage):
     dataset = synth_dataset(stage)
-    counts = Counter(dataset.choices.tolist())
+    counts = Counter(dataset.source_ids.tolist())
     assert counts[0] / 4000 == pytest.approx(0.75, abs=0.03)
     for source in (0, 1):
-        assert dataset.numbers[dataset.choices == source].tolist() == list(range(counts[source]))
+        assert dataset.indices[dataset.source_ids == source].tolist() == list(range(counts[source]))
     again, other = synth_dataset(stage), synth_dataset(stage, seed=1)
-    assert np.array_equal(dataset.choices, again.choices)
-    assert not np.array_equal(dataset.choices, other.choices)
+    assert np.array_equal(dataset.source_ids, again.source_ids)
+    assert not np.array_equal(dataset.source_ids, other.source_ids)
 
 
-def test_a_step_depends_on_its_number_alone(stage, encode):
-    dataset = StepDataset(stage(), encode, pad_id=0, seed=5)
-    wanted = dataset[4]
-    again = StepDataset(stage(), encode, pad_id=0, seed=5)
-    again[1]
-    for a, b in zip(wanted, again[4], strict=True):
-        assert a.sample_ids == b.sample_ids
-        assert torch.equal(a.input_ids, b.input_ids)
-        assert torch.equal(a.pixel_values, b.pixel_values)
+def test_a_longer_stage_begins_with_the_same_samples(stage):
+    short, long = synth_dataset(stage, steps=20), synth_dataset(stage, steps=50)
+    assert np.array_equal(short.source_ids, long.source_ids[:160])
+    assert np.array_equal(short.indices, long.indices[:160])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_begins_anywhere_and_leaves_torchs_numbers_alone(stage, encode, workers):
-    dataset = StepDataset(stage(steps=3), encode, pad_id=0, seed=5)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_steps_begin_anywhere_and_leave_torchs_numbers_alone(stage, process, workers):
+    dataset = MixedDataset(stage(steps=3), process, seed=5)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    given = [[batch.sample_ids for batch in step] for step in loader(dataset, 1, workers)]
+    given = list(step_batches(dataset, 1, workers))
     assert torch.equal(torch.get_rng_state(), before)
-    assert given == [[batch.sample_ids for batch in dataset[step]] for step in (1, 2)]
+    again = MixedDataset(stage(steps=3), process, seed=5)
+    again[0]
+    wanted = list(step_batches(again, 0, 0))[1:]
+    for batch, other in zip([b for step in given for b in step], [b for step in wanted for b in step], strict=True):
+        assert batch.sample_ids == other.sample_ids
+        assert torch.equal(batch.input_ids, other.input_ids)
+        assert torch.equal(batch.tiles, other.tiles)
 
 
-def test_a_step_has_its_samples_in_micro_batches_of_similar_length(stage, encode):
-    batches = StepDataset(stage(batch_size=5, micro_batch=2), encode, pad_id=0, seed=5)[0]
+def test_a_step_has_its_samples_in_micro_batches_of_similar_length(stage, process):
+    batches = next(step_batches(MixedDataset(stage(batch_size=5, micro_batch=2), process, seed=5), 0, 0))
     assert [len(batch.sample_ids) for batch in batches] == [2, 2, 1]
     assert sorted(name for batch in batches for name in batch.sample_ids) == [f"rows/r{i}" for i in range(5)]
     lengths = [int(n) for batch in batches for n in batch.attention_mask.sum(1)]
     assert lengths == sorted(lengths)
 
 
-def test_batches_are_padded_on_the_right(encode, rows):
-    examples = [encode(sample) for sample in read_jsonl(rows)]
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_sample_ends_the_steps_where_it_stands_in_plain_words(stage, rows, tmp_path, start, workers):
+    """Not as the traceback of a worker, and not before the steps that come first."""
+    lines = rows.read_text().splitlines()
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((rows.parent / name).read_bytes())
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*lines, lines[0].replace("a.png", "lost.png").replace("r0", "r5")]))
+    row = stage(data=(SourceRecipe(kind="jsonl", path=str(path)),), batch_size=1, micro_batch=1, steps=6)
+    dataset = MixedDataset(row, sample_processor(start, row), seed=5)
+    steps, seen = step_batches(dataset, 0, workers), []
+    with pytest.raises(DataError) as caught:
+        seen.extend(next(steps) for _ in range(6))
+    assert str(caught.value) == f"sample rows/r5: {tmp_path}/lost.png does not exist; check the path"
+    order = [dataset.sample(number).id for number in range(6)]
+    assert len(seen) == order.index("r5")
+
+
+def test_held_out_batches_are_the_same_whether_kept_or_prepared_anew(process, rows, monkeypatch):
+    source = (SourceRecipe(kind="jsonl", path=str(rows)),)
+    kept = held_out_set(source, process, 20, 0)
+    monkeypatch.setattr(HeldOut, "KEPT_BYTES", 0)
+    anew = held_out_set(source, process, 20, 0)
+    assert (len(kept.kept), len(anew.kept)) == (20, 0)
+    for _ in range(2):
+        for batch, other in zip(kept, anew, strict=True):
+            assert batch.sample_ids == other.sample_ids
+            assert torch.equal(batch.tiles, other.tiles)
+    assert [len(batch.sample_ids) for batch in kept] == [16, 4]
+
+
+def test_batches_are_padded_on_the_right(process, rows):
+    examples = [process(sample) for sample in read_jsonl(rows)]
     batch = collate(examples, 9)
     for row, example in enumerate(examples):
         n = len(example.input_ids)
@@ -207,24 +241,23 @@ def test_batches_are_padded_on_the_right(encode, rows):
         assert batch.attention_mask[row].tolist() == [1] * n + [0] * (batch.input_ids.shape[1] - n)
         assert (batch.input_ids[row, n:] == 9).all()
         assert (batch.labels[row, n:] == IGNORE).all()
-    assert torch.equal(batch.pixel_values, torch.cat([example.pixel_values for example in examples]))
-    assert ANSWERS.count([batch]) == sum(int((e.labels != IGNORE).sum()) for e in examples)
+    assert torch.equal(batch.tiles, torch.cat([example.tiles for example in examples]))
 
 
-def test_images_of_a_sample_share_its_tiles(encode, start):
+def test_images_of_a_sample_share_its_tiles(process, start):
     image = Image.new("RGB", (200, 100))
     part = {"type": "image", "image": image}
     text = {"type": "text", "text": "Q"}
     answer = {"role": "assistant", "content": "A"}
-    one = encode(Sample(id="1", messages=[{"role": "user", "content": [part, text]}, answer]))
-    two = encode(Sample(id="2", messages=[{"role": "user", "content": [part, part, text]}, answer]))
-    own = encode(Sample(id="3", messages=[{"role": "user", "content": [part, text]}, answer], max_tiles=1))
-    assert [len(example.pixel_values) for example in (one, two, own)] == [3, 2, 1]
+    one = process(Sample(id="1", messages=[{"role": "user", "content": [part, text]}, answer]))
+    two = process(Sample(id="2", messages=[{"role": "user", "content": [part, part, text]}, answer]))
+    own = process(Sample(id="3", messages=[{"role": "user", "content": [part, text]}, answer], max_tiles=1))
+    assert [len(example.tiles) for example in (one, two, own)] == [3, 2, 1]
     context = start.model.image_token_id
     assert [int((e.input_ids == context).sum()) for e in (one, two, own)] == [12, 8, 4]
 
 
-def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
+def test_rows_and_sources_may_say_that_questions_stand_apart(process, tmp_path):
     Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
     rows = [{"image": "a.png", "conversations": turns("One?", "1", "Two?", "2")} for _ in range(2)]
     path = tmp_path / "rows.jsonl"
@@ -232,7 +265,9 @@ def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
     assert [sample.independent for sample in read_jsonl(path)] == [True, False]
     source = open_source(SourceRecipe(kind="jsonl", path=str(path), independent=True), 0)
     assert (
-        encode(source[0]).segment_ids.unique().tolist() == encode(source[1]).segment_ids.unique().tolist() == [0, 1, 2]
+        process(source[0]).segment_ids.unique().tolist()
+        == process(source[1]).segment_ids.unique().tolist()
+        == [0, 1, 2]
     )
 
     path.write_text(json.dumps(rows[0] | {"independent": "yes"}))
@@ -248,13 +283,13 @@ def test_rows_and_sources_may_say_that_questions_stand_apart(encode, tmp_path):
     [
         ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png does not exist"),
         ("<image>", "sample set/7: turn 1 has 1 <image> marks but 0 images"),
-        ("word " * 600, r"sample set/7 has \d+ tokens, more than max_length 500; raise max_length"),
+        ("word " * 600, r"sample set/7: it has \d+ tokens, more than max_length 500; raise max_length"),
     ],
 )
-def test_a_sample_that_cannot_be_encoded_is_named(encode, content, message):
+def test_a_sample_that_cannot_be_encoded_is_named(process, content, message):
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "A"}]
     with pytest.raises(DataError, match=message):
-        encode(Sample(id="7", source="set", messages=messages))
+        process(Sample(id="7", source="set", messages=messages))
 
 
 def test_domain_and_synth_sources_give_samples(monkeypatch, tmp_path):

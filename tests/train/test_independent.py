@@ -10,11 +10,9 @@ from PIL import Image
 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import normalise
-from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Encoded, Sample
 from mini_internvl.train.data import DataError, collate
 from mini_internvl.train.independent import join, position_ids, split_questions
-from mini_internvl.train.losses import AnswerLoss
 
 IMAGE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
 WIDE = {"type": "image", "image": Image.effect_noise((110, 50), 90).convert("RGB")}
@@ -40,35 +38,38 @@ LONG = independent(
 ONE = Sample(id="o", messages=messages("Who are you, and since when?", "A model.", "Why?", "I do not know."))
 
 
-def measured(model: InternVL, examples, answers):
-    batch = collate(examples, 9)
-    model.zero_grad()
-    loss = answers(model, batch)
+def measured(learner, examples):
+    learner.zero_grad()
+    loss = learner(collate(examples, 9))["loss"]
     loss.backward()
-    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("reduction", ["token", "square", "sample"])
-def test_together_they_cost_and_teach_what_they_would_alone(encode, start, reduction):
-    answers = AnswerLoss(reduction)
+def test_together_they_cost_and_teach_what_they_would_alone(process, learner, reduction):
+    answers = learner({"answers": {"reduction": reduction}})
     alone = [
-        encode(Sample(id="a", messages=conversation))
+        process(Sample(id="a", messages=conversation))
         for sample in (SHORT, LONG)
         for conversation in split_questions(sample.messages)
     ]
-    together = [encode(SHORT), encode(LONG)]  # the shorter is padded
+    together = [process(SHORT), process(LONG)]  # the shorter is padded
     assert len(alone) == 5
     assert sum(len(example.input_ids) for example in together) < sum(len(example.input_ids) for example in alone)
-    assert answers.count([collate(together, 9)]) == pytest.approx(answers.count([collate(alone, 9)]))
-    loss, gradients = measured(start.model, [*together, encode(ONE)], answers)
-    expected, wanted = measured(start.model, [*alone, encode(ONE)], answers)
+    assert answers.count(collate(together, 9)) == pytest.approx(answers.count(collate(alone, 9)))
+    loss, gradients = measured(answers, [*together, process(ONE)])
+    expected, wanted = measured(answers, [*alone, process(ONE)])
     assert loss == pytest.approx(expected, rel=1e-5)
     assert gradients.keys() == wanted.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
-    conversations = [encode(replace(SHORT, independent=False)), encode(replace(LONG, independent=False)), encode(ONE)]
-    _, seen = measured(start.model, conversations, answers)  # where a question sees what came before
-    name = "language_model.layers.0.self_attn.q_proj.weight"
+    conversations = [
+        process(replace(SHORT, independent=False)),
+        process(replace(LONG, independent=False)),
+        process(ONE),
+    ]
+    _, seen = measured(answers, conversations)  # where a question sees what came before
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
     assert (seen[name] - wanted[name]).norm() > 0.01 * wanted[name].norm()
 
 
@@ -103,9 +104,9 @@ def test_one_question_or_no_image_stays_as_it_is():
         (([IMAGE, text("What?")], "A", [IMAGE, text("B?")], "C"), "a later question has an image of its own"),
     ],
 )
-def test_what_cannot_stand_apart_is_named(encode, said, message):
+def test_what_cannot_stand_apart_is_named(process, said, message):
     with pytest.raises(DataError, match=f"sample set/p: .*{message}"):
-        encode(independent(*said))
+        process(independent(*said))
 
 
 def test_conversations_that_begin_otherwise_are_not_joined():

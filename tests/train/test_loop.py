@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mini_internvl.inputs.tiles import normalise
 from mini_internvl.train import loop
-from mini_internvl.train.data import IGNORE, StepDataset, collate, read_jsonl
+from mini_internvl.train.data import IGNORE, MixedDataset, collate
+from mini_internvl.train.log import MetricsLog, read_log
 from mini_internvl.train.loop import (
     NonFiniteLoss,
     Run,
-    accumulate,
     evaluating,
     held_out_loss,
     learning_rate,
@@ -24,16 +24,17 @@ from mini_internvl.train.loop import (
     set_drop_path,
     set_trainable,
 )
-from mini_internvl.train.losses import AnswerLoss
-
-
-@pytest.fixture
-def examples(rows, encode):
-    return [encode(sample) for sample in read_jsonl(rows)]
+from mini_internvl.train.meter import Throughput
+from mini_internvl.train.run_folder import RunFolder
 
 
 def split(examples, size):
     return [collate(examples[i : i + size], 0) for i in range(0, len(examples), size)]
+
+
+def accumulate(learner, batches, precision="fp32"):
+    count = sum(learner.count(batch) for batch in batches)
+    return loop.accumulate(learner, batches, count, torch.device("cpu"), precision), count
 
 
 def gradients(model):
@@ -41,12 +42,12 @@ def gradients(model):
 
 
 @pytest.mark.parametrize(("size", "reduction"), [(1, "token"), (2, "token"), (3, "square"), (2, "sample")])
-def test_the_loss_does_not_depend_on_the_split(start, examples, size, reduction):
-    model, answers = start.model.train(), AnswerLoss(reduction)
-    loss, count = accumulate(model, split(examples, 5), "fp32", answers)
+def test_the_loss_does_not_depend_on_the_split(learner, examples, size, reduction):
+    model = learner({"answers": {"reduction": reduction}}).train()
+    loss, count = accumulate(model, split(examples, 5))
     whole = gradients(model)
     model.zero_grad()
-    parts, parts_count = accumulate(model, split(examples, size), "fp32", answers)
+    parts, parts_count = accumulate(model, split(examples, size))
     assert parts_count == pytest.approx(count)
     assert parts == pytest.approx(loss, rel=1e-5)
     for name, gradient in gradients(model).items():
@@ -54,34 +55,35 @@ def test_the_loss_does_not_depend_on_the_split(start, examples, size, reduction)
     assert len(whole) == len(list(model.parameters()))  # text-only samples beside images: every weight learns
 
 
-def test_the_loss_is_the_mean_over_all_supervised_tokens(start, examples):
-    model = start.model
-    loss, count = accumulate(model, split(examples, 2), "fp32")
+def test_the_loss_is_the_mean_over_all_supervised_tokens(learner, examples):
+    answers = learner().eval()
+    loss, count = accumulate(answers, split(examples, 2))
     assert count == sum(int((example.labels != IGNORE).sum()) for example in examples)
     total = 0.0
     with torch.no_grad():
         for example in examples:
-            logits = model(example.input_ids[None], example.pixel_values)[0]
+            logits = answers.model(example.input_ids[None], normalise(example.tiles))[0]
             total += F.cross_entropy(logits[:-1], example.labels[1:], ignore_index=-100, reduction="sum").item()
     assert loss == pytest.approx(total / count, rel=1e-5)
-    assert held_out_loss(model, split(examples, 1)) == pytest.approx(loss, rel=1e-5)
-    assert held_out_loss(model, split(examples, 5)) == pytest.approx(loss, rel=1e-5)
+    assert held_out_loss(answers, split(examples, 1)) == pytest.approx(loss, rel=1e-5)
+    assert held_out_loss(answers, split(examples, 5)) == pytest.approx(loss, rel=1e-5)
 
 
-def test_bfloat16_arithmetic_is_near(start, examples):
-    model = start.model.train()
-    exact, _ = accumulate(model, split(examples, 2), "fp32")
+def test_bfloat16_arithmetic_is_near(learner, examples):
+    model = learner().train()
+    exact, _ = accumulate(model, split(examples, 2))
     near, _ = accumulate(model, split(examples, 2), "bf16")
     assert near == pytest.approx(exact, rel=0.02)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_samples_without_labels_teach_nothing(start, examples):
+def test_samples_without_labels_teach_nothing(learner, examples):
     batch = split(examples, 5)[0]
     batch.labels.fill_(-100)
-    loss, count = accumulate(start.model, [batch], "fp32")
+    answers = learner()
+    loss, count = accumulate(answers, [batch])
     assert (loss, count) == (0.0, 0)
-    assert all((g == 0).all() for g in gradients(start.model).values())
+    assert all((g == 0).all() for g in gradients(answers).values())
 
 
 def test_the_rate_rises_then_falls_along_a_cosine(stage):
@@ -112,11 +114,11 @@ def test_drop_path_is_set_over_the_blocks(start):
 
 
 @pytest.mark.parametrize("parts", [("projector",), ("vision", "llm"), ("vision", "projector", "llm")])
-def test_frozen_parts_stay_as_they_are(start, stage, encode, tmp_path, parts):
+def test_frozen_parts_stay_as_they_are(start, stage, process, tmp_path, parts):
     model = start.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     row = stage(steps=2, train=parts)
-    run_stage(model, row, StepDataset(row, encode, pad_id=0, seed=0), Run(folder=tmp_path, workers=0))
+    run_stage(model, row, MixedDataset(row, process, seed=0), Run(folder=RunFolder(tmp_path), workers=0))
     homes = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
     for part, home in homes.items():
         changed = [not torch.equal(before[n], p) for n, p in model.named_parameters() if n.startswith(home)]
@@ -125,7 +127,7 @@ def test_frozen_parts_stay_as_they_are(start, stage, encode, tmp_path, parts):
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, encode, tmp_path, monkeypatch):
+def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, process, tmp_path, monkeypatch):
     norms = []
     row = stage(steps=1, clip=1e-3)
     real = torch.optim.AdamW.step
@@ -137,28 +139,29 @@ def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, encode,
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     told = []
-    run = Run(folder=tmp_path, workers=0, on_progress=told.append)
-    run_stage(start.model, row, StepDataset(row, encode, pad_id=0, seed=0), run)
+    run = Run(folder=RunFolder(tmp_path), workers=0, on_progress=told.append)
+    run_stage(start.model, row, MixedDataset(row, process, seed=0), run)
     assert norms == pytest.approx([1e-3], rel=1e-3)
     assert told[0].grad_norm > 1e-2
 
 
-def test_a_loss_that_is_not_finite_names_its_samples(start, examples):
+def test_a_loss_that_is_not_finite_names_its_samples(learner, examples):
+    answers = learner()
     with torch.no_grad():
-        start.model.mlp1[1].weight[0, 0] = torch.nan
+        answers.model.mlp1[1].weight[0, 0] = torch.nan
     images, text = [examples[0], examples[3]], examples[2]
-    assert accumulate(start.model, [collate([text], 0)], "fp32")[1] > 0
+    assert accumulate(answers.eval(), [collate([text], 0)])[1] > 0
     with pytest.raises(NonFiniteLoss, match="the loss is nan on samples rows/r0, rows/r3"):
-        accumulate(start.model, [collate([text], 0), collate(images, 0)], "fp32")
+        accumulate(answers, [collate([text], 0), collate(images, 0)])
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start, stage, encode, tmp_path):
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start, stage, process, tmp_path):
     model = start.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.mlp1[1].weight.register_hook(lambda gradient: gradient * torch.inf)
     row = stage(steps=2)
     with pytest.raises(NonFiniteLoss, match=r"gradient's norm is (nan|inf) on samples rows/"):
-        run_stage(model, row, StepDataset(row, encode, pad_id=0, seed=0), Run(folder=tmp_path, workers=0))
+        run_stage(model, row, MixedDataset(row, process, seed=0), Run(folder=RunFolder(tmp_path), workers=0))
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert not (tmp_path / "state").exists()
 
@@ -175,28 +178,30 @@ def test_measuring_leaves_random_numbers_and_modes_alone(start):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_log_drops_lines_that_are_done_again(tmp_path):
+def test_a_log_is_only_ever_appended_to_and_repeated_steps_count_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = loop.MetricsLog(path, "a", 0)
+    log = MetricsLog(path, "a")
     for step in (1, 2, 3):
-        log.write(step, loss=step)
+        log.write(step, loss=step, score=-math.inf)
     with path.open("a") as file:
         file.write('{"stage": "a", "st')  # torn by a kill
-    loop.MetricsLog(path, "a", 2).write(3, loss=30)
-    loop.MetricsLog(path, "b", 0).write(1, loss=5)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(row["stage"], row["step"], row["loss"]) for row in rows] == [
+    before = path.read_bytes()
+    MetricsLog(path, "a").write(3, loss=30)
+    MetricsLog(path, "b").write(1, loss=5)
+    assert path.read_bytes().startswith(before)
+    assert [(row["stage"], row["step"], row["loss"]) for row in read_log(path)] == [
         ("a", 1, 1),
         ("a", 2, 2),
         ("a", 3, 30),
         ("b", 1, 5),
     ]
+    MetricsLog(path, "b").write(0, loss=6)  # goes on from before what was logged: that did not happen
+    assert [(row["stage"], row["step"]) for row in read_log(path)][-2:] == [("a", 3), ("b", 0)]
+    assert "Infinity" not in path.read_text()
 
 
-def test_progress_counts_down(stage):
-    pace = loop.Pace(0, 10)
-    pace.update(1, 100)
-    progress = pace.progress("one", 4, 1.0, 0.1, 2.0, {})
-    assert (progress.step, progress.steps) == (4, 10)
-    assert progress.tokens_per_s > 0
-    assert progress.seconds_left == pytest.approx(6 * pace.step_seconds)
+def test_the_time_left_counts_down():
+    meter = Throughput()
+    meter.update(100)
+    assert meter.seconds_left(6) == pytest.approx(6 * meter.step_seconds)
+    assert meter.seconds_left(0) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 from pathlib import Path
 
@@ -18,15 +17,16 @@ from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
 from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
 from mini_internvl.records import Interrupted
+from mini_internvl.train.log import read_log
 from mini_internvl.train.loop import set_trainable
-from mini_internvl.train.run import open_start, run_recipe
+from mini_internvl.train.run import open_initial, run_recipe
 
 ADAPTERS = ("llm", "vision")
 """Parts of a stage that leave the projector as it is."""
 
 
 def log(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_log(folder / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows]
 
 
@@ -101,7 +101,7 @@ def test_training_goes_on_from_an_adapter(lora_recipe, recipe, tmp_path):
     first = run_recipe(lora_recipe({"train": ("llm", "vision", "projector")}), tmp_path / "first", workers=0)
     before = load_adapted(first).eval()
     settings = recipe({"train": ("llm",), "steps": 3, "lr": 1e-2}, model=str(first))
-    start = open_start(settings)
+    start = open_initial(settings)
     assert start.projector
     assert all(torch.equal(a, b) for a, b in zip(start.model.parameters(), before.parameters(), strict=True))
     second = load_adapted(run_recipe(settings, tmp_path / "second", workers=0).parent / "last")
@@ -111,10 +111,10 @@ def test_training_goes_on_from_an_adapter(lora_recipe, recipe, tmp_path):
     assert all(name.startswith("language_model") for name in changed)
     assert torch.equal(second.mlp1[1].weight, before.mlp1[1].weight)
     same = recipe({"train": ADAPTERS}, model=str(first), lora=LoraRecipe(rank=2, dropout=0.2))
-    assert {layer.dropout for layer in lora_layers(open_start(same).model).values()} == {0.2}
+    assert {layer.dropout for layer in lora_layers(open_initial(same).model).values()} == {0.2}
     for other in ({"rank": 3}, {"rank": 2, "alpha": 1}, {"rank": 2, "parts": ("llm",)}):
         with pytest.raises(RecipeError, match=r"lora asks for other adapters than .* of rank 2\)"):
-            open_start(recipe(model=str(first), lora=LoraRecipe(**other)))
+            open_initial(recipe(model=str(first), lora=LoraRecipe(**other)))
 
 
 def test_training_goes_on_from_a_merged_model(lora_recipe, recipe, tmp_path):

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from mini_internvl import synth
-from mini_internvl.recipes import RecipeError, SourceRecipe
+from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Interrupted, PatchAnnotation
-from mini_internvl.train.data import DataError, StepDataset, collate
-from mini_internvl.train.loop import accumulate
-from mini_internvl.train.losses import ANSWERS, AnswerAndPatchLoss
-from mini_internvl.train.patches import IGNORE, LINES, PLACES, SHADES, THINGS, PatchLoss, patch_labels
-from mini_internvl.train.run import encoder, held_out_sources, run_recipe
+from mini_internvl.train.data import DataError, MixedDataset, collate, step_batches
+from mini_internvl.train.loop import held_out_loss
+from mini_internvl.train.losses import held_out_sources
+from mini_internvl.train.losses.patches import IGNORE, LINES, PLACES, SHADES, THINGS, patch_labels
+from mini_internvl.train.run import run_recipe, sample_processor
 
 
 def mark(text, left, top, right, bottom, place=None, line=None):
@@ -97,15 +97,15 @@ def patch_stage(stage, source):
     return lambda **changes: stage(loss="patches", train=("vision",), data=(source,), **changes)
 
 
-def test_the_count_is_of_patches_with_something_on_them(start, source):
-    encode = encoder(start, max_tiles=2, max_length=500, with_patches=True)
-    examples = [encode(synth.make(source.name, 0, index)) for index in range(3)]
-    loss = PatchLoss(start.model.config.vision.hidden_size)
+def test_the_count_is_of_patches_with_something_on_them(start, learner, patch_stage, source):
+    process = sample_processor(start, patch_stage())
+    examples = [process(synth.make(source.name, 0, index)) for index in range(3)]
+    loss = learner("patches", train=("vision",))
     batch = collate(examples, 0)
-    marked = int((batch.patch_labels[..., 0] > 0).sum())
-    assert loss.count([batch]) == marked > 0
-    whole = accumulate(start.model, [batch], "fp32", loss)[0]
-    parts = accumulate(start.model, [collate(examples[:1], 0), collate(examples[1:], 0)], "fp32", loss)[0]
+    marked = int((batch.extras["patches"][..., 0] > 0).sum())
+    assert loss.count(batch) == marked > 0
+    whole = held_out_loss(loss, [batch])
+    parts = held_out_loss(loss, [collate(examples[:1], 0), collate(examples[1:], 0)])
     assert parts == pytest.approx(whole, rel=1e-5)
 
 
@@ -116,31 +116,33 @@ def test_the_heads_and_the_encoder_learn_and_nothing_else(start, recipe, patch_s
     assert told[-1].loss < 0.8 * told[0].loss
     assert "held_out_loss" in told[2].held_out
     state = load_file(tmp_path / "state/state.safetensors")
-    assert any(name.startswith("loss.thing") for name in state)
+    assert any(name.startswith("loss.patches.thing") for name in state)
     before = start.model.state_dict()
     after = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"vision_model"}
+    assert {name for name in before if name.startswith("vision_model")} == set(after)  # what is frozen is not saved
+    assert not any(torch.equal(before[name], value) for name, value in after.items() if "weight" in name)
     assert not any(name.startswith(("loss", "thing")) for name in load_file(best / "model.safetensors"))
 
 
-def test_beside_the_answers_both_losses_reach_the_encoder(start, source):
-    encode = encoder(start, max_tiles=2, max_length=500, with_patches=True, marks_needed=False)
-    batch = collate([encode(synth.make(name, 0, 1)) for name in (source.name, "text")], 0)
-    both = AnswerAndPatchLoss(start.model.config.vision.hidden_size, 0.5)
-    start.model.train()
-    answers, patches = ANSWERS(start.model, batch), both.patches(start.model, batch)
-    assert both(start.model, batch).item() == pytest.approx(answers.item() + 0.5 * patches.item(), rel=1e-5)
-    assert both.count([batch]) == ANSWERS.count([batch])
-    start.model.eval()
-    assert both(start.model, batch).item() == pytest.approx(answers.item(), rel=1e-5)
-    marked = batch.patch_labels[: len(encode(synth.make(source.name, 0, 1)).pixel_values)]
-    assert (marked[..., 0] >= 0).any()
-    assert (batch.patch_labels[len(marked) :] == IGNORE).all()
+def test_beside_the_answers_both_losses_reach_the_encoder(start, learner, stage, source):
+    losses = {"answers": {}, "patches": {"weight": 0.5}}
+    process = sample_processor(start, stage(loss=losses))
+    batch = collate([process(synth.make(name, 0, 1)) for name in (source.name, "text")], 0)
+    both, answers = learner(losses), learner()
+    patches = learner("patches", train=("vision",))
+    patches.loss["patches"].load_state_dict(both.loss["patches"].state_dict())
+    expected = answers(batch)["loss"].item() + 0.5 * patches(batch)["loss"].item()
+    assert both.train()(batch)["loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert both.count(batch) == answers.count(batch)
+    assert both.eval()(batch)["loss"].item() == pytest.approx(answers(batch)["loss"].item(), rel=1e-5)
+    labels = batch.extras["patches"]
+    marked = len(process(synth.make(source.name, 0, 1)).tiles)
+    assert (labels[:marked, :, 0] >= 0).any()
+    assert (labels[marked:] == IGNORE).all()
 
 
 def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, source, tmp_path):
-    with_both = {"patches_weight": 0.3, "optimizer": "muon", "data": (source,)}
+    with_both = {"loss": {"answers": {}, "patches": {"weight": 0.3}}, "optimizer": "muon", "data": (source,)}
     settings = recipe(stages=(patch_stage(steps=3), stage(name="two", steps=2, **with_both)))
     run_recipe(settings, tmp_path / "whole", workers=0)
     for stage_name in ("one", "one", "two"):
@@ -153,11 +155,11 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, 
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_samples_without_marks_are_refused_by_name(start, stage):
-    encode = encoder(start, max_tiles=2, max_length=500, with_patches=True)
+def test_samples_without_annotations_are_refused_by_name(start, stage):
     row = stage(loss="patches", train=("vision",))
-    with pytest.raises(DataError, match="has no marks of one image, which the patches loss needs; use"):
-        StepDataset(row, encode, pad_id=0, seed=0)[0]
+    dataset = MixedDataset(row, sample_processor(start, row), seed=0)
+    with pytest.raises(DataError, match=r"sample rows/r.: no patch annotations of one image, which .* needs; use"):
+        next(step_batches(dataset, 0, workers=0))
 
 
 def test_the_held_out_loss_is_over_images_with_marks(recipe, patch_stage):
@@ -165,10 +167,3 @@ def test_the_held_out_loss_is_over_images_with_marks(recipe, patch_stage):
     settings = recipe(stages=(patch_stage(),), held_out=(shapes, text))
     sources = held_out_sources(settings, settings.stages[0])
     assert [(s.name, s.split) for s in sources] == [("shapes", "test"), ("lines_digits", "test")]
-
-
-def test_a_stage_with_another_loss_or_other_parts_is_refused(patch_stage, stage):
-    with pytest.raises(RecipeError, match='loss is "pixels"; known: answers, patches'):
-        stage(loss="pixels")
-    with pytest.raises(RecipeError, match=r"reaches the encoder alone; write train: \[vision\]"):
-        stage(loss="patches")

@@ -9,29 +9,37 @@ of InternViT plays this part for the released sizes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mini_internvl import synth
+from mini_internvl.inputs.prepare import CutImage
+from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import Batch, PatchAnnotation
+from mini_internvl.recipes import LossSettings, Recipe, SourceRecipe, StageRecipe
+from mini_internvl.records import Batch, PatchAnnotation, Sample
 from mini_internvl.synth.canvas import COLOURS
 from mini_internvl.synth.scene import SHAPES
+from mini_internvl.train.losses import ImageFeatures
 
 IGNORE = -100
+REACHES = ("vision",)
 THINGS = {text: i for i, text in enumerate(["", *map(chr, range(33, 127)), "€", "£", *SHAPES, "bar", "point", "slice"])}
-"""Label of what a mark shows; 0 is the bare background."""
+"""Label of what an annotation shows; 0 is the bare background."""
 SHADES = {name: i for i, name in enumerate(COLOURS)}
 """Label of a colour."""
 PLACES, LINES = 24, 8
 """Places in a line and lines that have a label; later ones share the last."""
 SMALLEST = 0.4
-"""Height in patches below which a mark is too small to be asked for."""
+"""Height in patches below which a thing is too small to be asked for."""
 EMPTY_WEIGHT = 0.15
-"""Weight of a patch without a mark."""
+"""Weight of an empty patch."""
 ORDER_WEIGHT = 0.3
 """Weight of the losses over place and line."""
 
@@ -42,7 +50,7 @@ def patch_labels(
     """Labels of every patch of every tile.
 
     Args:
-        marks: what stands where in the image.
+        patch_annotations: what stands where in the image.
         grid: (columns, rows) of tiles.
         thumbnail: whether the whole image follows as a last tile.
         side: patches along one side of a tile.
@@ -59,45 +67,73 @@ def patch_labels(
 
 
 def _rasterise(patch_annotations: Sequence[PatchAnnotation], width: int, height: int) -> np.ndarray:
-    """(height, width, 4) labels; a patch belongs to the mark that covers most of it."""
+    """(height, width, 4) labels; a patch belongs to the annotation that covers most of it."""
     labels = np.full((height, width, 4), IGNORE, np.int64)
     labels[..., 0] = 0
     covered = np.zeros((height, width))
-    for mark in patch_annotations:
-        left, right = (min(max(v * width, 0.0), width) for v in (mark.box[0], mark.box[2]))
-        top, bottom = (min(max(v * height, 0.0), height) for v in (mark.box[1], mark.box[3]))
-        readable = bottom - top >= SMALLEST and mark.text in THINGS
-        order = [IGNORE if n is None else min(n, most - 1) for n, most in ((mark.place, PLACES), (mark.line, LINES))]
-        order.append(SHADES.get(mark.colour or "", IGNORE))
+    for one in patch_annotations:
+        left, right = (min(max(v * width, 0.0), width) for v in (one.box[0], one.box[2]))
+        top, bottom = (min(max(v * height, 0.0), height) for v in (one.box[1], one.box[3]))
+        readable = bottom - top >= SMALLEST and one.text in THINGS
+        order = [IGNORE if n is None else min(n, most - 1) for n, most in ((one.place, PLACES), (one.line, LINES))]
+        order.append(SHADES.get(one.colour or "", IGNORE))
         for row in range(int(top), min(height, int(np.ceil(bottom)))):
             for column in range(int(left), min(width, int(np.ceil(right)))):
                 across = min(right, column + 1) - max(left, column)
                 down = min(bottom, row + 1) - max(top, row)
                 if across > 0.12 and down > 0.15 and across * down > covered[row, column]:
                     covered[row, column] = across * down
-                    labels[row, column] = (THINGS[mark.text], *order) if readable else IGNORE
+                    labels[row, column] = (THINGS[one.text], *order) if readable else IGNORE
     return labels
 
 
-class PatchLoss(nn.Module):
-    """Cross entropy of the four heads, summed over the labelled patches."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(LossSettings):
+    """Settings of the loss over patches: its weight alone. Beside the answers both sums are divided by what the answers
+    count, so a smaller count (``reduction: square`` or ``sample``) makes the patch loss relatively larger."""
 
-    def __init__(self, hidden_size: int) -> None:
+
+def targets(
+    sample: Sample, images: Sequence[CutImage], config: VLMConfig, settings: Settings, *, auxiliary: bool
+) -> Mapping[str, Tensor]:
+    """``patches``: (tiles, patches, 4) labels; beside another loss, a sample without annotations has none to tell.
+
+    Raises:
+        ValueError: the sample has no annotations of one image.
+    """
+    side = config.image_size // config.vision.patch_size
+    if sample.patch_annotations and len(images) == 1:
+        return {"patches": patch_labels(sample.patch_annotations, images[0].grid, images[0].thumbnail, side)}
+    if auxiliary:
+        return {"patches": torch.full((sum(len(image.tiles) for image in images), side * side, 4), IGNORE)}
+    raise ValueError(
+        "no patch annotations of one image, which the patches loss needs; use synth kinds that have them: "
+        + ", ".join(synth.marked_kinds())
+    )
+
+
+def held_out(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:
+    """Those held-out sources, and the test splits of the stage's own, that have patch annotations."""
+    tests = [dataclasses.replace(source, split="test") for source in stage.data]
+    names = {source.name: source for source in (*recipe.held_out, *tests) if source.name in synth.marked_kinds()}
+    return tuple(names.values())
+
+
+class Loss(nn.Module):
+    """Cross entropy of the four heads, summed over the labelled patches; empty patches weigh less."""
+
+    def __init__(self, settings: Settings, config: VLMConfig) -> None:
         super().__init__()
+        hidden_size = config.vision.hidden_size
         self.thing = nn.Linear(hidden_size, len(THINGS))
         self.place = nn.Linear(hidden_size, PLACES)
         self.line = nn.Linear(hidden_size, LINES)
         self.colour = nn.Linear(hidden_size, len(SHADES))
 
-    def forward(self, model: InternVL, batch: Batch) -> Tensor:
-        """The sum over ``count`` patches, float32; empty patches weigh less."""
-        return self.over(model.vision_model(batch.pixel_values, model.config.select_layer), batch)
-
-    def over(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """The same over the encoder's output (tiles, 1 + patches, hidden), for a loss that needs it for more."""
-        assert batch.patch_labels is not None, "the encoder of samples adds patch labels"
-        hidden = hidden[:, 1:]
-        things, places, lines, colours = batch.patch_labels.to(hidden.device).unbind(-1)
+    def forward(self, model: InternVL, batch: Batch, images: ImageFeatures) -> Tensor:
+        """The sum over ``count`` patches, float32."""
+        hidden = images.vision[:, 1:]
+        things, places, lines, colours = batch.extras["patches"].unbind(-1)
         weights = hidden.new_full((len(THINGS),), 1.0, dtype=torch.float32)
         weights[0] = EMPTY_WEIGHT
         return (
@@ -107,9 +143,9 @@ class PatchLoss(nn.Module):
             + ORDER_WEIGHT * _sum(self.colour(hidden), colours)
         )
 
-    def count(self, batches: Sequence[Batch]) -> int:
+    def count(self, batch: Batch) -> float:
         """Patches with something on them."""
-        return int(sum((batch.patch_labels[..., 0] > 0).sum() for batch in batches if batch.patch_labels is not None))
+        return float((batch.extras["patches"][..., 0] > 0).sum())
 
 
 def _sum(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -1,0 +1,93 @@
+"""The loss on answers: next-token cross entropy over the supervised tokens.
+
+Logits are computed at supervised positions only, where most of the memory of a large vocabulary goes. Labels stay on
+the CPU: how many are supervised decides shapes, for which a GPU would have to be waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mini_internvl.inputs.prepare import CutImage
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.vlm import InternVL
+from mini_internvl.recipes import LossSettings, RecipeError
+from mini_internvl.records import Batch, Sample
+from mini_internvl.train.losses import ImageFeatures
+
+IGNORE = -100
+REACHES = ("vision", "projector", "llm")
+POWERS = {"token": 0.0, "square": -0.5, "sample": -1.0}
+"""What the length of an answer is raised to, for the weight of its tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(LossSettings):
+    """Settings of the loss on answers."""
+
+    reduction: str = "token"
+    """How a token weighs among x supervised ones of its row, or of its question where they are independent: ``token``
+    1, ``square`` 1/sqrt(x), ``sample`` 1/x; the last two keep long answers from drowning the short ones."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reduction not in POWERS:
+            raise RecipeError(f'answers.reduction is "{self.reduction}"; known: {", ".join(POWERS)}')
+
+
+def targets(
+    sample: Sample, images: Sequence[CutImage], config: VLMConfig, settings: Settings, *, auxiliary: bool
+) -> Mapping[str, Tensor]:
+    """None: ids and labels say it all."""
+    return {}
+
+
+class Loss(nn.Module):
+    """Cross entropy in float32, summed with the weights of :func:`token_weights`."""
+
+    def __init__(self, settings: Settings, config: VLMConfig) -> None:
+        super().__init__()
+        self.reduction = settings.reduction
+
+    def forward(self, model: InternVL, batch: Batch, images: ImageFeatures) -> Tensor:
+        """The sum over the batch's supervised tokens."""
+        hidden = model.hidden(
+            batch.input_ids,
+            position_ids=batch.position_ids,
+            visual_tokens=images.visual_tokens if len(batch.tiles) else None,
+            segment_ids=batch.segment_ids,
+            document_ids=batch.document_ids,
+        )  # no mask: padding stands on the right, where causal attention does not look
+        labels = batch.labels[:, 1:]
+        row, place = (labels != IGNORE).nonzero(as_tuple=True)
+        flat = (row * hidden.shape[1] + place).to(hidden.device, non_blocking=True)
+        logits = model.language_model.lm_head(hidden.flatten(0, 1).index_select(0, flat))
+        wanted = labels[row, place].to(hidden.device, non_blocking=True)
+        each = F.cross_entropy(logits.float(), wanted, reduction="none")
+        return (each * token_weights(batch, self.reduction).to(hidden.device, non_blocking=True)).sum()
+
+    def count(self, batch: Batch) -> float:
+        """Sum of the weights: the number of supervised tokens where each weighs 1."""
+        return float(token_weights(batch, self.reduction).sum())
+
+
+def token_weights(batch: Batch, reduction: str) -> Tensor:
+    """Weight of each supervised token, in the order of ``labels[:, 1:]``, computed from x, the number of supervised
+    tokens in the same document, or in the same segment of independent questions.
+
+    ``token`` gives 1, ``sample`` 1/x, so that all documents (or questions) count the same, ``square`` 1/sqrt(x),
+    between the two: ``loss_reduction`` of the official packed data set (``internvl/train/dataset_packed.py``).
+
+    Returns:
+        (supervised tokens,) float32.
+    """
+    supervised = batch.labels[:, 1:] != IGNORE
+    rows = torch.arange(len(supervised))[:, None].expand_as(supervised)[supervised]
+    own = [ids.cpu()[:, 1:][supervised] for ids in (batch.document_ids, batch.segment_ids) if ids is not None]
+    _, answer, lengths = torch.stack([rows, *own]).unique(dim=1, return_inverse=True, return_counts=True)
+    return lengths[answer].float() ** POWERS[reduction]
