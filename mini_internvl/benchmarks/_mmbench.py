@@ -28,7 +28,7 @@ from mini_internvl.benchmarks._choices import (
     write_xlsx,
 )
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import Faults, locate, read_tsv, tsv_images
+from mini_internvl.benchmarks._files import Faults, chosen, locate, read_tsv, tsv_images
 from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.metrics.options import CYCLE, Rotation, circular_hits, internvl_answer
 from mini_internvl.records import Item, Prediction, Score
@@ -58,20 +58,31 @@ PLACE = 6
 """Columns before the prediction in the server's sheet."""
 
 
-def read_items(root: str | Path, benchmark: str, file: str, split: str, chinese: bool | None) -> Iterator[Item]:
-    """One item a row, ids are the rows' indices.
+def read_items(
+    benchmark: str,
+    files: Mapping[str, str],
+    chinese: bool,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    protocol: str | None = None,
+) -> Iterator[Item]:
+    """One item a rotation, ids are the rows' indices.
 
     Args:
+        benchmark: its folder below ``root``.
+        files: split -> name of the table.
+        chinese: the language of the last sentence of the paper's prompt; VLMEvalKit's goes by the question.
         root: the data folder.
-        benchmark: its folder below.
-        file: name of the table.
         split: ``"dev"`` has answers, ``"test"`` has none.
-        chinese: the language of the prompt's last sentence; ``None`` goes by the question, as VLMEvalKit does.
+        protocol: one of PROTOCOLS.
 
     Raises:
         DataError: the table is missing, or rows are damaged.
     """
-    (path,) = locate(root, benchmark, file)
+    split, protocol = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
+    language = chinese if protocol == "paper" else None
+    (path,) = locate(root, benchmark, files[split])
     needed = ("index", "image", "question", "A", "B", *(("answer",) if split == "dev" else ()))
     rows = read_tsv(path, needed)
     faults = Faults(path)
@@ -90,7 +101,7 @@ def read_items(root: str | Path, benchmark: str, file: str, split: str, chinese:
     faults.check()
     for row, images in zip(rows, tsv_images(path, rows), strict=True):
         options = row_options(row, LETTERS)
-        text = choice_prompt(row, options, chinese=chinese)
+        text = choice_prompt(row, options, chinese=language)
         yield Item(
             id=row["index"],
             messages=user_message(({"type": "image", "image": image} for image in images), text),
@@ -100,8 +111,8 @@ def read_items(root: str | Path, benchmark: str, file: str, split: str, chinese:
         )
 
 
-def question_of(item: Item) -> str:
-    """Names the question that a rotation belongs to."""
+def together(item: Item) -> str:
+    """Names the question that a rotation belongs to; its rotations count together."""
     return str(int(item.reference["index"]) % CYCLE)
 
 
@@ -127,7 +138,12 @@ def _read(item: Item, text: str, protocol: str, judge: Judge | None) -> Choice:
 
 
 def score_items(
-    benchmark: str, items: Iterable[Item], predictions: Iterable[Prediction], protocol: str, judge: Judge | None
+    benchmark: str,
+    items: Iterable[Item],
+    predictions: Iterable[Prediction],
+    *,
+    protocol: str | None = None,
+    judge: Judge | None = None,
 ) -> Score:
     """``accuracy``, ``ability/CP`` ... ``ability/AR``, ``category/...``, over questions.
 
@@ -135,10 +151,11 @@ def score_items(
     rotations than options and are easier for it; ``no_first_row``, rows that are left out because their question's
     first row is missing.
     """
+    kind = chosen("protocol", protocol, PROTOCOLS)
     asked = list(items)
     texts = answers(asked, predictions)
     by_index = {item.reference["index"]: item for item in asked}
-    readings = {item.id: _read(item, texts[item.id], protocol, None) for item in asked}
+    readings = {item.id: _read(item, texts[item.id], kind, None) for item in asked}
     rotations = [
         Rotation(
             index=item.reference["index"],
@@ -150,14 +167,14 @@ def score_items(
 
     def ask(rotation: Rotation) -> str:
         item = by_index[rotation.index]
-        return _read(item, texts[item.id], protocol, judge).letter
+        return _read(item, texts[item.id], kind, judge).letter
 
     hits = circular_hits(rotations, ask if judge else None)
     tally = Tally()
     tally.results = {"accuracy": []}
     for group, hit in hits.items():
         reference = by_index[group].reference
-        labels = [f"{kind}/{reference[kind]}" for kind in ("ability", "category") if reference[kind]]
+        labels = [f"{name}/{reference[name]}" for name in ("ability", "category") if reference[name]]
         tally.add(hit, "accuracy", *labels)
     waiting = _waiting(rotations)
     counts: dict[int, int] = {}
@@ -183,12 +200,12 @@ def _waiting(rotations: Iterable[Rotation]) -> set[int]:
     return undecided - wrong
 
 
-def row_right(item: Item, text: str) -> bool:
+def right(item: Item, text: str) -> bool:
     """Whether one row's answer is right by the paper's rule without a judge; the metrics need every rotation."""
     return _read(item, text, "paper", None).letter == item.reference["answer"]
 
 
-def export_items(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
+def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
     """The sheet for MMBench's server, as InternVL's script writes it: ``FILE.xlsx``, prediction in the seventh column.
 
     Raises:
@@ -210,7 +227,7 @@ def export_items(items: Iterable[Item], predictions: Iterable[Prediction], folde
     return written
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Question:
     """A question of the worked examples; its first option is right."""
 

@@ -13,7 +13,6 @@ import pytest
 
 from mini_internvl import plugins
 from mini_internvl.commands import _evaluation as command
-from mini_internvl.engine import remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.inputs.messages import image_parts
@@ -161,7 +160,7 @@ def content_of(messages: Sequence[Any]) -> str:
 
 def contents(items: Sequence[Item]) -> list[str]:
     """The content of each item's request."""
-    return [content_of([remote._turn(*turn) for turn in remote._numbered(item.messages)]) for item in items]
+    return [content_of(to_wire(item.messages)) for item in items]
 
 
 def evaluated(settings: command.Settings, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
