@@ -12,10 +12,10 @@ import typer
 
 from mini_internvl import terminal
 from mini_internvl.commands._options import AsJson, Device, Dtype
+from mini_internvl.data.rows import read_samples
 from mini_internvl.engine import load
 from mini_internvl.engine.compare import Comparison, PromptComparison, compare
 from mini_internvl.records import Message
-from mini_internvl.train.data import read_jsonl
 
 EXAMPLE = "minivl verify OpenGVLab/InternVL2-1B checkpoints/1B-native"
 
@@ -102,7 +102,7 @@ def read_prompts(path: Path) -> dict[str, Sequence[Message]]:
         ValueError: the file is missing or empty, or a row is wrong (named by its line).
     """
     prompts: dict[str, Sequence[Message]] = {}
-    for sample in read_jsonl(path):
+    for sample in read_samples(path):
         messages = list(sample.messages)
         if messages and messages[-1]["role"] == "assistant":
             messages.pop()

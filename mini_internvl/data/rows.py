@@ -48,7 +48,7 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
             messages=messages,
             source=named if named and isinstance(named, str) else source or row.file.stem,
             max_tiles=_field(raw, "max_tiles", int, None),
-            patch_annotations=tuple(_annotation(one) for one in raw.get("patch_annotations") or ()),
+            patch_annotations=_annotations(raw.get("patch_annotations") or []),
             independent=_field(raw, "independent", bool, False),
             place=where(row),
         )
@@ -66,13 +66,19 @@ def _field(raw: Mapping[str, Any], key: str, kind: type[Value], default: Any) ->
     return value
 
 
-def _annotation(raw: Any) -> PatchAnnotation:
+def _annotations(value: Any) -> tuple[PatchAnnotation, ...]:
     known = {field.name for field in fields(PatchAnnotation)}
-    if not isinstance(raw, Mapping) or not {"text", "box"} <= raw.keys() <= known:
-        raise ValueError(
-            f"patch_annotations holds {shown(raw)}; each has text and box, and may have place, line, colour"
-        )
-    return PatchAnnotation(**{**raw, "box": tuple(raw["box"])})
+    found = []
+    for one in value if isinstance(value, list) else [value]:
+        box = one.get("box") if isinstance(one, Mapping) else None
+        numbers = [side for side in box if type(side) in (int, float)] if isinstance(box, list) else []
+        if not isinstance(one, Mapping) or not {"text", "box"} <= one.keys() <= known or len(numbers) != 4:
+            raise ValueError(
+                f"patch_annotations holds {shown(one)}; each has text and box (four numbers), and may have "
+                "place, line, colour"
+            )
+        found.append(PatchAnnotation(**{**one, "box": tuple(numbers)}))
+    return tuple(found)
 
 
 def to_row(sample: Sample) -> dict[str, Any]:

@@ -6,6 +6,7 @@ file when it is asked for. Which sample a number means depends on the seed and t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -50,6 +51,10 @@ class Source(Protocol):
         """Samples of one pass; 0 where they never run out."""
         ...
 
+    def with_seed(self, seed: int) -> Source:
+        """The same samples in the order of another seed; no file is read again."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class SynthSource:
@@ -70,6 +75,10 @@ class SynthSource:
 
     def __len__(self) -> int:
         return 0
+
+    def with_seed(self, seed: int) -> SynthSource:
+        """The source itself: drawn samples have one order."""
+        return self
 
 
 class Shuffled:
@@ -100,6 +109,12 @@ class Shuffled:
 
     def __len__(self) -> int:
         return self.count
+
+    def with_seed(self, seed: int) -> Shuffled:
+        """The same samples in the order of another seed."""
+        other = copy.copy(self)
+        other.seed, other._order = seed, None
+        return other
 
     def __getitem__(self, index: int) -> Sample:
         turn, place = divmod(index, self.count)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mini_internvl import plugins
 from mini_internvl.data import DataError, Fault, Row, formats
+from mini_internvl.data.check import Check
 from mini_internvl.data.rows import read_rows, to_row, to_sample, write_rows
 from mini_internvl.records import PatchAnnotation, Sample
 
@@ -75,6 +76,33 @@ def test_a_row_read_and_written_again_is_the_same_row(sample):
     assert all(getattr(again, name) == getattr(sample, name) for name in others)
     if "messages" in row:
         assert again.messages == sample.messages
+
+
+words = ["from", "value", "type", "text", "image", "image_url", "url", "bytes", "path", "role", "content", "box"]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", "x", "<image>", "user"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(words), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(plugins.list_names(formats.FOLDER)), st.data())
+def test_a_row_spoilt_anywhere_is_a_sample_or_a_fault(name, data):
+    raw = json.loads(json.dumps(plugins.find(formats.FOLDER, name).EXAMPLE[0])) | {
+        "max_tiles": 1,
+        "patch_annotations": [],
+    }
+    holder = raw
+    while isinstance(holder, dict | list) and holder:
+        key = data.draw(st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder))))
+        if data.draw(st.booleans()) or not isinstance(holder[key], dict | list):
+            holder[key] = data.draw(values)
+            break
+        holder = holder[key]
+    checked = Check()
+    checked.row(Row(file=Path("example.jsonl"), place="line 1", raw=raw, id="1"), to_sample)
+    assert checked.samples + checked.faulty == 1
+    assert all("object is not" not in str(fault) and "has no attribute" not in str(fault) for fault in checked.faults)
 
 
 def test_what_fits_is_written_as_internvl_rows():

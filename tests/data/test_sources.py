@@ -38,6 +38,7 @@ def test_each_pass_is_another_order_of_all_rows(tmp_path):
     assert source(path, 3)[17].id == passes[1][7]  # needs no replay
     assert [source(path, 4)[i].id for i in range(10)] != passes[0]
     assert len(opened) == 10
+    assert [opened.with_seed(4)[i].id for i in range(10)] == [source(path, 4)[i].id for i in range(10)]
 
 
 def test_rows_of_one_parquet_group_come_one_after_the_other(tmp_path):
