@@ -131,6 +131,7 @@ def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, image):
     code, out, err = minivl("ask", "Who?", "--model", checkpoint, "--max-new-tokens", 3)
     assert code == 0
     assert "0 tiles, " in err
+    assert err.strip().endswith("the answer is cut off: --max-new-tokens is reached")
 
 
 def test_nano_answers_when_no_model_is_given(minivl, image):
@@ -151,7 +152,7 @@ def test_ask_gives_json(minivl, checkpoint, image):
     assert (code, err) == (0, "")
     assert answer["tiles"] == 2
     assert answer["tokens"] <= 4
-    assert answer.keys() == {"text", "tiles", "prompt_tokens", "tokens", "seconds"}
+    assert answer.keys() == {"text", "tiles", "prompt_tokens", "tokens", "seconds", "finish_reason"}
     seeded = [minivl(*arguments, "--json", "--temperature", 2, "--seed", 1)[1] for _ in range(2)]
     assert json.loads(seeded[0])["text"] == json.loads(seeded[1])["text"]
 

@@ -10,6 +10,8 @@ import typer
 
 from mini_internvl.commands._options import AsJson, Device, Dtype, Model, echo_json
 
+FIELDS = ("text", "tiles", "prompt_tokens", "tokens", "seconds", "finish_reason")
+CUT_OFF = {"length": "--max-new-tokens is reached", "context": "the model has no positions left"}
 EXAMPLE = 'minivl ask receipt.jpg "What is the total?"'
 
 
@@ -38,9 +40,11 @@ def command(
     stream = engine.stream([{"role": "user", "content": content}], limits, max_tiles=max_tiles)
     reply = print_stream(stream, quiet=json)
     if json:
-        echo_json({name: getattr(reply, name) for name in ("text", "tiles", "prompt_tokens", "tokens", "seconds")})
+        echo_json({name: getattr(reply, name) for name in FIELDS})
         return
     speed = f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
+    if reply.finish_reason != "stop":
+        speed += f"; the answer is cut off: {CUT_OFF[reply.finish_reason]}"
     typer.secho(speed, fg="bright_black", err=True)
 
 

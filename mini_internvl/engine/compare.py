@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mini_internvl.engine.engine import Engine, Prompt, user
-from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.records import Message
 
 FLOAT32_TOLERANCE = 1e-3
@@ -159,8 +159,8 @@ def _compare_prompt(
         for engine, prompt in ((first, ours), (second, theirs))
     ]
     answers = [
-        [row[0] for row in generate(engine.model, [ours.input_ids], tokens, config, engine.stop_ids)]
-        for engine, tokens in ((first, visual[0]), (second, visual[1]))
+        [step.token for [step] in engine.generate([prompt], config) if step.token is not None]
+        for engine, prompt in ((first, ours), (second, theirs))
     ]
     equal = sum(a == b for a, b in zip(*answers, strict=False))
     return PromptComparison(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import resolve_device, resolve_dtype
-from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.engine.generate import FinishReason, GenerationConfig, Step, generate, split_batches
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
@@ -24,7 +26,9 @@ from mini_internvl.records import ChatTemplate, Message
 
 NANO = Path(__file__).parent.parent / "nano"
 KV_BYTES = 4 * 10**9
-"""Memory that the keys and values of a batch may take."""
+"""Memory that the keys and values of a batch may take: of its prompts and of the longest answers, padding counted.
+Prompts that need more are answered in several batches; one that needs more alone gets it. Reading prompts takes half
+as much again at most, for beginnings that several share."""
 TILES_TOGETHER = 64
 """Tiles that the encoder reads at a time, since the memory it needs grows with them."""
 
@@ -43,6 +47,8 @@ class Reply:
     """Tokens of the answer."""
     seconds: float
     """Wall-clock seconds from call to last token."""
+    finish_reason: FinishReason = "stop"
+    """Why the answer ends: the model ended it ("stop"), ``max_new_tokens`` ("length"), or its positions ("context")."""
     odd: str = ""
     """What was odd about a server's answer, whose text is then what stood in it; empty otherwise."""
 
@@ -120,11 +126,17 @@ class Engine:
         return self.processor.prepare(turns, max_tiles=max_tiles, shared=shared)
 
     @property
-    def most_tiles(self) -> int:
-        """Tiles of a batch whose keys and values fit into KV_BYTES."""
+    def most_tokens(self) -> int:
+        """Tokens of a batch whose keys and values fit into KV_BYTES."""
         llm = self.model.config.llm
-        token = 2 * llm.layers * llm.kv_heads * llm.head_dim * self.model.dtype.itemsize
-        return max(1, KV_BYTES // token // self.model.config.tokens_per_tile)
+        return KV_BYTES // (2 * llm.layers * llm.kv_heads * llm.head_dim * self.model.dtype.itemsize)
+
+    @cached_property
+    def unused_ids(self) -> Tensor | None:
+        """Rows of the vocabulary that are no token (tables are padded to round sizes); they are never drawn."""
+        rows = range(self.model.config.llm.vocab_size)
+        unused = [i for i in rows if i not in self.stop_ids and not self.tokenizer.has_id(i)]
+        return torch.tensor(unused, device=self.model.device) if unused else None
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
         """Tiles of a conversation's images, thumbnails counted, read from the images' headers alone.
@@ -166,12 +178,12 @@ class Engine:
             given if isinstance(given, Prompt) else self.prepare(given, max_tiles=max_tiles, shared=shared)
             for given in conversations
         ]
-        answers: list[list[int]] = [[] for _ in prompts]
-        for tokens in self._generate(prompts, config or GenerationConfig()):
-            for row, token in tokens.items():
-                answers[row].append(token)
-        seconds = time.monotonic() - began
-        return [self._reply(p, ids, seconds / len(prompts)) for p, ids in zip(prompts, answers, strict=True)]
+        answers: list[list[Step]] = [[] for _ in prompts]
+        for steps in self.generate(prompts, config or GenerationConfig()):
+            for step in steps:
+                answers[step.row].append(step)
+        seconds = (time.monotonic() - began) / len(prompts)
+        return [self._reply(prompt, steps, seconds) for prompt, steps in zip(prompts, answers, strict=True)]
 
     def stream(
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
@@ -182,45 +194,74 @@ class Engine:
         """
         began = time.monotonic()
         prompt = self.prepare(messages, max_tiles=max_tiles)
-        ids: list[int] = []
+        steps: list[Step] = []
         shown = ""
-        for tokens in self._generate([prompt], config or GenerationConfig()):
-            ids.append(tokens[0])
-            text = self.tokenizer.decode(ids)
+        for [step] in self.generate([prompt], config or GenerationConfig()):
+            steps.append(step)
+            text = self.tokenizer.decode(_ids(steps))
             if not text.endswith("\ufffd") and text.startswith(shown):
                 if text != shown:
                     yield text[len(shown) :]
                 shown = text
-        reply = self._reply(prompt, ids, time.monotonic() - began)
-        whole = self.tokenizer.decode(ids)
+        reply = self._reply(prompt, steps, time.monotonic() - began)
+        whole = self.tokenizer.decode(_ids(steps))
         if whole != shown:
             yield whole[len(shown) :]
         return reply
 
-    def _generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[dict[int, int]]:
-        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in prompts}  # shared pixels are read once
-        counts = [len(pixels) for pixels in different.values()]
-        pixels = torch.cat(list(different.values()))
-        with torch.inference_mode():
-            parts = [
-                self.model.encode_images(pixels[i : i + TILES_TOGETHER].to(self.model.device))
-                for i in range(0, len(pixels), TILES_TOGETHER)
-            ]
-            visual = None
-            if parts:
-                encoded = dict(zip(different, torch.cat(parts).split(counts), strict=True))
-                visual = torch.cat([encoded[id(prompt.pixel_values)] for prompt in prompts])
-        shown = [id(prompt.pixel_values) for prompt in prompts]
-        return generate(self.model, [prompt.input_ids for prompt in prompts], visual, config, self.stop_ids, shown)
+    def generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[list[Step]]:
+        """Tokens of several prompts, step by step, in as many batches as memory asks for.
 
-    def _reply(self, prompt: Prompt, ids: list[int], seconds: float) -> Reply:
+        Raises:
+            ValueError: a prompt fills the model's context; nothing has been computed then.
+        """
+        lengths, context = [len(prompt.input_ids) for prompt in prompts], self.model.config.llm.rope.context_length
+        if max(lengths) >= context:
+            raise ValueError(
+                f"the prompt has {max(lengths)} tokens, but the model has {context} positions for prompt and answer; "
+                "lower max_tiles or shorten the conversation"
+            )
+        for batch in split_batches(lengths, config.max_new_tokens, self.most_tokens):
+            rows = prompts[batch.start : batch.stop]
+            steps = generate(
+                self.model,
+                [prompt.input_ids for prompt in rows],
+                self._encode(rows),
+                config,
+                self.stop_ids,
+                image_keys=[id(prompt.pixel_values) for prompt in rows],
+                unused_ids=self.unused_ids,
+            )
+            for found in steps:
+                yield [step._replace(row=batch.start + step.row) for step in found]
+
+    @torch.inference_mode()
+    def _encode(self, prompts: Sequence[Prompt]) -> Tensor | None:
+        """Visual tokens of all prompts in order; pixels that prompts share are encoded once."""
+        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in prompts}
+        pixels = torch.cat(list(different.values()))
+        if not len(pixels):
+            return None
+        parts = [self.model.encode_images(part.to(self.model.device)) for part in pixels.split(TILES_TOGETHER)]
+        counts = [len(own) for own in different.values()]
+        encoded = dict(zip(different, torch.cat(parts).split(counts), strict=True))
+        return torch.cat([encoded[id(prompt.pixel_values)] for prompt in prompts])
+
+    def _reply(self, prompt: Prompt, steps: Sequence[Step], seconds: float) -> Reply:
+        reason = steps[-1].finish_reason
+        assert reason, "generation has ended"
         return Reply(
-            text=self.tokenizer.decode(ids).strip(),
+            text=self.tokenizer.decode(_ids(steps)).strip(),
             tiles=sum(prompt.tiles),
             prompt_tokens=len(prompt.input_ids),
-            tokens=len(ids),
+            tokens=len(_ids(steps)),
             seconds=seconds,
+            finish_reason=reason,
         )
+
+
+def _ids(steps: Sequence[Step]) -> list[int]:
+    return [step.token for step in steps if step.token is not None]
 
 
 def load(

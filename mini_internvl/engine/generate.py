@@ -1,13 +1,14 @@
 """Token generation: one prefill, then one token a step for every unfinished row, with a KV cache.
 
 All rows of a batch are answered together, so that a step serves many; rows that have finished leave the batch.
-:mod:`mini_internvl.engine.prefill` reads the prompts.
+:mod:`mini_internvl.engine.prefill` reads the prompts. Messages and text are the engine's: here are ids alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from mini_internvl.engine.prefill import prefill
 from mini_internvl.model.decoder import KVCache
 from mini_internvl.model.vlm import InternVL
+
+FinishReason = Literal["stop", "length", "context"]
+"""A stop token came, max_new_tokens is reached, or the model has no further positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class GenerationConfig:
     top_k: int = 0
     """Sample among this many most likely tokens; 0 for all."""
     seed: int | None = None
-    """Seed of sampling; ``None`` draws a new one."""
+    """Seed of sampling, for every answer of a batch as if it were alone; ``None`` draws new ones."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -43,8 +47,19 @@ class GenerationConfig:
             raise ValueError(f"top_k is {self.top_k}; it must be 0 (all tokens) or above")
 
 
-def pick(logits: Tensor, config: GenerationConfig, generator: torch.Generator | None) -> Tensor:
-    """Next token of each row, (B, V) -> (B,)."""
+class Step(NamedTuple):
+    """What one step of generation gives one row."""
+
+    row: int
+    """Row of the batch."""
+    token: int | None
+    """The new token; ``None`` for a stop token, which is no part of the answer."""
+    finish_reason: FinishReason | None
+    """Why the row ends here; ``None`` while it goes on."""
+
+
+def pick(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
+    """Next token of each row, (B, V) -> (B,); one generator a row, needed above temperature 0."""
     if config.temperature == 0:
         return logits.argmax(-1)
     logits = logits.float() / config.temperature
@@ -56,7 +71,25 @@ def pick(logits: Tensor, config: GenerationConfig, generator: torch.Generator | 
         probabilities = ordered.softmax(-1)
         beyond = probabilities.cumsum(-1) - probabilities >= config.top_p  # the first token always stays
         logits = logits.scatter(-1, order, ordered.masked_fill(beyond, -torch.inf))
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    sums = logits.softmax(-1).cumsum(-1)
+    draws = torch.cat([torch.rand(1, 1, generator=generator) for generator in generators])  # (B, 1) below 1
+    places = (draws * (1 - 2**-20)).to(sums.device) * sums[:, -1:]  # rounding must not reach the whole sum
+    return torch.searchsorted(sums, places, right=True)[:, 0]
+
+
+def split_batches(lengths: Sequence[int], max_new_tokens: int, most_tokens: int) -> list[range]:
+    """Cut prompts, in order, into batches whose cache holds no more than so many tokens, or one prompt.
+
+    A batch's cache has room for its longest prompt and ``max_new_tokens`` in every row.
+    """
+    batches: list[range] = []
+    first, longest = 0, 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, length)
+        if row > first and (row + 1 - first) * (longest + max_new_tokens) > most_tokens:
+            batches.append(range(first, row))
+            first, longest = row, length
+    return [*batches, range(first, len(lengths))]
 
 
 @torch.inference_mode()
@@ -66,49 +99,64 @@ def generate(
     visual_tokens: Tensor | None,
     config: GenerationConfig,
     stop_ids: frozenset[int],
-    shown: Sequence[Hashable] | None = None,
-) -> Iterator[dict[int, int]]:
+    *,
+    image_keys: Sequence[Hashable] | None = None,
+    unused_ids: Tensor | None = None,
+) -> Iterator[list[Step]]:
     """Answer a batch of prompts.
 
     Args:
         model: in eval mode.
-        prompts: token ids of each row, the assistant's turn open.
+        prompts: token ids of each row, the assistant's turn open, shorter than the model's context.
         visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
         config: how tokens are drawn.
-        stop_ids: tokens that end an answer; they are not returned.
-        shown: what the images of each row are; what rows with the same ones begin with is read once.
+        stop_ids: tokens that end an answer.
+        image_keys: names the images of each row; see :func:`mini_internvl.engine.prefill.prefill`.
+        unused_ids: (n,) rows of the vocabulary that are no token and cannot be drawn, on the model's device.
 
     Yields:
-        After each step, row -> new token, for the rows that go on. Ends when all rows have.
+        The new tokens, or ends, of the rows that went on; a row that has ended does not come again.
     """
-    device, longest = model.device, max(map(len, prompts))
-    padding = torch.zeros(len(prompts), longest + config.max_new_tokens, dtype=torch.int64, device=device)
-    for row, prompt in enumerate(prompts):
-        padding[row, longest - len(prompt) :] = 1
-    cache = KVCache(model.config.llm, len(prompts), longest + config.max_new_tokens, dtype=model.dtype, device=device)
-    generator = None
-    if config.temperature > 0:
-        generator = torch.Generator(device)
+    device, lengths = model.device, [len(prompt) for prompt in prompts]
+    context = model.config.llm.rope.context_length
+    limits = [min(config.max_new_tokens, context - length) for length in lengths]
+    longest, most = max(lengths), max(limits)
+    assert min(limits) > 0, "a prompt fills the model's context"
+    real = torch.arange(longest + most) >= longest - torch.tensor(lengths)[:, None]
+    real = real.to(device)  # (B, S), False at the padding on the left
+    cache = KVCache(model.config.llm, len(prompts), longest + most, dtype=model.dtype, device=device)
+    generators = [torch.Generator() for _ in prompts if config.temperature > 0]
+    for generator in generators:
         generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
     rows = list(range(len(prompts)))
-    hidden = prefill(model, prompts, visual_tokens, cache, shown)[:, None]
-    next_position = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
-    for step in range(config.max_new_tokens):
-        tokens = pick(model.language_model.lm_head(hidden[:, -1]), config, generator)
-        values = tokens.tolist()
-        going = [i for i, value in enumerate(values) if value not in stop_ids]
+    hidden = prefill(model, prompts, visual_tokens, cache, image_keys)[:, None]
+    positions = torch.tensor(lengths, device=device)[:, None]
+    for step in range(1, most + 1):
+        logits = model.language_model.lm_head(hidden[:, -1])
+        if unused_ids is not None:
+            logits.index_fill_(-1, unused_ids, -torch.inf)
+        tokens = pick(logits, config, generators)
+        going, found = [], []
+        for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+            if token in stop_ids:
+                found.append(Step(row, None, "stop"))
+            elif step == limits[row]:
+                found.append(Step(row, token, "length" if step == config.max_new_tokens else "context"))
+            else:
+                found.append(Step(row, token, None))
+                going.append(place)
+        yield found
         if not going:
-            return
-        yield {rows[i]: values[i] for i in going}
-        if step + 1 == config.max_new_tokens:
             return
         if len(going) < len(rows):
             kept = torch.tensor(going, device=device)
-            rows = [rows[i] for i in going]
-            tokens, padding, next_position = tokens[kept], padding[kept], next_position[kept]
-            cache.keep(kept)
+            rows = [rows[place] for place in going]
+            generators = [generators[place] for place in going] if generators else generators
+            tokens, real, positions = tokens[kept], real[kept], positions[kept]
+            cache.keep(going)
         # Not through model.hidden: an <IMG_CONTEXT> that the model itself writes is a token like any other.
         x = model.language_model.embed_tokens(tokens[:, None])
-        seen = padding[:, : longest + step + 1]
-        hidden = model.language_model(x, padding=seen, position_ids=next_position, cache=cache)
-        next_position = next_position + 1
+        padded = any(lengths[row] < longest for row in rows)
+        seen = real[:, : longest + step] if padded else None
+        hidden = model.language_model(x, padding=seen, position_ids=positions, cache=cache)
+        positions = positions + 1

@@ -117,6 +117,7 @@ class RemoteEngine:
             prompt_tokens=completion.prompt_tokens,
             tokens=completion.tokens,
             seconds=time.monotonic() - began,
+            finish_reason=completion.finish_reason,
             odd=completion.odd,
         )
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from mini_internvl.engine import GenerationConfig, Reply
 from mini_internvl.evaluate import keys as hashes
-from mini_internvl.evaluate.batches import BATCH_SIZE, MOST_TILES, group
+from mini_internvl.evaluate.batches import BATCH_SIZE, group
 from mini_internvl.evaluate.cache import Answer, AnswerCache, answer
 from mini_internvl.evaluate.distributed import ALONE, Ranks
 from mini_internvl.inputs.hashes import ImageHashes
@@ -177,7 +177,6 @@ def _plan(
         lambda item: _tiles(engine, item),
         images=[_shown(items[i], images) or str(i) for i in firsts],
         batch_size=batch_size,
-        most_tiles=min(MOST_TILES, getattr(engine, "most_tiles", MOST_TILES)),
     )
     batches = [[firsts[i] for i in batch] for batch in groups][ranks.rank :: ranks.size]
     return _Work(engine=engine, items=items, keys=keys, cache=cache, listener=listener), batches

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -64,6 +64,8 @@ class Completion:
     """As the server counts them; 0 when it does not say."""
     tokens: int = 0
     """Tokens of the answer; 0 when the server does not say."""
+    finish_reason: Literal["stop", "length"] = "stop"
+    """"length" where the server cut the answer off."""
     odd: str = ""
     """What was not as it should be about the text, if anything."""
 
@@ -169,6 +171,7 @@ def read_completion(answer: object) -> Completion:
         text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
         prompt_tokens=_count(counts.get("prompt_tokens")),
         tokens=_count(counts.get("completion_tokens")),
+        finish_reason="length" if answer["choices"][0].get("finish_reason") == "length" else "stop",
         odd=odd,
     )
 

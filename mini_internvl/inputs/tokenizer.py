@@ -94,6 +94,10 @@ class Tokenizer(abc.ABC):
         """Number of tokens, added ones included."""
 
     @abc.abstractmethod
+    def has_id(self, number: int) -> bool:
+        """Whether a number is a token's."""
+
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a BOS comes first where the kind has one."""
 
@@ -176,6 +180,9 @@ class FastTokenizer(Tokenizer):
     def size(self) -> int:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
+    def has_id(self, number: int) -> bool:
+        return self.backend.id_to_token(number) is not None
+
     def encode(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=self.kind == "json").ids
 
@@ -239,6 +246,9 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def size(self) -> int:
         return max(self.model.get_piece_size(), 1 + max((token.id for token in self.added.values()), default=0))
+
+    def has_id(self, number: int) -> bool:
+        return number < self.model.get_piece_size() or number in self._by_id
 
     def encode(self, text: str) -> list[int]:
         if self.prefix_every_piece or not text:

@@ -111,6 +111,11 @@ class RopeConfig:
     long_factor: tuple[float, ...] = ()
     """longrope: one divisor per frequency for long sequences."""
 
+    @property
+    def context_length(self) -> int:
+        """Most positions of a sequence; "linear" and "dynamic" stretch those that the model was trained with."""
+        return int(self.max_positions * self.factor) if self.kind in ("linear", "dynamic") else self.max_positions
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:

@@ -12,6 +12,8 @@ a batch answers as each row alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +67,13 @@ def sequence_lengths(position_ids: Tensor, document_ids: Tensor | None) -> Tenso
     return last.gather(1, place) + 1
 
 
+def rotation_group(rope: RopeConfig, length: int) -> int:
+    """Equal for sequences that :func:`rotary_tables` rotates alike."""
+    if rope.kind == "longrope":
+        return int(length > rope.original_max_positions)
+    return max(length, rope.max_positions) if rope.kind == "dynamic" else 0
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate (B, H, T, D) by the tables; the two halves of D form the pairs."""
     first, second = x.chunk(2, dim=-1)
@@ -89,28 +98,34 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def write(
-        self, row: int, other: KVCache, place: int, start: int, count: int, end: int, *, clear: bool = True
-    ) -> None:
-        """Copy ``count`` tokens of another cache's row so that they end at ``end`` of this row.
+    def copy(self, row: int, span: CacheSpan, end: int) -> None:
+        """Copy tokens of another cache so that they end at ``end`` of this row; what lies before becomes zero."""
+        start = end - span.count
+        for mine, theirs in ((self.keys, span.cache.keys), (self.values, span.cache.values)):
+            mine[:, row, :, start:end] = theirs[:, span.row, :, span.start : span.start + span.count]
+            mine[:, row, :, :start] = 0  # masked, but what was never written could be NaN
 
-        Args:
-            row: of this cache.
-            other: the other cache.
-            place: its row.
-            start: its first token.
-            count: tokens.
-            end: where they end here.
-            clear: whether what lies before becomes zero; masked, but what was never written could be NaN.
-        """
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            mine[:, row, :, end - count : end] = theirs[:, place, :, start : start + count]
-            if clear:
-                mine[:, row, :, : end - count] = 0
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep only these rows of the batch, in ascending order (the others have finished); they move up in place."""
+        for held in (self.keys, self.values):
+            for place, row in enumerate(rows):
+                if place != row:
+                    held[:, place, :, : self.length] = held[:, row, :, : self.length]
+        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch (the others have finished)."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSpan:
+    """Neighbouring tokens of one row of a cache."""
+
+    cache: KVCache
+    """Where they are."""
+    row: int
+    """Their row."""
+    start: int
+    """The first of them."""
+    count: int
+    """How many they are."""
 
 
 class Attention(nn.Module):
@@ -192,6 +207,7 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         segment_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks.
 
@@ -203,6 +219,8 @@ class Decoder(nn.Module):
             cache: receives the new keys and values.
             segment_ids: (B, T) as in ``records.Batch``; needs ``position_ids`` and no cache.
             document_ids: the same.
+            lengths: (B, 1) tokens of each row's whole sequence, where more of it follows later; ``None`` where the
+                new tokens end it.
 
         Returns:
             (B, T, hidden) after the final norm.
@@ -216,7 +234,8 @@ class Decoder(nn.Module):
             position_ids = (padding.long().cumsum(1) - 1).clamp(min=0)[:, past:]
         elif position_ids is None:
             position_ids = torch.arange(past, past + t, device=x.device).expand(b, t)
-        lengths = sequence_lengths(position_ids, document_ids)
+        if lengths is None:
+            lengths = sequence_lengths(position_ids, document_ids)
         tables = rotary_tables(self.config.rope, self.config.head_dim, position_ids, lengths)
         plan = plan_attention(
             position_ids,

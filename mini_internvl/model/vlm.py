@@ -111,8 +111,9 @@ class InternVL(nn.Module):
         visual_tokens: Tensor | None = None,
         segment_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
-        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, the last two as in ``records.Batch``."""
+        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, the last three as in the decoder's."""
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
             visual_tokens = self.encode_images(pixel_values)
         x = self.embed(input_ids, visual_tokens)
@@ -123,6 +124,7 @@ class InternVL(nn.Module):
             cache=cache,
             segment_ids=segment_ids,
             document_ids=document_ids,
+            lengths=lengths,
         )
 
     def forward(
@@ -140,7 +142,7 @@ class InternVL(nn.Module):
             input_ids: (B, T) token ids, ``<IMG_CONTEXT>`` where visual tokens go.
             pixel_values: (N, 3, S, S) normalised tiles of all rows in order, or ``None``.
             attention_mask: (B, T), 1 at real tokens; with a cache (B, cached + T).
-            position_ids: (B, T); ``None`` counts from 0 or on from the cache.
+            position_ids: (B, T); ``None`` counts the real tokens, cached ones included.
             cache: earlier keys and values; receives the new ones.
             visual_tokens: (N, tokens per tile, hidden) made before by :meth:`encode_images`, instead of pixels.
 

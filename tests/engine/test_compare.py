@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -85,7 +86,7 @@ def test_a_changed_weight_is_measured(engine, second):
 
 
 def test_the_first_differing_token_is_told(engine, second):
-    answer = [row[0] for row in engine._generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)]
+    answer = [step.token for [step] in engine.generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)]
     with torch.no_grad():
         second.model.language_model.lm_head.weight[answer[0]] = 0.0
     prompt = short(engine, second).prompts[1]
@@ -98,7 +99,7 @@ def test_the_first_differing_token_is_told(engine, second):
 
 
 def test_an_answer_that_ends_early_differs(engine, second):
-    ids = [row[0] for row in engine._generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)]
+    ids = [step.token for [step] in engine.generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)]
     index = next(i for i, token in enumerate(ids) if token not in ids[:i] and i > 0)
     second.stop_ids = frozenset([*second.stop_ids, ids[index]])
     prompt = short(engine, second).prompts[1]
@@ -110,7 +111,7 @@ def test_an_answer_that_ends_early_differs(engine, second):
 
 
 def test_other_ids_are_told_instead_of_logits(engine, second):
-    second.template = find_template("internvl2_5")
+    second.processor = dataclasses.replace(second.processor, template=find_template("internvl2_5"))
     prompt = short(engine, second).prompts[1]
     assert prompt.logits is None
     assert prompt.agreement is None

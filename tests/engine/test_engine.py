@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import dataclasses
 
 import pytest
 import torch
 from PIL import Image
 
-from mini_internvl.engine import GenerationConfig, load, prefill
+from mini_internvl.engine import Engine, GenerationConfig, load
 from mini_internvl.engine import engine as module
 from mini_internvl.engine.engine import resolve, user
+from mini_internvl.engine.generate import Step, pick, split_batches
 from mini_internvl.model.checkpoint import CheckpointError
+from mini_internvl.model.sizes import fresh
 
 SHORT = GenerationConfig(max_new_tokens=12)
 
@@ -38,9 +40,8 @@ def test_a_batch_answers_as_each_would_alone(engine):
     assert [reply.tiles for reply in together] == [4, 0, 3 + 3, 4, 1]
 
 
-def test_prompts_of_every_length_and_image_count_answer_as_alone(engine, monkeypatch):
+def test_prompts_of_every_length_and_image_count_answer_as_alone(engine):
     """Read in several groups, some of one row, with none to two images, then answered together."""
-    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 150)
     colours = ("red", "blue", "green")
     conversations = []
     for number in range(9):
@@ -53,35 +54,55 @@ def test_prompts_of_every_length_and_image_count_answer_as_alone(engine, monkeyp
     assert [reply.text for reply in engine.chat_batch(conversations, limits)] == alone
 
 
-def test_questions_about_the_same_images_answer_as_alone(engine, monkeypatch):
-    """Their common beginning is read once; two families, a loner and a text among them."""
+def test_questions_about_the_same_images_answer_as_alone(engine):
+    """Their common beginning is read once; two groups, a single question and a text among them."""
     red, wide = Image.new("RGB", (56, 56), "red"), Image.new("RGB", (150, 60), "blue")
     asked = ["What is this?", "Why?", "What is the word in the image? " * 3, "Where?"]
     conversations = [user(text, red) for text in asked] + [user(text, wide, red) for text in asked[:3]]
     conversations += [user("What?", Image.new("RGB", (56, 112), "green")), user("Why?")]
-    read: list[int] = []
-    plain = type(engine.model).hidden
-
-    def counted(self, ids, *rest, **named):
-        read.append(ids.numel())
-        return plain(self, ids, *rest, **named)
-
-    monkeypatch.setattr(type(engine.model), "hidden", counted)
     alone = [engine.chat(messages, SHORT).text for messages in conversations]
-    single = sum(read)
-    read.clear()
-    assert [reply.text for reply in engine.chat_batch(conversations, SHORT)] == alone
-    assert sum(read) < single
+    tokens: list[int] = []
+    hook = engine.model.language_model.layers[0].register_forward_hook(
+        lambda layer, given, out: tokens.append(out.shape[0] * out.shape[1])
+    )
+    try:
+        assert [reply.text for reply in engine.chat_batch(conversations, SHORT)] == alone
+    finally:
+        hook.remove()
+    prompts = [len(engine.prepare(messages).input_ids) for messages in conversations]
+    answers = sum(engine.chat(messages, SHORT).tokens for messages in conversations)
+    assert sum(tokens) < sum(prompts) + answers
     assert len(set(alone)) > 2
 
 
-def test_groups_hold_prompts_of_like_length():
-    lengths = [10, 100, 11, 12, 90, 5000, 95]
-    groups = prefill.groups_of_like_length(lengths)
-    assert sorted(row for group in groups for row in group) == list(range(7))
-    assert groups == [[0, 2, 3], [4, 6, 1], [5]]
-    many = prefill.groups_of_like_length([1000] * 10)
-    assert max(len(group) for group in many) * 1000 <= prefill.PREFILL_TOKENS
+@pytest.mark.parametrize("new", [1, 40])
+def test_no_batch_needs_more_memory_than_it_may(new):
+    lengths = [10, 100, 11, 12, 90, 5000, 95, 10, 10]
+    for most in (1, 60, 150, 300, 10_000):
+        batches = split_batches(lengths, new, most)
+        assert [row for batch in batches for row in batch] == list(range(9))
+        for batch in batches:
+            assert len(batch) == 1 or len(batch) * (max(lengths[row] for row in batch) + new) <= most
+    assert split_batches(lengths, new, 10**6) == [range(9)]
+
+
+def test_answers_in_several_batches_are_those_of_one(engine, monkeypatch):
+    """The memory limit counts the text of prompts and the tokens to come: a longer answer makes smaller batches."""
+    prompts = [engine.prepare(messages) for messages in conversations()]
+    together = engine.chat_batch(prompts, SHORT)
+    token_bytes = module.KV_BYTES // engine.most_tokens
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    rows: list[int] = []
+    hook = engine.model.language_model.layers[0].register_forward_hook(lambda layer, given, out: rows.append(len(out)))
+    try:
+        for new, most in ((12, 5), (60, 4)):
+            monkeypatch.setattr(module, "KV_BYTES", token_bytes * 5 * (longest + 12))
+            rows.clear()
+            replies = engine.chat_batch(prompts, GenerationConfig(max_new_tokens=new))
+            assert max(rows) <= most
+            assert all(reply.text.startswith(first.text) for reply, first in zip(replies, together, strict=True))
+    finally:
+        hook.remove()
 
 
 def test_rows_that_stop_leave_the_others_alone(engine):
@@ -96,11 +117,11 @@ def test_rows_that_stop_leave_the_others_alone(engine):
     assert _tokens(stopping, prompts) == cut
 
 
-def _tokens(engine, prompts):
+def _tokens(engine, prompts, config=SHORT):
     rows = [[] for _ in prompts]
-    for step in engine._generate(prompts, SHORT):
-        for row, token in step.items():
-            rows[row].append(token)
+    for steps in engine.generate(prompts, config):
+        for step in steps:
+            rows[step.row] += [step.token] if step.token is not None else []
     return rows
 
 
@@ -131,7 +152,8 @@ def drain(stream):
 )
 def test_a_character_is_shown_when_it_is_complete(engine, monkeypatch, text, cut, pieces):
     ids = engine.tokenizer.encode(text)[:cut]
-    monkeypatch.setattr(module, "generate", lambda *args: iter([{0: number} for number in ids]))
+    steps = [[Step(0, number, None)] for number in ids[:-1]] + [[Step(0, ids[-1], "length")]]
+    monkeypatch.setattr(module, "generate", lambda *args, **named: iter(steps))
     shown, reply = drain(engine.stream(user("Q")))
     assert "".join(shown) == "".join(pieces)
     assert shown[0] == pieces[0]
@@ -159,23 +181,89 @@ def test_the_separator_always_stops(engine, checkpoint):
     }
 
 
-def test_sampling_is_repeatable_by_its_seed(engine):
-    messages = user("What is this?")
-    texts = {
-        seed: engine.chat(messages, GenerationConfig(max_new_tokens=12, temperature=2.0, seed=seed)).text
-        for seed in (1, 2, 3)
-    }
-    again = engine.chat(messages, GenerationConfig(max_new_tokens=12, temperature=2.0, seed=1)).text
-    assert again == texts[1]
-    assert len(set(texts.values())) > 1
+def test_sampling_is_repeatable_by_its_seed_alone_and_in_a_batch(engine):
+    def sampled(seed):
+        return GenerationConfig(max_new_tokens=12, temperature=2.0, top_k=40, seed=seed)
+
+    alone = {seed: [engine.chat(messages, sampled(seed)).text for messages in conversations()] for seed in (1, 2)}
+    for seed, texts in alone.items():
+        assert [reply.text for reply in engine.chat_batch(conversations(), sampled(seed))] == texts
+    assert alone[1] != alone[2]
+    same = engine.chat_batch([user("What is this?")] * 4, sampled(None))
+    assert len({reply.text for reply in same}) > 1  # without a seed every answer draws its own
 
 
-def test_a_placeholder_that_the_model_writes_is_a_token_like_any_other(engine, monkeypatch):
-    context = engine.model.image_token_id
-    generate = importlib.import_module("mini_internvl.engine.generate")
-    monkeypatch.setattr(generate, "pick", lambda logits, config, generator: torch.full((len(logits),), context))
-    reply = engine.chat(user("Q", Image.new("RGB", (56, 56))), GenerationConfig(max_new_tokens=3))
+def test_tokens_are_sampled_as_often_as_their_probability_says():
+    logits = torch.tensor([[0.1, 0.2, 0.0, 0.7]]).log().expand(4000, 4)
+    generators = [torch.Generator().manual_seed(i) for i in range(4000)]
+    drawn = pick(logits, GenerationConfig(temperature=1.0), generators).bincount(minlength=4) / 4000
+    torch.testing.assert_close(drawn, torch.tensor([0.1, 0.2, 0.0, 0.7]), atol=0.025, rtol=0)
+
+
+def biased(engine, token):
+    """A copy of an engine whose model prefers one id to all others."""
+    changed = copy.copy(engine)
+    changed.model = copy.deepcopy(engine.model)
+    changed.model.language_model.lm_head.register_forward_hook(
+        lambda layer, given, out: out.index_fill(-1, torch.tensor([token]), 1e4)
+    )
+    return changed
+
+
+def test_a_placeholder_that_the_model_writes_is_a_token_like_any_other(engine):
+    changed = biased(engine, engine.model.image_token_id)
+    reply = changed.chat(user("Q", Image.new("RGB", (56, 56))), GenerationConfig(max_new_tokens=3))
     assert (reply.text, reply.tokens) == ("", 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_ids_without_a_token_are_never_drawn(checkpoint, temperature):
+    """Embedding tables are often padded beyond the tokenizer's last id."""
+    engine = load(checkpoint, device="cpu", dtype="float32")
+    size = engine.tokenizer.size
+    llm = dataclasses.replace(engine.model.config.llm, vocab_size=size + 55)
+    padded = fresh(dataclasses.replace(engine.model.config, llm=llm), seed=0)
+    changed = biased(Engine(padded, engine.tokenizer, engine.processor.template), size + 3)
+    config = GenerationConfig(max_new_tokens=8, temperature=temperature, seed=1)
+    [drawn] = _tokens(changed, [changed.prepare(user("What is this?"))], config)
+    assert drawn
+    assert max(drawn) < size
+
+
+def test_an_answer_says_why_it_ends(engine):
+    messages = user("What is this?")
+    tokens = _tokens(engine, [engine.prepare(messages)])[0]
+    stopping = copy.copy(engine)
+    stopping.stop_ids = frozenset([tokens[4]])
+    context = len(engine.prepare(messages).input_ids) + 6
+    for answering, new, reason, count in (
+        (stopping, 12, "stop", tokens.index(tokens[4])),
+        (engine, 3, "length", 3),
+        (with_context(engine, context), 12, "context", 6),
+        (with_context(engine, context), 6, "length", 6),
+    ):
+        reply = answering.chat(messages, GenerationConfig(max_new_tokens=new))
+        assert (reply.finish_reason, reply.tokens) == (reason, count)
+        assert drain(answering.stream(messages, GenerationConfig(max_new_tokens=new)))[1].finish_reason == reason
+
+
+def with_context(engine, positions):
+    """A copy of an engine whose model has so many positions."""
+    changed, llm = copy.copy(engine), engine.model.config.llm
+    changed.model = copy.deepcopy(engine.model)
+    llm = dataclasses.replace(llm, rope=dataclasses.replace(llm.rope, max_positions=positions))
+    changed.model.config = dataclasses.replace(engine.model.config, llm=llm)
+    return changed
+
+
+def test_a_prompt_that_fills_the_context_is_refused_before_any_work(engine):
+    conversations = [user("Why?", Image.new("RGB", (56, 56))), user("What is this? " * 30)]
+    tokens = len(engine.prepare(conversations[1]).input_ids)
+    short = with_context(engine, tokens)
+    short.model.encode_images = None  # not to be called
+    with pytest.raises(ValueError, match=f"the prompt has {tokens} tokens, but the model has {tokens} positions"):
+        short.chat_batch(conversations)
+    assert short.chat(user("Why?")).finish_reason in ("stop", "context")
 
 
 @pytest.mark.parametrize("limits", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])

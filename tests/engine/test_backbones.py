@@ -1,0 +1,117 @@
+"""Generation on the three language models: a batch answers as each prompt alone, and as the plain forward does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.sizes import compose, fresh
+
+IMAGE, TILE = 54, 4
+STOPS = frozenset(range(3, 61, 7))
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+    "norm_type": "layer_norm",
+    "qkv_bias": True,
+    "qk_normalization": False,
+}
+BASE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.4,
+}
+LLMS = {
+    "qwen2": {**BASE, "architectures": ["Qwen2ForCausalLM"]},
+    "internlm2": {  # a longer sequence has another base
+        **BASE,
+        "architectures": ["InternLM2ForCausalLM"],
+        "max_position_embeddings": 32,
+        "rope_scaling": {"type": "dynamic", "factor": 4.0},
+    },
+    "phi3": {  # a longer sequence has the long factors
+        **BASE,
+        "architectures": ["Phi3ForCausalLM"],
+        "original_max_position_embeddings": 32,
+        "sliding_window": 24,
+        "rope_scaling": {
+            "type": "su",
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+        },
+    },
+}
+
+
+@pytest.fixture(params=sorted(LLMS))
+def model(request):
+    raw = compose(VISION, LLMS[request.param], image_size=56, max_tiles=4)
+    model = fresh(VLMConfig.from_official(raw), seed=1)
+    model.image_token_id = IMAGE
+    return model.eval()
+
+
+def prompts():
+    """Lengths on both sides of 32, which some cross while they are answered; images: two groups share theirs."""
+    numbers = torch.Generator().manual_seed(0)
+
+    def text(count):
+        return torch.randint(1, 50, (count,), generator=numbers).tolist()
+
+    red, blue = [1, *[IMAGE] * TILE, 2], [3, *[IMAGE] * 2 * TILE, 4]
+    rows = [(text(5), "a"), (text(30), "b"), (text(40), "c"), ([*red, *text(2)], "d")]
+    rows += [([*red, *text(n)], "red") for n in (4, 9, 22, 31, 33)]
+    rows += [([*blue, *text(n)], "blue") for n in (3, 50)]
+    return [ids for ids, _ in rows], [key for _, key in rows]
+
+
+def drawn(model, ids, visual, config, keys=None):
+    rows = [[] for _ in ids]
+    for steps in generate(model, ids, visual, config, STOPS, image_keys=keys):
+        for step in steps:
+            rows[step.row].append(step.token)
+    return rows
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_batch_answers_as_each_prompt_alone(model, temperature):
+    config = GenerationConfig(max_new_tokens=8, temperature=temperature, seed=3)
+    ids, keys = prompts()
+    torch.manual_seed(0)
+    tiles = {key: torch.randn(2 if key == "blue" else 1, 3, 56, 56) for key in sorted(set(keys))}
+    with torch.inference_mode():
+        visual = [model.encode_images(tiles[key]) if IMAGE in row else None for row, key in zip(ids, keys, strict=True)]
+    alone = [drawn(model, [row], tokens, config)[0] for row, tokens in zip(ids, visual, strict=True)]
+    assert len({tuple(answer) for answer in alone}) > 5
+    assert len({len(answer) for answer in alone}) > 1
+    every = torch.cat([tokens for tokens in visual if tokens is not None])
+    assert drawn(model, ids, every, config, keys) == alone
+    assert drawn(model, ids, every, config) == alone
+
+
+def test_answers_are_those_of_the_plain_forward(model):
+    """Up to where the rotation changes; there the keys in the cache keep the rotation they have, as in the original."""
+    model.image_token_id = None
+    numbers = torch.Generator().manual_seed(2)
+    for count in (3, 14, 26) if model.config.llm.rope.kind == "dynamic" else (3, 26, 33, 50):
+        ids = torch.randint(1, 50, (count,), generator=numbers).tolist()
+        [answer] = drawn(model, [ids], None, GenerationConfig(max_new_tokens=6))
+        row = list(ids)
+        for token in answer:
+            with torch.no_grad():
+                wanted = int(model(torch.tensor([row]))[0, -1].argmax())
+            assert wanted == token or (token is None and wanted in STOPS)
+            row.append(wanted)
