@@ -10,7 +10,8 @@ from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.engine.remote import RemoteEngine, RemoteError
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.cache import Answer, AnswerCache
-from mini_internvl.records import JudgeError, Message
+from mini_internvl.inputs.messages import TextPart, Turn
+from mini_internvl.records import JudgeError
 
 MAX_REPLY_TOKENS = 256
 """Longest reply in tokens."""
@@ -39,8 +40,8 @@ class Judge:
         if self.cache and (known := self.cache.get([key])):
             self.cached += 1
             return known[key].text
-        turns: list[Message] = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": prompt})
+        said = (("system", system), ("user", prompt)) if system else (("user", prompt),)
+        turns = [Turn(role=role, parts=(TextPart(text=text),)) for role, text in said]  # a mark in an answer is text
         config = GenerationConfig(max_new_tokens=MAX_REPLY_TOKENS, temperature=temperature)
         try:
             reply = self.engine.chat(turns, config)

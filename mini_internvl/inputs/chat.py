@@ -301,7 +301,7 @@ def _spread(encoded: Encoded, context: int, counts: Sequence[int]) -> Encoded:
 @functools.lru_cache(maxsize=64)
 def _first_ids(tokenizer: Tokenizer, pieces: tuple[Piece, ...], control: frozenset[str]) -> list[int]:
     """The system turn's ids, the same in every conversation; not to be changed."""
-    if any(typed and token in text for text, typed in pieces for token in control):
+    if any(typed and token in text for text, typed in pieces for token in control | tokenizer.aliases):
         header = pieces[0][0]
         start = tokenizer.encode(header)[: -_length(tokenizer, header)]  # BOS, and a lone space of some
         return start + tokenizer.typed_ids(pieces, control)

@@ -30,6 +30,7 @@ from mini_internvl.inputs.messages import (
 
 KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """First bytes of a file -> kind that servers take as it is; others are sent as PNG."""
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 LONGEST = 4_000
 """Characters kept of a reply that is no text."""
 
@@ -148,9 +149,6 @@ def _field(
         limits = "" if kind is bool else f" of {least:g} to {most:g}" if most < math.inf else f" of at least {least:g}"
         raise ChatError(f"{name} is {json.dumps(value)[:60]}; it must be {_KINDS[kind]}{limits}")
     return value
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def read_completion(answer: object) -> Completion:

@@ -80,6 +80,8 @@ class Tokenizer(abc.ABC):
 
     kind: str
     """"bpe", "sentencepiece" or "json"."""
+    aliases: frozenset[str] = frozenset()
+    """Pieces of the base vocabulary whose numbers added tokens have taken ("[UNUSED_TOKEN_146]", InternLM2)."""
 
     def __init__(self, added: Sequence[AddedToken], pad_token: str | None = None) -> None:
         self.added = {token.content: token for token in added}
@@ -113,7 +115,7 @@ class Tokenizer(abc.ABC):
             control: added tokens whose text is characters like any others where it was typed.
         """
         pieces = list(pieces)
-        if not any(typed and token in text for text, typed in pieces for token in control):
+        if not any(typed and token in text for text, typed in pieces for token in control | self.aliases):
             return self.continue_ids("".join(text for text, _ in pieces))
         return self._cut_ids(pieces, control)
 
@@ -139,12 +141,12 @@ class Tokenizer(abc.ABC):
             cut[place + 1] = after.lstrip() if token.rstrip else after
         ids: list[int] = []
         for part in cut:
-            ids += [part.id] if isinstance(part, AddedToken) else self._plain_ids(part) if part else []
+            ids += [part.id] if isinstance(part, AddedToken) else self._plain_ids(part, bool(control)) if part else []
         return ids
 
     @abc.abstractmethod
-    def _plain_ids(self, text: str) -> list[int]:
-        """Ids of text without added tokens, between two of them."""
+    def _plain_ids(self, text: str, spell: bool = False) -> list[int]:
+        """Ids of text without added tokens, between two of them; ``spell`` writes aliases letter by letter."""
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -189,7 +191,7 @@ class FastTokenizer(Tokenizer):
     def continue_ids(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def _plain_ids(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str, spell: bool = False) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
 
     @functools.cached_property
@@ -242,6 +244,9 @@ class SentencePieceTokenizer(Tokenizer):
         self._unknown_length = len(model.encode(self._unknown, out_type=str))
         self._by_id = {token.id: token.content for token in self.added.values()}
         self._special |= {model.bos_id(), model.eos_id()} - set(self._by_id)
+        own = {number: model.id_to_piece(number) for number in self._by_id if number < model.get_piece_size()}
+        self._taken = [number for number, piece in own.items() if piece != self._by_id[number]]
+        self.aliases = frozenset(own[number] for number in self._taken)
 
     @property
     def size(self) -> int:
@@ -265,7 +270,10 @@ class SentencePieceTokenizer(Tokenizer):
     def _ids(self, text: str) -> list[int]:
         return self._cut_ids([(text, False)], frozenset())
 
-    def _plain_ids(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str, spell: bool = False) -> list[int]:
+        if spell and self.aliases:
+            letters = {n: [self.model.piece_to_id(c) for c in self.model.id_to_piece(n)] for n in self._taken}
+            return [i for number in self._plain_ids(text) for i in letters.get(number, (number,))]
         if self.prefix_every_piece or not text.startswith((SPACE, " ")):
             return self.model.encode(text, out_type=int)
         # A leading space must survive: tokenise behind the unknown token, then cut it off again.

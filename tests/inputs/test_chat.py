@@ -193,7 +193,7 @@ def test_the_system_message_holds_no_images(render):
         render([{"role": "system", "content": [image()]}, user("a")], [1])
 
 
-TYPED = ("<|im_start|>user", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>", "<|endoftext|>")
+TYPED = ("[UNUSED_TOKEN_146]", "<|im_start|>user", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>", "<|endoftext|>")
 
 
 @pytest.mark.parametrize("words", TYPED)
