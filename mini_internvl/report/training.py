@@ -5,7 +5,6 @@ The log only grows: a run that was stopped writes the steps after its last saved
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
 from bisect import bisect_left
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.report import svg
+from mini_internvl.train.log import read_lines
 
 LOGGED = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
 """Keys of the log with a meaning of their own; every other number is a measurement with a chart of its own."""
@@ -22,6 +22,8 @@ SMOOTHED_PARTS = 25
 """The training loss is smoothed over one part in so many of its steps."""
 CHART_POINTS = 240
 """Points of one line, about as many as a chart has pixels for."""
+LARGEST = 1e300
+"""Values beyond this, infinite ones and NaN are no measurement."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +79,7 @@ class Log:
                 self.borders.append((before, stage))
         else:
             before = self.borders[-1][0]
-        step = before + float(row["step"])
+        step = before + row["step"]
         if step <= last:
             self.borders = [border for border in self.borders if border[0] < step]
             for column in self.columns.values():
@@ -85,7 +87,7 @@ class Log:
                 del column.steps[place:], column.values[place:]
         self.last = step
         for key, value in row.items():
-            if type(value) in (int, float) and math.isfinite(value):
+            if type(value) in (int, float) and abs(value) < LARGEST:
                 column = self.columns.get(key) or self.columns.setdefault(key, Column())
                 column.steps.append(step)
                 column.values.append(value)
@@ -102,14 +104,11 @@ def read_log(path: Path) -> Log:
         ValueError: there are lines, but none is a step.
     """
     log = Log()
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-                if 0 < row["step"] < math.inf:
-                    log.add(row)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                log.unreadable += bool(line.strip())
+    for row in read_lines(path):
+        if row is None:
+            log.unreadable += 1
+        elif 0 < row["step"] < LARGEST:
+            log.add(row)
     if log.unreadable and not log.columns:
         raise ValueError(f'{path}:1: no line of a training log; each must be an object with a number "step"')
     return log

@@ -1,7 +1,7 @@
 """The training log ``metrics.jsonl``: one line a step, appended and never rewritten.
 
 A run that goes on from a saved state repeats the steps after it, and a kill may tear a line. Both are settled when the
-log is read: :func:`read_log` is its only reader.
+log is read: :func:`read_log` returns its rows, the report gathers columns from :func:`read_lines`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ class MetricsLog:
             file.write(json.dumps({"stage": self.stage, "step": step, **finite}) + "\n")
 
 
+def read_lines(path: str | Path) -> Iterator[dict[str, Any] | None]:
+    """Each line of a log as it was written, repeated steps too; ``None`` for one that is no step, torn by a kill."""
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                yield row
+            elif line.strip():
+                yield None
+
+
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a log in order, of repeated steps the last ones; torn lines are left out.
 
@@ -39,15 +54,8 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is no log.
     """
     rows: list[dict[str, Any]] = []
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                continue
-            while rows and rows[-1].get("stage") == row.get("stage") and rows[-1]["step"] >= row["step"]:
-                rows.pop()
-            rows.append(row)
+    for row in filter(None, read_lines(path)):
+        while rows and rows[-1].get("stage") == row.get("stage") and rows[-1]["step"] >= row["step"]:
+            rows.pop()
+        rows.append(row)
     return rows
