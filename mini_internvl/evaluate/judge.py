@@ -15,6 +15,8 @@ from mini_internvl.records import JudgeError
 
 MAX_REPLY_TOKENS = 256
 """Longest reply in tokens."""
+ODD = "judge: a reply that is no text"
+"""The ``item`` of such a reply in the cache, where it is kept to be read."""
 
 
 class Judge:
@@ -27,7 +29,7 @@ class Judge:
 
     def __init__(self, engine: RemoteEngine, cache: AnswerCache | None = None) -> None:
         self.engine, self.cache = engine, cache
-        self.asked = self.cached = self.failed = 0
+        self.asked = self.cached = self.failed = self.odd = 0
 
     def __call__(self, prompt: str, *, temperature: float = 0.0, system: str = "") -> str:
         """The judge's reply.
@@ -39,6 +41,7 @@ class Judge:
         key = keys.digest(["judge", address.url, address.model, system, prompt, temperature, MAX_REPLY_TOKENS])
         if self.cache and (known := self.cache.get([key])):
             self.cached += 1
+            self.odd += known[key].item == ODD
             return known[key].text
         said = (("system", system), ("user", prompt)) if system else (("user", prompt),)
         turns = [Turn(role=role, parts=(TextPart(text=text),)) for role, text in said]  # a mark in an answer is text
@@ -47,9 +50,11 @@ class Judge:
             reply = self.engine.chat(turns, config)
         except RemoteError as error:
             self.failed += 1
-            kept = ", what it answered is kept" if self.cache else ""
-            raise JudgeError(f"{error}; start the judge and score again{kept}") from None
+            told = ", what it answered is kept" if self.cache else ""
+            raise JudgeError(f"{error}; start the judge and score again{told}") from None
         self.asked += 1
+        self.odd += bool(reply.odd)
         if self.cache:
-            self.cache.put({key: Answer(text=reply.text, seconds=round(reply.seconds, 4), item="judge")})
+            kept = Answer(text=reply.text, seconds=round(reply.seconds, 4), item=ODD if reply.odd else "judge")
+            self.cache.put({key: kept})
         return reply.text
