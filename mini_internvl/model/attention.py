@@ -77,10 +77,13 @@ def plan_attention(
 
 
 def _right_padded(padding: Tensor) -> bool:
-    """Whether no real token follows a padding token; where values are not at hand, as on ``meta``, no."""
-    if type(padding) is not Tensor or padding.is_meta:
-        return False
-    return not bool((padding[:, 1:] > padding[:, :-1]).any())
+    """Whether no real token follows a padding token; where values are not at hand, no."""
+    return has_values(padding) and not bool((padding[:, 1:] > padding[:, :-1]).any())
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether a tensor's values can be read: not on ``meta``, nor in a fake or traced tensor."""
+    return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta and not torch.compiler.is_compiling()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan | None = None, *, dropout: float = 0.0) -> Tensor:

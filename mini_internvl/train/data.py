@@ -260,7 +260,7 @@ def micro_batches(examples: Sequence[Example], size: int, pad_id: int = 0) -> li
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is, but for the labels: they are read on the CPU (see ``losses.answers``)."""
+    """The batch where the model is, but for what losses read on the CPU (see ``losses.answers``)."""
     if device.type == "cpu":
         return batch
 
@@ -271,7 +271,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
             return value
         return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
-    moved = {field.name: move(getattr(batch, field.name)) for field in fields(batch) if field.name != "labels"}
+    read_on_cpu = ("labels", "segment_ids", "document_ids")
+    moved = {field.name: move(getattr(batch, field.name)) for field in fields(batch) if field.name not in read_on_cpu}
     return replace(batch, **moved)
 
 

@@ -37,7 +37,8 @@ def make_optimizer(learner: nn.Module, stage: StageRecipe) -> torch.optim.Optimi
     ]
     groups = [group for group in groups if group["params"]]
     if not hidden:
-        return torch.optim.AdamW(groups, lr=stage.lr, betas=stage.betas, fused=True)
+        on_meta = any(parameter.is_meta for parameter in trainable.values())  # torch has no fused step there
+        return torch.optim.AdamW(groups, lr=stage.lr, betas=stage.betas, fused=not on_meta)
     return MuonAdamW(hidden, groups, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
 
 

@@ -56,12 +56,17 @@ class Loss(nn.Module):
 
     def forward(self, model: InternVL, batch: Batch, images: ImageFeatures) -> Tensor:
         """The sum over the batch's supervised tokens."""
+        device = batch.input_ids.device
+        segments, documents = (
+            None if ids is None else ids.to(device, non_blocking=True)
+            for ids in (batch.segment_ids, batch.document_ids)
+        )
         hidden = model.hidden(
             batch.input_ids,
             position_ids=batch.position_ids,
             visual_tokens=images.visual_tokens if len(batch.tiles) else None,
-            segment_ids=batch.segment_ids,
-            document_ids=batch.document_ids,
+            segment_ids=segments,
+            document_ids=documents,
         )  # no mask: padding stands on the right, where causal attention does not look
         labels = batch.labels[:, 1:]
         row, place = (labels != IGNORE).nonzero(as_tuple=True)
@@ -88,6 +93,6 @@ def token_weights(batch: Batch, reduction: str) -> Tensor:
     """
     supervised = batch.labels[:, 1:] != IGNORE
     rows = torch.arange(len(supervised))[:, None].expand_as(supervised)[supervised]
-    own = [ids.cpu()[:, 1:][supervised] for ids in (batch.document_ids, batch.segment_ids) if ids is not None]
+    own = [ids[:, 1:][supervised] for ids in (batch.document_ids, batch.segment_ids) if ids is not None]
     _, answer, lengths = torch.stack([rows, *own]).unique(dim=1, return_inverse=True, return_counts=True)
     return lengths[answer].float() ** POWERS[reduction]
