@@ -347,7 +347,7 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
         raise
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(
-            f"{folder}/merges.txt is broken or of another vocab.json ({error}); copy both again"
+            f"{folder}/merges.txt is broken or of another vocab.json ({_line(error)}); copy both again"
         ) from None
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.NFC()
@@ -394,7 +394,7 @@ def _sentencepiece(
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
-        raise TokenizerError(f"{folder}/tokenizer.model is broken ({error}); copy it again") from None
+        raise TokenizerError(f"{folder}/tokenizer.model is broken ({_line(error)}); copy it again") from None
     return SentencePieceTokenizer(
         model,
         added,
@@ -413,7 +413,7 @@ def _json(folder: Path, pad_token: str | None) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         added = [_added(row["id"], row) for row in rows]
     except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{folder}/tokenizer.json is broken ({error}); copy it again") from None
+        raise TokenizerError(f"{folder}/tokenizer.json is broken ({_line(error)}); copy it again") from None
     return FastTokenizer(backend, added, "json", pad_token)
 
 
@@ -467,6 +467,11 @@ def _text(token: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{text!r:.60} is no token")
     return text
+
+
+def _line(error: Exception) -> str:
+    """A library's message in one line."""
+    return " ".join(str(error).split())
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:

@@ -392,3 +392,32 @@ def test_the_configs_name_every_backbones_linear_layers(folder):
     names = set(lora_layers(add_lora(model, LoraConfig(rank=1))))
     linear = {name for name, module in load_model(folder).named_modules() if isinstance(module, torch.nn.Linear)}
     assert linear - names == {"mlp1.1", "mlp1.3", "language_model.lm_head"}
+
+
+def test_adapters_train_in_float32_on_a_base_in_bfloat16(inputs, tmp_path):
+    """Half the memory of a frozen base; the adapter keeps small steps, and merges as on a base in float32."""
+    model = load_model(MODELS / "qwen2", dtype="bfloat16")
+    base = {name: value.clone() for name, value in model.state_dict().items()}
+    ids, pixels = inputs(model)
+    add_lora(model, LoraConfig(rank=4), seed=1)
+    losses = []
+    parameters = list(adapter_parameters(model))
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=0.01)
+    for _ in range(12):
+        logits = model(ids, pixels).float()
+        losses.append(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] - 0.3
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in base.items())
+    folder = save_adapter(model, tmp_path / "adapter", base="", base_hash="")
+    whole = load_model(MODELS / "qwen2")
+    load_adapter(whole, folder)
+    assert all(torch.equal(value, lora_state(model)[name]) for name, value in lora_state(whole).items())
+    half, full = merge_lora(model).state_dict(), merge_lora(whole).state_dict()
+    for name, value in half.items():
+        torch.testing.assert_close(value.float(), full[name], rtol=2**-7, atol=2e-3)  # the base itself was rounded
