@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mini_internvl.files import new_folder, recover_folder, write_json
@@ -28,6 +27,7 @@ from mini_internvl.model.checkpoint import layout_of, load_model, read_config
 from mini_internvl.model.files import CheckpointError, read_file, read_tensors
 from mini_internvl.model.layouts import native
 from mini_internvl.model.native_lora import Low, from_native, pairs, to_native
+from mini_internvl.model.stream import write_safetensors
 from mini_internvl.model.vlm import InternVL
 
 WEIGHTS = "adapter_model.safetensors"
@@ -112,8 +112,6 @@ def save_adapter(
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = low.b
     modules = list(dict.fromkeys([*([PROJECTOR] if projector else []), *full]))
     tensors |= {f"{_PREFIX}{name}": value for name, value in _whole_modules(model, modules).items()}
-    # Each tensor gets storage of its own: safetensors refuses the shared A of queries, keys and values.
-    tensors = {name: value.detach().to("cpu").clone().contiguous() for name, value in tensors.items()}
     dropout = max(layer.dropout for layer in lora.lora_layers(model).values())
     raw = _config(model, native, dropout) | {
         "auto_mapping": {
@@ -127,7 +125,7 @@ def save_adapter(
     folder = Path(folder)
     with new_folder(folder) as temporary:
         write_json(temporary / CONFIG, raw)
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_safetensors(tensors, temporary / WEIGHTS, {"format": "pt"})
     return folder
 
 

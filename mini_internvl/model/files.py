@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from mini_internvl.files import FileError, check_file, read_object, write_json
+from mini_internvl.model.stream import write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,14 +129,12 @@ def write_tensors(
     header = {"format": "pt", **(metadata or {})}
 
     def flush() -> None:
-        _save(held, folder / f"{len(shards)}.part", header)
+        write_safetensors(held, folder / f"{len(shards)}.part", header)
         shards.append(list(held))
         held.clear()
 
     for name, tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()
-        if tensor.untyped_storage().nbytes() != tensor.nbytes:
-            tensor = tensor.clone()  # a cut of a larger one: safetensors writes whole storages only
         if held and size + tensor.nbytes > shard_bytes:
             flush()
             size = 0
@@ -152,9 +151,3 @@ def write_tensors(
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     write_json(folder / INDEX, index)
     return [folder / name for name in names]
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    from safetensors.torch import save_file
-
-    save_file(dict(tensors), path, metadata=dict(metadata))

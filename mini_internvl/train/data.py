@@ -7,175 +7,26 @@ by length and cut into micro batches where they are used.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from mini_internvl import plugins, synth
+from mini_internvl.data import DataError
+from mini_internvl.data.sources import open_source
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.images import beside as image_beside
-from mini_internvl.inputs.messages import beside, normalise
+from mini_internvl.inputs.messages import normalise
 from mini_internvl.inputs.prepare import CutImage, Processor
-from mini_internvl.recipes import SourceRecipe, StageRecipe
+from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train.independent import PADDING, join, position_ids, split_questions
 from mini_internvl.train.losses.answers import IGNORE
-
-
-class DataError(ValueError):
-    """A training sample that cannot be used; the message names it."""
-
-
-class Source(Protocol):
-    """Samples by number; numbers past the end begin again."""
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-
-@dataclass(frozen=True)
-class SynthSource:
-    """Images drawn on the fly; never runs out."""
-
-    kind: str
-    seed: int
-    split: str
-
-    def __getitem__(self, index: int) -> Sample:
-        return synth.make(self.kind, self.seed, index, self.split)
-
-
-class ListSource:
-    """Samples held in a list, shuffled anew for each pass."""
-
-    def __init__(self, samples: Sequence[Sample], seed: int, name: str) -> None:
-        if not samples:
-            raise DataError(f"{name} holds no samples")
-        self.samples, self.seed = samples, seed
-        self._order: tuple[int, np.ndarray] | None = None
-
-    def __getitem__(self, index: int) -> Sample:
-        turn, place = divmod(index, len(self.samples))
-        if self._order is None or self._order[0] != turn:
-            self._order = (turn, np.random.default_rng((self.seed, turn)).permutation(len(self.samples)))
-        return self.samples[int(self._order[1][place])]
-
-
-def open_source(recipe: SourceRecipe, seed: int) -> Source:
-    """Open one source of a recipe.
-
-    Raises:
-        DataError: the file or folder is missing, or a row is wrong (named by file and line).
-    """
-    if recipe.kind == "synth":
-        if recipe.name not in synth.KINDS:
-            raise DataError(f'unknown synth kind "{recipe.name}"; known: {", ".join(synth.KINDS)}')
-        if reason := synth.missing(recipe.name):
-            raise DataError(f"{reason}; or take the source {recipe.name} out of the recipe")
-        return SynthSource(recipe.name, recipe.seed, recipe.split)
-    if recipe.kind == "domain":
-        domain = plugins.find("domains", recipe.name)
-        samples, name = list(domain.convert(Path(recipe.path), recipe.split)), f"{recipe.path} ({recipe.split})"
-    else:
-        samples, name = list(read_jsonl(Path(recipe.path))), recipe.path
-    if recipe.independent:
-        samples = [replace(sample, independent=True) for sample in samples]
-    for sample in samples:
-        _check_apart(sample, name)
-    return ListSource(samples, seed, name)
-
-
-def _check_apart(sample: Sample, name: str) -> None:
-    try:
-        if sample.independent:
-            split_questions(sample.messages)
-    except ValueError as error:
-        raise DataError(f"{name}, sample {sample.id}: {error}") from None
-
-
-def read_jsonl(path: Path) -> list[Sample]:
-    """Rows of InternVL's jsonl (``conversations``, ``image``) or of OpenAI messages (``messages``).
-
-    Image paths are relative to the file's folder. A row may say ``"independent": true`` of its questions.
-
-    Raises:
-        DataError: names the file and line.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    samples = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not valid JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{where}: a row is an object with messages or conversations")
-            try:
-                messages = (
-                    beside(row["messages"], path.parent) if "messages" in row else from_conversations(row, path.parent)
-                )
-                normalise(messages)
-            except KeyError as error:
-                raise DataError(f"{where}: no field {error}") from None
-            except (AttributeError, TypeError, ValueError) as error:
-                raise DataError(f"{where}: {error}") from None
-            independent = row.get("independent", row.get("apart", False))
-            if not isinstance(independent, bool):
-                raise DataError(f"{where}: independent is {json.dumps(independent)}; it must be true or false")
-            samples.append(
-                Sample(id=str(row.get("id", number)), messages=messages, source=path.stem, independent=independent)
-            )
-    return samples
-
-
-def from_conversations(row: Mapping[str, Any], folder: Path) -> list[Any]:
-    """InternVL's ``{image, conversations: [{from, value}]}`` -> messages with image parts.
-
-    A row with one image and no ``<image>`` mark gets it in front, as the original does.
-
-    Raises:
-        ValueError: marks and images differ in number, or a speaker is unknown.
-    """
-    names = row.get("image") or []
-    images = [image_beside(name, folder) for name in ([names] if isinstance(names, str) else names)]
-    turns = list(row["conversations"])
-    if turns and turns[0]["from"] not in ("human", "system"):
-        turns = turns[1:]
-    marks = sum(turn["value"].count("<image>") for turn in turns)
-    if len(images) == 1 and marks == 0:
-        first = next((i for i, turn in enumerate(turns) if turn["from"] == "human"), None)
-        if first is None:
-            raise ValueError("an image but no question: no turn is from human")
-        turns[first] = {**turns[first], "value": "<image>\n" + turns[first]["value"]}
-        marks = 1
-    if marks != len(images):
-        raise ValueError(f"{marks} <image> marks but {len(images)} images")
-    roles = {"human": "user", "gpt": "assistant", "system": "system"}
-    messages, rest = [], iter(images)
-    for turn in turns:
-        if turn["from"] not in roles:
-            raise ValueError(f'unknown speaker "{turn["from"]}"; known: human, gpt, system')
-        text = turn["value"]
-        content: Any = text
-        if "<image>" in text:
-            content = [{"type": "image", "image": next(rest)} for _ in range(text.count("<image>"))]
-            content.append({"type": "text", "text": text})
-        messages.append({"role": roles[turn["from"]], "content": content})
-    return messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +76,12 @@ class SampleProcessor:
             extras=extras,
             segment_ids=torch.tensor(segments) if segments else None,
         )
+
+
+def check(sample: Sample) -> None:
+    """Whether a sample's independent questions can be packed; ValueError says why not."""
+    if sample.independent:
+        split_questions(normalise(sample.messages))
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
@@ -284,7 +141,7 @@ class MixedDataset(Dataset["Example | DataError"]):
 
     def __init__(self, stage: StageRecipe, process: Callable[[Sample], Example], *, seed: int) -> None:
         self.stage, self.process = stage, process
-        self.sources = [open_source(source, seed + i) for i, source in enumerate(stage.data)]
+        self.sources = [open_source(source, seed + i, check) for i, source in enumerate(stage.data)]
         weights = np.array([source.weight for source in stage.data])
         count = stage.steps * stage.batch_size
         source_ids = np.random.default_rng(seed).choice(len(weights), size=count, p=weights / weights.sum())
@@ -377,25 +234,11 @@ class HeldOut:
 
 
 def held_out_set(
-    sources: Iterable[SourceRecipe], process: Callable[[Sample], Example], samples: int, seed: int
+    sources: Iterable[SourceRecipe], process: Callable[[Sample], Example], recipe: Recipe
 ) -> HeldOut | None:
     """The same number of samples from each source; ``None`` without sources."""
-    opened = [open_source(source, seed) for source in sources]
+    opened = [open_source(source, recipe.seed, check) for source in sources]
     if not opened:
         return None
-    each = -(-samples // len(opened))
+    each = -(-recipe.held_out_samples // len(opened))
     return HeldOut(lambda number: process(opened[number // each][number % each]), each * len(opened))
-
-
-def fingerprint(source: SourceRecipe) -> str:
-    """Hash of what a source reads: a file's bytes, or the names and sizes of a folder's files; "" of drawn samples."""
-    path = Path(source.path)
-    if source.kind == "synth":
-        return ""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    names = sorted(
-        (file.relative_to(path).as_posix(), file.stat().st_size) for file in path.rglob("*") if file.is_file()
-    )
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()

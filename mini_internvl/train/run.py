@@ -6,8 +6,9 @@ What is written where, and who may write it, is ``train.run_folder``.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mini_internvl.data.sources import open_source
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs import chat
@@ -27,11 +29,13 @@ from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
 from mini_internvl.train import losses, run_folder, state
-from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, fingerprint, held_out_set
+from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, check, held_out_set
 from mini_internvl.train.loop import Run, held_out_loss, run_stage, set_trainable, trainable
 from mini_internvl.train.losses import Learner
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.run_folder import RunFolder, saving
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,16 +208,16 @@ def run_recipe(
         start = open_initial(recipe)
         for stage in recipe.stages:
             set_trainable(start.model, stage.train)  # a stage that would train nothing is refused before any work
-        facts = _facts(recipe, start)
+        datasets = {
+            stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number)
+            for number, stage in list(enumerate(recipe.stages))[done:]
+        }  # of all stages: every row is checked before the first step
         trained = tuple(part for stage in recipe.stages[:done] for part in stage.train)
-        for number, stage in list(enumerate(recipe.stages))[done:]:
-            process = sample_processor(start, stage)
-            dataset = MixedDataset(stage, process, seed=recipe.seed + number)
-            held_out = held_out_set(
-                losses.held_out_sources(recipe, stage), process, recipe.held_out_samples, recipe.seed
-            )
-            if number == done:
-                owned.claim(recipe, facts)
+        for stage in recipe.stages[done:]:
+            dataset = datasets.pop(stage.name)
+            held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe)
+            if stage is recipe.stages[done]:
+                owned.claim(recipe, _facts(recipe, start, [dataset, *datasets.values()]))
                 at = owned.position()
                 if at is not None and at.stage != stage.name:  # of the stage before, which is finished
                     state.load_weights(owned.state, start.model, trainable(start.model, trained))
@@ -262,12 +266,25 @@ def _evaluation(
     return evaluate
 
 
-def _facts(recipe: Recipe, start: InitialCheckpoint) -> dict[str, Any]:
-    """What must be the same when the run goes on, beside the recipe, and what then changes rounding."""
-    sources = [source for stage in recipe.stages for source in stage.data] + list(recipe.held_out)
+def _facts(recipe: Recipe, start: InitialCheckpoint, datasets: Iterable[MixedDataset]) -> dict[str, Any]:
+    """What must be the same when the run goes on, beside the recipe, and what then changes rounding.
+
+    Warns of what is odd in the data.
+    """
+    opened = {
+        f"{dataset.stage.name}/{i}": (source, dataset.sources[i])
+        for dataset in datasets
+        for i, source in enumerate(dataset.stage.data)
+    }
+    opened |= {f"held out/{i}": (source, open_source(source, 0, check)) for i, source in enumerate(recipe.held_out)}
+    for line in sorted({line for _, source in opened.values() for line in source.warnings}):
+        _log.warning("%s", line)
     return {
         "base": start.sha256,
-        "data": [{"path": source.path or source.name, "sha256": fingerprint(source)} for source in sources],
+        "data": {
+            name: {"path": asked.path or asked.name, "fingerprint": source.fingerprint}
+            for name, (asked, source) in opened.items()
+        },
         "threads": torch.get_num_threads(),
         "device": start.model.device.type,
     }

@@ -98,7 +98,9 @@ class RunFolder:
         """
         counters = state.read_counters(self.state)
         if counters is not None:
-            _same_facts(self.path, counters.get("facts", {}), facts)
+            before = counters.get("facts", {})
+            _same_facts(self.path, before, facts)
+            facts = {**facts, "data": {**before.get("data", {}), **facts["data"]}}  # also of finished stages
         self.facts = dict(facts)
         if counters is None:
             self.save(Position(stage=recipe.stages[0].name))
@@ -231,8 +233,8 @@ def settle(recipe: Recipe, path: Path, precision: str) -> Recipe:
 
 def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse other data or another base, warn of what changes rounding only."""
-    for old, new in zip(before.get("data", []), now.get("data", []), strict=False):
-        if old["sha256"] != new["sha256"]:
+    for name, new in now["data"].items():
+        if before.get("data", {}).get(name, new)["fingerprint"] != new["fingerprint"]:
             raise RunFolderError(
                 f"{new['path']} is not the data that the run in {path} began with; put it back, or {ELSEWHERE}"
             )

@@ -12,7 +12,7 @@ from mini_internvl.inputs.tiles import normalise
 from mini_internvl.inputs.tokenizer import load_tokenizer
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.records import Sample
-from mini_internvl.train.data import Encoder
+from mini_internvl.train.data import SampleProcessor
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def test_training_and_answering_cut_alike(processor, more):
     part = noise((100, 40), **more)
     question = asked(part, noise((40, 90)))
     sample = Sample(id="1", messages=[*question, {"role": "assistant", "content": "A"}])
-    example = Encoder(processor=processor, max_tiles=6, max_length=4000)(sample)
+    example = SampleProcessor(processor=processor, max_tiles=6, max_length=4000)(sample)
     prompt = processor.prepare(question, max_tiles=6)
-    assert torch.equal(example.pixel_values, prompt.pixel_values)
+    assert torch.equal(normalise(example.tiles), prompt.pixel_values)
     assert example.input_ids.tolist()[: len(prompt.input_ids)] == prompt.input_ids
     alone = [processor.cut(asked(one), max_tiles=3) for one in (part, question[0]["content"][1])]
     assert prompt.tiles == tuple(len(image.tiles) for [image] in alone)

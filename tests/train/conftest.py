@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mini_internvl.data.rows import read_samples
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Example
-from mini_internvl.train.data import SampleProcessor, read_jsonl
+from mini_internvl.train.data import SampleProcessor
 from mini_internvl.train.losses import Learner
 from mini_internvl.train.run import InitialCheckpoint, open_initial, sample_processor
 
@@ -103,7 +104,7 @@ def process(start: InitialCheckpoint, stage: Callable[..., StageRecipe]) -> Samp
 @pytest.fixture
 def examples(rows: Path, process: SampleProcessor) -> list[Example]:
     """Those of the rows."""
-    return [process(sample) for sample in read_jsonl(rows)]
+    return [process(sample) for sample in read_samples(rows)]
 
 
 @pytest.fixture

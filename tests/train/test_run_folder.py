@@ -246,19 +246,20 @@ def test_a_full_disk_is_one_line_and_the_old_state_stays(recipe, tmp_path):
 
 def test_a_data_error_saves_the_state_first(recipe, own_rows, tmp_path):
     """So that the run goes on from there once the data is mended."""
-    (own_rows.parent / "a.png").rename(own_rows.parent / "lost.png")
+    image = (own_rows.parent / "a.png").read_bytes()
+    (own_rows.parent / "a.png").write_bytes(b"no image")
     source = (SourceRecipe(kind="jsonl", path=str(own_rows)),)
     settings = recipe({"steps": 6, "batch_size": 1, "micro_batch": 1, "data": source}, save_every=100, seed=2)
     for workers in (0, 1):
         run = tmp_path / str(workers)
         with pytest.raises(
-            DataError, match=r"sample rows/r\d: .*a\.png does not exist.* \(step (\d) of one; the state"
+            DataError, match=r"rows\.jsonl:\d, sample rows/r\d: .*a\.png.* \(step (\d) of one; the state"
         ) as e:
             run_recipe(settings, run, workers=workers)
         step = int(str(e.value).partition("(step ")[2][0])
         assert step > 1, "choose a seed whose first sample is whole"
         assert json.loads((run / "state/state.json").read_text())["step"] == step - 1
-    (own_rows.parent / "lost.png").rename(own_rows.parent / "a.png")
+    (own_rows.parent / "a.png").write_bytes(image)
     run_recipe(settings, run, workers=0)
     assert [row["step"] for row in read_log(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
