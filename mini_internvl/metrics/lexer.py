@@ -42,8 +42,6 @@ class Rule:
     name: str  #: What the rule recognises, for readers and error messages.
     pattern: str  #: The text of the token, in the pattern language of this module.
     before: str = ""  #: What must follow the token.
-    keep: int = 0  #: When above 0: only this many characters are the token, the others are read again.
-    again: int = 0  #: Characters at the end of the token that are read once more, as the beginning of what follows.
     text: Callable[[str], str] | None = None  #: Changes the token's text; "" drops the token; None leaves it.
 
 
@@ -357,14 +355,12 @@ class Lexer:
             token = text[at:end] if change is None else change(text[at:end])
             if token:
                 found.append(token)
-            at = end - rules[number].again
+            at = end
         return found
 
     def token_end(self, number: int, marks: str, start: int, stop: int) -> int:
         """Where the token of rule `number` ends when rule and context together match marks[start:stop]."""
         length = self.context_length[number]
-        if self.rules[number].keep:
-            return start + self.rules[number].keep
         if length is not None:
             return stop - length
         token, context = self.splitters[number]

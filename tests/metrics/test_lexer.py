@@ -40,14 +40,6 @@ def test_a_context_of_any_length_leaves_the_longest_token():
     assert cut("aaab", Rule(name="a", pattern="a+", before="a*b")) == ["aaa", "b"]
 
 
-def test_keep_and_again_reread_characters():
-    assert cut("cannot", Rule(name="cannot", pattern="cannot", keep=3)) == ["can", "n", "o", "t"]
-    assert cut("inc.5", Rule(name="inc", pattern=r"inc\.", again=1), Rule(name="n", pattern=r"\.[0-9]")) == [
-        "inc.",
-        ".5",
-    ]
-
-
 def test_literals_match_in_any_case_and_brackets_as_written():
     rule = Rule(name="ark", pattern="[A]rk", text=lambda token: "state")
     word = Rule(name="word", pattern="[A-Za-z]+")

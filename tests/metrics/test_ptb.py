@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -75,6 +77,17 @@ EXAMPLES = {
 @pytest.mark.parametrize(("text", "tokens"), [pair for group in EXAMPLES.values() for pair in group])
 def test_examples(text, tokens):
     assert ptb.tokenize([text]) == [tokens]
+
+
+def test_recorded_captions_and_hostile_strings():
+    recorded = json.loads(Path(__file__).with_name("ptb_sample.json").read_text(encoding="utf-8"))
+    texts = [line for text in recorded for line in (text, "qzq")]  # a line of its own between two texts
+    found = dict(zip(recorded, "\n".join(ptb.tokenize(texts)).split("\nqzq"), strict=False))
+    wrong = {
+        text: found[text].removeprefix("\n") for text in recorded if found[text].removeprefix("\n") != recorded[text]
+    }
+    assert len(recorded) > 400
+    assert not wrong
 
 
 def test_other_line_ends_shift_later_captions_unless_told_otherwise():
