@@ -1,74 +1,115 @@
-"""Adapt a model to a domain, from raw records to a report: score, train, score again, and show what it cost.
+"""Adapt a model to a domain, from raw records to two evaluations and a trained checkpoint; it knows no domain.
 
 The steps are those of the paper's framework (section 3.3): domain samples in the unified formats, general samples
-mixed in at ratio r, full-parameter training for a few passes, the domain's own benchmarks. General ability is probed
-before and after, since a gain that forgets everything else is no gain. Every step leaves its result in the run folder,
-so the same command goes on where it was stopped.
+mixed in at ratio r, a few passes of training, the domain's own benchmarks. General ability is probed before and after,
+since a gain that forgets everything else is no gain. Layout of the run folder::
+
+    data/                 raw records, where the domain made them
+    rows/                 the same as training rows, and what of them could not be used (``domains/_rows.py``)
+    base/  adapted/       the evaluations before and after, as ``minivl eval`` writes them
+    train/                the training run; ``train/best`` is the result
+    answers.sqlite        every answer; seconds.json: what each step took
+    adapt.json            settings, counts and seconds, written last
+
+Every step leaves its result there, so the same call goes on where it was stopped. What can only fail late is tried
+first: settings, splits, files and extras are looked at before a model is loaded.
 """
 
 from __future__ import annotations
 
-import json
+import gc
 import math
-import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-import mini_internvl
 from mini_internvl import plugins, synth
-from mini_internvl.benchmarks import synth as general
-from mini_internvl.engine import Engine, load
-from mini_internvl.engine.engine import home, resolve
-from mini_internvl.evaluate import AnswerCache, evaluate, outputs
-from mini_internvl.evaluate import Listener as Asking
-from mini_internvl.evaluate.keys import file_hash
-from mini_internvl.inputs.messages import image_parts, question
+from mini_internvl.data.sources import open_source
+from mini_internvl.domains import AdaptRecipe, Domain, load_domain
+from mini_internvl.domains._rows import convert
+from mini_internvl.engine import Engine
+from mini_internvl.engine.engine import NANO, home, resolve
+from mini_internvl.evaluate import AnswerCache, Listener, evaluate, outputs, predict
+from mini_internvl.evaluate.model import load_evaluated
+from mini_internvl.evaluate.questions import Questions, read_questions
+from mini_internvl.evaluate.run import score
+from mini_internvl.files import read_object, write_json
+from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, to_dict
-from mini_internvl.records import Item, Prediction, Score
-from mini_internvl.train.meter import Progress
-from mini_internvl.train.run import run_recipe
+from mini_internvl.recipes import PARTS, LoraRecipe, Recipe, SourceRecipe
+from mini_internvl.records import Interrupted
+from mini_internvl.train.loop import Progress
+from mini_internvl.train.run import check_folder, run_recipe
 
-GENERAL = {"shapes": 3.0, "words": 3.0, "charts": 4.0, "text": 1.0}
+DRAWN = "synth"
+"""What ``general`` and ``probe`` call the drawn images, whose training data nano's came from."""
+DRAWN_SHARES = {"shapes": 3.0, "words": 3.0, "charts": 4.0, "text": 1.0}
 """Drawn general samples that are mixed in, with their shares."""
-SHOWN_CLIPS = 12
+NONE = "none"
+RECIPE_FIELDS = ("epochs", "lr", "ratio", "batch_size", "max_tiles", "max_length", "loss_reduction")
+"""Settings of an adaptation that replace those of the domain's recipe."""
+TRIED = 8
+"""Items of a benchmark that are scored without answers, to find what its scoring lacks before the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """Settings of one adaptation."""
+    """Settings of one adaptation; ``None`` leaves one to the domain's recipe for the model."""
 
     domain: str
-    """Name of the domain file."""
+    """Name of a domain, or path of a domain file."""
     output: Path
     """Run folder."""
     model: str | None = None
     """Starting checkpoint; ``None`` for nano."""
     data: Path | None = None
     """Folder of raw records; ``None`` lets the domain build its own in the run folder."""
-    clips: Mapping[str, int] = field(default_factory=dict)
-    """Samples per split that a built domain makes; missing ones from the domain's recipe."""
+    build: Mapping[str, int] = field(default_factory=dict)
+    """Numbers for the domain's ``build``."""
+    max_faults: float = 0.01
+    """Share of the records that may be unusable; more stop the run."""
     epochs: float | None = None
-    """Passes over the domain's training split; ``None`` takes the domain's suggestion."""
+    """Passes over the training split."""
     lr: float | None = None
-    """Peak learning rate; ``None`` takes the domain's suggestion."""
+    """Peak learning rate."""
     ratio: float | None = None
-    """General to domain samples (the paper's r); ``None`` takes the domain's suggestion, 0 mixes nothing in."""
-    general_items: int = 100
-    """Questions per kind of the general probe."""
+    """General to domain samples, the paper's r."""
+    batch_size: int | None = None
+    """Samples per optimiser step."""
+    max_tiles: int | None = None
+    """Most tiles of a sample that sets no limit itself."""
+    max_length: int | None = None
+    """Longest sample in tokens."""
+    loss_reduction: str | None = None
+    """How a token weighs: token, square or sample."""
+    lora: int | None = None
+    """Rank of the adapters that train instead of the weights; ``None`` trains the weights."""
+    freeze_vision: bool = False
+    """Whether the encoder stays as it is."""
+    general: str | None = None
+    """General training data: a meta file or a file of rows, ``synth`` or ``none``; ``None`` is synth for nano only."""
+    probe: Sequence[str] | None = None
+    """Benchmarks of general ability; ``None`` is synth for nano and nothing for other models."""
+    probe_data: Path | None = None
+    """Folder of their official files."""
+    probe_items: int = 100
+    """Questions of each of them (synth: of each kind)."""
     validation_items: int = 48
     """Validation questions per benchmark of the metric measured while training."""
+    device: str = "auto"
+    """Where the model is scored and trained."""
     precision: str = "auto"
     """Arithmetic of the training: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor is fast at it)."""
+    workers: int = 1
+    """Processes that prepare batches."""
     seed: int = 0
     """Seed of the data, the mixing and the training."""
     command: str = ""
@@ -76,9 +117,11 @@ class AdaptConfig:
 
 
 @dataclass(kw_only=True)
-class Listener:
-    """Whom to tell; every callback may be left out."""
+class Callbacks:
+    """What is called as the work goes on; each may be left out."""
 
+    note: Callable[[str], None] = lambda line: None
+    """A line about what will be done or was found."""
     step: Callable[[str], None] = lambda title: None
     """A step begins."""
     count: Callable[[int, int], None] = lambda done, total: None
@@ -86,215 +129,306 @@ class Listener:
     train: Callable[[Progress], None] = lambda progress: None
     """Progress of training."""
     should_stop: Callable[[], bool] = lambda: False
-    """True stops training after the present step."""
+    """True stops at the next safe point of whatever is being done."""
+
+    def counted(self, done: int, total: int) -> None:
+        """Tell of progress, and stop where that was asked for."""
+        self.count(done, total)
+        if self.should_stop():
+            raise Interrupted(f"stopped at {done} of {total}")
 
 
-def adapt(config: AdaptConfig, listener: Listener | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is settled before the work begins."""
+
+    domain: Domain
+    """The domain file."""
+    base: Path
+    """Folder of the starting checkpoint."""
+    recipe: AdaptRecipe
+    """Settings of the training."""
+    general: tuple[SourceRecipe, ...]
+    """General training data; the weights sum to the ratio."""
+    probe: Mapping[str, ModuleType]
+    """Benchmarks of general ability, by name."""
+    lines: Sequence[str]
+    """The plan in words."""
+
+
+def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, Any]:
     """Run or continue an adaptation.
 
     Returns:
-        The content of ``adapt.json``, from which report and table are made.
+        The content of ``adapt.json``; scores and answers are in ``base`` and ``adapted``.
 
     Raises:
         ValueError: the domain, data or model cannot be used, or the folder holds another run.
-        Interrupted: stopped by the listener; the same call goes on.
+        Interrupted: stopped by the callbacks; the same call goes on.
     """
-    listener = listener or Listener()
-    domain = plugins.find("domains", config.domain)
-    benchmarks = {name: plugins.find("benchmarks", name) for name in domain.BENCHMARKS}
+    call = callbacks or Callbacks()
+    plan = make_plan(config)
+    for line in plan.lines:
+        call.note(line)
     config.output.mkdir(parents=True, exist_ok=True)
     clock = Clock(config.output / "seconds.json")
-    base_folder = resolve(config.model)
-    data = _data(config, domain, listener, clock)
-    engine = load(base_folder, dtype="float32")
-    parameters = sum(p.numel() for p in engine.model.parameters())
-    items = {name: list(benchmark.items(data, "test")) for name, benchmark in benchmarks.items()}
-    probe_items = list(general.items(names=_probed(), count=config.general_items))
-    questions = {**items, "general": probe_items}
-    modules = {**benchmarks, "general": general}
-    base = _score("base", engine, base_folder, modules, questions, config, listener, clock)
-    recipe = make_recipe(config, domain, base_folder, data)
-    listener.step("adapt")
-    with clock.timed("adapt"):
+    raw = _raw_data(config, plan.domain, call, clock)
+    call.step("convert")
+    with clock.timed("convert"):
+        kept = convert(
+            plan.domain,
+            raw,
+            config.output / "rows",
+            max_faults=config.max_faults,
+            should_stop=call.should_stop,
+        )
+    for split, found in kept.items():
+        call.note(f"{split}: {found['rows']:,} rows" + (f", {found['faults']:,} unusable" if found["faults"] else ""))
+    tests = _tests(config, plan, raw)
+    validation = _validation(config, plan.domain, raw)
+    recipe = check_folder(make_recipe(config, plan, kept), config.output / "train")
+    for source in recipe.stages[0].data:
+        open_source(source, 0)
+    base = _score("base", config.model, tests, config, call, clock)
+    call.step("train")
+    with clock.timed("train"):
         best = run_recipe(
             recipe,
             config.output / "train",
-            probe=_validation_probe(config, benchmarks, data, base_folder),
-            on_progress=listener.train,
-            should_stop=listener.should_stop,
+            probe=_probe(plan.base, validation) if validation else None,
+            on_progress=call.train,
+            should_stop=call.should_stop,
+            workers=config.workers,
         )
-    engine = load(best, dtype="float32")
-    adapted = _score("adapted", engine, best, modules, questions, config, listener, clock)
-    result = _result(config, domain, benchmarks, data, base_folder, recipe, items, base, adapted)
-    result["model"]["parameters"] = parameters
-    result["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 1)}
-    _write_json(config.output / "adapt.json", result)
-    return result
+    adapted = _score("adapted", str(best), tests, config, call, clock)
+    content = {
+        "domain": plan.domain.name,
+        "title": plan.domain.title,
+        "command": config.command,
+        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "base": "base",
+        "adapted": "adapted",
+        "train": "train",
+        "checkpoint": str(best.relative_to(config.output)),
+        "benchmarks": [asked.name for asked in tests if asked.name not in plan.probe],
+        "probe": list(plan.probe),
+        "validation": {_logged(asked): len(asked.items) for asked in validation},
+        "model": base,
+        "adapted_model": adapted,
+        "settings": _settings(config, plan, recipe),
+        "data": {"path": str(raw), **kept},
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
+        "versions": outputs.versions(),
+        "machine": {"threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()},
+    }
+    write_json(config.output / "adapt.json", content)
+    return content
 
 
-def make_recipe(config: AdaptConfig, domain: ModuleType, base: Path, data: Path) -> Recipe:
-    """The training recipe of an adaptation: one stage, all parts, domain and general samples mixed."""
-    suggested = domain.RECIPE
-    ratio = suggested["general_ratio"] if config.ratio is None else config.ratio
-    if ratio < 0:
-        raise RecipeError(f"ratio is {ratio}; it must be 0 or above")
-    epochs = config.epochs or suggested["epochs"]
-    domain_samples = sum(1 for _ in domain.convert(data, "train"))
-    sources = [SourceRecipe(kind="domain", name=config.domain, path=str(data), weight=1.0)]
-    total = sum(GENERAL.values())
-    if ratio:
-        sources += [
-            SourceRecipe(kind="synth", name=kind, weight=ratio * share / total, seed=7 + config.seed)
-            for kind, share in GENERAL.items()
-        ]
-    batch = suggested["batch_size"]
-    stage = StageRecipe(
-        name="adapt",
-        data=tuple(sources),
-        steps=max(1, round(epochs * domain_samples * (1 + ratio) / batch)),
-        lr=config.lr or suggested["lr"],
-        weight_decay=suggested["weight_decay"],
-        warmup_ratio=suggested["warmup_ratio"],
-        batch_size=batch,
-        micro_batch=min(8, batch),
-        max_tiles=synth.MAX_TILES,
+def make_plan(config: AdaptConfig) -> Plan:
+    """Settle model, settings, general data and probe, and check them.
+
+    Raises:
+        ValueError: something is unknown, missing or out of range; the message names it and the fix.
+    """
+    domain = load_domain(config.domain)
+    if config.data is None and domain.build is None:
+        raise ValueError(f"the domain {domain.name} cannot make its own records; give their folder with --data")
+    if config.data is not None and not config.data.is_dir():
+        raise ValueError(f"{config.data} is no folder; --data takes the folder of the raw records")
+    base = resolve(config.model)
+    nano = read_config(home(base)) == read_config(NANO)
+    recipe = domain.nano_recipe if nano else domain.recipe
+    given = {name: getattr(config, name) for name in RECIPE_FIELDS if getattr(config, name) is not None}
+    if config.lora is not None and "lr" in given:
+        given["lora_lr"] = given["lr"]
+    recipe = replace(recipe, **given)
+    general = config.general or (DRAWN if nano else NONE)
+    if general == NONE and recipe.ratio:
+        if config.ratio:
+            raise ValueError(f"ratio {config.ratio:g} mixes general data in; say which with --general")
+        recipe = replace(recipe, ratio=0.0)
+    sources, told = _general(general, recipe.ratio, config.seed)
+    names = list(config.probe) if config.probe is not None else [DRAWN] if nano else []
+    probe = {name.replace("-", "_"): plugins.find("benchmarks", name) for name in names if name != NONE}
+    if config.probe_data is None and any(name != DRAWN for name in probe):
+        name = next(name for name in probe if name != DRAWN)
+        raise ValueError(f"the probe {name} reads its questions from a folder; give it with --probe-data")
+    for name in probe:
+        if name in domain.benchmarks:
+            raise ValueError(f"{name} scores the domain already; it cannot be the probe of general ability too")
+    trained = "adapters of rank " + str(config.lora) if config.lora else "all weights"
+    lines = [
+        f"{config.model or 'nano'}, adapted to {domain.title}: {trained}{', encoder frozen' * config.freeze_vision}",
+        f"epochs {recipe.epochs:g}, lr {recipe.lora_lr if config.lora else recipe.lr:g}, batches of "
+        f"{recipe.batch_size}, at most {recipe.max_tiles} tiles and {recipe.max_length:,} tokens, loss by "
+        f"{recipe.loss_reduction}" + (" (settings for nano)" if nano else ""),
+        told,
+        f"general ability is probed with {', '.join(probe)}"
+        if probe
+        else "general ability is not probed; name benchmarks with --probe to see what is forgotten",
+    ]
+    return Plan(domain=domain, base=base, recipe=recipe, general=sources, probe=probe, lines=lines)
+
+
+def _general(general: str, ratio: float, seed: int) -> tuple[tuple[SourceRecipe, ...], str]:
+    """The sources of general samples, and a line about them."""
+    if general == NONE or not ratio:
+        return (), "no general data: more is forgotten without it; give some with --general"
+    if general != DRAWN:
+        if not Path(general).is_file():
+            raise ValueError(f"the general data {general} is no file; --general takes a meta file or a file of rows")
+        return (SourceRecipe(kind="rows", path=general, weight=ratio),), f"general data: {general}, {ratio:g} to 1"
+    total = sum(DRAWN_SHARES.values())
+    for kind in DRAWN_SHARES:
+        if reason := synth.missing(kind):
+            raise ValueError(f"{reason}; or leave the drawn images out with --general none")
+    sources = [
+        SourceRecipe(kind="synth", name=kind, weight=ratio * share / total, seed=7 + seed)
+        for kind, share in DRAWN_SHARES.items()
+    ]
+    return tuple(sources), f"general data: drawn images, {ratio:g} to 1"
+
+
+def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """The training recipe: one stage on the domain's rows, with general samples mixed in."""
+    rows = {split: str(config.output / "rows" / f"{split}.jsonl") for split, found in kept.items() if found["rows"]}
+    first, *rest = kept
+    parts = tuple(part for part in PARTS if not (part == "vision" and config.freeze_vision))
+    if config.lora is not None:
+        parts = tuple(part for part in parts if part != "projector")
+    source = SourceRecipe(kind="rows", path=rows[first])
+    stage = plan.recipe.stage(
+        (source, *plan.general), rows=kept[first]["rows"], train=parts, lora=config.lora is not None
     )
     return Recipe(
-        name=f"adapt-{config.domain}",
-        model=str(base),
+        name=f"adapt-{plan.domain.name}",
+        model=str(plan.base),
         stages=(stage,),
         precision=config.precision,
+        device=config.device,
         seed=config.seed,
-        held_out=(SourceRecipe(kind="domain", name=config.domain, path=str(data), split="validation"),),
+        held_out=tuple(SourceRecipe(kind="rows", path=rows[split]) for split in rest if split in rows),
         held_out_samples=32,
         eval_every=max(1, stage.steps // 4),
         save_every=max(1, stage.steps // 8),
+        lora=None if config.lora is None else LoraRecipe(rank=config.lora, parts=parts),
     )
 
 
 class Clock:
-    """Seconds of each finished step, kept over restarts."""
+    """Seconds of each step, kept over restarts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.seconds: dict[str, float] = read_object(path) if path.exists() else {}
 
     @contextmanager
-    def timed(self, name: str) -> Any:
+    def timed(self, name: str) -> Iterator[None]:
         """Add the time of a step, also when it is interrupted."""
         began = time.monotonic()
         try:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 1)
-            _write_json(self.path, self.seconds)
+            write_json(self.path, self.seconds)
 
 
-def _data(config: AdaptConfig, domain: ModuleType, listener: Listener, clock: Clock) -> Path:
+def _raw_data(config: AdaptConfig, domain: Domain, call: Callbacks, clock: Clock) -> Path:
     """The raw folder: the user's, or built by the domain."""
     if config.data is not None:
         return config.data
-    if not hasattr(domain, "build"):
-        raise ValueError(f"the domain {config.domain} cannot make its own records; give their folder with --data")
-    listener.step("data")
+    assert domain.build is not None
+    call.step("build")
     folder = config.output / "data"
-    with clock.timed("data"):
-        counts = {**domain.RECIPE["clips"], **config.clips}
-        domain.build(folder, **counts, seed=config.seed, progress=listener.count)
+    with clock.timed("build"):
+        domain.build(folder, **config.build, seed=config.seed, progress=call.counted)
     return folder
 
 
-def _probed() -> list[str]:
-    return [kind for kind in general.MAIN if synth.missing(kind) is None]
+def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:
+    """What is asked before and after: the domain's test splits, then the probe."""
+    tests = [
+        read_questions(name, plan.domain.modules[name], data=raw / use.folder, split=use.test)
+        for name, use in plan.domain.benchmarks.items()
+        if use.test
+    ]
+    for name, benchmark in plan.probe.items():
+        if hasattr(benchmark, "kinds"):
+            kinds = [kind for kind in benchmark.MAIN if kind in benchmark.kinds()]
+            tests.append(read_questions(name, benchmark, limit=config.probe_items, kinds=",".join(kinds)))
+        else:
+            split = next(split for split in benchmark.SPLITS if split not in getattr(benchmark, "UNSCORED", ()))
+            given: dict[str, Any] = {"limit": config.probe_items, "seed": config.seed}
+            tests.append(read_questions(name, benchmark, data=config.probe_data, split=split, **given))
+    for asked in tests:
+        if not asked.items:
+            raise ValueError(f"{asked.name}: the split {asked.split} in {asked.data} holds no questions")
+        score(asked.benchmark, asked.items[:TRIED], [])
+    return tests
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores and answers of one model."""
-
-    scores: dict[str, Score]
-    """Benchmark name -> score; ``general`` is the probe."""
-    predictions: dict[str, list[Prediction]]
-    """Benchmark name -> answers in the items' order."""
-    sha256: str
-    """Hash of the weights."""
+def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Questions]:
+    """What is asked while training; a benchmark without validation questions is left out."""
+    every = [
+        read_questions(name, domain.modules[name], data=raw / use.folder, split=use.validation)
+        for name, use in domain.benchmarks.items()
+        if use.validation
+    ]
+    return [replace(asked, items=asked.items[: config.validation_items]) for asked in every if asked.items]
 
 
 def _score(
-    label: str,
-    engine: Engine,
-    folder: Path,
-    modules: Mapping[str, ModuleType],
-    questions: Mapping[str, Sequence[Item]],
-    config: AdaptConfig,
-    listener: Listener,
-    clock: Clock,
-) -> Scored:
-    """Score one model on every set of questions; kept answers of the same weights are used again."""
-    sha = file_hash(*sorted(folder.glob("*.safetensors")))
-    scores, predictions = {}, {}
-    for name, items in questions.items():
-        listener.step(f"score {label}: {name}")
-        with clock.timed(f"score {label}"), AnswerCache(config.output / "answers.sqlite") as cache:
-            scores[name], predictions[name] = evaluate(
-                engine, modules[name], items, cache=cache, model=sha, listener=Asking(count=listener.count)
-            )
-        _write_evaluation(config, label, folder, sha, modules[name], items, predictions[name], scores[name])
-    return Scored(scores=scores, predictions=predictions, sha256=sha)
+    label: str, model: str | None, tests: Sequence[Questions], config: AdaptConfig, call: Callbacks, clock: Clock
+) -> dict[str, Any]:
+    """Evaluate a checkpoint into ``output/label``; kept answers of the same weights are used again.
+
+    The model is let go of afterwards, so that training finds the memory free.
+
+    Returns:
+        What names the model in its score files.
+    """
+    output = config.output / label
+    with clock.timed(f"score {label}"), AnswerCache(config.output / "answers.sqlite") as cache:
+        evaluated = load_evaluated(model, device=config.device)
+        outputs.check_model(output, evaluated.facts)
+        for asked in tests:
+            call.step(f"score {label}: {asked.name}")
+            began = time.monotonic()
+            listener = Listener(count=call.count, should_stop=call.should_stop)
+            predictions = predict(evaluated.engine, asked.items, cache=cache, model=evaluated.key, listener=listener)
+            folder = asked.write(output, predictions, asked.result(predictions, evaluated.facts))
+            timing = {"split": asked.split, "seconds": round(time.monotonic() - began, 2)}
+            outputs.write_json(folder / outputs.TIMING, timing)
+        facts = dict(evaluated.facts)
+    del evaluated
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return facts
 
 
-def _write_evaluation(
-    config: AdaptConfig,
-    label: str,
-    folder: Path,
-    sha: str,
-    benchmark: ModuleType,
-    items: Sequence[Item],
-    predictions: Sequence[Prediction],
-    score: Score,
-) -> None:
-    """The files that ``minivl eval`` writes, in ``RUN/base`` or ``RUN/adapted``."""
-    drawn = benchmark is general
-    about = outputs.facts(
-        benchmark,
-        items,
-        split="test",
-        protocol=next(iter(benchmark.PROTOCOLS)),
-        data=None if drawn else config.data or config.output / "data",
-        model={"name": label, "path": str(folder), "sha256": sha},
-        of=len(items),
-        limit=None,
-        seed=0,
-    )
-    about |= {"names": _probed(), "count": config.general_items, "seed": general.SEED} if drawn else {}
-    place = config.output / label / score.benchmark
-    outputs.write_lines(place / outputs.PREDICTIONS, outputs.rows(benchmark, items, predictions))
-    outputs.write_json(place / outputs.SCORE, outputs.result(benchmark, score, about))
-
-
-def _validation_probe(
-    config: AdaptConfig, benchmarks: Mapping[str, ModuleType], data: Path, base: Path
-) -> Callable[[InternVL], dict[str, float]]:
-    """Measures each benchmark's primary metric on validation questions; :func:`overall` of them picks the best."""
-    files = home(base)
-    items = {name: list(b.items(data, "validation"))[: config.validation_items] for name, b in benchmarks.items()}
+def _probe(base: Path, validation: Sequence[Questions]) -> Callable[[InternVL], dict[str, float]]:
+    """Measures each benchmark's primary metric on validation questions; their geometric mean picks the best."""
 
     def probe(model: InternVL) -> dict[str, float]:
-        engine = Engine.around(model, files)
-        measured = {}
-        for name, benchmark in benchmarks.items():
-            score, _ = evaluate(engine, benchmark, items[name])
-            measured[f"{name} {benchmark.PRIMARY_METRIC}"] = score.values[benchmark.PRIMARY_METRIC]
-        measured["score"] = overall(
-            measured[f"{name} {b.PRIMARY_METRIC}"] / getattr(b, "PRIMARY_METRIC_MAX", 100.0)
-            for name, b in benchmarks.items()
-        )
-        return measured
+        engine = Engine.around(model, home(base))
+        measured, shares = {}, []
+        for asked in validation:
+            found, _ = evaluate(engine, asked.benchmark, asked.items)
+            measured[_logged(asked)] = value = found.values[asked.benchmark.PRIMARY_METRIC]
+            shares.append(value / getattr(asked.benchmark, "PRIMARY_METRIC_MAX", 100.0))
+        return {**measured, "score": geometric_mean(shares)}
 
     return probe
 
 
-def overall(shares: Iterable[float]) -> float:
+def _logged(asked: Questions) -> str:
+    """What the training log calls a benchmark's validation metric."""
+    return f"{asked.name} {asked.benchmark.PRIMARY_METRIC}"
+
+
+def geometric_mean(shares: Iterable[float]) -> float:
     """One number for several primary metrics, each a share of its maximum: their geometric mean, 0.01 to about 1.
 
     Relative gains weigh alike whatever the unit: a CIDEr of 150 is 15 % of what it may reach and far better than 30,
@@ -304,109 +438,15 @@ def overall(shares: Iterable[float]) -> float:
     return math.exp(statistics.fmean(math.log(max(0.0, share) + 0.01) for share in shares))
 
 
-def _result(
-    config: AdaptConfig,
-    domain: ModuleType,
-    benchmarks: Mapping[str, ModuleType],
-    data: Path,
-    base_folder: Path,
-    recipe: Recipe,
-    items: Mapping[str, Sequence[Item]],
-    base: Scored,
-    adapted: Scored,
-) -> dict[str, Any]:
-    """Everything the report shows."""
-    columns = [
-        {
-            "benchmark": name,
-            "key": key,
-            "group": key.partition("/")[0].replace("_", " ").capitalize(),
-            "label": key.partition("/")[2] or key,
-            "higher_is_better": key not in benchmark.LOWER_IS_BETTER,
-        }
-        for name, benchmark in benchmarks.items()
-        for key in base.scores[name].values
-    ]
-    splits = {split: sum(1 for _ in domain.convert(data, split)) for split in ("train", "validation", "test")}
+def _settings(config: AdaptConfig, plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    """The settings that were used, flat, for the report."""
     return {
-        **{"base": "base", "adapted": "adapted", "train": "train", "probe": ["synth"], "checkpoint": "train/best"},
-        "domain": config.domain,
-        "title": getattr(domain, "TITLE", config.domain),
-        "command": config.command,
-        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "model": {"name": config.model or "nano", "path": str(base_folder), "sha256": base.sha256},
-        "adapted_sha256": adapted.sha256,
-        "versions": {
-            "mini_internvl": mini_internvl.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": {"threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()},
-        "recipe": to_dict(recipe),
-        "data": {**splits, "sha256": file_hash(data / "clips.jsonl") if (data / "clips.jsonl").exists() else ""},
-        "benchmarks": {
-            name: {
-                label: {"items": s.scores[name].items, "values": s.scores[name].values, "notes": s.scores[name].notes}
-                for label, s in (("base", base), ("adapted", adapted))
-            }
-            for name in benchmarks
-        },
-        "columns": columns,
-        "general": _general(base, adapted),
-        "clips": _clips(config.output, benchmarks, items, base, adapted),
+        **asdict(plan.recipe),
+        "steps": recipe.stages[0].steps,
+        "trains": list(recipe.stages[0].train),
+        "lora": config.lora or 0,
+        "general": [source.path or source.name for source in plan.general],
+        "device": config.device,
+        "precision": config.precision,
+        "seed": config.seed,
     }
-
-
-def _general(base: Scored, adapted: Scored) -> dict[str, Any]:
-    """The probe before and after, by kind and in the mean (per cent)."""
-    kinds = [name for name in base.scores["general"].values if "/" not in name and name != "mean"]
-    counts = base.scores["general"].counts
-    sides = {"base": base.scores["general"].values, "adapted": adapted.scores["general"].values}
-    return {
-        **{label: {kind: values[kind] for kind in kinds} for label, values in sides.items()},
-        "items": {kind: counts[kind] for kind in kinds},
-        "mean": {label: values["mean"] for label, values in sides.items()},
-    }
-
-
-def _question(item: Item) -> str:
-    """The text that is asked, without its images."""
-    return question(item.messages[-1:])
-
-
-def _clips(
-    output: Path,
-    benchmarks: Mapping[str, ModuleType],
-    items: Mapping[str, Sequence[Item]],
-    base: Scored,
-    adapted: Scored,
-) -> list[dict[str, Any]]:
-    """Test records spread evenly over the split, with every question and both answers."""
-    clips: dict[str, dict[str, Any]] = {}
-    for name, benchmark in benchmarks.items():
-        rows = zip(items[name], base.predictions[name], adapted.predictions[name], strict=True)
-        for item, before, after in rows:
-            parts = image_parts(item.messages)
-            frames = [os.path.relpath(part.source, output) for part in parts]
-            clip = clips.setdefault(
-                item.reference["clip"], {"id": item.reference["clip"], "frames": frames, "questions": []}
-            )
-            clip["questions"].append(
-                {
-                    "kind": item.reference["kind"],
-                    "question": _question(item),
-                    "truth": str(item.reference["answer"]),
-                    "base": before.text,
-                    "adapted": after.text,
-                    "base_right": benchmark.right(item, before.text),
-                    "adapted_right": benchmark.right(item, after.text),
-                }
-            )
-    every = list(clips.values())
-    return every[:: max(1, len(every) // SHOWN_CLIPS)][:SHOWN_CLIPS]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -85,3 +86,21 @@ def fake_server() -> ModuleType:
     sys.modules["fake_server"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def minivl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``minivl("ask", ...)`` -> (exit code, stdout, stderr)."""
+    from mini_internvl import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["minivl", *map(str, arguments)])
+        code: object = None
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return int(code or 0), out, err  # type: ignore[call-overload]
+
+    return run

@@ -19,22 +19,6 @@ from PIL import Image
 from mini_internvl import __version__, cli
 
 
-@pytest.fixture
-def minivl(monkeypatch, capsys):
-    """``minivl("ask", ...)`` -> (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["minivl", *map(str, arguments)])
-        try:
-            code = cli.main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code or 0, out, err
-
-    return run
-
-
 def one_line(err):
     """The error, checked to be one plain line."""
     assert err.startswith("minivl: ")

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._example import ExampleImage
-from mini_internvl.benchmarks._files import Faults, chosen, read_jsonl
-from mini_internvl.data import DataError
+from mini_internvl.benchmarks._files import chosen
+from mini_internvl.data import DataError, Fault
+from mini_internvl.data.files import scan
 from mini_internvl.records import Item, Part, Prediction
 
 CLIPS = "clips.jsonl"
@@ -37,36 +38,54 @@ QUESTIONS: Mapping[str, str] = {
 """The wording in which the benchmarks ask (the paper's four questions)."""
 
 
-def read_clips(root: str | Path, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of one split in file order, the whole file checked and the split's frames looked for.
+def clips(root: str | Path, split: str) -> Iterator[dict[str, Any] | Fault]:
+    """Rows of one split in file order, and a fault for each that is incomplete, wrong or lacks a frame.
+
+    A row that does not say its split counts to every one.
 
     Raises:
         ValueError: unknown split.
-        DataError: no file, or rows that are unreadable, incomplete or name a missing frame (listed).
+        DataError: no file.
     """
     chosen("split", split, SPLITS)
     path = Path(root) / CLIPS
     if not path.is_file():
         raise DataError(f"{path} is missing; give the folder that holds {CLIPS}")
-    rows = read_jsonl(path, FIELDS)
-    faults = Faults(path)
     seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        found = list(_wrong(row))
-        if not found and row["id"] in seen:
-            found = [f'the id "{row["id"]}" is used twice']
-        if not found and row["split"] == split:
-            gone = [frame for frame in row["frames"] if not (path.parent / frame).is_file()]
-            found = [f"the frame {frame} is missing" for frame in gone]
-        for fault in found:
-            faults.add(number, fault)
-        seen.add(str(row["id"]))
-    faults.check("build or copy the folder again")
-    yield from (row for row in rows if row["split"] == split)
+    for row in scan(path):
+        if isinstance(row, Fault):
+            yield row
+            continue
+        wrong = list(_wrong(row.raw)) or [f'the id "{row.id}" is used twice'] * (row.id in seen)
+        seen.add(row.id)
+        if isinstance(row.raw.get("split"), str) and row.raw["split"] != split:
+            continue
+        if not wrong:
+            gone = [frame for frame in row.raw["frames"] if not (path.parent / frame).is_file()]
+            wrong = [f"the frame {frame} is missing" for frame in gone]
+        yield Fault(file=path, place=row.place, reason="; ".join(wrong)) if wrong else dict(row.raw)
+
+
+def read_clips(root: str | Path, split: str) -> list[dict[str, Any]]:
+    """The same rows.
+
+    Raises:
+        ValueError: unknown split.
+        DataError: no file, or rows of the split are unusable (listed).
+    """
+    rows = list(clips(root, split))
+    faults = [row for row in rows if isinstance(row, Fault)]
+    if faults:
+        raise DataError.of(faults, "build or copy the folder again")
+    return [row for row in rows if not isinstance(row, Fault)]
 
 
 def _wrong(row: Mapping[str, Any]) -> Iterator[str]:
-    """What is not of the right kind."""
+    """What is missing or not of the right kind."""
+    missing = [field for field in FIELDS if field not in row]
+    if missing:
+        yield f"no {', '.join(missing)}"
+        return
     for field in ("id", "split", "description", "justification"):
         if not isinstance(row[field], str):
             yield f'field "{field}" must be a text'

@@ -40,20 +40,14 @@ class ExampleImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """Official files in small, and answers to the items that they give."""
+class Files:
+    """A data folder in small."""
 
     files: Mapping[str, Any]
     """Path in the data folder -> content: a list of rows for .jsonl and .tsv, JSON data for .json, text for others.
     A cell of a table that is an ExampleImage is written as base64, a list of them as a Python-style list."""
     images: Mapping[str, ExampleImage] = field(default_factory=dict)
     """Path in the data folder -> image."""
-    good: Sequence[str]
-    """Right answers, in the items' order."""
-    bad: Sequence[str]
-    """Wrong answers, in the items' order."""
-    judge: Mapping[str, str] = field(default_factory=dict)
-    """Part of a judge's prompt -> its reply, where the benchmark needs a judge."""
 
     def write(self, folder: Path) -> Path:
         """Write everything below ``folder``; returns it."""
@@ -75,6 +69,18 @@ class Example:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(image.png())
         return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(Files):
+    """Official files in small, and answers to the items that they give."""
+
+    good: Sequence[str]
+    """Right answers, in the items' order."""
+    bad: Sequence[str]
+    """Wrong answers, in the items' order."""
+    judge: Mapping[str, str] = field(default_factory=dict)
+    """Part of a judge's prompt -> its reply, where the benchmark needs a judge."""
 
 
 def _write_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

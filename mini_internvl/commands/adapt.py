@@ -1,93 +1,138 @@
-"""``minivl adapt``: the pipeline with its progress, then the table and the report."""
+"""``minivl adapt``: the adaptation with its progress, then the scores before and after and the report."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mini_internvl import report, terminal
-from mini_internvl.adapt import AdaptConfig, Listener, adapt
-from mini_internvl.commands._options import AsJson, Model
+from mini_internvl import report as reports
+from mini_internvl import terminal
+from mini_internvl.adapt import AdaptConfig, Callbacks, adapt
+from mini_internvl.commands._options import AsJson, Device, Model
 from mini_internvl.commands._stop import stoppable
 
 EXAMPLE = "minivl adapt driving-sim --epochs 4 --ratio 1"
 
 
 def command(
-    domain: Annotated[str, typer.Argument(help="Name of a domain, for instance driving-sim.")],
+    domain: Annotated[str, typer.Argument(help="Name of a domain (driving-sim), or path of a domain file of yours.")],
     model: Model = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; runs/DOMAIN when left out.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of raw records; built when left out.")] = None,
-    train_clips: Annotated[int | None, typer.Option(help="Training clips to build.")] = None,
-    test_clips: Annotated[int | None, typer.Option(help="Test clips to build.")] = None,
+    build: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="What is built, for instance train=2000; repeatable."),
+    ] = None,
+    max_faults: Annotated[float, typer.Option(help="Share of records that may be unusable.")] = 0.01,
     epochs: Annotated[float | None, typer.Option(help="Passes over the domain's samples.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     ratio: Annotated[float | None, typer.Option(help="General to domain samples, the paper's r.")] = None,
-    general_items: Annotated[int, typer.Option(help="Questions per kind of the general probe.")] = 100,
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32 arithmetic.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Samples per optimiser step.")] = None,
+    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of a training sample.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest training sample in tokens.")] = None,
+    loss_reduction: Annotated[str | None, typer.Option(help="token, square or sample.")] = None,
+    lora: Annotated[
+        int | None, typer.Option(metavar="RANK", help="Train adapters of this rank instead of the weights.")
+    ] = None,
+    freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="Leave the image encoder as it is.")] = False,
+    general: Annotated[
+        str | None,
+        typer.Option(help="General training data: a meta file, a file of rows, synth (default for nano), or none."),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(help="Benchmarks of general ability, separated by commas, or none; synth for nano by default."),
+    ] = None,
+    probe_data: Annotated[Path | None, typer.Option(help="Folder of those benchmarks' official files.")] = None,
+    probe_items: Annotated[int, typer.Option(min=1, help="Questions of each of them (synth: of each kind).")] = 100,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 1,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32 arithmetic of the training.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     json: AsJson = False,
 ) -> None:
-    """Adapt a model to a domain: score it, train, score again, probe what it forgot, write the report."""
-    from mini_internvl.adapt import AdaptConfig
+    """Adapt a model to a domain: score it, train, score again, probe what it forgot, write the report.
 
-    clips = {split: n for split, n in (("train", train_clips), ("test", test_clips)) if n is not None}
+    Settings that are left out come from the domain, which has some for nano and some for the released models.
+    """
     config = AdaptConfig(
         domain=domain,
         model=model,
-        output=output or Path("runs") / domain,
+        output=output or Path("runs") / Path(domain).stem,
         data=data,
-        clips=clips,
+        build=dict(_number(text) for text in build or []),
+        max_faults=max_faults,
         epochs=epochs,
         lr=lr,
         ratio=ratio,
-        general_items=general_items,
+        batch_size=batch_size,
+        max_tiles=max_tiles,
+        max_length=max_length,
+        loss_reduction=loss_reduction,
+        lora=lora,
+        freeze_vision=freeze_vision,
+        general=general,
+        probe=None if probe is None else probe.split(","),
+        probe_data=probe_data,
+        probe_items=probe_items,
+        device=device,
         precision=precision,
+        workers=workers,
         seed=seed,
         command=" ".join(["minivl", *sys.argv[1:]]),
     )
     with stoppable() as should_stop:
-        run(config, should_stop, as_json=json)
+        run(config, should_stop, report=report, as_json=json)
 
 
-TITLES = {"data": "building clips", "adapt": "adapting"}
+def _number(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not name.isidentifier() or not number.isdigit():
+        raise typer.BadParameter(f'"{text}" is not NAME=NUMBER, for instance train=2000')
+    return name, int(number)
 
 
-def run(config: AdaptConfig, should_stop: Callable[[], bool], *, as_json: bool = False) -> dict[str, Any]:
-    """Adapt, print the table, name the report. Returns the content of adapt.json."""
-    state: dict[str, Any] = {}
+def run(config: AdaptConfig, should_stop: Callable[[], bool], *, report: bool = True, as_json: bool = False) -> None:
+    """Adapt, print the scores, name the checkpoint and the report."""
+    if report:
+        reports.require()
+    bars: dict[str, terminal.ProgressBar] = {}
 
     def step(title: str) -> None:
-        state["counter"] = terminal.ProgressBar(TITLES.get(title, title))
+        bars["now"] = terminal.ProgressBar(title)
 
-    listener = Listener(
+    callbacks = Callbacks(
+        note=lambda line: typer.echo(line, err=True),
         step=step,
-        count=lambda done, total: state["counter"](done, total),
+        count=lambda done, total: bars["now"](done, total),
         train=terminal.TrainingBar(),
         should_stop=should_stop,
     )
-    result = adapt(config, listener)
-    path = report.build(config.output)
+    result = adapt(config, callbacks)
+    page = reports.build(config.output) if report else None
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
-        return result
-    print_tables(config.output, result["title"])
-    typer.echo(f"\nchanged weights: {config.output / 'train' / 'best'}\nreport: {path}")
-    return result
+        typer.echo(json_format.dumps(result, ensure_ascii=False, indent=1))
+        return
+    print_scores(config.output, result["probe"])
+    typer.echo(f"\nadapted model: {config.output / result['checkpoint']}")
+    if page:
+        typer.echo(f"report: {page}")
 
 
-def print_tables(run: Path, title: str) -> None:
-    """Base against adapted, each metric with what is clear about its change."""
-    sections = report.compare(report.read_evaluation(run / "adapted"), report.read_evaluation(run / "base"))
+def print_scores(folder: Path, probe: Sequence[str]) -> None:
+    """Print a table for each benchmark, before and after, and what is clear about the difference."""
+    sections = reports.compare(reports.read_evaluation(folder / "adapted"), reports.read_evaluation(folder / "base"))
     for section in sections:
         rows = [
-            (line.metric, f"{line.other:.2f}", f"{line.value:.2f}", str(line.items), line.result)
+            (line.metric, f"{line.other:.2f}", f"{line.value:.2f}", str(line.items or ""), line.result)
             for line in section.lines.values()
         ]
-        terminal.table(f"{title}: {section.result.title}", ("", "base", "adapted", "items", ""), rows)
-    typer.echo(report.verdict(sections, ("The adapted model", "the base")))
+        kind = "general ability" if section.result.benchmark in probe else "domain"
+        terminal.table(f"{section.result.title} ({kind})", ("", "base", "adapted", "items", ""), rows)
+    typer.echo(reports.verdict(sections, ("The adapted model", "the base")))

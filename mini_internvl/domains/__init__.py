@@ -1,18 +1,235 @@
-"""The domains: one file each, found by its name.
+"""The domains: one file each, found by its name; a file of your own is given by its path.
 
-A domain file turns raw annotations into training samples and says how to adapt to them. It has exactly::
+A domain file turns raw annotations into training samples and says how to adapt to them. It has::
 
-    convert(raw: Path, split: str = "train") -> Iterator[Sample]
-                     raw folder -> samples, ``apart`` where the questions of one do not build on each other.
-                     ValueError with file and row for anything unreadable.
-    RECIPE           dict of suggested training settings: epochs, lr, batch_size, general_ratio, max_tiles, ...
-    BENCHMARKS       names of the benchmark files that score this domain, all reading the same raw folder.
-    EXAMPLE          (raw record, Sample): a worked example; image paths in the Sample are relative to the raw folder.
+    TITLE            the domain's name in print.
+    SPLITS           names of the splits that ``convert`` knows: the first is trained on, the second, if there is one,
+                     is held out while training. Test splits belong to the benchmarks, which read them themselves.
+    convert(raw: Path, split: str) -> Iterator[Sample | Fault]
+                     raw folder -> samples, ``independent`` where the questions of one do not build on each other, and a
+                     Fault for each record that cannot be used. ValueError when the folder as a whole is wrong.
+    RECIPE           AdaptRecipe: the suggested settings for the released models.
+    NANO_RECIPE      the same for nano (optional); without it RECIPE, with what ``for_nano`` changes.
+    BENCHMARKS       name of a benchmark, or path of a benchmark file beside this one -> DomainBenchmark.
+    EXAMPLE          DomainExample: raw files in small, and the samples that they convert to.
 
 and, where the raw data can be made here::
 
-    build(folder, *, train, validation, test, ..., seed=0, progress=None) -> Path
+    build(folder, *, seed, progress, ...) -> Path
+                     writes the raw folder; numbers such as ``train=600`` may follow (``--build train=600``). It calls
+                     ``progress(done, total)`` as it goes; an exception from there must leave a folder that the next
+                     call goes on with.
 
 Modules whose name begins with an underscore are helpers, not domains. Importing a domain is cheap: extras are imported
 inside the functions that need them.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mini_internvl import plugins
+from mini_internvl.benchmarks._example import ExampleImage, Files
+from mini_internvl.data import Fault
+from mini_internvl.recipes import PARTS, RecipeError, SourceRecipe, StageRecipe
+from mini_internvl.records import Sample
+
+__all__ = ["AdaptRecipe", "Domain", "DomainBenchmark", "DomainExample", "ExampleImage", "load_domain"]
+
+REDUCTIONS = ("token", "square", "sample")
+"""How a token of an answer may weigh (``train/losses/answers.py``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRecipe:
+    """How to adapt; the defaults are the paper's domain fine-tuning, the batch cut to what small data wants."""
+
+    epochs: float = 1.0
+    """Passes over the training split."""
+    lr: float = 1e-5
+    """Peak learning rate when all weights train."""
+    lora_lr: float = 2e-4
+    """Peak learning rate when adapters train."""
+    ratio: float = 1.0
+    """General to domain samples, the paper's r; 0 mixes nothing in, which forgets more."""
+    batch_size: int = 16
+    """Samples per optimiser step."""
+    micro_batch: int = 1
+    """Samples per forward pass."""
+    max_tiles: int = 12
+    """Most tiles of a sample that sets no limit itself."""
+    max_length: int = 8192
+    """Longest sample in tokens."""
+    loss_reduction: str = "square"
+    """How a token weighs: ``token``, ``square`` or ``sample`` (see ``train/losses/answers.py``)."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices."""
+    warmup_ratio: float = 0.03
+    """Share of the steps in which the rate rises."""
+    drop_path: float = 0.1
+    """Stochastic depth of the encoder's last block."""
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "lr", "lora_lr", "batch_size", "micro_batch", "max_tiles", "max_length")
+        for name in (*positive, "ratio", "weight_decay", "warmup_ratio", "drop_path"):
+            value = getattr(self, name)
+            if value < 0 or (value == 0 and name in positive):
+                raise RecipeError(f"{name} is {value}; it must be {'above 0' if name in positive else '0 or above'}")
+        if self.loss_reduction not in REDUCTIONS:
+            raise RecipeError(f'loss_reduction is "{self.loss_reduction}"; known: {", ".join(REDUCTIONS)}')
+
+    def stage(
+        self, data: tuple[SourceRecipe, ...], *, rows: int, train: tuple[str, ...] = PARTS, lora: bool = False
+    ) -> StageRecipe:
+        """The one stage of an adaptation to ``rows`` domain samples, mixed with general ones."""
+        return StageRecipe(
+            name="adapt",
+            data=data,
+            steps=max(1, round(self.epochs * rows * (1 + self.ratio) / max(1, self.batch_size))),
+            train=train,
+            lr=self.lora_lr if lora else self.lr,
+            batch_size=self.batch_size,
+            micro_batch=min(self.micro_batch, self.batch_size),
+            max_tiles=self.max_tiles,
+            max_length=self.max_length,
+            loss={"answers": {"reduction": self.loss_reduction}},
+            weight_decay=self.weight_decay,
+            warmup_ratio=self.warmup_ratio,
+            drop_path=self.drop_path,
+        )
+
+    def for_nano(self) -> AdaptRecipe:
+        """What nano wants where a domain says nothing of it: a higher rate, fewer tiles, cheap large batches."""
+        return replace(
+            self,
+            lr=2.5e-4,
+            epochs=max(3.0, self.epochs),
+            micro_batch=8,
+            max_tiles=min(6, self.max_tiles),
+            loss_reduction="token",
+            drop_path=0.0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainBenchmark:
+    """What of a benchmark measures a domain."""
+
+    test: str | None = "test"
+    """Split that is scored before and after; ``None`` leaves the benchmark to the validation."""
+    validation: str | None = None
+    """Split whose primary metric is measured while training and picks the best checkpoint, if there is one."""
+    folder: str = ""
+    """Folder below the raw data that holds the benchmark's files; empty for the raw folder itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainExample(Files):
+    """Raw files in small, and what they convert to."""
+
+    samples: Mapping[str, Sequence[Sample]]
+    """Split -> samples, in order; their image paths are relative to the raw folder."""
+    faults: Mapping[str, int]
+    """Split -> how many of its records are faults on purpose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """A domain file that keeps the contract."""
+
+    name: str
+    """The file's name without its ending."""
+    title: str
+    """Its name in print."""
+    splits: tuple[str, ...]
+    """The training split, then the held-out one, if there is one."""
+    convert: Callable[[Path, str], Iterator[Sample | Fault]]
+    """Raw folder and split -> samples and faults."""
+    recipe: AdaptRecipe
+    """Suggested settings for the released models."""
+    nano_recipe: AdaptRecipe
+    """Suggested settings for nano."""
+    benchmarks: Mapping[str, DomainBenchmark]
+    """Names of benchmarks, as ``modules`` has them, with their splits and folder."""
+    modules: Mapping[str, ModuleType]
+    """The same benchmarks' files."""
+    build: Callable[..., Path] | None = None
+    """Makes the raw folder, where the domain can."""
+    file: Path
+    """The domain file."""
+
+
+def load_domain(name: str) -> Domain:
+    """A domain by its name, or by the path of a file of your own, checked against the contract.
+
+    Raises:
+        ValueError: names the file, what is wrong in it and what belongs there.
+    """
+    module = plugins.find("domains", name)
+    where = f"domain {name}"
+    named = {
+        wanted: _get(module, where, wanted, kind, what)
+        for wanted, kind, what in (
+            ("TITLE", str, "the domain's name in print"),
+            ("SPLITS", tuple, 'the names of its splits, for instance ("train", "validation")'),
+            ("convert", Callable, "a function (raw, split) -> samples and faults"),
+            ("RECIPE", AdaptRecipe, "an AdaptRecipe"),
+            ("BENCHMARKS", Mapping, "names of benchmarks, each with a DomainBenchmark"),
+        )
+    }
+    splits = named["SPLITS"]
+    if not splits or not all(isinstance(split, str) for split in splits) or len(set(splits)) < len(splits):
+        raise ValueError(
+            f"{where}: SPLITS is {splits!r}; it must hold different names, that of the training split first"
+        )
+    nano = getattr(module, "NANO_RECIPE", None)
+    if nano is not None and not isinstance(nano, AdaptRecipe):
+        raise ValueError(f"{where}: NANO_RECIPE is a {type(nano).__name__}; it must be an AdaptRecipe")
+    build = getattr(module, "build", None)
+    file = Path(str(module.__file__))
+    modules, uses = _benchmarks(where, file.parent, named["BENCHMARKS"])
+    return Domain(
+        name=file.stem.replace("_", "-"),
+        title=named["TITLE"],
+        splits=splits,
+        convert=named["convert"],
+        recipe=named["RECIPE"],
+        nano_recipe=nano or named["RECIPE"].for_nano(),
+        benchmarks=uses,
+        modules=modules,
+        build=build,
+        file=file,
+    )
+
+
+def _get(module: ModuleType, where: str, name: str, kind: Any, what: str) -> Any:
+    value = getattr(module, name, None)
+    if value is None:
+        raise ValueError(f"{where} has no {name}: {what} (docs/adapt.md)")
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: {name} is a {type(value).__name__}; it must be {what}")
+    return value
+
+
+def _benchmarks(
+    where: str, folder: Path, given: Mapping[str, Any]
+) -> tuple[dict[str, ModuleType], dict[str, DomainBenchmark]]:
+    """The benchmark files, and how they are used, by name; every split is there and can be scored."""
+    modules, uses = {}, {}
+    for name, use in given.items():
+        if not isinstance(use, DomainBenchmark):
+            raise ValueError(f"{where}: BENCHMARKS[{name!r}] is a {type(use).__name__}; it must be a DomainBenchmark")
+        module = plugins.find("benchmarks", str(folder / name) if name.endswith(".py") else name)
+        for split in (use.test, use.validation):
+            if split is not None and (split not in module.SPLITS or split in getattr(module, "UNSCORED", ())):
+                scored = [known for known in module.SPLITS if known not in getattr(module, "UNSCORED", ())]
+                raise ValueError(f'{where}: {name} scores no split "{split}"; there are: {", ".join(scored) or "none"}')
+        short = Path(name).stem.replace("-", "_")
+        modules[short], uses[short] = module, use
+    if not any(use.test for use in uses.values()):
+        raise ValueError(f"{where}: no benchmark of BENCHMARKS has a test split, so nothing could be scored")
+    return modules, uses

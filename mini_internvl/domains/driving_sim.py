@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._bddx import CLIPS, QUESTIONS, frame_parts, number_text, read_clips
+from mini_internvl.benchmarks._bddx import CLIPS, QUESTIONS, clips, example_frames, frame_parts, number_text
+from mini_internvl.data import Fault
+from mini_internvl.domains import AdaptRecipe, DomainBenchmark, DomainExample
 from mini_internvl.records import Message, Sample
 
 SOURCE = "driving-sim"
@@ -34,19 +36,10 @@ SEEDS_PER_BUILD = 1_000_000
 """Track seeds that one ``seed`` of :func:`build` may use in a split."""
 MAX_SEED = 1_000
 
-BENCHMARKS = ("bddx_text", "bddx_signals")
-
-RECIPE: Mapping[str, Any] = {
-    "epochs": 3,
-    "lr": 2.5e-4,
-    "weight_decay": 0.01,
-    "warmup_ratio": 0.03,
-    "batch_size": 16,
-    "general_ratio": 1.0,
-    "max_tiles": 1,
-    "clips": {"train": 600, "validation": 60, "test": 150},
-}
-"""Suggested settings for the nano model; the paper's 1B to 4B use lr 1e-5 and general data at the same ratio of 1."""
+SPLITS = ("train", "validation", "test")
+RECIPE = AdaptRecipe(epochs=1, ratio=1.0, max_tiles=1)
+NANO_RECIPE = RECIPE.for_nano()
+BENCHMARKS = {name: DomainBenchmark(test="test", validation="validation") for name in ("bddx_text", "bddx_signals")}
 
 WORDINGS: Mapping[str, Sequence[str]] = {
     "description": (
@@ -75,14 +68,14 @@ WORDINGS: Mapping[str, Sequence[str]] = {
 """The ways a question is asked in training; the first of each is the benchmarks' own."""
 
 
-def convert(raw: Path, split: str = "train") -> Iterator[Sample]:
-    """One sample a clip: its frames and four questions that stand apart, order and wording drawn from the clip's id.
+def convert(raw: Path, split: str) -> Iterator[Sample | Fault]:
+    """One sample a clip: its frames and four independent questions, order and wording drawn from the clip's id.
 
     Raises:
-        ValueError: the folder, a row or a frame is missing or wrong (named).
+        ValueError: the file is missing, or there is no such split.
     """
-    for row in read_clips(Path(raw), split):
-        yield _sample(row, frame_parts(raw, row))
+    for row in clips(raw, split):
+        yield row if isinstance(row, Fault) else _sample(row, frame_parts(raw, row))
 
 
 def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
@@ -247,37 +240,45 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(draft, path)
 
 
-EXAMPLE = (
-    {
-        "id": "train-000007",
-        "split": "train",
-        "frames": ["frames/train/000007-1.png", "frames/train/000007-2.png"],
-        "description": "The car is slowing down.",
-        "justification": "because the light ahead is red.",
-        "speed": 9.314,
-        "turning_angle": -0.4,
-    },
-    Sample(
-        id="train-000007",
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": "frames/train/000007-1.png", "name": "Frame-1"},
-                    {"type": "image", "image": "frames/train/000007-2.png", "name": "Frame-2"},
-                    {"type": "text", "text": "Explain why the car acts this way."},
+_CLIP = {
+    "id": "train-000007",
+    "split": "train",
+    "frames": ["frames/train/000007-1.png", "frames/train/000007-2.png"],
+    "description": "The car is slowing down.",
+    "justification": "because the light ahead is red.",
+    "speed": 9.314,
+    "turning_angle": -0.4,
+}
+EXAMPLE = DomainExample(
+    files={CLIPS: [_CLIP, {**_CLIP, "id": "train-000008", "speed": "fast"}]},
+    images=example_frames(_CLIP),
+    samples={
+        "train": [
+            Sample(
+                id="train-000007",
+                messages=[
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image", "image": "frames/train/000007-1.png", "name": "Frame-1"},
+                            {"type": "image", "image": "frames/train/000007-2.png", "name": "Frame-2"},
+                            {"type": "text", "text": "Explain why the car acts this way."},
+                        ],
+                    },
+                    {"role": "assistant", "content": "because the light ahead is red."},
+                    {"role": "user", "content": "What will the speed of the car be in the next frame, in m/s?"},
+                    {"role": "assistant", "content": "9.31"},
+                    {"role": "user", "content": "How is the car being driven?"},
+                    {"role": "assistant", "content": "The car is slowing down."},
+                    {"role": "user", "content": "Now predict the car's next turning angle in degrees:"},
+                    {"role": "assistant", "content": "-0.40"},
                 ],
-            },
-            {"role": "assistant", "content": "because the light ahead is red."},
-            {"role": "user", "content": "What will the speed of the car be in the next frame, in m/s?"},
-            {"role": "assistant", "content": "9.31"},
-            {"role": "user", "content": "How is the car being driven?"},
-            {"role": "assistant", "content": "The car is slowing down."},
-            {"role": "user", "content": "Now predict the car's next turning angle in degrees:"},
-            {"role": "assistant", "content": "-0.40"},
+                source=SOURCE,
+                max_tiles=1,
+                independent=True,
+            )
         ],
-        source=SOURCE,
-        max_tiles=1,
-        independent=True,
-    ),
+        "validation": [],
+    },
+    faults={"train": 1, "validation": 0},
 )

@@ -171,7 +171,7 @@ ROW = {"id": "a", "split": "test", "frames": ["a.png"], "description": "x", "jus
 def test_a_wrong_row_is_named_by_file_and_line(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     (tmp_path / "clips.jsonl").write_text(json.dumps(ROW) + "\n" + line + "\n")
-    with pytest.raises(ValueError, match=rf"clips\.jsonl: row 2: .*{message}"):
+    with pytest.raises(ValueError, match=rf"clips\.jsonl:2: .*{message}"):
         list(read_clips(tmp_path, "test"))
 
 

@@ -24,6 +24,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def example_clip(folder: Path) -> dict:
+    """A row of the worked example, whose frames are written into the folder."""
+    driving_sim.EXAMPLE.write(folder)
+    return rows_of(folder)[0]
+
+
 def test_rows_are_complete(clips: Path) -> None:
     rows = rows_of(clips)
     assert [row["split"] for row in rows] == ["train"] * 4 + ["validation"] + ["test"] * 3
@@ -111,15 +117,11 @@ def test_conversations(clips: Path) -> None:
 
 
 def test_conversion_is_repeatable_and_mixes_the_order(tmp_path: Path) -> None:
-    example, _ = driving_sim.EXAMPLE
-    frames = [tmp_path / frame for frame in example["frames"]]
-    frames[0].parent.mkdir(parents=True)
-    for frame in frames:
-        frame.touch()
+    example = example_clip(tmp_path)
     rows = [{**example, "id": f"clip-{number}"} for number in range(60)]
     (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    samples = list(driving_sim.convert(tmp_path))
-    assert samples == list(driving_sim.convert(tmp_path))
+    samples = list(driving_sim.convert(tmp_path, "train"))
+    assert samples == list(driving_sim.convert(tmp_path, "train"))
     firsts = [sample.messages[1]["content"] for sample in samples]
     for kind in QUESTIONS:
         answer = example[kind] if isinstance(example[kind], str) else f"{example[kind]:.2f}"
@@ -127,12 +129,9 @@ def test_conversion_is_repeatable_and_mixes_the_order(tmp_path: Path) -> None:
 
 
 def test_signals_that_were_not_recorded_are_not_asked(tmp_path: Path) -> None:
-    example, _ = driving_sim.EXAMPLE
-    for frame in example["frames"]:
-        (tmp_path / frame).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / frame).touch()
+    example = example_clip(tmp_path)
     (tmp_path / "clips.jsonl").write_text(json.dumps({**example, "speed": None}) + "\n")
-    [sample] = driving_sim.convert(tmp_path)
+    [sample] = driving_sim.convert(tmp_path, "train")
     assert len(sample.messages) == 6
 
 
