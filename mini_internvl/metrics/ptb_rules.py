@@ -66,6 +66,7 @@ NAMES: dict[str, str | CharSet] = {
     "HYPHENED": r"[A-Za-z0-9] [A-Za-z0-9.,\xad]* (- [A-Za-z0-9\xad]+)+",
     "DOTTED": r"{WORD} ([.!?] {WORD})+",
     "AND": r"[A-Z]+ (([&+] | &amp;) [A-Z]+)+",
+    "INNER": "({WORD} | {DOTTED} | {JOINED} | {HYPHENED} | {AND})",
     "SUFFIX": r"(s | d | m | ll | re | ve)",
     "FINAL": r"{APOSTROPHE} {SUFFIX}",
     "SLASHED": r"[A-Za-z0-9]+ (- [A-Za-z]+)*",
@@ -76,6 +77,7 @@ NAMES: dict[str, str | CharSet] = {
     "STARTER": _one_of(ptb_lists.STARTERS),
     "DIGITS": r"{DIGIT}+ (\xad {DIGIT}+)*",
     "NUMBER": r"([.:,] | \xad)? {DIGITS} ([.:,] {DIGITS})*",
+    "EYE": r"[\^x=~<>'-]",
     "GROUP_GAP": r"[\ \xa0-]",
     # Addresses and tags.
     "FILE_TYPE": _one_of(ptb_lists.FILE_TYPES),
@@ -103,7 +105,7 @@ _REPLACED = str.maketrans(
 _ONE_TOKEN = str.maketrans({" ": "\xa0", "(": "-LRB-", ")": "-RRB-"})
 
 
-def _without_soft_hyphens(token: str) -> str:
+def _unhyphened(token: str) -> str:
     return token.replace("\xad", "") or "-"
 
 
@@ -129,55 +131,39 @@ RULES = [
     Rule(name="got|ta", pattern="got", before="ta"),
     Rule(name="lem|me", pattern="lem | gim", before="me"),
     Rule(name="'t|is", pattern="'t", before="is | was"),
-    Rule(name="word", pattern="{WORD} | {COUNTED}", text=_without_soft_hyphens),
-    Rule(name="words with dots", pattern="{DOTTED}", text=_without_soft_hyphens),
+    Rule(name="word", pattern="{WORD} | {COUNTED}", text=_unhyphened),
+    Rule(name="words with dots", pattern="{DOTTED}", text=_unhyphened),
     Rule(name="abbreviation that may end a sentence", pattern=r"{ENDING} \.", before="{ANY}{ANY}?"),
-    Rule(name="compound", pattern="{JOINED} | {HYPHENED}", text=_without_soft_hyphens),
+    Rule(name="compound", pattern="{JOINED} | {HYPHENED}", text=_unhyphened),
     Rule(name="alternatives", pattern=r"{SLASHED} (\\? / {SLASHED}){1,2}"),
     Rule(name="initials", pattern=r"[A-Za-z] (\. [A-Za-z])* \."),
     Rule(name="initials in a compound", pattern=r"(({PLAIN} [.,]*)+ -)* [A-Za-z] (\. [A-Za-z])+ \. (- {PLAIN})*"),
-    Rule(
-        name="letter at a sentence end",
-        pattern="[A-Za-z]",
-        before=r"\. {GAP}+ ({STARTER} | [M](r | s)\. | {TAG}) {GAP}",
-    ),
+    Rule(name="last letter", pattern="[A-Za-z]", before=r"\. {GAP}+ ({STARTER} | [M](r | s)\. | {TAG}) {GAP}"),
     Rule(name="abbreviation before a name", pattern=r"{LEADING} \."),
     Rule(name="abbreviation before a number", pattern=r"{NUMBERED} \.", before="{SPACE}? {DIGIT}"),
-    Rule(
-        name="period inside a sentence",
-        pattern=r"({WORD} | {DOTTED} | {JOINED} | {HYPHENED} | {AND}) \.",
-        before="[,;:]",
-        text=_without_soft_hyphens,
-    ),
+    Rule(name="period inside a sentence", pattern=r"{INNER} \.", before="[,;:]", text=_unhyphened),
     # Apostrophes.
     Rule(name="elision", pattern="{ELIDED} | o{TICK}o | [nA-HJ-XZ] {TICK} {LETTER} {LETTER}+"),
     Rule(name="glottal stop", pattern="{LETTER}+ [aeiouyAEIOUY] {TICK} [aeiouA-Z] {LETTER}*"),
     Rule(name="clitic", pattern="{FINAL}", before="[^A-Za-z]", text=_replaced),
     Rule(name="curly clitic", pattern="{CURLY} {SUFFIX}", text=_replaced),
-    Rule(name="before a clitic", pattern="{HEAD}+", before="{FINAL} [^A-Za-z]", text=_without_soft_hyphens),
-    Rule(name="before a curly clitic", pattern="{HEAD}+", before="{CURLY} {SUFFIX}", text=_without_soft_hyphens),
-    Rule(
-        name="before n't",
-        pattern=r"[A-Za-z\xad]* [A-MO-Za-mo-z] \xad*",
-        before="n{TICK}t",
-        text=_without_soft_hyphens,
-    ),
+    Rule(name="before a clitic", pattern="{HEAD}+", before="{FINAL} [^A-Za-z]", text=_unhyphened),
+    Rule(name="before a curly clitic", pattern="{HEAD}+", before="{CURLY} {SUFFIX}", text=_unhyphened),
+    Rule(name="before n't", pattern=r"[A-Za-z\xad]* [A-MO-Za-mo-z] \xad*", before="n{TICK}t", text=_unhyphened),
     Rule(name="n't", pattern="n{TICK}t", text=_replaced),
-    Rule(
-        name="before s, d, m", pattern="{WORD} | {DOTTED}", before="{APOSTROPHE} [dmsDMS]", text=_without_soft_hyphens
-    ),
+    Rule(name="before s, d, m", pattern="{WORD} | {DOTTED}", before="{APOSTROPHE} [dmsDMS]", text=_unhyphened),
     Rule(name="y'", pattern="y{APOSTROPHE}", before="{LETTER}"),
     Rule(name="j'", pattern="(j | ol){APOSTROPHE}", before="{ANY}"),
     Rule(name="d'", pattern="(d | l){APOSTROPHE}"),
-    Rule(name="apostrophe first", pattern="{APOSTROPHE} (n{APOSTROPHE} | em | til | cause | [2-9]0s) | {CURLY} n"),
-    Rule(name="apostrophe first, then a gap", pattern="{APOSTROPHE} (n | [0-9][0-9])", before="{GAP}"),
+    Rule(name="apostrophe first", pattern="{APOSTROPHE} (n{APOSTROPHE} | em | till? | cause | [2-9]0s) | {CURLY} n"),
+    Rule(name="apostrophe first, then a gap", pattern="{APOSTROPHE} (n | [0-9][0-9])", before=r"{GAP} | \x85"),
     Rule(
         name="apostrophe inside",
         pattern="c{APOSTROPHE}(est | mon) | e{APOSTROPHE}er | ev{APOSTROPHE}ry"
         " | nor{APOSTROPHE}easter | cap{APOSTROPHE}n | nat{APOSTROPHE}l",
     ),
     # Numbers and short notations.
-    Rule(name="number", pattern="[+-]? {NUMBER}", text=_without_soft_hyphens),
+    Rule(name="number", pattern="[+-]? {NUMBER}", text=_unhyphened),
     Rule(name="fraction", pattern=r"({DIGIT}{1,4} {GROUP_GAP})? {DIGIT}{1,4} \\? / {DIGIT}{1,4}", text=_spaces_kept),
     Rule(name="date", pattern="{DIGIT}{1,2} [-/] {DIGIT}{1,2} [-/] {DIGIT}{2,4}"),
     Rule(
@@ -192,10 +178,7 @@ RULES = [
     Rule(name="hashtag", pattern=r"\# {HEAD}+"),
     Rule(name="user name", pattern="@ [A-Za-z_] [A-Za-z_0-9]*"),
     # Addresses, files, tags.
-    Rule(
-        name="mail",
-        pattern="(< | &lt;)? [A-Za-z0-9] {MAIL}* @ ({MAIL_HOST}+ [.])* {MAIL_HOST}+ (> | &gt;)?",
-    ),
+    Rule(name="mail", pattern="(< | &lt;)? [A-Za-z0-9] {MAIL}* @ ({MAIL_HOST}+ [.])* {MAIL_HOST}+ (> | &gt;)?"),
     Rule(name="web address", pattern="https? : / / {URL}+ {URL_END}"),
     Rule(
         name="web address without http",
@@ -203,17 +186,8 @@ RULES = [
     ),
     Rule(name="file", pattern=r"(({HEAD} | {DIGIT})+ \.)+ {FILE_TYPE}", before="{GAP} | [,?!.]"),
     Rule(name="tag", pattern="{TAG}", text=_spaces_kept),
-    Rule(
-        name="emoticon",
-        pattern=r"[<>]? [:;=] [-'o*]? [()\[\]\{DdPpO\\|@]",
-        before="[^A-Za-z0-9]",
-        text=_one_token,
-    ),
-    Rule(
-        name="face",
-        pattern=r"[\^x=~<>'-] _ [\^x=~<>'-] | \( ([\^x=~<>'-] [_.]? [\^x=~<>'-] | [\^x=~<>'] - [\^x=~<>'`]) \)",
-        text=_one_token,
-    ),
+    Rule(name="emoticon", pattern=r"[<>]? [:;=] [-'o*]? [()\[\]\{DdPpO\\|@]", before="[^A-Za-z0-9]", text=_one_token),
+    Rule(name="face", pattern=r"{EYE} _ {EYE} | \( ({EYE} [_.]? {EYE} | [\^x=~<>'] - [\^x=~<>'`]) \)", text=_one_token),
     # Signs.
     Rule(name="dots", pattern=r"\.{3,5} | \. \  \. \  \.", text=_always("...")),
     Rule(name="dashes", pattern="--+", text=lambda token: "--" if len(token) < 5 else token),
