@@ -17,6 +17,7 @@ import yaml
 
 from mini_internvl.files import write_text
 from mini_internvl.report import examples, settings, training
+from mini_internvl.report.explain import explain
 from mini_internvl.report.folders import Parts, Result, read_evaluation, read_parts
 from mini_internvl.report.page import render, require
 from mini_internvl.report.paired import STATES
@@ -59,9 +60,10 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         "page.html",
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        kind="comparison of two runs" if against is not None else parts.kind,
+        kind="comparison" if against else "adaptation" if parts.base else "evaluation" if parts.results else "training",
         title=_title(parts, run, names, against),
         names=names,
+        explain=explain,
         places=_places(parts, run, against),
         compared=others is not None,
         verdict=_verdict(parts, sections, names, against) if others is not None else "",
@@ -107,8 +109,8 @@ def _places(parts: Parts, run: Path, against: str | Path | None) -> list[tuple[s
     if parts.base is None or against is not None:
         return [("this", str(run)), *([("other", str(against))] if against is not None else [])]
     base = settings.model(parts.base[0])
-    told = ", ".join(str(part) for part in (base.get("path") or base.get("name"), settings.parameters(base)) if part)
-    return [("other", told), ("this", str(run / str(parts.facts.get("checkpoint", ""))))]
+    checkpoint = run / str(parts.facts.get("checkpoint", ""))
+    return [("other", str(base.get("path") or base.get("name"))), ("this", str(checkpoint))]
 
 
 def _names(parts: Parts, run: Path, others: Sequence[Result] | None, against: str | Path | None) -> tuple[str, str]:

@@ -22,17 +22,13 @@ from mini_internvl.report.folders import Answer, Result
 from mini_internvl.report.images import data_urls
 from mini_internvl.report.labels import Label
 from mini_internvl.report.page import short
-from mini_internvl.report.paired import GAINED, LOST
 
 PER_BENCHMARK, IN_ALL = 60, 480
 """Most examples of one benchmark, and of a page."""
 IMAGES_PER_ITEM = 6
 IMAGE_BYTES, LARGEST_IMAGE = 9_500_000, 110_000
 """JPEG bytes of all images together and of one; as base64 a third more."""
-LONGEST_QUESTION = 2000
 BOXES_PER_ITEM = 20
-AGREED = 0.2
-"""Share of the places that items keep on which two runs agree, while there are items on which they do not."""
 
 REFERENCES = (
     *("answer", "answers", "gold", "truth", "label", "labels", "gt", "gts"),
@@ -64,11 +60,6 @@ class Example:
     """Images that are not shown."""
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     """Class ("true", "other", "this") -> boxes drawn on the first image, as shares of its sides."""
-
-    @property
-    def question(self) -> str:
-        """The question, cut."""
-        return short(self.answer.question.strip(), LONGEST_QUESTION)
 
     @property
     def reference(self) -> str:
@@ -110,17 +101,6 @@ class Shown:
             found.setdefault(key, []).append(value)
         return {key: values for key, values in found.items() if len(values) > 1}
 
-    @property
-    def codes(self) -> Mapping[Label, str]:
-        """Category -> its name in the filter."""
-        pairs = [(key, value) for key, values in self.labels.items() for value in values]
-        return {pair: f"c{place}" for place, pair in enumerate(pairs)}
-
-    @property
-    def drawn(self) -> bool:
-        """Whether an example has boxes."""
-        return any(example.boxes for example in self.examples)
-
 
 def collect(result: Result, other: Result | None, benchmarks: int) -> Shown:
     """The examples of one of so many benchmarks, with their images still to be drawn."""
@@ -129,10 +109,7 @@ def collect(result: Result, other: Result | None, benchmarks: int) -> Shown:
 
 
 def choose(result: Result, other: Result | None, most: int) -> list[Example]:
-    """At most ``most`` examples in item order: as many wrong as right ones, or first what two runs disagree on.
-
-    Within a class they are spread evenly over categories and over the file.
-    """
+    """At most ``most`` examples in item order, as many of each class, spread over categories and over the file."""
     theirs = {answer.id: answer for answer in other.answers} if other else {}
     every = []
     for answer in result.answers:
@@ -142,23 +119,12 @@ def choose(result: Result, other: Result | None, most: int) -> list[Example]:
     classes: dict[str, list[int]] = {}
     for place, example in enumerate(every):
         classes.setdefault(example.state, []).append(place)
-    shares = _shares({name: len(places) for name, places in classes.items()}, most)
+    shares = _even({name: len(places) for name, places in classes.items()}, most)
     kept: list[int] = []
     for name, places in classes.items():
         ordered = sorted(places, key=lambda place: (every[place].labels, place))
         kept += [ordered[i * len(ordered) // shares[name]] for i in range(shares[name])]
     return [every[place] for place in sorted(kept)]
-
-
-def _shares(sizes: Mapping[str, int], most: int) -> dict[str, int]:
-    """How many of each class are shown."""
-    changed = {name: n for name, n in sizes.items() if name in (GAINED, LOST)}
-    rest = {name: n for name, n in sizes.items() if name not in changed}
-    if not changed:
-        return _even(rest, most)
-    agreed = max(round(AGREED * most), most - sum(changed.values()))
-    first = _even(changed, most - agreed)
-    return {**first, **_even(rest, most - sum(first.values()))}
 
 
 def _even(sizes: Mapping[str, int], most: int) -> dict[str, int]:
@@ -170,11 +136,7 @@ def _even(sizes: Mapping[str, int], most: int) -> dict[str, int]:
 
 
 def load(result: Result, examples: Sequence[Example]) -> str:
-    """Give the examples their images and boxes from the benchmark's files.
-
-    Returns:
-        Why there are none, or empty.
-    """
+    """Give the examples their images and boxes from the benchmark's files; returns why there are none, or nothing."""
     benchmark = result.module
     if benchmark is None:
         return f"this version has no benchmark called {result.benchmark}"

@@ -141,11 +141,6 @@ class Parts:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """The content of adapt.json, and of the training run's recipe.json under "recipe"."""
 
-    @property
-    def kind(self) -> str:
-        """What the run is."""
-        return "adaptation" if self.base is not None else "evaluation" if self.results else "training"
-
 
 def read_parts(run: Path) -> Parts:
     """Everything in a run folder that the report shows.

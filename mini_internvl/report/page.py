@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,7 +23,7 @@ def render(template: str, **values: Any) -> str:
 
     loader = PackageLoader("mini_internvl.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "signed": signed, "words": words}
+    environment.filters |= {"number": number, "signed": signed, "words": words, "short": short}
     return environment.get_template(template).render(**values)
 
 
@@ -53,11 +52,6 @@ def duration(seconds: object) -> str:
     whole = round(seconds)
     text = f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.3g} s"
     return text.replace(" ", "\u00a0")
-
-
-def count(things: Sequence[object], noun: str) -> str:
-    """ "1 column", "3 columns"."""
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def short(text: str, most: int = LONGEST_TEXT) -> str:

@@ -18,17 +18,9 @@ from mini_internvl.benchmarks._tally import mean_error
 from mini_internvl.report.folders import FEWEST, Answer, Result
 from mini_internvl.report.labels import plain, split
 
-RIGHT, WRONG, GAINED, LOST, BOTH_RIGHT, BOTH_WRONG, UNJUDGED = (
-    *("right", "wrong", "gained", "lost", "kept", "missed", "unjudged"),
-)
 STATES = {
-    WRONG: "Wrong",
-    RIGHT: "Right",
-    GAINED: "Gained",
-    LOST: "Lost",
-    BOTH_WRONG: "Both wrong",
-    BOTH_RIGHT: "Both right",
-    UNJUDGED: "Without a mark",
+    **{"wrong": "Wrong", "right": "Right", "gained": "Gained", "lost": "Lost"},
+    **{"missed": "Both wrong", "kept": "Both right", "unjudged": "Without a mark"},
 }
 """Class of an example -> words of the filter."""
 PLAIN = ("accuracy", "acc", "overall")
@@ -52,12 +44,12 @@ class Difference:
 def state(this: Answer, other: Answer | None, *, compared: bool) -> str:
     """The class of an example."""
     if not compared:
-        return {True: RIGHT, False: WRONG, None: UNJUDGED}[this.right]
+        return {True: "right", False: "wrong", None: "unjudged"}[this.right]
     if other is None or this.right is None or other.right is None:
-        return UNJUDGED
+        return "unjudged"
     if this.right:
-        return BOTH_RIGHT if other.right else GAINED
-    return LOST if other.right else BOTH_WRONG
+        return "kept" if other.right else "gained"
+    return "lost" if other.right else "missed"
 
 
 def difference(metric: str, this: Result, other: Result) -> Difference:

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mini_internvl.report import paired, settings, svg
-from mini_internvl.report.explain import explain
 from mini_internvl.report.folders import Result
-from mini_internvl.report.page import count, number, signed, words
+from mini_internvl.report.page import number, signed, words
 from mini_internvl.report.paired import Difference
 
 CONDITIONS = (
@@ -108,12 +107,12 @@ class Section:
         return [(name, ends[name], [_with_bars(line, ends[name]) for line in part]) for name, part in groups.items()]
 
     def _bar_end(self, lines: Sequence[Line]) -> float:
-        """Where bars end: 100 for percentages, the primary metric's largest value, or a round number above all."""
-        values = [value for line in lines for value in (line.value, line.other) if math.isfinite(value)]
+        """Where bars end: 100 for percentages, else the primary metric's largest value, or the largest of all."""
+        values = [v for line in lines if line.higher_is_better for v in (line.value, line.other) if math.isfinite(v)]
         if any(line.metric == self.result.primary_metric for line in lines):
             values.append(self.result.largest)
         largest = max(values, default=0.0)
-        return 100.0 if largest <= 100 <= self.result.largest else svg.round_end(largest)
+        return 100.0 if largest <= 100 <= self.result.largest else largest
 
     @property
     def about(self) -> list[str]:
@@ -122,11 +121,6 @@ class Section:
         first = (inspect.getdoc(module) or "").split("\n\n")[0].replace("``", "") if module else ""
         protocol = getattr(module, "PROTOCOLS", {}).get(self.result.text("protocol"), "")
         return [" ".join(first.split()), f"Protocol {self.result.text('protocol')}: {protocol}" if protocol else ""]
-
-    @property
-    def terms(self) -> list[tuple[str, str]]:
-        """(metric, sentence) of each metric."""
-        return explain(self.result)
 
     @property
     def baselines(self) -> list[tuple[str, float]]:
@@ -185,10 +179,10 @@ def _line(metric: str, result: Result, other: Result | None) -> Line:
 
 
 def _with_bars(line: Line, end: float) -> Line:
-    bars = [("this", line.value, line.error)]
-    if line.difference is not None:
-        bars.insert(0, ("other", line.other, line.other_error))
-    return replace(line, bars=svg.error_bars(bars, end))
+    """The line with its image; a metric where less is better has none, since its bars would praise the worse."""
+    bars = [("other", line.other, line.other_error)] if line.difference else []
+    bars.append(("this", line.value, line.error))
+    return replace(line, bars=svg.error_bars(bars, end)) if line.higher_is_better else line
 
 
 def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:
@@ -208,7 +202,7 @@ def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:
     unclear = len(compared) - found["better"] - found["worse"]
     end = f"; no clear difference on {unclear}" if unclear else ""
     return (
-        f"{this} is better than {other} on {found['better']} of {count(compared, 'benchmark')}, "
+        f"{this} is better than {other} on {found['better']} of {len(compared)} benchmarks, "
         f"worse on {found['worse']}{end}."
     )
 

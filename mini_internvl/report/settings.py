@@ -29,12 +29,6 @@ def model_name(results: Sequence[Result]) -> str:
     return ", ".join(name for name in names if name) or "unnamed model"
 
 
-def parameters(facts: Mapping[str, Any]) -> str:
-    """ "8,103,424 parameters", empty where the number is not known."""
-    number = facts.get("parameters")
-    return f"{number:,} parameters" if isinstance(number, int) and number else ""
-
-
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Settings as (name, text): {"data": {"path": "x"}} is ("data path", "x")."""
     for key, value in facts.items():

@@ -64,8 +64,8 @@ def line_chart(
 def describe(line: Series, x_title: str) -> str:
     """A line in words: "training: from 3.21 to 0.42 at step 450, between 0.4 and 3.3"."""
     values = [value for _, value in line.points]
-    last = f"{number(values[-1])} at {x_title} {number(line.points[-1][0])}"
-    return f"{line.name}: from {number(values[0])} to {last}, between {number(min(values))} and {number(max(values))}"
+    first, last, low, high = map(number, (values[0], values[-1], min(values), max(values)))
+    return f"{line.name}: from {first} to {last} at {x_title} {number(line.points[-1][0])}, between {low} and {high}"
 
 
 def swatch(line: Series) -> str:
@@ -97,14 +97,6 @@ def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
 
 def _part(value: float, end: float) -> float:
     return min(1.0, max(0.0, value / end)) if end > 0 and math.isfinite(value) else 0.0
-
-
-def round_end(most: float) -> float:
-    """Where bars end: the next of 1, 2, 3, 4, 5, 6, 8 times a power of ten."""
-    if most <= 0:
-        return 1.0
-    magnitude = 10.0 ** math.floor(math.log10(most))
-    return next(m * magnitude for m in (1, 2, 3, 4, 5, 6, 8, 10) if m * magnitude >= most * (1 - 1e-9))
 
 
 def number(value: float) -> str:
@@ -178,13 +170,12 @@ def _axes(scale: _Scale, x_title: str, y_title: str) -> list[str]:
 
 
 def _line(line: Series, scale: _Scale) -> list[str]:
-    points = line.points
-    placed = [(scale.across(x), scale.down(y)) for x, y in points]
+    placed = [(scale.across(x), scale.down(y)) for x, y in line.points]
     kind = "line faint" if line.faint else "line"
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     parts = [f'<polyline class="{kind} c{line.colour}" points="{path}"/>']
-    if line.dots or len(points) == 1:
-        for (x, y), (_, value) in zip(placed, points, strict=True):
+    if line.dots or len(placed) == 1:
+        for (x, y), (_, value) in zip(placed, line.points, strict=True):
             circle = f'<circle class="dot c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
             parts.append(f"{circle}<title>{number(value)}</title></circle>")
     return parts

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.report import svg
+from mini_internvl.report.page import words
 from mini_internvl.train.log import read_lines
 
 LOGGED = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
@@ -136,35 +137,23 @@ def charts(log: Log, counts: Mapping[str, int]) -> list[dict[str, Any]]:
 
 def _wanted(log: Log, counts: Mapping[str, int]) -> Iterator[tuple[str, str, str, list[svg.Series]]]:
     """Title, name of the upright axis, note and lines of each chart, some perhaps without points."""
-    loss, held_out, measured = log.get("loss"), log.get("held_out_loss"), _measured(log)
+    loss, held_out, measured = log.get("loss"), log.get("held_out_loss"), [k for k in log.columns if k not in LOGGED]
     window = max(1, len(loss) // SMOOTHED_PARTS)
     lines = [
-        svg.Series(name="training, each step", points=loss.points(), faint=True),
-        svg.Series(name=f"training, mean of {window:,} steps", points=loss.means(window)),
+        svg.Series(name="training, each step", points=loss.points() if window > 1 else [], faint=True),
+        svg.Series(name=f"training, mean of {window:,} steps" if window > 1 else "training", points=loss.means(window)),
         svg.Series(name="held out", points=held_out.points(), colour=2, dots=True),
     ]
     yield "Loss", "loss", "Held out: the same loss on samples that training never sees." if held_out else "", lines
     if len(measured) > 1:  # the score of a single measurement only repeats it
         note = "Picks the best weights: the geometric mean of the primary metrics, as shares of their largest values."
-        yield "Validation score", "score", note, [_measurement("score", log.get("score"))]
-    for key, name in measured.items():
+        yield "Validation score", "score", note, [svg.Series(name="score", points=log.get("score").points(), dots=True)]
+    for key in measured:
+        name = words(key).replace("/", " ")  # "bddx_text description/CIDEr"
         note = f"{counts[key]:,} validation items." if key in counts else "On validation items, not on the test split."
         title, note = (f"Validation: {name}", note) if " " in key else (name.capitalize(), "")
-        yield title, name.rpartition(" ")[2], note, [_measurement(name, log.get(key))]
+        yield title, name.rpartition(" ")[2], note, [svg.Series(name=name, points=log.get(key).points(), dots=True)]
     yield "Learning rate", "learning rate", "", [svg.Series(name="learning rate", points=log.get("lr").points())]
-
-
-def _measurement(name: str, column: Column) -> svg.Series:
-    """A line with a dot at each value, since it is measured now and then."""
-    return svg.Series(name=name, points=column.points(), dots=True)
-
-
-def _measured(log: Log) -> dict[str, str]:
-    """Logged keys such as "bddx_text description/CIDEr" -> "description CIDEr", whole where that is not unique."""
-    keys = [key for key in log.columns if key not in LOGGED]
-    ends = [key.partition(" ")[2] or key for key in keys]
-    names = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
-    return {key: name.replace("_", " ").replace("/", " ") for key, name in zip(keys, names, strict=True)}
 
 
 def summary(log: Log) -> list[tuple[str, str]]:
@@ -177,8 +166,6 @@ def summary(log: Log) -> list[tuple[str, str]]:
     ):
         if points:
             facts.append((name, f"{svg.number(points[0][1])} → {svg.number(points[-1][1])}"))
-    if rates := log.get("lr"):
-        facts.append(("peak learning rate", svg.number(max(rates.values))))
     if speeds := sorted(log.get("tokens_per_s").values):
         facts.append(("tokens/s (median)", f"{speeds[len(speeds) // 2]:,.0f}"))
     return facts
