@@ -65,7 +65,7 @@ def serve(answer: Callable[[dict[str, Any]], Any]) -> Iterator[Server]:
             status, text, headers = found
             try:
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
+                for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(text.encode())

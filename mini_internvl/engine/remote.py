@@ -248,6 +248,8 @@ class _Fetch(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
             with self.opener.open(request, timeout=self.seconds) as response:
                 content: bytes = response.read(LARGEST + 1)
                 status, wait = response.status, _seconds(response.headers.get("Retry-After"))
+                if response.length and len(content) <= LARGEST:
+                    raise http.client.IncompleteRead(content)
         except (OSError, http.client.HTTPException) as error:
             if self.over or isinstance(getattr(error, "reason", None), TimeoutError):
                 raise TimeoutError from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from mini_internvl.inputs.messages import ESCAPED, MARK, ChatError, Messages, TextPart, Turn, is_sample, normalise
@@ -33,44 +34,25 @@ SYSTEM_2_0 = (
 SYSTEM_2_5 = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
-TEMPLATES = {
-    template.name: template
-    for template in (
-        ChatTemplate(
-            name="Hermes-2",
-            system_role="<|im_start|>system\n",
-            user_role="<|im_start|>user\n",
-            assistant_role="<|im_start|>assistant\n",
-            sep="<|im_end|>",
-            system_message=SYSTEM_2_0,
-        ),
-        ChatTemplate(
-            name="internlm2-chat",
-            system_role="<|im_start|>system\n",
-            user_role="<|im_start|>user\n",
-            assistant_role="<|im_start|>assistant\n",
-            sep="<|im_end|>",
-            system_message=SYSTEM_2_0,
-            strips_turns=True,
-        ),
-        ChatTemplate(
-            name="phi3-chat",
-            system_role="<|system|>\n",
-            user_role="<|user|>\n",
-            assistant_role="<|assistant|>\n",
-            sep="<|end|>",
-            system_message=SYSTEM_2_0,
-        ),
-        ChatTemplate(
-            name="internvl2_5",
-            system_role="<|im_start|>system\n",
-            user_role="<|im_start|>user\n",
-            assistant_role="<|im_start|>assistant\n",
-            sep="<|im_end|>\n",
-            system_message=SYSTEM_2_5,
-        ),
-    )
-}
+CHATML = ChatTemplate(
+    name="Hermes-2",
+    system_role="<|im_start|>system\n",
+    user_role="<|im_start|>user\n",
+    assistant_role="<|im_start|>assistant\n",
+    sep="<|im_end|>",
+    system_message=SYSTEM_2_0,
+)
+PHI3 = ChatTemplate(
+    name="phi3-chat",
+    system_role="<|system|>\n",
+    user_role="<|user|>\n",
+    assistant_role="<|assistant|>\n",
+    sep="<|end|>",
+    system_message=SYSTEM_2_0,
+)
+INTERNLM2 = replace(CHATML, name="internlm2-chat", strips_turns=True)
+INTERNVL2_5 = replace(CHATML, name="internvl2_5", sep="<|im_end|>\n", system_message=SYSTEM_2_5)
+TEMPLATES = {template.name: template for template in (CHATML, INTERNLM2, PHI3, INTERNVL2_5)}
 
 
 def find_template(name: str) -> ChatTemplate:
@@ -121,10 +103,8 @@ def encode(
     turns = normalise(messages)
     training = is_sample(turns)
     segments = list(_segments(turns, template, system_message, training=training))
-    control = frozenset[str]()
-    if control_tokens == "text":
-        control = _control(tokenizer, template)
-    elif any(token in turn.text for turn in turns for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)):
+    control = _control(tokenizer, template) if control_tokens == "text" else frozenset[str]()
+    if not control and any(token in turn.text for turn in turns for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)):
         raise ChatError(f"a turn holds {IMAGE_START}, {IMAGE_CONTEXT} or {IMAGE_END}, which the original cannot read")
     encoded = _tokenise(segments, tokenizer, control)
     images = sum(piece is _IMAGE for pieces, _ in segments for piece in pieces)
@@ -162,8 +142,9 @@ def check(messages: Messages) -> None:
 @functools.lru_cache(maxsize=64)
 def _control(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
     """Added tokens that nobody can type."""
-    own = f"{template.system_role}{template.user_role}{template.assistant_role}{template.sep}"
-    own += f"{_IMAGE[0]}<s></s>"
+    own = "".join(
+        (template.system_role, template.user_role, template.assistant_role, template.sep, _IMAGE[0], "<s></s>")
+    )
     return frozenset(text for text, token in tokenizer.added.items() if token.special or text in own) - TAGS
 
 
@@ -214,13 +195,7 @@ def _check_role(role: object, turn: int, *, expected: str) -> None:
 
 
 def _pieces(turn: Turn, count: int, numbers: Iterator[int]) -> list[Piece]:
-    """A turn's text and images.
-
-    Args:
-        turn: the turn.
-        count: number of images in the conversation.
-        numbers: the numbers of images not yet written.
-    """
+    """A turn's text and images; ``numbers`` are those of the conversation's ``count`` images not yet written."""
     pieces: list[Piece] = []
     for part in turn.parts:
         if isinstance(part, TextPart):
@@ -235,14 +210,11 @@ def _pieces(turn: Turn, count: int, numbers: Iterator[int]) -> list[Piece]:
 def _stripped(pieces: Sequence[Piece]) -> list[Piece]:
     """Without white space around the whole; an image is none."""
     left = list(pieces)
-    while left and not left[0][0].strip():
-        left.pop(0)
-    while left and not left[-1][0].strip():
-        left.pop()
-    if left and left[0] is not _IMAGE:
-        left[0] = left[0][0].lstrip(), left[0][1]
-    if left and left[-1] is not _IMAGE:
-        left[-1] = left[-1][0].rstrip(), left[-1][1]
+    for end, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        while left and not left[end][0].strip():
+            left.pop(end)
+        if left and left[end] is not _IMAGE:
+            left[end] = strip(left[end][0]), left[end][1]
     return left
 
 

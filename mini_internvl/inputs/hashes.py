@@ -19,11 +19,7 @@ class ImageHashes:
         self.known: dict[Any, str] = {}
 
     def hash(self, source: Any) -> str:
-        """Of a path, bytes, a data URL, a PIL image, or what gives its bytes when read.
-
-        Raises:
-            ImageError: a file cannot be read.
-        """
+        """Of a path, bytes, a data URL, a PIL image, or what gives its bytes when read; ImageError as when opened."""
         if not isinstance(source, Hashable):
             return _hash(source)
         if source not in self.known:

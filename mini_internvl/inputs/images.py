@@ -76,21 +76,15 @@ def load_image(
         return _finish(image, name, limit)
 
 
-def enlarged(source: Any, scale: int, *, max_pixels: int | None = None) -> Image.Image:
-    """An image whose sides are enlarged ``scale`` times, bilinearly; the arguments are those of :func:`load_image`.
-
-    Raises:
-        ImageError: see :func:`load_image`; or the enlarged image would be too large.
-    """
-    image = load_image(source, max_pixels=max_pixels)
-    if scale == 1:
-        return image
-    size = image.width * scale, image.height * scale
-    if size[0] * size[1] > (_limit() if max_pixels is None else max_pixels):
+def enlarged(source: Any, scale: int) -> Image.Image:
+    """An image whose sides are enlarged ``scale`` times, bilinearly; ImageError also where it would be too large."""
+    image = load_image(source)
+    width, height = image.width * scale, image.height * scale
+    if width * height > _limit():
         raise ImageError(
             f"an image of {image.width}x{image.height} enlarged {scale} times is too large; lower its scale"
         )
-    return image.resize(size, Image.Resampling.BILINEAR)
+    return image if scale == 1 else image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def image_dimensions(source: str | os.PathLike[str] | bytes | bytearray | Image.Image) -> tuple[int, int]:
@@ -277,17 +271,12 @@ def _finish(image: Image.Image, name: str, limit: int) -> Image.Image:
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width}x{height}: it has no pixels")
-    if width * height > limit:
+    allowed = limit * PIXEL_BYTES // max(PIXEL_BYTES, _cost(image))
+    if width * height > allowed:
+        kind = f" for {image.mode} in {image.format}" if allowed < limit else ""
         raise ImageError(
-            f"{name} is {width}x{height}, that is {width * height:,} pixels, more than the limit of {limit:,}; "
+            f"{name} is {width}x{height}, that is {width * height:,} pixels, more than the limit of {allowed:,}{kind}; "
             f"scale it down, or raise max_pixels or {MAX_PIXELS_VARIABLE} if you trust the file"
-        )
-    if (cost := _cost(image)) * width * height > PIXEL_BYTES * limit:
-        kind = f"{image.mode} in {image.format}" if image.format else image.mode
-        raise ImageError(
-            f"{name} is {width}x{height} of {kind}: decoding takes {cost} bytes a pixel, more than the "
-            f"{PIXEL_BYTES * limit / 1e6:,.0f} MB that {limit:,} pixels allow; scale it down, or raise max_pixels or "
-            f"{MAX_PIXELS_VARIABLE} if you trust the file"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(

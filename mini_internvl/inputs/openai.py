@@ -1,4 +1,4 @@
-"""The OpenAI wire form, both ways: messages as a server takes them, and requests and answers read.
+"""The OpenAI wire form, both ways: messages as a server takes them, and messages and answers that came read.
 
 What comes from elsewhere is never trusted: a request may name no file (see ``messages.DATA_URLS``), and a reply of an
 odd shape is kept as text with a word about what is odd.
@@ -21,7 +21,6 @@ from mini_internvl.inputs.messages import (
     DATA_URLS,
     ChatError,
     ImagePart,
-    ImagePolicy,
     Messages,
     TextPart,
     Turn,
@@ -30,29 +29,8 @@ from mini_internvl.inputs.messages import (
 
 KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """First bytes of a file -> kind that servers take as it is; others are sent as PNG."""
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 LONGEST = 4_000
 """Characters kept of a reply that is no text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A chat completion that somebody asks for."""
-
-    turns: tuple[Turn, ...]
-    """The conversation, last turn from the user."""
-    model: str = ""
-    """The model's name, as the request writes it."""
-    max_tokens: int | None = None
-    """Longest answer; ``None`` leaves it to the server."""
-    temperature: float = 0.0
-    """0 takes the likeliest token."""
-    top_p: float = 1.0
-    """Share of the likeliest tokens that are drawn from."""
-    seed: int | None = None
-    """Of the draws."""
-    stream: bool = False
-    """Whether the answer is sent piece by piece."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,40 +93,15 @@ def data_url(part: ImagePart) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def read_request(body: object, *, policy: ImagePolicy = DATA_URLS) -> Request:
-    """The body of a request for a chat completion.
+def from_wire(messages: object) -> tuple[Turn, ...]:
+    """The messages of somebody's request; images come with it or not at all.
 
     Raises:
-        ChatError: it is no such request; the message names the field.
+        ChatError: they are malformed, or name a file or an address.
     """
-    if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list):
-        raise ChatError("the request has no messages; send an object with a list of them")
-    turns = normalise(body["messages"], policy=policy)
-    if not turns or turns[-1].role != "user":
-        raise ChatError("messages: the last one must come from the user")
-    longest = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-    return Request(
-        turns=turns,
-        model=str(body.get("model") or ""),
-        max_tokens=_field(body, longest, int, least=1),
-        temperature=_field(body, "temperature", float, default=0.0, most=2),
-        top_p=_field(body, "top_p", float, default=1.0, most=1),
-        seed=_field(body, "seed", int, least=-(2**63), most=2**63 - 1),
-        stream=_field(body, "stream", bool, default=False),
-    )
-
-
-def _field(
-    body: Mapping[str, Any], name: str, kind: type, *, default: Any = None, least: float = 0, most: float = math.inf
-) -> Any:
-    value = body.get(name)
-    if value is None:
-        return default
-    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not right or (kind is not bool and (isinstance(value, bool) or not least <= value <= most)):
-        limits = "" if kind is bool else f" of {least:g} to {most:g}" if most < math.inf else f" of at least {least:g}"
-        raise ChatError(f"{name} is {json.dumps(value)[:60]}; it must be {_KINDS[kind]}{limits}")
-    return value
+    if not isinstance(messages, list):
+        raise ChatError("the request has no messages; send a list of them")
+    return normalise(messages, policy=DATA_URLS)
 
 
 def read_completion(answer: object) -> Completion:

@@ -82,15 +82,9 @@ class Processor:
     def prepare(
         self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
     ) -> Prompt:
-        """Ids, labels and pixel values of a conversation.
+        """Ids, labels and pixel values of a conversation; arguments and errors are those of :meth:`cut`.
 
-        Args:
-            messages: in either form; with an answer last they are a training sample.
-            max_tiles: see :meth:`cut`.
-            shared: keeps what was cut, so that conversations about the same images get one and the same tensor.
-
-        Raises:
-            ChatError, ImageError: the messages are malformed, or an image cannot be used.
+        ``shared`` keeps what was cut, so that conversations about the same images get one and the same tensor.
         """
         turns = normalise(messages)
         limits = self._limits(turns, max_tiles)
@@ -106,15 +100,7 @@ class Processor:
         return Prompt(input_ids=encoded.input_ids, labels=encoded.labels, pixel_values=pixel_values, tiles=tiles)
 
     def encode(self, messages: Messages, tiles: Sequence[int]) -> Encoded:
-        """Token ids and labels.
-
-        Args:
-            messages: in either form; with an answer last they are a training sample.
-            tiles: of each image, thumbnails counted.
-
-        Raises:
-            ChatError: the conversation cannot be rendered.
-        """
+        """Token ids and labels of a conversation whose images have so many tiles; see :func:`chat.encode`."""
         return chat.encode(
             messages,
             self.tokenizer,
@@ -129,11 +115,7 @@ class Processor:
         return chat.render(messages, template=self.template, system_message=self.system_message)
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
-        """Tiles that :meth:`cut` would give, read from the images' headers alone.
-
-        Raises:
-            ChatError, ImageError: the messages are malformed, or an image has no readable header.
-        """
+        """Tiles that :meth:`cut` would give, read from the images' headers alone; the same errors."""
         total = 0
         for part, tiles in self._limits(messages, max_tiles):
             width, height = image_dimensions(part.source)

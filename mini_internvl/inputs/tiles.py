@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mini_internvl.inputs.images import enlarged
+from mini_internvl.inputs.images import load_image
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -200,15 +200,6 @@ def normalise(tiles: np.ndarray | Tensor, fast: bool = False) -> Tensor:
     return pixels.div_(255).sub_(mean).div_(std)
 
 
-def pixel_values(source: Any, config: TileConfig, *, scale: int = 1) -> Tensor:
-    """An image (see :func:`mini_internvl.inputs.images.load_image`) -> normalised tiles (N, 3, S, S), float32.
-
-    Args:
-        source: the image.
-        config: how it is cut.
-        scale: its sides are enlarged so many times first.
-
-    Raises:
-        ImageError: the image cannot be used.
-    """
-    return normalise(split_tiles(enlarged(source, scale), config), config.fast)
+def pixel_values(source: Any, config: TileConfig) -> Tensor:
+    """An image (see :func:`mini_internvl.inputs.images.load_image`) -> normalised tiles (N, 3, S, S), float32."""
+    return normalise(split_tiles(load_image(source), config), config.fast)

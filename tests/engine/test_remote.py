@@ -115,6 +115,14 @@ def test_a_server_that_is_not_there_fails_at_once() -> None:
         RemoteEngine(Address(url=f"http://127.0.0.1:{port}/v1", model="m")).chat(ask("?"))
 
 
+def test_a_reply_that_breaks_off_is_tried_again(fake_server: Any) -> None:
+    whole = '{"choices": [{"message": {"content": "done"}}]}'
+    answers = iter([(200, whole[:20], {"Content-Length": "47"}), (200, whole, {})])
+    with fake_server.serve(lambda body: next(answers)) as server:
+        assert engine(server).chat(ask("?")).text == "done"
+        assert len(server.bodies) == 2
+
+
 def test_a_timeout_is_tried_again(fake_server: Any) -> None:
     release = threading.Event()
     calls: list[int] = []

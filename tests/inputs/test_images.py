@@ -254,7 +254,7 @@ def test_the_memory_of_decoding_is_bounded_by_mode_and_format(mode, kind, fits):
         if hundreds == fits:
             assert load_image(data, max_pixels=1000).size == (10, 10 * fits)
         else:
-            with pytest.raises(ImageError, match=r"bytes a pixel|more than the limit of 1,000"):
+            with pytest.raises(ImageError, match=r"pixels, more than the limit of [\d,]+"):
                 load_image(data, max_pixels=1000)
 
 
