@@ -15,6 +15,7 @@ from mini_internvl import plugins
 from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_mean, make_plan
 from mini_internvl.benchmarks._bddx import example_clip, example_frames
 from mini_internvl.benchmarks._example import Files
+from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
 from mini_internvl.domains._rows import convert
 from mini_internvl.engine import Engine
@@ -156,6 +157,14 @@ def test_other_settings_are_refused_in_the_same_folder(run):
 
 
 @pytest.mark.slow
+def test_what_is_trained_on_is_what_the_domain_says(run):
+    settings, _, _ = run
+    samples = list(read_rows(settings.output / "rows/train.jsonl"))
+    assert samples == list(load_domain("driving-sim").convert(settings.data, "train"))
+    assert {(sample.max_tiles, sample.independent) for sample in samples} == {(1, True)}
+
+
+@pytest.mark.slow
 def test_it_trains_on_the_device_that_scores(run):
     settings, _, _ = run
     recipe = json.loads((settings.output / "train/recipe.json").read_text(encoding="utf-8"))
@@ -267,6 +276,7 @@ def test_a_released_model_takes_the_papers_settings_and_nano_its_own(checkpoint)
     """The tiny checkpoint stands for any model that is not nano."""
     other, nano = plan(checkpoint), plan(None)
     assert (other.recipe.lr, other.recipe.loss_reduction, other.recipe.drop_path) == (1e-5, "square", 0.1)
+    assert (other.recipe.max_tiles, nano.recipe.max_tiles) == (12, 6)
     assert other.recipe.ratio == 0
     assert other.general == ()
     assert not other.probe
