@@ -8,14 +8,11 @@ from typing import Any
 
 from mini_internvl.commands._doctor_folder import Folder, listed
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.bpe import ADDED as ADDED_TOKENS
 from mini_internvl.inputs.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG
 from mini_internvl.records import ChatTemplate
 
-NINE = ADDED_TOKENS[3:]
-"""The added tokens of the family, in the official order (``internvl/train/constants.py``)."""
 FILES = {
     "Qwen2ForCausalLM": ("vocab.json", "merges.txt"),
     "InternLM2ForCausalLM": ("tokenizer.model",),
@@ -112,7 +109,7 @@ def _sizes(folder: Folder, tokenizer: Tokenizer, rows: int | None) -> None:
 
 
 def _nine(folder: Folder, tokenizer: Tokenizer, config: VLMConfig | None) -> None:
-    missing = [token for token in NINE if token not in tokenizer.added]
+    missing = [token for token in chat.FAMILY_TOKENS if token not in tokenizer.added]
     file = ADDED if folder.has(ADDED) or tokenizer.kind != "json" else "tokenizer.json"
     if missing:
         remedy = f"copy {ADDED}, {SETTINGS} and special_tokens_map.json from the original checkpoint"
@@ -123,9 +120,9 @@ def _nine(folder: Folder, tokenizer: Tokenizer, config: VLMConfig | None) -> Non
         what = f"img_context_token_id is {wanted}, but the tokenizer gives <IMG_CONTEXT> the id {there.id}"
         remedy = f"set img_context_token_id to {there.id}, or copy the tokenizer files that belong to these weights"
         folder.tell("error", CONFIG, what, remedy)
-    ids = [tokenizer.added[token].id for token in NINE if token in tokenizer.added]
+    ids = [tokenizer.added[token].id for token in chat.FAMILY_TOKENS if token in tokenizer.added]
     if not missing and ids != list(range(ids[0], ids[0] + 9)):
-        told = ", ".join(f"{token} {number}" for token, number in zip(NINE, ids, strict=True))
+        told = ", ".join(f"{token} {number}" for token, number in zip(chat.FAMILY_TOKENS, ids, strict=True))
         remedy = "leave them if the model was trained so; else copy the tokenizer files of the original checkpoint"
         folder.tell("warning", file, f"the nine special tokens are not in the official order: {told}", remedy)
 

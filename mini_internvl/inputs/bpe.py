@@ -12,21 +12,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-ADDED = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-    "<quad>",
-    "</quad>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
-)
-"""The three of the base tokenizer, then the nine of the family in their official order."""
+from mini_internvl.inputs.chat import FAMILY_TOKENS
+
+ADDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *FAMILY_TOKENS)
+"""The three of the base tokenizer, then the nine of the family."""
 
 ROLES = ("system", "user", "assistant")
 """Words of the chat template, merged although no space precedes them: every turn holds one."""

@@ -19,6 +19,8 @@ from mini_internvl.records import ChatTemplate, Encoded
 
 IGNORE = -100
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+FAMILY_TOKENS = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
+"""What the family adds to a language model's tokens, in the official order (``internvl/train/constants.py``)."""
 _IMAGE = (IMAGE_START + IMAGE_CONTEXT + IMAGE_END, False)
 """The piece of an image, which :func:`_spread` fills."""
 TAGS = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})

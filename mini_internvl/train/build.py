@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mini_internvl.files import check_new, new_folder, write_json
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.bpe import ADDED
 from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError, load_tokenizer
 from mini_internvl.model import layouts, llms
 from mini_internvl.model.checkpoint import layout_of, read_config, to_official
@@ -34,8 +33,6 @@ from mini_internvl.model.files import (
 from mini_internvl.model.sizes import compose
 from mini_internvl.model.vlm import InternVL
 
-NINE = ADDED[3:]
-"""The added tokens in the official order (``internvl/train/constants.py``)."""
 MAX_LENGTH = 8192
 """``model_max_length`` of the released tokenizers."""
 STOPS = {"phi3-chat": ("</s>", "<|endoftext|>", "<|end|>"), "": ("<|im_start|>", "<|im_end|>")}
@@ -251,7 +248,7 @@ def _write_tokenizer(source: Path, folder: Path, template: str) -> tuple[int, To
     """
     base = load_tokenizer(source)
     old = base.size
-    new = {token: old + i for i, token in enumerate(token for token in NINE if token not in base.added)}
+    new = {token: old + i for i, token in enumerate(token for token in chat.FAMILY_TOKENS if token not in base.added)}
     if base.kind == "json":
         _add_to_json(source / "tokenizer.json", folder / "tokenizer.json", new)
     else:
@@ -288,7 +285,7 @@ def _write_settings(source: Path, folder: Path, base: Tokenizer, new: Mapping[st
         decoder[int(number)] = row
     named = settings.get("additional_special_tokens") or special.get("additional_special_tokens") or []
     texts = [token["content"] if isinstance(token, dict) else token for token in named]
-    texts += [token for token in NINE if token not in texts]
+    texts += [token for token in chat.FAMILY_TOKENS if token not in texts]
     dropped = ("auto_map", "add_eos_token")
     settings = {key: value for key, value in settings.items() if key not in dropped} | {
         "added_tokens_decoder": {str(number): decoder[number] for number in sorted(decoder)},

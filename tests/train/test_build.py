@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from mini_internvl.commands import build as command
 from mini_internvl.commands.doctor import diagnose
 from mini_internvl.engine import GenerationConfig, load
+from mini_internvl.inputs.chat import FAMILY_TOKENS
 from mini_internvl.inputs.tokenizer import load_tokenizer
 from mini_internvl.model import llms
 from mini_internvl.model.checkpoint import load_model, save_model
 from mini_internvl.model.config import VisionConfig
 from mini_internvl.model.decoder import Decoder
 from mini_internvl.model.vision import InternViT
-from mini_internvl.train.build import NINE, join_parts
+from mini_internvl.train.build import join_parts
 
 TOKENIZERS = Path(__file__).parents[1] / "golden" / "data" / "tokenizers"
 VISION = {
@@ -36,13 +37,15 @@ VISION = {
     "norm_type": "layer_norm",
     "qkv_bias": True,
     "qk_normalization": False,
+    "layer_norm_eps": 1e-6,
     "auto_map": {"AutoModel": "modeling_intern_vit.InternVisionModel"},
 }
 SHAPE = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TERMS = {"max_position_embeddings": 2048, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 LLMS: dict[str, dict[str, Any]] = {
-    "qwen2": {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 151936, "tie_word_embeddings": True},
-    "internlm2": {"architectures": ["InternLM2ForCausalLM"], "vocab_size": 92544, "num_key_value_heads": 1},
-    "phi3": {"architectures": ["Phi3ForCausalLM"], "vocab_size": 32064},
+    "qwen2": {**TERMS, "architectures": ["Qwen2ForCausalLM"], "vocab_size": 151936, "tie_word_embeddings": True},
+    "internlm2": {**TERMS, "architectures": ["InternLM2ForCausalLM"], "vocab_size": 92544, "num_key_value_heads": 1},
+    "phi3": {**TERMS, "architectures": ["Phi3ForCausalLM"], "vocab_size": 32064},
 }
 FACTS = {
     "qwen2": (151646, 151655, [151644, 151645]),
@@ -60,11 +63,13 @@ def base_tokenizer(kind: str, folder: Path) -> None:
             continue
         value = json.loads(path.read_text())
         if path.name == "added_tokens.json":
-            value = {token: number for token, number in value.items() if token not in NINE}
+            value = {token: number for token, number in value.items() if token not in FAMILY_TOKENS}
         else:
-            value["additional_special_tokens"] = [t for t in value["additional_special_tokens"] if t not in NINE]
+            value["additional_special_tokens"] = [
+                t for t in value["additional_special_tokens"] if t not in FAMILY_TOKENS
+            ]
             rows = value.get("added_tokens_decoder", {})
-            for number in [number for number, row in rows.items() if row["content"] in NINE]:
+            for number in [number for number, row in rows.items() if row["content"] in FAMILY_TOKENS]:
                 del rows[number]
         if value:
             (folder / path.name).write_text(json.dumps(value))
@@ -112,7 +117,7 @@ def test_the_ids_are_the_released_ones(built):
     kind, _, folder = built
     first, size, stops = FACTS[kind]
     tokenizer, released = load_tokenizer(folder), load_tokenizer(TOKENIZERS / kind)
-    assert [tokenizer.token_id(token) for token in NINE] == list(range(first, first + 9))
+    assert [tokenizer.token_id(token) for token in FAMILY_TOKENS] == list(range(first, first + 9))
     assert tokenizer.size == released.size == size
     assert tokenizer.added == released.added
     text = "<img>你好, world</img><ref>a  b</ref><box>[[1, 2]]</box> x"
@@ -222,7 +227,7 @@ def test_a_tokenizer_json_alone_gets_the_nine(vision, checkpoint, tmp_path):
     llm = language_model("phi3", tmp_path / "llm")
     backend = load_tokenizer(checkpoint).backend
     rows = json.loads(backend.to_str())
-    rows["added_tokens"] = [row for row in rows["added_tokens"] if row["content"] not in NINE]
+    rows["added_tokens"] = [row for row in rows["added_tokens"] if row["content"] not in FAMILY_TOKENS]
     for name in ("tokenizer.model", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"):
         (llm / name).unlink()
     (llm / "tokenizer.json").write_text(json.dumps(rows))
@@ -230,7 +235,7 @@ def test_a_tokenizer_json_alone_gets_the_nine(vision, checkpoint, tmp_path):
     folder = join_parts(vision, llm, tmp_path / "joined", template="Hermes-2", seed=0, max_tiles=1)
     tokenizer = load_tokenizer(folder)
     assert tokenizer.kind == "json"
-    assert [tokenizer.token_id(token) for token in NINE] == list(range(size, size + 9))
+    assert [tokenizer.token_id(token) for token in FAMILY_TOKENS] == list(range(size, size + 9))
     assert load_model(folder).config.llm.vocab_size == tokenizer.size == size + 9
     assert json.loads((folder / "added_tokens.json").read_text())["<|im_end|>"] == size - 1
 
