@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, two threads, and a tiny checkpoint in the official layout, made on the spot."""
+"""Shared by all tests: no network, few threads, and a tiny checkpoint in the official layout, made on the spot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mini_internvl.model.checkpoint import save_model
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 TINY_VISION = {
     "hidden_size": 32,
