@@ -19,6 +19,7 @@ one is used.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 from mini_internvl.metrics import ptb_lists
@@ -27,11 +28,11 @@ from mini_internvl.metrics.lexer import CharSet, Rule
 
 def _ranges(text: str) -> CharSet:
     """The set of characters whose code points are listed in hexadecimal: "41-5a 5f"."""
-    points: set[int] = set()
+    bounds: list[int] = []  # the first code point inside, the first outside, and so on
     for part in text.split():
         low, _, high = part.partition("-")
-        points.update(range(int(low, 16), int(high or low, 16) + 1))
-    return lambda char: ord(char) in points
+        bounds += int(low, 16), int(high or low, 16) + 1
+    return lambda char: bisect_right(bounds, ord(char)) % 2 == 1
 
 
 def _one_of(words: str) -> str:
