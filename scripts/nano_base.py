@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from small_bpe import grow_merges, write_tokenizer
+
 from mini_internvl import synth
 from mini_internvl.domains import _driving_words
-from mini_internvl.inputs.bpe import grow_merges, write_tokenizer
 from mini_internvl.model.sizes import compose
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "nano"
@@ -24,7 +25,7 @@ do does did can could will would should has have had was were be been with witho
 its their our your my me you we they he she I am no yes one two three four five six seven eight nine ten first second
 third last next big small large little long short high low left right top bottom up down middle centre center front
 back near far between above below under over inside outside black white grey red green blue yellow orange purple pink
-brown image image photo text word number letter line name colour color shape object thing person people man woman
+brown picture image photo text word number letter line name colour color shape object thing person people man woman
 child car bus truck bike road street sign light house building tree sky water sea dog cat bird animal food table chair
 chart graph bar pie title value axis label year day time date price total more less most least same different same
 answer question turning angle degrees speed next metres per second predict driver vehicle ego frame video action

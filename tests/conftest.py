@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mini_internvl.inputs.bpe import grow_merges, write_tokenizer
 from mini_internvl.model.checkpoint import save_model
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
@@ -56,7 +55,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Shared by the whole session: read it, never write into it.
     """
     root = tmp_path_factory.mktemp("tiny")
-    vocabulary = write_tokenizer(root / "tokenizer", grow_merges(TEXTS, 60))
+    bpe = _module(Path(__file__).parent.parent / "scripts" / "small_bpe.py")
+    vocabulary = bpe.write_tokenizer(root / "tokenizer", bpe.grow_merges(TEXTS, 60))
     llm = {**TINY_LLM, "vocab_size": vocabulary}
     raw = compose(TINY_VISION, llm, image_size=56, max_tiles=4, img_context_token_id=vocabulary - 7)
     model = fresh(VLMConfig.from_official(raw), seed=0)
@@ -79,13 +79,7 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def fake_server() -> ModuleType:
     """The module of an OpenAI-compatible server in a thread (``fake_server.serve(answer)``)."""
-    spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fake_server"] = module
-    spec.loader.exec_module(module)
-    return module
+    return _module(Path(__file__).parent / "fake_server.py")
 
 
 @pytest.fixture
@@ -104,3 +98,14 @@ def minivl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return int(code or 0), out, err  # type: ignore[call-overload]
 
     return run
+
+
+def _module(path: Path) -> ModuleType:
+    """A module that is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

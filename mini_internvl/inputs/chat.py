@@ -23,7 +23,7 @@ FAMILY_TOKENS = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<quad>", "</quad>", "<r
 """What the family adds to a language model's tokens, in the official order (``internvl/train/constants.py``)."""
 _IMAGE = (IMAGE_START + IMAGE_CONTEXT + IMAGE_END, False)
 """The piece of an image, which :func:`_spread` fills."""
-TAGS = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
+TAGS = FAMILY_TOKENS[3:]
 """Tokens that people write: the model learns their use from text."""
 ROLES = ("system", "user", "assistant")
 
@@ -147,7 +147,7 @@ def _control(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
     own = "".join(
         (template.system_role, template.user_role, template.assistant_role, template.sep, _IMAGE[0], "<s></s>")
     )
-    return frozenset(text for text, token in tokenizer.added.items() if token.special or text in own) - TAGS
+    return frozenset(text for text, token in tokenizer.added.items() if token.special or text in own) - set(TAGS)
 
 
 def _segments(

@@ -12,13 +12,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from mini_internvl.inputs.chat import FAMILY_TOKENS
+from mini_internvl.inputs.chat import FAMILY_TOKENS, ROLES
 
 ADDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *FAMILY_TOKENS)
 """The three of the base tokenizer, then the nine of the family."""
-
-ROLES = ("system", "user", "assistant")
-"""Words of the chat template, merged although no space precedes them: every turn holds one."""
 
 
 def byte_letters() -> dict[int, str]:
@@ -49,6 +46,7 @@ def grow_merges(texts: Iterable[str], size: int) -> list[tuple[str, str]]:
             words.update(character for character in line if ord(character) > 0x7F)
             if pieces[0][:1].isupper() and pieces[0].isalpha() and len(pieces) > 2:
                 words[pieces[0]] += 1
+    # The words of the chat template, although no space precedes them: every turn holds one.
     roles = {pair: None for role in ROLES for pair in _growth(list(role))}
     merges: dict[tuple[str, str], None] = {}
     for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])):
