@@ -36,7 +36,7 @@ from mini_internvl.data.sources import open_source
 from mini_internvl.domains import AdaptRecipe, Domain, load_domain
 from mini_internvl.domains._rows import convert
 from mini_internvl.engine import Engine
-from mini_internvl.engine.engine import NANO, home, resolve
+from mini_internvl.engine.hub import NANO, base_folder, resolve
 from mini_internvl.evaluate import AnswerCache, Listener, evaluate, outputs, predict
 from mini_internvl.evaluate.model import load_evaluated
 from mini_internvl.evaluate.questions import Questions, read_questions
@@ -237,7 +237,7 @@ def make_plan(config: AdaptConfig) -> Plan:
     if config.data is not None and not config.data.is_dir():
         raise ValueError(f"{config.data} is no folder; --data takes the folder of the raw records")
     base = resolve(config.model)
-    nano = read_config(home(base)) == read_config(NANO)
+    nano = read_config(base_folder(base)) == read_config(NANO)
     recipe = domain.nano_recipe if nano else domain.recipe
     given = {name: getattr(config, name) for name in RECIPE_FIELDS if getattr(config, name) is not None}
     if config.lora is not None and "lr" in given:
@@ -412,7 +412,7 @@ def _probe(base: Path, validation: Sequence[Questions]) -> Callable[[InternVL], 
     """Measures each benchmark's primary metric on validation questions; their geometric mean picks the best."""
 
     def probe(model: InternVL) -> dict[str, float]:
-        engine = Engine.around(model, home(base))
+        engine = Engine(model, base_folder(base))
         measured, shares = {}, []
         for asked in validation:
             found, _ = evaluate(engine, asked.benchmark, asked.items)

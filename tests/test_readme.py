@@ -92,7 +92,7 @@ def test_python_examples_run(
     Image.open(image).save(tmp_path / "photo.jpg")
     (tmp_path / "checkpoint").symlink_to(checkpoint)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mini_internvl.engine.engine.NANO", checkpoint)
+    monkeypatch.setattr("mini_internvl.engine.hub.NANO", checkpoint)
     names: dict[str, object] = {"__name__": "example"}
     for body in blocks(page, "python"):
         exec(compile(body, str(page), "exec"), names)

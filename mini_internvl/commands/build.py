@@ -38,7 +38,9 @@ def run(
     Raises:
         ValueError: see :func:`mini_internvl.train.build.join_parts`.
     """
-    folder = join_parts(hub.find(vision), hub.find(llm), output, template=template, seed=seed, max_tiles=max_tiles)
+    folder = join_parts(
+        hub.resolve(vision), hub.resolve(llm), output, template=template, seed=seed, max_tiles=max_tiles
+    )
     config = read_config(folder)
     return {
         "checkpoint": str(folder),

@@ -15,9 +15,9 @@ def command(json: AsJson = False) -> None:
 
     rows = cached()
     if json:
-        echo_json([{"name": row.name, "folder": str(row.folder), "bytes": row.size} for row in rows])
+        echo_json([{"name": name, "folder": str(folder), "bytes": size} for name, folder, size in rows])
         return
-    for row in rows:
-        typer.echo(f"{row.name}  {row.size / 1e9:.2f} GB  {row.folder}")
+    for name, folder, size in rows:
+        typer.echo(f"{name}  {size / 1e9:.2f} GB  {folder}")
     if not rows:
         typer.echo("the cache is empty; any command with --model ORG/NAME fetches a model")

@@ -78,7 +78,7 @@ def convert(
     check_new(target)
     if dtype is not None:
         as_dtype(dtype)
-    folder = hub.find(source)
+    folder = hub.resolve(source)
     if (folder / ADAPTER).exists():
         raise CheckpointError(f"{folder} is an adapter; merge it into its base first (minivl merge)")
     here, config = layout_of(folder), read_config(folder)

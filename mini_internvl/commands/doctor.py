@@ -131,9 +131,9 @@ def _try_loading(folder: Folder, layout: str) -> None:
         if layout == "vision":
             load_vision(folder.path, device="meta")
         elif layout != "adapter":
-            Engine.around(load_model(folder.path, device="meta"), folder.path)
+            Engine(load_model(folder.path, device="meta"), folder.path)
         elif Path(base := find_base(folder.path, None) if read_adapter(folder.path).base else "").is_dir() and base:
-            Engine.around(load_adapted(folder.path, device="meta", allow_other_base=True), Path(base))
+            Engine(load_adapted(folder.path, device="meta", allow_other_base=True), Path(base))
     except ValueError as error:
         folder.tell_error(CONFIG, error)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mini_internvl.commands._options import AsJson, Model, echo_facts
-from mini_internvl.engine.engine import home, resolve
+from mini_internvl.engine.hub import base_folder, resolve
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import count_parameters, official_config
@@ -36,7 +36,7 @@ def describe(size: str | None, model: str | None) -> dict[str, Any]:
     if size:
         config, name = VLMConfig.from_official(official_config(size)), size
     else:
-        folder = home(resolve(model))
+        folder = base_folder(resolve(model))
         config, name = read_config(folder), model or "nano"
     counts = count_parameters(config)
     return {

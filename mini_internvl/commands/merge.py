@@ -18,9 +18,8 @@ from mini_internvl.engine import hub
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine, Prompt
 from mini_internvl.files import check_new
-from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import FILES, load_tokenizer
-from mini_internvl.model.adapter import WEIGHTS, check_base, find_base, load_adapter, present_name, tensors_hash
+from mini_internvl.inputs.tokenizer import FILES
+from mini_internvl.model.adapter import WEIGHTS, check_base, load_adapter, present_name, tensors_hash
 from mini_internvl.model.adapter_config import Adapter, layers, read_adapter
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
 from mini_internvl.model.files import CheckpointError, read_file, read_tensors
@@ -117,8 +116,8 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
     """Merge an adapter folder into its base and save a whole checkpoint; see :func:`run`."""
     output = Path(output)
     check_new(output)
-    folder = hub.find(adapter)
-    home = _home(folder, base)
+    folder = hub.resolve(adapter)
+    home = hub.base_folder(folder, base)
     info = read_adapter(folder)
     if info.base_hash:
         check_base(folder, info, tensors_hash(home))
@@ -194,21 +193,9 @@ def _against_the_files(model: InternVL, home: Path, info: Adapter) -> float:
     return worst
 
 
-def _home(folder: Path, base: str | None) -> Path:
-    """The base's folder, fetched where it is a hub id."""
-    name = find_base(folder, base)
-    try:
-        return hub.find(name)
-    except CheckpointError as error:
-        if base is not None:
-            raise
-        raise CheckpointError(f"the base that {folder} names is not here: {error}; give it with --base") from None
-
-
 def _prompts(model: InternVL, home: Path) -> list[Prompt]:
     """Fixed prompts, with drawn images and without, as this model reads them."""
-    template = chat.find_template(model.config.template)
-    engine = Engine(model, load_tokenizer(home), template, system_message=model.config.system_message)
+    engine = Engine(model, home)
     return [engine.prepare(messages, max_tiles=2) for messages in default_prompts().values()]
 
 

@@ -104,7 +104,7 @@ def compare(
         second: on any device, in any type.
         prompts: name -> messages, last turn from the user; ``None`` for :func:`default_prompts`.
         max_new_tokens: longest greedy answer.
-        tolerance: allowed difference of logits; ``None`` chooses by the two types (:func:`choose_tolerance`).
+        tolerance: allowed difference of logits; ``None`` chooses by the two types.
         progress: called after each prompt.
 
     Raises:
@@ -113,7 +113,12 @@ def compare(
     chosen = default_prompts() if prompts is None else prompts
     if not chosen:
         raise ValueError("there are no prompts to compare on; give at least one")
-    allowed, reason = choose_tolerance(first, second) if tolerance is None else (tolerance, "as asked")
+    types = list(dict.fromkeys(str(engine.model.dtype).removeprefix("torch.") for engine in (first, second)))
+    allowed, reason = FLOAT32_TOLERANCE, "both float32"
+    if tolerance is not None:
+        allowed, reason = tolerance, "as asked"
+    elif types != ["float32"]:
+        allowed, reason = MIXED_TOLERANCE, " against ".join(types)
     if not allowed >= 0:
         raise ValueError(f"tolerance is {allowed}; it must be 0 or above")
     config = GenerationConfig(max_new_tokens=max_new_tokens)
@@ -122,14 +127,6 @@ def compare(
         results.append(_compare_prompt(first, second, name, messages, config))
         progress(results[-1])
     return Comparison(prompts=tuple(results), tolerance=allowed, reason=reason, max_new_tokens=max_new_tokens)
-
-
-def choose_tolerance(first: Engine, second: Engine) -> tuple[float, str]:
-    """Tolerance for two engines, and why."""
-    names = [str(engine.model.dtype).removeprefix("torch.") for engine in (first, second)]
-    if names == ["float32", "float32"]:
-        return FLOAT32_TOLERANCE, "both float32"
-    return MIXED_TOLERANCE, names[0] if names[0] == names[1] else f"{names[0]} against {names[1]}"
 
 
 def default_prompts() -> dict[str, list[Message]]:
@@ -154,13 +151,11 @@ def _compare_prompt(
     problem, where = _prompt_problem(first, second, ours, theirs)
     if problem:
         return PromptComparison(name=name, tokens=length, tiles=tiles, problem=problem, prompt_difference=where)
-    visual = [
-        engine.model.encode_images(prompt.pixel_values.to(engine.model.device)) if len(prompt.pixel_values) else None
-        for engine, prompt in ((first, ours), (second, theirs))
-    ]
+    pairs = ((first, ours), (second, theirs))
+    visual = [engine.encode([prompt])[0] for engine, prompt in pairs]
     answers = [
         [step.token for [step] in engine.generate([prompt], config) if step.token is not None]
-        for engine, prompt in ((first, ours), (second, theirs))
+        for engine, prompt in pairs
     ]
     equal = sum(a == b for a, b in zip(*answers, strict=False))
     return PromptComparison(

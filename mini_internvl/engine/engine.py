@@ -18,13 +18,12 @@ from mini_internvl.engine.generate import FinishReason, GenerationConfig, Step, 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
-from mini_internvl.inputs.tokenizer import Tokenizer, load_tokenizer, stop_ids
+from mini_internvl.inputs.tokenizer import load_tokenizer, stop_ids
 from mini_internvl.model import checkpoint
-from mini_internvl.model.adapter import find_base, is_adapter, load_adapted
+from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import ChatTemplate, Message
+from mini_internvl.records import Message
 
-NANO = Path(__file__).parent.parent / "nano"
 KV_BYTES = 4 * 10**9
 """Memory that the keys and values of a batch may take: of its prompts and of the longest answers, padding counted.
 Prompts that need more are answered in several batches; one that needs more alone gets it. Reading prompts takes half
@@ -60,52 +59,23 @@ class Engine:
     """A model that answers messages.
 
     Args:
-        model: loaded weights.
-        tokenizer: of the same checkpoint.
-        template: chat template.
-        system_message: replaces the template's own when not ``None``.
-        stop_ids: tokens that end an answer; the template's separator is always among them.
+        model: loaded weights, also in training.
+        folder: holds its tokenizer files and generation_config.json (:func:`mini_internvl.engine.hub.base_folder`).
         fast_images: resize images with the faster path, equal within 1/255.
     """
 
-    def __init__(
-        self,
-        model: InternVL,
-        tokenizer: Tokenizer,
-        template: ChatTemplate,
-        *,
-        system_message: str | None = None,
-        stop_ids: Sequence[int] = (),
-        fast_images: bool = False,
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: InternVL, folder: Path, *, fast_images: bool = False) -> None:
+        self.model, self.tokenizer = model, load_tokenizer(folder)
+        template = chat.find_template(model.config.template)
         self.processor = Processor(
-            tokenizer=tokenizer,
+            tokenizer=self.tokenizer,
             template=template,
             config=model.config,
-            system_message=system_message,
+            system_message=model.config.system_message,
             fast=fast_images,
         )
-        self.stop_ids = frozenset([*stop_ids, tokenizer.token_id(template.sep.strip())])
-
-    @classmethod
-    def around(cls, model: InternVL, folder: Path, *, fast_images: bool = False) -> Engine:
-        """The engine of a loaded model, with the tokenizer, template and stop ids of its checkpoint's folder.
-
-        Args:
-            model: weights, for instance in training.
-            folder: where its tokenizer files are (:func:`home`).
-            fast_images: see :class:`Engine`.
-        """
-        tokenizer = load_tokenizer(folder)
-        return cls(
-            model,
-            tokenizer,
-            chat.find_template(model.config.template),
-            system_message=model.config.system_message,
-            stop_ids=stop_ids(folder, tokenizer),
-            fast_images=fast_images,
-        )
+        own = stop_ids(folder, self.tokenizer)
+        self.stop_ids = frozenset([*own, self.tokenizer.token_id(template.sep.strip())])
 
     def prepare_batch(self, conversations: Sequence[Messages], *, max_tiles: int | None = None) -> list[Prompt]:
         """Several conversations -> ids and pixels; those about the same images share one tensor, encoded once."""
@@ -226,7 +196,7 @@ class Engine:
             steps = generate(
                 self.model,
                 [prompt.input_ids for prompt in rows],
-                self._encode(rows),
+                self.encode(rows),
                 config,
                 self.stop_ids,
                 image_keys=[id(prompt.pixel_values) for prompt in rows],
@@ -236,16 +206,15 @@ class Engine:
                 yield [step._replace(row=batch.start + step.row) for step in found]
 
     @torch.inference_mode()
-    def _encode(self, prompts: Sequence[Prompt]) -> Tensor | None:
-        """Visual tokens of all prompts in order; pixels that prompts share are encoded once."""
-        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in prompts}
-        pixels = torch.cat(list(different.values()))
-        if not len(pixels):
-            return None
-        parts = [self.model.encode_images(part.to(self.model.device)) for part in pixels.split(TILES_TOGETHER)]
-        counts = [len(own) for own in different.values()]
-        encoded = dict(zip(different, torch.cat(parts).split(counts), strict=True))
-        return torch.cat([encoded[id(prompt.pixel_values)] for prompt in prompts])
+    def encode(self, prompts: Sequence[Prompt]) -> list[Tensor | None]:
+        """Visual tokens of each prompt; pixels that prompts share are encoded once."""
+        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in prompts if len(prompt.pixel_values)}
+        if not different:
+            return [None] * len(prompts)
+        pixels = torch.cat(list(different.values())).split(TILES_TOGETHER)
+        tokens = torch.cat([self.model.encode_images(part.to(self.model.device)) for part in pixels])
+        encoded = dict(zip(different, tokens.split([len(own) for own in different.values()]), strict=True))
+        return [encoded.get(id(prompt.pixel_values)) for prompt in prompts]
 
     def _reply(self, prompt: Prompt, steps: Sequence[Step], seconds: float) -> Reply:
         reason = steps[-1].finish_reason
@@ -287,20 +256,11 @@ def load(
     """
     if backend not in ("auto", "torch"):
         raise ValueError(f'unknown backend "{backend}"; known: auto, torch')
-    folder = resolve(path_or_hub_id)
+    folder = hub.resolve(path_or_hub_id)
     place = resolve_device(device)
-    files = home(folder)
+    files = hub.base_folder(folder)
     model = load_model(folder, dtype=resolve_dtype(dtype, place, files), device=str(place))
-    return Engine.around(model, files, fast_images=fast_images)
-
-
-def resolve(path_or_hub_id: str | Path | None) -> Path:
-    """The folder of a checkpoint: nano's for ``None``, a local one, or a downloaded snapshot of a hub id.
-
-    Raises:
-        CheckpointError: it is neither, or the download failed.
-    """
-    return NANO if path_or_hub_id is None else hub.find(path_or_hub_id)
+    return Engine(model, files, fast_images=fast_images)
 
 
 def load_model(
@@ -317,15 +277,10 @@ def load_model(
     Raises:
         CheckpointError, ConfigError: the folder or hub id cannot be used; the message says why.
     """
-    folder = hub.find(path_or_hub_id)
+    folder = hub.resolve(path_or_hub_id)
     if is_adapter(folder):
-        return load_adapted(folder, base=home(folder), dtype=dtype, device=device, strict=strict)
+        return load_adapted(folder, base=hub.base_folder(folder), dtype=dtype, device=device, strict=strict)
     return checkpoint.load_model(folder, dtype=dtype, device=device, strict=strict)
-
-
-def home(folder: Path) -> Path:
-    """Where a model's tokenizer files are: its folder, or an adapter's base."""
-    return hub.find(find_base(folder)) if is_adapter(folder) else folder
 
 
 def user(text: str, *images: object) -> list[Message]:

@@ -96,7 +96,7 @@ def split_batches(lengths: Sequence[int], max_new_tokens: int, most_tokens: int)
 def generate(
     model: InternVL,
     prompts: Sequence[Sequence[int]],
-    visual_tokens: Tensor | None,
+    visual: Sequence[Tensor | None],
     config: GenerationConfig,
     stop_ids: frozenset[int],
     *,
@@ -108,7 +108,7 @@ def generate(
     Args:
         model: in eval mode.
         prompts: token ids of each row, the assistant's turn open, shorter than the model's context.
-        visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
+        visual: (N, tokens per tile, hidden) of each row, or ``None``.
         config: how tokens are drawn.
         stop_ids: tokens that end an answer.
         image_keys: names the images of each row; see :func:`mini_internvl.engine.prefill.prefill`.
@@ -129,7 +129,7 @@ def generate(
     for generator in generators:
         generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
     rows = list(range(len(prompts)))
-    hidden = prefill(model, prompts, visual_tokens, cache, image_keys)[:, None]
+    hidden = prefill(model, prompts, visual, cache, image_keys)[:, None]
     positions = torch.tensor(lengths, device=device)[:, None]
     for step in range(1, most + 1):
         logits = model.language_model.lm_head(hidden[:, -1])

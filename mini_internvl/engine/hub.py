@@ -7,25 +7,25 @@ fetched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from mini_internvl.files import recover_folder
+from mini_internvl.model.adapter import find_base, is_adapter
 from mini_internvl.model.files import CheckpointError
 
+NANO = Path(__file__).parent.parent / "nano"
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """What is fetched: settings, weights, tokenizers."""
 
 
-def find(name: str | Path) -> Path:
-    """The folder of a checkpoint.
-
-    Args:
-        name: a local folder, or a hub id such as ``OpenGVLab/InternVL2-1B`` or ``org/name@revision``.
+def resolve(name: str | Path | None) -> Path:
+    """The folder of a checkpoint or adapter: nano's for ``None``, a local one, or a snapshot of a hub id, fetched.
 
     Raises:
         CheckpointError: it is neither, or could not be fetched.
     """
+    if name is None:
+        return NANO
     path = Path(name)
     recover_folder(path)
     if path.is_dir():
@@ -50,20 +50,25 @@ def find(name: str | Path) -> Path:
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cached:
-    """One model of the hub's cache."""
+def base_folder(folder: Path, base: str | None = None) -> Path:
+    """Where a model's tokenizer and whole weights are: its folder, or the base of an adapter, fetched.
 
-    name: str
-    """``org/name@revision``."""
-    folder: Path
-    """Its snapshot."""
-    size: int
-    """Bytes on disk."""
+    Raises:
+        CheckpointError: ``base``, or the base that the adapter names, cannot be found.
+    """
+    if not is_adapter(folder):
+        return folder
+    try:
+        return resolve(find_base(folder, base))
+    except CheckpointError as error:
+        if base is not None:
+            raise
+        hint = "fetch it, or to merge give it with --base"
+        raise CheckpointError(f"the base that {folder} names is not here: {error}; {hint}") from None
 
 
-def cached() -> list[Cached]:
-    """Models that the hub's cache holds, by name."""
+def cached() -> list[tuple[str, Path, int]]:
+    """Models that the hub's cache holds, by name: ``org/name@revision``, folder, bytes on disk."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -72,13 +77,13 @@ def cached() -> list[Cached]:
     except CacheNotFound:
         return []
     rows = [
-        Cached(
-            name=f"{repo.repo_id}@{next(iter(sorted(revision.refs)), revision.commit_hash[:12])}",
-            folder=revision.snapshot_path,
-            size=revision.size_on_disk,
+        (
+            f"{repo.repo_id}@{next(iter(sorted(revision.refs)), revision.commit_hash[:12])}",
+            revision.snapshot_path,
+            revision.size_on_disk,
         )
         for repo in found.repos
         if repo.repo_type == "model"
         for revision in repo.revisions
     ]
-    return sorted(rows, key=lambda row: row.name)
+    return sorted(rows)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.model.decoder import CacheSpan, KVCache, rotation_group
-from mini_internvl.model.vlm import InternVL, TokenCountError
+from mini_internvl.model.vlm import InternVL
 
 PREFILL_TOKENS = 4096
 """Most tokens, padding included, that are read at once; a longer prompt is read alone."""
@@ -52,7 +52,7 @@ class Piece:
 def prefill(
     model: InternVL,
     prompts: Prompts,
-    visual_tokens: Tensor | None,
+    visual: Sequence[Tensor | None],
     cache: KVCache,
     image_keys: Sequence[Hashable] | None = None,
 ) -> Tensor:
@@ -61,7 +61,7 @@ def prefill(
     Args:
         model: in eval mode.
         prompts: token ids of each row.
-        visual_tokens: (N, tokens per tile, hidden) of all rows in order, or ``None``.
+        visual: (N, tokens per tile, hidden) of each row, or ``None``.
         cache: of as many rows; receives keys and values up to the longest prompt.
         image_keys: names the images of each row; rows with equal keys and an equal prompt up to the last image share
             one prefill of it.
@@ -72,7 +72,6 @@ def prefill(
     Raises:
         TokenCountError: placeholders and visual tokens differ in number.
     """
-    visual = _split_by_row(model, prompts, visual_tokens)
     pieces = [
         Piece(ids=prompt, visual=tokens, prompt_length=len(prompt))
         for prompt, tokens in zip(prompts, visual, strict=True)
@@ -153,18 +152,3 @@ def _read(model: InternVL, pieces: Sequence[Piece]) -> tuple[list[CacheSpan], Te
         for row, piece in enumerate(pieces)
     ]
     return spans, hidden[torch.arange(len(pieces)), counts[:, 0] - 1]
-
-
-def _split_by_row(model: InternVL, prompts: Prompts, visual_tokens: Tensor | None) -> list[Tensor | None]:
-    """The tiles of each row, counted by its placeholders."""
-    counts = [list(prompt).count(model.image_token_id) if model.image_token_id else 0 for prompt in prompts]
-    if visual_tokens is None or not len(visual_tokens):
-        return [None] * len(prompts)
-    each = visual_tokens.shape[1]
-    if sum(counts) != each * len(visual_tokens) or any(count % each for count in counts):
-        raise TokenCountError(
-            f"the prompts hold {sum(counts)} <IMG_CONTEXT> tokens but the images give {each * len(visual_tokens)} "
-            "visual tokens"
-        )
-    parts = visual_tokens.split([count // each for count in counts])
-    return [part if len(part) else None for part in parts]

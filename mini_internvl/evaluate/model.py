@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.engine import load
-from mini_internvl.engine.engine import home, resolve
+from mini_internvl.engine.hub import base_folder, resolve
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.distributed import ALONE, Ranks
@@ -68,7 +68,7 @@ def load_evaluated(
     folder = resolve(model)
     engine = load(folder, device=_own_device(device, ranks), dtype=dtype)
     weights = keys.weight_files_hash(folder)
-    base = home(folder)
+    base = base_folder(folder)
     hashes = [weights, keys.settings_hash(folder)]
     if base != folder:  # an adapter says nothing without its base
         hashes += [keys.weight_files_hash(base), keys.settings_hash(base)]

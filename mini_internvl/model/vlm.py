@@ -6,6 +6,8 @@ visual tokens and carries on with a warning, this model raises: a mismatch is al
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -107,26 +109,14 @@ class InternVL(nn.Module):
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: KVCache | None = None,
+        *,
         visual_tokens: Tensor | None = None,
-        segment_ids: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        lengths: Tensor | None = None,
+        **placed: Any,
     ) -> Tensor:
-        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, the last three as in the decoder's."""
+        """Final hidden states (B, T, hidden); arguments as in :meth:`forward`, ``placed`` as in the decoder's."""
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
             visual_tokens = self.encode_images(pixel_values)
-        x = self.embed(input_ids, visual_tokens)
-        return self.language_model(
-            x,
-            padding=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-            segment_ids=segment_ids,
-            document_ids=document_ids,
-            lengths=lengths,
-        )
+        return self.language_model(self.embed(input_ids, visual_tokens), padding=attention_mask, **placed)
 
     def forward(
         self,
@@ -153,5 +143,5 @@ class InternVL(nn.Module):
         Raises:
             TokenCountError: placeholders and visual tokens differ in number.
         """
-        hidden = self.hidden(input_ids, pixel_values, attention_mask, position_ids, cache, visual_tokens)
-        return self.language_model.lm_head(hidden)
+        placed: dict[str, Any] = {"position_ids": position_ids, "cache": cache, "visual_tokens": visual_tokens}
+        return self.language_model.lm_head(self.hidden(input_ids, pixel_values, attention_mask, **placed))

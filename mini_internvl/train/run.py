@@ -68,7 +68,7 @@ def open_initial(recipe: Recipe) -> InitialCheckpoint:
     device = resolve_device(recipe.device)
     if recipe.model and is_adapter(recipe.model):
         return _open_adapter(recipe, device)
-    folder = hub.find(recipe.model) if recipe.model else Path(recipe.build)
+    folder = hub.resolve(recipe.model) if recipe.model else Path(recipe.build)
     if recipe.model:
         model = load_model(folder, dtype=_base_dtype(recipe) if recipe.lora else "float32", device=str(device))
         sha256 = tensors_hash(folder)
@@ -94,7 +94,7 @@ def _base_dtype(recipe: Recipe) -> str:
 
 def _open_adapter(recipe: Recipe, device: torch.device) -> InitialCheckpoint:
     """The base of an adapter with the adapter on it, to train on; ``recipe.lora`` may change its dropout only."""
-    folder = hub.find(find_base(recipe.model))
+    folder = hub.resolve(find_base(recipe.model))
     model, base_hash = load_model(folder, dtype=_base_dtype(recipe), device=str(device)), tensors_hash(folder)
     wanted = targeted(model, recipe.lora) if recipe.lora else None
     if any("projector" in stage.train for stage in recipe.stages):

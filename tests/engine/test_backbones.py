@@ -94,12 +94,11 @@ def test_a_batch_answers_as_each_prompt_alone(model, temperature):
     tiles = {key: torch.randn(2 if key == "blue" else 1, 3, 56, 56) for key in sorted(set(keys))}
     with torch.inference_mode():
         visual = [model.encode_images(tiles[key]) if IMAGE in row else None for row, key in zip(ids, keys, strict=True)]
-    alone = [drawn(model, [row], tokens, config)[0] for row, tokens in zip(ids, visual, strict=True)]
+    alone = [drawn(model, [row], [tokens], config)[0] for row, tokens in zip(ids, visual, strict=True)]
     assert len({tuple(answer) for answer in alone}) > 5
     assert len({len(answer) for answer in alone}) > 1
-    every = torch.cat([tokens for tokens in visual if tokens is not None])
-    assert drawn(model, ids, every, config, keys) == alone
-    assert drawn(model, ids, every, config) == alone
+    assert drawn(model, ids, visual, config, keys) == alone
+    assert drawn(model, ids, visual, config) == alone
 
 
 def test_answers_are_those_of_the_plain_forward(model):
@@ -108,7 +107,7 @@ def test_answers_are_those_of_the_plain_forward(model):
     numbers = torch.Generator().manual_seed(2)
     for count in (3, 14, 26) if model.config.llm.rope.kind == "dynamic" else (3, 26, 33, 50):
         ids = torch.randint(1, 50, (count,), generator=numbers).tolist()
-        [answer] = drawn(model, [ids], None, GenerationConfig(max_new_tokens=6))
+        [answer] = drawn(model, [ids], [None], GenerationConfig(max_new_tokens=6))
         row = list(ids)
         for token in answer:
             with torch.no_grad():

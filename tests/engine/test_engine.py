@@ -11,8 +11,9 @@ from PIL import Image
 
 from mini_internvl.engine import Engine, GenerationConfig, load
 from mini_internvl.engine import engine as module
-from mini_internvl.engine.engine import resolve, user
+from mini_internvl.engine.engine import user
 from mini_internvl.engine.generate import Step, pick, split_batches
+from mini_internvl.engine.hub import resolve
 from mini_internvl.model.checkpoint import CheckpointError
 from mini_internvl.model.sizes import fresh
 
@@ -175,10 +176,6 @@ def test_the_answer_ends_at_the_limit_or_at_a_stop_token(engine):
 
 def test_the_separator_always_stops(engine, checkpoint):
     assert engine.tokenizer.token_id("<|im_end|>") in engine.stop_ids
-    assert module.Engine(engine.model, engine.tokenizer, engine.processor.template, stop_ids=[3]).stop_ids == {
-        3,
-        engine.tokenizer.token_id("<|im_end|>"),
-    }
 
 
 def test_sampling_is_repeatable_by_its_seed_alone_and_in_a_batch(engine):
@@ -223,7 +220,7 @@ def test_ids_without_a_token_are_never_drawn(checkpoint, temperature):
     size = engine.tokenizer.size
     llm = dataclasses.replace(engine.model.config.llm, vocab_size=size + 55)
     padded = fresh(dataclasses.replace(engine.model.config, llm=llm), seed=0)
-    changed = biased(Engine(padded, engine.tokenizer, engine.processor.template), size + 3)
+    changed = biased(Engine(padded, checkpoint), size + 3)
     config = GenerationConfig(max_new_tokens=8, temperature=temperature, seed=1)
     [drawn] = _tokens(changed, [changed.prepare(user("What is this?"))], config)
     assert drawn
@@ -359,7 +356,7 @@ def test_loading_reads_settings_of_the_folder(checkpoint, tmp_path):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
         engine = load(folder, device="cpu")
         assert wanted < engine.stop_ids
-        assert type(engine).around(engine.model, folder).stop_ids == engine.stop_ids
+        assert Engine(engine.model, folder).stop_ids == engine.stop_ids
     assert "Be brief." in engine.tokenizer.decode(engine.prepare(user("Q")).input_ids)
     with pytest.raises(ValueError, match='unknown backend "magic"; known: auto, torch'):
         load(folder, backend="magic")

@@ -27,24 +27,23 @@ def cache(checkpoint, tmp_path, monkeypatch):
 
 
 def test_a_cached_model_is_found_without_a_network(cache, checkpoint):
-    assert hub.find("org/tiny") == cache
-    assert hub.find("org/tiny@main") == cache
-    assert hub.find(f"org/tiny@{COMMIT}") == cache
+    assert hub.resolve("org/tiny") == cache
+    assert hub.resolve("org/tiny@main") == cache
+    assert hub.resolve(f"org/tiny@{COMMIT}") == cache
     question = [{"role": "user", "content": "Hi"}]
     assert load("org/tiny", device="cpu").chat(question).text == load(checkpoint, device="cpu").chat(question).text
 
 
 def test_the_cache_is_listed(cache):
-    (row,) = hub.cached()
-    assert row.name == "org/tiny@main"
-    assert row.folder == cache
-    assert row.size > 100_000
+    [(name, folder, size)] = hub.cached()
+    assert (name, folder) == ("org/tiny@main", cache)
+    assert size > 100_000
 
 
 @pytest.mark.parametrize("name", ["org/other", "org/tiny@v2"])
 def test_what_the_cache_lacks_is_named(cache, name):
     with pytest.raises(CheckpointError, match=f"{name} is no local folder and could not be fetched from the hub"):
-        hub.find(name)
+        hub.resolve(name)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "/tmp/no/such", "./a/b", "a/b/c", "~/x", "org/"])
@@ -55,7 +54,7 @@ def test_names_that_are_neither_are_refused_without_asking_the_hub(monkeypatch, 
     if name != "org/":
         monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
     with pytest.raises(CheckpointError, match="is neither a checkpoint folder nor a hub id"):
-        hub.find(name)
+        hub.resolve(name)
 
 
 def test_the_revision_and_only_data_files_are_asked_for(monkeypatch, tmp_path):
@@ -66,14 +65,14 @@ def test_the_revision_and_only_data_files_are_asked_for(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert hub.find("org/name@abc") == tmp_path
+    assert hub.resolve("org/name@abc") == tmp_path
     assert (seen["name"], seen["revision"]) == ("org/name", "abc")
     assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in seen["allow_patterns"])
 
 
 def test_a_folder_whose_save_was_killed_between_two_renames_is_found(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / ".m.old")
-    assert hub.find(tmp_path / "m") == tmp_path / "m"
+    assert hub.resolve(tmp_path / "m") == tmp_path / "m"
     assert (tmp_path / "m" / "config.json").exists()
 
 
@@ -86,4 +85,4 @@ def test_whatever_the_transport_raises_is_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
     with pytest.raises(CheckpointError, match="could not be fetched from the hub: ProxyError; check the name"):
-        hub.find("org/name")
+        hub.resolve("org/name")
