@@ -110,7 +110,6 @@ class JsonLines(Container):
     """One JSON object a line; blank lines are passed over."""
 
     def spans(self, update: Update) -> Iterator[Span]:
-        """See :class:`Container`."""
         with self.path.open("rb") as file:
             start = 0
             for number, (data, size) in enumerate(_lines(file, update), 1):
@@ -140,7 +139,6 @@ class JsonList(Container):
     place = "row"
 
     def spans(self, update: Update) -> Iterator[Span]:
-        """See :class:`Container`."""
         depth = start = number = 0
         with self.path.open("rb") as file:
             for position, kind in _brackets(file, update):
@@ -160,7 +158,6 @@ class JsonList(Container):
             yield Span(start, 0, number + 1, b"")
 
     def parse(self, data: Any, number: int) -> Row | Fault:
-        """See :class:`Container`."""
         if data == b"":
             return self.fault(number, "not valid JSON (nothing between two commas, or the list is cut off)")
         return super().parse(data, number)
@@ -192,7 +189,6 @@ class Table(Container):
         self.header: list[str] = []
 
     def spans(self, update: Update) -> Iterator[Span]:
-        """See :class:`Container`."""
         with self.path.open("rb") as file:
             taken: list[bytes] = []
             reader = csv.reader(self._texts(file, taken, update), delimiter=self.delimiter)
@@ -216,7 +212,6 @@ class Table(Container):
             yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
 
     def parse(self, data: Any, number: int) -> Row | Fault:
-        """See :class:`Container`."""
         if data is None:
             return super().parse(data, number)
         try:
@@ -234,7 +229,6 @@ class Shard(Container):
     place = "row"
 
     def spans(self, update: Update) -> Iterator[Span]:
-        """See :class:`Container`."""
         try:
             with tarfile.open(self.path, "r:") as tar:
                 number, key, start, end = 0, "", 0, 0
@@ -323,7 +317,6 @@ class Parquet(Container):
         self._held: tuple[int, Any] = (-1, None)
 
     def spans(self, update: Update) -> Iterator[Span]:
-        """See :class:`Container`."""
         for number in range(self.groups[-1]):
             yield Span(number, 0, number + 1, self.read(number, 0))
         with self.path.open("rb") as file:
@@ -343,7 +336,6 @@ class Parquet(Container):
         return self._held[1].slice(start - self.groups[group], 1).to_pylist()[0]
 
     def parse(self, data: Any, number: int) -> Row | Fault:
-        """See :class:`Container`."""
         return self.row(number, data)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,74 +22,27 @@ from mini_internvl.data import DataError, Fault, Row
 from mini_internvl.data.check import Check, Extra
 from mini_internvl.data.files import ENDINGS, RowFile
 from mini_internvl.data.rows import to_sample
-from mini_internvl.files import read_text
+from mini_internvl.files import read_json
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample
 
 DOMAIN = ("SPLITS", "convert")
 """What a domain must have to be trained on."""
+META = frozenset({"root", "annotation", "repeat_time", "max_dynamic_patch", "length", "data_augment"})
+"""Keys of an entry of InternVL's meta JSON."""
 META_BYTES = 16 << 20
 """Bytes of the largest meta JSON."""
 
 
-class Source(Protocol):
-    """Samples by number; numbers past the end begin again, in another order."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all that decides the samples: it differs when a file's content does."""
-        ...
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What is odd in the data, a line each."""
-        ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def __len__(self) -> int:
-        """Samples of one pass; 0 where they never run out."""
-        ...
-
-    def with_seed(self, seed: int) -> Source:
-        """The same samples in the order of another seed; no file is read again."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class SynthSource:
-    """Images drawn on the fly; never runs out."""
-
-    kind: str
-    seed: int
-    split: str
-    warnings: Sequence[str] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        """The drawing's arguments."""
-        return f"synth-{self.kind}-{self.seed}-{self.split}"
-
-    def __getitem__(self, index: int) -> Sample:
-        return synth.make(self.kind, self.seed, index, self.split)
-
-    def __len__(self) -> int:
-        return 0
-
-    def with_seed(self, seed: int) -> SynthSource:
-        """The source itself: drawn samples have one order."""
-        return self
-
-
-class Shuffled:
-    """Samples in a new order for each pass.
+class Source:
+    """Samples by number; numbers past the end begin again, in another order.
 
     Args:
-        read: the sample at a place, from 0.
-        count: places.
+        read: the sample at a place.
+        count: places of one pass; 0 for samples that never run out and have one order.
         seed: of the orders.
-        fingerprint: of the content.
-        warnings: what is odd.
+        fingerprint: of all that decides the samples: it differs when a file's content does.
+        warnings: what is odd in the data, a line each.
         groups: (count,) places with equal numbers are read one after the other; ``None`` where every place is alone.
     """
 
@@ -110,13 +63,9 @@ class Shuffled:
     def __len__(self) -> int:
         return self.count
 
-    def with_seed(self, seed: int) -> Shuffled:
-        """The same samples in the order of another seed."""
-        other = copy.copy(self)
-        other.seed, other._order = seed, None
-        return other
-
     def __getitem__(self, index: int) -> Sample:
+        if not self.count:
+            return self.read(index)
         turn, place = divmod(index, self.count)
         if self._order is None or self._order[0] != turn:
             self._order = (turn, self._shuffled(np.random.default_rng((self.seed, turn))))
@@ -127,6 +76,12 @@ class Shuffled:
             return random.permutation(self.count)
         first = random.random(self.groups.max() + 1)[self.groups]
         return np.lexsort((random.random(self.count), first))
+
+    def with_seed(self, seed: int) -> Source:
+        """The same samples in the order of another seed; no file is read again."""
+        other = copy.copy(self)
+        other.seed, other._order = seed, None
+        return other
 
 
 def open_source(recipe: SourceRecipe, seed: int, check: Extra | None = None) -> Source:
@@ -141,18 +96,22 @@ def open_source(recipe: SourceRecipe, seed: int, check: Extra | None = None) -> 
         DataError: the file or folder is missing, or rows cannot be used (all are listed with their places).
     """
     if recipe.kind == "synth":
-        return _synth(recipe)
-    if recipe.kind == "domain":
-        return _domain(recipe, seed, check)
-    return _file(recipe, seed, check)
+        return _synth(recipe, seed)
+    return _domain(recipe, seed, check) if recipe.kind == "domain" else _file(recipe, seed, check)
 
 
-def _synth(recipe: SourceRecipe) -> Source:
-    if recipe.name not in synth.KINDS:
-        raise DataError(f'unknown synth kind "{recipe.name}"; known: {", ".join(synth.KINDS)}')
-    if reason := synth.missing(recipe.name):
-        raise DataError(f"{reason}; or take the source {recipe.name} out of the recipe")
-    return SynthSource(recipe.name, recipe.seed, recipe.split)
+def _synth(recipe: SourceRecipe, seed: int) -> Source:
+    name, first, split = recipe.name, recipe.seed, recipe.split
+    if name not in synth.KINDS:
+        raise DataError(f'unknown synth kind "{name}"; known: {", ".join(synth.KINDS)}')
+    if reason := synth.missing(name):
+        raise DataError(f"{reason}; or take the source {name} out of the recipe")
+    draw = functools.partial(_drawn, name, first, split)
+    return Source(draw, 0, seed, fingerprint=f"synth-{name}-{first}-{split}")
+
+
+def _drawn(kind: str, seed: int, split: str, index: int) -> Sample:
+    return synth.make(kind, seed, index, split)
 
 
 def _domain(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
@@ -168,12 +127,16 @@ def _domain(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
     checked.refuse()
     if not samples:
         raise DataError(f"{recipe.path} ({recipe.split}) holds no samples")
-    digest = hashlib.blake2b("\n".join(map(repr, samples)).encode(errors="replace"), digest_size=16).hexdigest()
-    return Shuffled(samples.__getitem__, len(samples), seed, fingerprint=digest, warnings=checked.warnings())
+    digest = _hash("\n".join(map(repr, samples)))
+    return Source(samples.__getitem__, len(samples), seed, fingerprint=digest, warnings=checked.warnings())
 
 
 def _stated(sample: Sample, recipe: SourceRecipe) -> Sample:
     return dataclasses.replace(sample, independent=True) if recipe.independent else sample
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,72 +154,71 @@ class Part:
     max_tiles: int | None = None
     """Tile limit of samples that have none of their own."""
 
+    def taken(self, rows: int) -> int:
+        """Rows of a pass, of those that the file has."""
+        if not rows:
+            raise DataError(f"{self.path} holds no samples")
+        if self.repeat > 1 and self.repeat != int(self.repeat):
+            raise DataError(f"{self.name}: repeat_time is {self.repeat}; above 1 it must be a whole number")
+        if int(rows * self.repeat) < 1:
+            raise DataError(f"{self.name}: repeat_time {self.repeat} leaves none of {rows} rows")
+        return int(rows * self.repeat)
 
-def _file(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
-    """The rows of a file, of all files of a folder, or of the files that a meta JSON names."""
-    checked = Check(check)
-    parts = list(_parts(Path(recipe.path), checked))
-    format = recipe.format or (recipe.kind if recipe.kind not in ("rows", "jsonl") else "")
 
-    def sample(part: Part, row: Row) -> Sample | Fault:
-        read = to_sample(row, root=part.root, format=format, source=part.name)
+class _Rows:
+    """The rows of several files as samples by their place, one file after the other."""
+
+    def __init__(self, recipe: SourceRecipe, parts: Sequence[Part], checked: Check) -> None:
+        self.recipe, self.parts = recipe, parts
+        self.format = recipe.format or ("" if recipe.kind in ("rows", "jsonl") else recipe.kind)
+        self.files = []
+        for part in parts:
+            visit = functools.partial(checked.row, read=functools.partial(self.sample, part), format=self.format)
+            self.files.append(RowFile(part.path, visit))
+        checked.refuse()
+        self.taken = [part.taken(len(file)) for part, file in zip(parts, self.files, strict=True)]
+        self.ends = np.cumsum(self.taken)
+
+    def sample(self, part: Part, row: Row) -> Sample | Fault:
+        """One row as its source wants it."""
+        read = to_sample(row, root=part.root, format=self.format, source=part.name)
         if isinstance(read, Fault):
             return read
         if part.max_tiles is not None and read.max_tiles is None:
             read = dataclasses.replace(read, max_tiles=part.max_tiles)
-        return _stated(read, recipe)
+        return _stated(read, self.recipe)
 
-    files = []
-    for part in parts:
-        read_part = functools.partial(sample, part)
-        files.append(RowFile(part.path, functools.partial(checked.row, read=read_part, format=format)))
-        if not len(files[-1]):
-            raise DataError(f"{part.path} holds no samples")
-    checked.refuse()
-    taken = [_taken(part, len(file)) for part, file in zip(parts, files, strict=True)]
-    ends = np.cumsum(taken)
-
-    def read(place: int) -> Sample:
-        number = int(np.searchsorted(ends, place, side="right"))
-        file = files[number]
-        row = file.row((place - int(ends[number]) + taken[number]) % len(file))
-        found = row if isinstance(row, Fault) else sample(parts[number], row)
+    def __call__(self, place: int) -> Sample:
+        number = int(np.searchsorted(self.ends, place, side="right"))
+        file = self.files[number]
+        row = file.row((place - int(self.ends[number]) + self.taken[number]) % len(file))
+        found = row if isinstance(row, Fault) else self.sample(self.parts[number], row)
         if isinstance(found, Fault):
             raise DataError(f"{found}; the file was changed while it was read")
         return found
 
-    settings = [[part.repeat, part.max_tiles, file.fingerprint] for part, file in zip(parts, files, strict=True)]
-    text = json.dumps([settings, format, recipe.independent])
-    return Shuffled(
-        read,
-        int(ends[-1]),
-        seed,
-        fingerprint=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
-        warnings=checked.warnings(),
-        groups=_groups(files, taken),
-    )
+    def groups(self) -> np.ndarray | None:
+        """Numbers of the groups of all places, where a file has groups; a row without one is a group of its own."""
+        own = [file.groups() for file in self.files]
+        if all(groups is None for groups in own):
+            return None
+        found, first = [], 0
+        for file, groups, count in zip(self.files, own, self.taken, strict=True):
+            groups = np.arange(len(file)) if groups is None else groups
+            found.append(first + np.resize(groups, count))
+            first += int(groups.max()) + 1
+        return np.concatenate(found)
 
 
-def _groups(files: Sequence[RowFile], taken: Sequence[int]) -> np.ndarray | None:
-    """Numbers of the groups of all places, where a file has groups; a row without one is a group of its own."""
-    own = [file.groups() for file in files]
-    if all(groups is None for groups in own):
-        return None
-    found, first = [], 0
-    for file, groups, count in zip(files, own, taken, strict=True):
-        groups = np.arange(len(file)) if groups is None else groups
-        found.append(first + np.resize(groups, count))
-        first += int(groups.max()) + 1
-    return np.concatenate(found)
-
-
-def _taken(part: Part, rows: int) -> int:
-    count = int(rows * part.repeat)
-    if part.repeat > 1 and part.repeat != int(part.repeat):
-        raise DataError(f"{part.name}: repeat_time is {part.repeat}; above 1 it must be a whole number")
-    if count < 1:
-        raise DataError(f"{part.name}: repeat_time {part.repeat} leaves none of {rows} rows")
-    return count
+def _file(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
+    """The rows of a file, of all files of a folder, or of the files that a meta JSON names."""
+    checked = Check(check)
+    rows = _Rows(recipe, list(_parts(Path(recipe.path), checked)), checked)
+    settings = [
+        (part.repeat, part.max_tiles, file.fingerprint) for part, file in zip(rows.parts, rows.files, strict=True)
+    ]
+    digest = _hash(json.dumps([settings, rows.format, recipe.independent]))
+    return Source(rows, int(rows.ends[-1]), seed, fingerprint=digest, warnings=checked.warnings(), groups=rows.groups())
 
 
 def _parts(path: Path, checked: Check) -> Iterator[Part]:
@@ -298,8 +260,8 @@ def _meta(path: Path) -> Mapping[str, Mapping[str, Any]] | None:
     if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > META_BYTES:
         return None
     try:
-        content = json.loads(read_text(path, error=DataError))
-    except (DataError, RecursionError, ValueError):
+        content = read_json(path, error=DataError)
+    except DataError:  # JSON lines, or no JSON
         return None
     if not isinstance(content, dict) or not content:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from PIL import Image
@@ -38,6 +39,7 @@ def test_each_pass_is_another_order_of_all_rows(tmp_path):
     assert source(path, 3)[17].id == passes[1][7]  # needs no replay
     assert [source(path, 4)[i].id for i in range(10)] != passes[0]
     assert len(opened) == 10
+    assert pickle.loads(pickle.dumps(opened))[17].id == passes[1][7]  # as workers that are not forked get it
     assert [opened.with_seed(4)[i].id for i in range(10)] == [source(path, 4)[i].id for i in range(10)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mini_internvl.inputs.messages import ESCAPED, MARK
-from mini_internvl.records import Message, Part
+from mini_internvl.records import Message, Part, Sample
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 """The names that data files give to speakers."""
@@ -54,6 +54,28 @@ def turns(raw: Mapping[str, Any], field: str, speaker: str, said: str) -> list[t
             raise ValueError(f'{here}.{speaker}: unknown speaker "{shown(name)[1:-1]}"; known: {", ".join(ROLES)}')
         found.append((ROLES[name], turn[said]))
     return found
+
+
+def conversation(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(role, text) of the turns of ``conversations``."""
+    spoken = enumerate(turns(raw, "conversations", "from", "value"))
+    return [(role, text(said, f"conversations[{number}].value")) for number, (role, said) in spoken]
+
+
+def system(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The first turn that a row's ``system`` means, if it has one."""
+    return [] if absent(raw.get("system")) else [("system", text(raw["system"], "system"))]
+
+
+def example(*turns: str | list[str], id: str = "1", system: str = "") -> Sample:
+    """The sample of a worked example: texts, questions and answers in turn; a question with images ends its list."""
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    for number, said in enumerate(turns):
+        content: Any = said
+        if not isinstance(said, str):
+            content = [*({"type": "image", "image": name} for name in said[:-1]), {"type": "text", "text": said[-1]}]
+        messages.append({"role": ("user", "assistant")[number % 2], "content": content})
+    return Sample(id=id, messages=messages, source="example")
 
 
 def absent(value: object) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from mini_internvl.data.formats._turns import images, text, turns, with_images
-from mini_internvl.records import Message, Sample
+from mini_internvl.data.formats._turns import conversation, example, images, with_images
+from mini_internvl.records import Message
 
 KEYS = frozenset({"conversations", "image", "width", "height", "width_list", "height_list"})
 
@@ -22,13 +22,8 @@ def reads(keys: AbstractSet[str]) -> bool:
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
     """The conversation with its images; ValueError names the field that is wrong."""
-    spoken = [
-        (role, text(said, f"conversations[{number}].value"))
-        for number, (role, said) in enumerate(turns(raw, "conversations", "from", "value"))
-    ]
-    if spoken[0][0] == "assistant":
-        spoken = spoken[1:]
-    return with_images(spoken, images(raw, "image"))
+    spoken = conversation(raw)
+    return with_images(spoken[1:] if spoken[0][0] == "assistant" else spoken, images(raw, "image"))
 
 
 EXAMPLE = (
@@ -40,19 +35,5 @@ EXAMPLE = (
             {"from": "gpt", "value": "The right one."},
         ],
     },
-    Sample(
-        id="7",
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": "left.jpg"},
-                    {"type": "image", "image": "right.jpg"},
-                    {"type": "text", "text": "Left: <image>\nRight: <image>\nWhich is darker?"},
-                ],
-            },
-            {"role": "assistant", "content": "The right one."},
-        ],
-        source="example",
-    ),
+    example(["left.jpg", "right.jpg", "Left: <image>\nRight: <image>\nWhich is darker?"], "The right one.", id="7"),
 )

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from mini_internvl.data.formats._turns import absent, images, text, turns, with_images
-from mini_internvl.records import Message, Sample
+from mini_internvl.data.formats._turns import conversation, example, images, system, with_images
+from mini_internvl.records import Message
 
 KEYS = frozenset({"conversations", "images", "image", "system", "width", "height"})
 
@@ -22,12 +22,7 @@ def reads(keys: AbstractSet[str]) -> bool:
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
     """The conversation with its images; ValueError names the field that is wrong."""
-    system = [] if absent(raw.get("system")) else [("system", text(raw["system"], "system"))]
-    spoken = [
-        (role, text(said, f"conversations[{number}].value"))
-        for number, (role, said) in enumerate(turns(raw, "conversations", "from", "value"))
-    ]
-    return with_images([*system, *spoken], images(raw, "image", "images"))
+    return with_images([*system(raw), *conversation(raw)], images(raw, "image", "images"))
 
 
 EXAMPLE = (
@@ -36,16 +31,5 @@ EXAMPLE = (
         "images": ["cat.jpg"],
         "conversations": [{"from": "user", "value": "What is this?"}, {"from": "assistant", "value": "Cat."}],
     },
-    Sample(
-        id="1",
-        messages=[
-            {"role": "system", "content": "Answer in one word."},
-            {
-                "role": "user",
-                "content": [{"type": "image", "image": "cat.jpg"}, {"type": "text", "text": "What is this?"}],
-            },
-            {"role": "assistant", "content": "Cat."},
-        ],
-        source="example",
-    ),
+    example(["cat.jpg", "What is this?"], "Cat.", system="Answer in one word."),
 )

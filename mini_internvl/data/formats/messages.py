@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, cast
 
 from mini_internvl.data.formats._turns import shown, turns
 from mini_internvl.records import Message, Sample
@@ -42,36 +42,14 @@ def content(value: object, field: str) -> str | list[Any]:
     return parts
 
 
-EXAMPLE = (
+_TURNS = [
     {
-        "id": "cat-1",
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": "cat.jpg", "name": "Front"},
-                    {"type": "text", "text": "What is this?"},
-                ],
-            },
-            {"role": "assistant", "content": "A cat."},
-        ],
-        "independent": True,
-        "max_tiles": 6,
+        "role": "user",
+        "content": [{"type": "image", "image": "cat.jpg", "name": "Front"}, {"type": "text", "text": "?"}],
     },
-    Sample(
-        id="cat-1",
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": "cat.jpg", "name": "Front"},
-                    {"type": "text", "text": "What is this?"},
-                ],
-            },
-            {"role": "assistant", "content": "A cat."},
-        ],
-        source="example",
-        independent=True,
-        max_tiles=6,
-    ),
+    {"role": "assistant", "content": "A cat."},
+]
+EXAMPLE = (
+    {"id": "cat-1", "messages": _TURNS, "independent": True, "max_tiles": 6},
+    Sample(id="cat-1", messages=cast(Any, _TURNS), source="example", independent=True, max_tiles=6),
 )

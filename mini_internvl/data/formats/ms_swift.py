@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from mini_internvl.data.formats._turns import absent, images, shown, text, turns, with_images
+from mini_internvl.data.formats._turns import absent, example, images, shown, system, text, turns, with_images
 from mini_internvl.data.formats.messages import content
-from mini_internvl.records import Message, Sample
+from mini_internvl.records import Message
 
 KEYS = frozenset({"messages", "query", "response", "history", "system", "image", "images"})
 
@@ -30,9 +30,7 @@ def messages(raw: Mapping[str, Any]) -> list[Message]:
         ]
     else:
         spoken = _exchanges(raw)
-    if not absent(raw.get("system")):
-        spoken.insert(0, ("system", text(raw["system"], "system")))
-    return with_images(spoken, images(raw, "image", "images"))
+    return with_images([*system(raw), *spoken], images(raw, "image", "images"))
 
 
 def _exchanges(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -59,20 +57,5 @@ EXAMPLE = (
         ],
         "images": ["cat.jpg", "dog.jpg"],
     },
-    Sample(
-        id="1",
-        messages=[
-            {
-                "role": "user",
-                "content": [{"type": "image", "image": "cat.jpg"}, {"type": "text", "text": "<image>What is this?"}],
-            },
-            {"role": "assistant", "content": "A cat."},
-            {
-                "role": "user",
-                "content": [{"type": "image", "image": "dog.jpg"}, {"type": "text", "text": "And <image>?"}],
-            },
-            {"role": "assistant", "content": "A dog."},
-        ],
-        source="example",
-    ),
+    example(["cat.jpg", "<image>What is this?"], "A cat.", ["dog.jpg", "And <image>?"], "A dog."),
 )
