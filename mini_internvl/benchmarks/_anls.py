@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._files import Faults, chosen, read_jsonl, read_rows
+from mini_internvl.benchmarks._files import Faults, chosen, read_rows
 from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     NEW_TOKENS,
@@ -134,7 +134,7 @@ def _annotated(path: Path, layout: Layout, *, scored: bool) -> list[_Asked]:
 
 def _questions(path: Path, annotation: Path | None, annotated: Sequence[_Asked], *, scored: bool) -> list[_Asked]:
     """The questions of a jsonl file, with answers and labels of the annotation file where there is one."""
-    rows = read_jsonl(path, ("image", "question", "question_id"))
+    rows = read_rows(path, ("image", "question", "question_id"))
     check_fields(path, rows, ("image", "question"), "question_id")
     known = {str(row.name): row for row in annotated}
     faults = Faults(path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._domains import annotation, image_folders
-from mini_internvl.benchmarks._files import Faults, read_json, read_jsonl
+from mini_internvl.benchmarks._files import Faults, read_json, read_rows
 from mini_internvl.data import DataError
 from mini_internvl.metrics.drivelm import CAMERAS, CELL, COLUMNS, ROWS
 
@@ -111,7 +111,7 @@ def read_prompts(root: str | Path, benchmark: str) -> tuple[Path, list[dict[str,
         return None
     faults = Faults(path)
     found = []
-    for number, row in enumerate(read_jsonl(path, ("id", "image", "conversations", "question_old")), 1):
+    for number, row in enumerate(read_rows(path, ("id", "image", "conversations", "question_old")), 1):
         turns = row["conversations"]
         first = turns[0] if isinstance(turns, list) and turns else None
         text = first.get("value") if isinstance(first, dict) else None

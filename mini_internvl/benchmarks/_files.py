@@ -72,20 +72,29 @@ def locate(root: str | Path, benchmark: str, *names: str) -> list[Path]:
     )
 
 
-def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file or of a JSON list, each with the required fields.
+def read_rows(path: Path, required: Sequence[str], *, key: str | None = None) -> list[dict[str, Any]]:
+    """Objects of a JSON-lines file, of a JSON list, or of the list under ``key``, each with the required fields.
 
     Raises:
-        DataError: lists the lines that are no objects, or lack a field.
+        DataError: lists the rows that are no objects, or lack a field.
     """
+    content: Any
+    if key is None:
+        content = (row.reason if isinstance(row, Fault) else row.raw for row in scan(path))
+    else:
+        whole = read_json(path)
+        content = whole.get(key) if isinstance(whole, dict) else None
+        if not isinstance(content, list):
+            raise DataError(f"{path} must hold a list under {key!r}; get the file again from its source")
     faults = Faults(path)
     rows = []
-    for number, row in enumerate(scan(path), 1):
-        if isinstance(row, Fault):
-            faults.add(number, row.reason)
-        else:
-            _check_fields(row.raw, required, number, faults)
-            rows.append(dict(row.raw))
+    for number, row in enumerate(content, 1):
+        if not isinstance(row, dict):
+            faults.add(number, row if key is None else "not an object with named fields")
+            continue
+        if missing := [name for name in required if name not in row]:
+            faults.add(number, f"no {', '.join(missing)}")
+        rows.append(row)
     faults.check()
     return rows
 
@@ -93,31 +102,6 @@ def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; DataError names it if there is none."""
     return files.read_json(path, limit=1 << 32, error=DataError)
-
-
-def read_rows(path: Path, required: Sequence[str], *, key: str | None = None) -> list[dict[str, Any]]:
-    """Objects of a JSON list, or of the list under ``key``, each with the required fields."""
-    content = read_json(path)
-    if key is not None:
-        content = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(content, list):
-        raise DataError(
-            f"{path} must hold a list{f' under {key!r}' if key else ''}; get the file again from its source"
-        )
-    faults = Faults(path)
-    for number, row in enumerate(content, 1):
-        _check_fields(row, required, number, faults)
-    faults.check()
-    return content
-
-
-def _check_fields(row: Any, required: Sequence[str], number: int, faults: Faults) -> None:
-    if not isinstance(row, dict):
-        faults.add(number, "not an object")
-        return
-    missing = [name for name in required if name not in row]
-    if missing:
-        faults.add(number, f"no {', '.join(missing)}")
 
 
 IMAGES = "image"

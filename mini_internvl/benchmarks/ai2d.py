@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import chosen, read_jsonl
+from mini_internvl.benchmarks._files import chosen, read_rows
 from mini_internvl.benchmarks._tally import empty_answers, scorer
 from mini_internvl.benchmarks._vqa import (
     VLMEVALKIT_NEW_TOKENS,
@@ -52,7 +52,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
     path = need(root, "ai2d", FOLDERS, FILES)
-    rows = read_jsonl(path, COLUMNS)
+    rows = read_rows(path, COLUMNS)
     check_fields(path, rows, ("image", "question"), "question_id")
     golds = gold_answers(path, rows, "answer")
     names = unique(row["question_id"] for row in rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import chosen, read_jsonl
+from mini_internvl.benchmarks._files import chosen, read_rows
 from mini_internvl.benchmarks._tally import Tally, answers
 from mini_internvl.benchmarks._vqa import (
     NEW_TOKENS,
@@ -51,7 +51,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
     for half, path in [(half, _path(root, half)) for half in HALVES if name in ("test", half)]:
-        rows = read_jsonl(path, COLUMNS)
+        rows = read_rows(path, COLUMNS)
         check_fields(path, rows, ("image", "question"), "question_id")
         golds = gold_answers(path, rows, "answer")
         places = images(path, [row["image"] for row in rows], Path(root))

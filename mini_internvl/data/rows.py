@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
 from mini_internvl.data.formats._turns import MARKS, absent, shown
@@ -23,7 +23,6 @@ from mini_internvl.records import Message, PatchAnnotation, Sample
 
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "objects"})
 """Keys of things to see or hear: a format that does not read one of them must not pass over it."""
-Value = TypeVar("Value", int, bool, str)
 
 
 def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: str = "") -> Sample | Fault:
@@ -47,21 +46,18 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
             id=row.id,
             messages=messages,
             source=named if named and isinstance(named, str) else source or row.file.stem,
-            max_tiles=_field(raw, "max_tiles", int, None),
+            max_tiles=_typed(raw, "max_tiles", int, "a whole number from 1"),
             patch_annotations=_annotations(raw.get("patch_annotations") or []),
-            independent=_field(raw, "independent", bool, False),
+            independent=bool(_typed(raw, "independent", bool, "true or false")),
             place=where(row),
         )
     except (ValueError, TypeError) as error:
         return Fault(file=row.file, place=row.place, reason=str(error))
 
 
-def _field(raw: Mapping[str, Any], key: str, kind: type[Value], default: Any) -> Any:
+def _typed(raw: Mapping[str, Any], key: str, kind: Any, wanted: str) -> Any:
     value = raw.get(key)
-    if value is None:
-        return default
-    if type(value) is not kind:
-        wanted = {int: "a whole number", bool: "true or false"}[kind]
+    if value is not None and (type(value) is not kind or (kind is int and value < 1)):
         raise ValueError(f"{key} is {shown(value)}; it must be {wanted}")
     return value
 

@@ -31,18 +31,12 @@ def text(value: object, field: str) -> str:
     return value
 
 
-def listed(raw: Mapping[str, Any], field: str) -> list[Any]:
-    """The value of a field that holds a list which is not empty."""
-    value = raw.get(field)
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{field} is {shown(value)}; it must be a list of turns")
-    return list(value)
-
-
 def turns(raw: Mapping[str, Any], field: str, speaker: str, said: str) -> list[tuple[str, Any]]:
     """(role, content) of the turns in a list of objects, contents as they stand."""
-    found = []
-    for number, turn in enumerate(listed(raw, field)):
+    value, found = raw.get(field), []
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"{field} is {shown(value)}; it must be a list of turns")
+    for number, turn in enumerate(value):
         here = f"{field}[{number}]"
         if not isinstance(turn, dict):
             raise ValueError(f"{here} is {shown(turn)}; it must be an object with {speaker} and {said}")
