@@ -218,6 +218,8 @@ class Table(Container):
             (cells,) = csv.reader([data.decode("utf-8")], delimiter=self.delimiter)
         except UnicodeDecodeError as error:
             return self.fault(number, f"not valid UTF-8 ({error.reason}); save it as UTF-8")
+        except (ValueError, csv.Error) as error:
+            return self.fault(number, f"not one row of a table ({error})")
         if len(cells) != len(self.header):
             return self.fault(number, f"{len(cells)} cells, the header has {len(self.header)}")
         return self.row(number, dict(zip(self.header, cells, strict=True)))

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def _domain(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
     checked.refuse()
     if not samples:
         raise DataError(f"{recipe.path} ({recipe.split}) holds no samples")
-    digest = _hash("\n".join(map(repr, samples)))
+    digest = _hash(b"".join(map(pickle.dumps, samples)))  # with the pixels of images that are no files
     return Source(samples.__getitem__, len(samples), seed, fingerprint=digest, warnings=checked.warnings())
 
 
@@ -135,8 +136,8 @@ def _stated(sample: Sample, recipe: SourceRecipe) -> Sample:
     return dataclasses.replace(sample, independent=True) if recipe.independent else sample
 
 
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,7 +218,7 @@ def _file(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
     settings = [
         (part.repeat, part.max_tiles, file.fingerprint) for part, file in zip(rows.parts, rows.files, strict=True)
     ]
-    digest = _hash(json.dumps([settings, rows.format, recipe.independent]))
+    digest = _hash(json.dumps([settings, rows.format, recipe.independent]).encode())
     return Source(rows, int(rows.ends[-1]), seed, fingerprint=digest, warnings=checked.warnings(), groups=rows.groups())
 
 

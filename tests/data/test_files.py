@@ -116,6 +116,15 @@ def test_every_fault_of_a_row_is_named_with_its_line_and_the_rest_is_read(tmp_pa
     assert (first.raw, last.raw) == ({"a": 1}, {"a": 3})
 
 
+def test_a_row_that_is_no_row_of_its_table_is_a_fault(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(b"a\tb\n1\t2\n1\t2\t3\n\xff\t2\n")
+    assert [str(row).partition(": row ")[2] for row in scan(path) if isinstance(row, Fault)] == [
+        "2: 3 cells, the header has 2",
+        "3: not valid UTF-8 (invalid start byte); save it as UTF-8",
+    ]
+
+
 @pytest.mark.parametrize("text", ['[{"a": 1}', '[{"a": 1}, {"a": "b]', '[{"a": 1},]'])
 def test_a_list_that_is_cut_off_ends_with_a_fault(tmp_path, text):
     path = tmp_path / "rows.json"

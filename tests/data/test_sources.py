@@ -202,6 +202,7 @@ def test_a_format_may_be_named_and_then_holds_for_all_rows(tmp_path):
 
 
 DOMAIN = """
+from PIL import Image
 from mini_internvl.data import Fault
 from mini_internvl.records import Sample
 SPLITS = ("train",)
@@ -210,7 +211,8 @@ def convert(raw, split):
         if line == "bad":
             yield Fault(file=raw / "notes.txt", place=f"line {number}", reason="no note")
         else:
-            messages = [{"role": "user", "content": f"{split}?"}, {"role": "assistant", "content": line}]
+            shown = [{"type": "image", "image": Image.new("RGB", (9, 9))}, {"type": "text", "text": f"{split}?"}]
+            messages = [{"role": "user", "content": shown}, {"role": "assistant", "content": line}]
             yield Sample(id=str(number), messages=messages, source="notes")
 """
 
@@ -221,6 +223,7 @@ def test_a_domain_of_ones_own_is_a_source(tmp_path):
     recipe = SourceRecipe(kind="domain", name=str(tmp_path / "notes.py"), path=str(tmp_path))
     opened = open_source(recipe, 0)
     assert sorted(opened[i].messages[1]["content"] for i in range(2)) == ["one", "two"]
+    assert open_source(recipe, 0).fingerprint == opened.fingerprint
     (tmp_path / "notes.txt").write_text("one\nbad\nbad")
     with pytest.raises(DataError, match=r"notes\.txt:2: no note; line 3: no note; mend"):
         open_source(recipe, 0)
