@@ -6,6 +6,7 @@ many steps, at which learning rate. Unknown fields are refused with the nearest 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -393,15 +394,11 @@ def _convert_union(members: Sequence[Any], value: Any, where: str) -> Any:
     """The member that the value is of as it stands, else the first that it can be read as."""
     if value is None and type(None) in members:
         return None
-    members = [member for member in members if member is not type(None)]
-    exact = [member for member in members if type(value) is member]
-    errors = []
-    for member in [*exact, *members]:
-        try:
+    members = sorted((m for m in members if m is not type(None)), key=lambda m: type(value) is not m)
+    for member in members:
+        with contextlib.suppress(RecipeError):
             return _convert(member, value, where)
-        except RecipeError as error:
-            errors.append(error)
     if len(members) == 1 or isinstance(value, Mapping):
-        raise errors[-1]
+        return _convert(members[-1], value, where)  # its error says most
     names = " or ".join(getattr(member, "__name__", str(member)) for member in members)
     raise RecipeError(f"{where} must be {names}, not {value!r}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -182,7 +184,7 @@ def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterato
         num_workers=workers,
         prefetch_factor=-(-2 * size // workers) if workers else None,
         collate_fn=_pack,
-        worker_init_fn=_own_process_group,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),
     )
     items = iter(loader)
@@ -202,10 +204,20 @@ def _pack(item: Any) -> Any:
     return pickle.dumps(item) if get_worker_info() else item
 
 
-def _own_process_group(worker: int) -> None:
-    """Leave the run's process group: Ctrl-C there is for the run, which ends its workers when it is done with them."""
+def _begin_worker(number: int) -> None:
+    """Leave the run's process group, as Ctrl-C there is for the run alone, and end with the run.
+
+    torch's own watch ends a worker whose parent was killed only when what it has queued has been read.
+    """
     if os.name != "nt":
         os.setpgid(0, 0)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 class HeldOut:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -192,9 +193,17 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
             if run.evaluate and (at.step == stage.steps or (run.eval_every and at.step % run.eval_every == 0)):
                 with meter.paused():
                     held_out = _measure(learner, run, at)
-            log.write(at.step, loss=mean, lr=lr, grad_norm=norm, tokens_per_s=meter.tokens_per_s, **held_out)
+            values: dict[str, Any] = {"loss": mean, "lr": lr, "grad_norm": norm, "tokens_per_s": meter.tokens_per_s}
+            log.write(at.step, **values, **held_out)
             if run.on_progress:
-                run.on_progress(_progress(stage, at.step, mean, lr, norm, held_out, meter))
+                left = meter.seconds_left(stage.steps - at.step)
+                place: dict[str, Any] = {
+                    "stage": stage.name,
+                    "step": at.step,
+                    "steps": stage.steps,
+                    "seconds_left": left,
+                }
+                run.on_progress(Progress(**place, **values, held_out=held_out))
             stopping = (run.should_stop() or asked_to_stop()) and at.step < stage.steps
             if stopping or at.step % run.save_every == 0 or at.step == stage.steps:
                 with meter.paused():
@@ -216,22 +225,6 @@ def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
             run.on_best(learner.model, measured)
     at.measured = measured
     return measured
-
-
-def _progress(
-    stage: StageRecipe, step: int, loss: float, lr: float, norm: float, held_out: dict[str, float], meter: Throughput
-) -> Progress:
-    return Progress(
-        stage=stage.name,
-        step=step,
-        steps=stage.steps,
-        loss=loss,
-        lr=lr,
-        grad_norm=norm,
-        tokens_per_s=meter.tokens_per_s,
-        seconds_left=meter.seconds_left(stage.steps - step),
-        held_out=held_out,
-    )
 
 
 @contextmanager

@@ -22,8 +22,16 @@ from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
-from mini_internvl.model.adapter import WEIGHTS, find_base, is_adapter, load_adapter, save_adapter, tensors_hash
-from mini_internvl.model.checkpoint import layout_of, load_model, read_config, read_json, save_model
+from mini_internvl.model.adapter import (
+    WEIGHTS,
+    Adapter,
+    find_base,
+    is_adapter,
+    load_adapter,
+    save_adapter,
+    tensors_hash,
+)
+from mini_internvl.model.checkpoint import CONFIG, layout_of, load_model, read_config, read_json, save_model
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
@@ -54,6 +62,8 @@ class InitialCheckpoint:
     """Hash of the base's weights where adapters train, else empty."""
     projector: bool = False
     """Whether the adapters go with a projector that is trained in full."""
+    full: tuple[str, ...] = ()
+    """Other modules that the adapter brings whole, by their native names."""
 
 
 def open_initial(recipe: Recipe) -> InitialCheckpoint:
@@ -65,40 +75,41 @@ def open_initial(recipe: Recipe) -> InitialCheckpoint:
         RecipeError: ``lora`` asks for other adapters than those of the adapter that ``model`` names.
         CheckpointError: a file is missing or damaged, or the adapter's base is another one.
     """
-    device = resolve_device(recipe.device)
-    if recipe.model and is_adapter(recipe.model):
-        return _open_adapter(recipe, device)
-    folder = hub.resolve(recipe.model) if recipe.model else Path(recipe.build)
+    device = str(resolve_device(recipe.device))
+    adapter = bool(recipe.model) and is_adapter(recipe.model)
     if recipe.model:
-        model = load_model(folder, dtype=_base_dtype(recipe) if recipe.lora else "float32", device=str(device))
-        sha256 = tensors_hash(folder)
+        folder = hub.resolve(find_base(recipe.model) if adapter else recipe.model)
+        half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
+        dtype, exact = ("bfloat16", ("mlp1.",)) if half else ("float32", ())
+        model, sha256 = load_model(folder, dtype=dtype, device=device, float32=exact), tensors_hash(folder)
     else:
+        folder = Path(recipe.build)
         model = fresh(read_config(folder), recipe.seed).to(device)
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
-        sha256 = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-    tokenizer = load_tokenizer(folder)
-    if recipe.lora is None:
-        return InitialCheckpoint(model=model, tokenizer=tokenizer, folder=folder, sha256=sha256)
-    add_lora(model, recipe.lora, recipe.seed)
+        sha256 = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
     projector = any("projector" in stage.train for stage in recipe.stages)
-    if projector:
-        model.mlp1.float()
+    base_hash, full = "", tuple[str, ...]()
+    if adapter:
+        info = _put_adapter(model, recipe, sha256)
+        base_hash, full, projector = sha256, info.full, projector or info.projector
+        sha256 = hashlib.sha256(sha256.encode() + (Path(recipe.model) / WEIGHTS).read_bytes()).hexdigest()
+    elif recipe.lora is not None:
+        base_hash = sha256
+        add_lora(model, recipe.lora, recipe.seed)
     return InitialCheckpoint(
-        model=model, tokenizer=tokenizer, folder=folder, sha256=sha256, base_hash=sha256, projector=projector
+        model=model,
+        tokenizer=load_tokenizer(folder),
+        folder=folder,
+        sha256=sha256,
+        base_hash=base_hash,
+        projector=projector,
+        full=full,
     )
 
 
-def _base_dtype(recipe: Recipe) -> str:
-    return "bfloat16" if recipe.precision == "bf16" else "float32"
-
-
-def _open_adapter(recipe: Recipe, device: torch.device) -> InitialCheckpoint:
-    """The base of an adapter with the adapter on it, to train on; ``recipe.lora`` may change its dropout only."""
-    folder = hub.resolve(find_base(recipe.model))
-    model, base_hash = load_model(folder, dtype=_base_dtype(recipe), device=str(device)), tensors_hash(folder)
+def _put_adapter(model: InternVL, recipe: Recipe, base_hash: str) -> Adapter:
+    """Put the adapter that ``recipe.model`` names on its base; ``recipe.lora`` may change its dropout only."""
     wanted = targeted(model, recipe.lora) if recipe.lora else None
-    if any("projector" in stage.train for stage in recipe.stages):
-        model.mlp1.float()
     info = load_adapter(model, recipe.model, base_hash=base_hash)
     layers = lora_layers(model)
     if recipe.lora:
@@ -111,33 +122,26 @@ def _open_adapter(recipe: Recipe, device: torch.device) -> InitialCheckpoint:
                 f"{', '.join(map(str, sorted(ranks)))}); leave lora out to train on, or merge the adapter first"
             )
         set_dropout(model, recipe.lora.dropout)
-    projector = info.projector or any("projector" in stage.train for stage in recipe.stages)
-    return InitialCheckpoint(
-        model=model,
-        tokenizer=load_tokenizer(folder),
-        folder=folder,
-        sha256=hashlib.sha256(base_hash.encode() + (Path(recipe.model) / WEIGHTS).read_bytes()).hexdigest(),
-        base_hash=base_hash,
-        projector=projector,
-    )
+    return info
 
 
 def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, str] | None = None) -> Path:
     """Save the model of a run: a checkpoint with its tokenizer, or its adapters alone."""
     if start.base_hash:
-        base = _relative(start.folder.resolve(), folder.resolve())
-        return save_adapter(start.model, folder, base=base, base_hash=start.base_hash, projector=start.projector)
+        try:
+            base = Path(os.path.relpath(start.folder.resolve(), folder.resolve())).as_posix()
+        except ValueError:  # on another drive
+            base = start.folder.resolve().as_posix()
+        facts: dict[str, Any] = {
+            "base": base,
+            "base_hash": start.base_hash,
+            "projector": start.projector,
+            "full": start.full,
+        }
+        return save_adapter(start.model, folder, **facts)
     files = [start.folder / name for name in FILES if (start.folder / name).exists()]
     layout = layout_of(start.folder).NAME
     return save_model(start.model, folder, dtype="bfloat16", layout=layout, extra_files=files, metadata=metadata)
-
-
-def _relative(base: Path, folder: Path) -> str:
-    """The way from the adapter's folder to its base; the whole path where there is none (another drive)."""
-    try:
-        return Path(os.path.relpath(base, folder)).as_posix()
-    except ValueError:
-        return base.as_posix()
 
 
 def sample_processor(start: InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:

@@ -2,8 +2,8 @@
 
 - ``Settings``: a frozen dataclass, made from what the recipe gives, that checks itself;
 - ``REACHES``: the parts of the model (vision, projector, llm) that get a gradient from it;
-- ``targets(sample, images, config, settings, auxiliary)``: tensors that go with the sample as ``extras``; those of a
-  batch are joined along their first axis;
+- ``targets(sample, images, config, settings, auxiliary)``, if it wants more than labels: tensors that go with the
+  sample as ``extras``; those of a batch are joined along their first axis;
 - ``Loss(settings, config)``: a module; ``forward(model, batch, images)`` returns a sum, ``count(batch)`` what sums are
   divided by. Its parameters train with the stage, are kept in its state, and are gone after it. Modules in its
   attribute ``frozen``, a dictionary, are moved to the device with it, but neither trained nor saved;
@@ -101,12 +101,13 @@ def find(name: str) -> ModuleType:
 
 def targets(stage: StageRecipe, config: VLMConfig) -> Targets:
     """(sample, its images) -> the extras that the losses of a stage want."""
-    settings = list(stage.loss_settings().items())
+    wanted = [(find(name), given) for name, given in stage.loss_settings().items()]
 
     def make(sample: Sample, images: Sequence[CutImage]) -> dict[str, Tensor]:
         extras: dict[str, Tensor] = {}
-        for place, (name, given) in enumerate(settings):
-            extras.update(find(name).targets(sample, images, config, given, auxiliary=place > 0))
+        for place, (module, given) in enumerate(wanted):
+            if hasattr(module, "targets"):
+                extras.update(module.targets(sample, images, config, given, auxiliary=place > 0))
         return extras
 
     return make

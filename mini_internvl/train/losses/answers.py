@@ -6,18 +6,16 @@ the CPU: how many are supervised decides shapes, for which a GPU would have to b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mini_internvl.inputs.prepare import CutImage
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LossSettings, RecipeError
-from mini_internvl.records import Batch, Sample
+from mini_internvl.records import Batch
 from mini_internvl.train.losses import ImageFeatures
 
 IGNORE = -100
@@ -38,13 +36,6 @@ class Settings(LossSettings):
         super().__post_init__()
         if self.reduction not in POWERS:
             raise RecipeError(f'answers.reduction is "{self.reduction}"; known: {", ".join(POWERS)}')
-
-
-def targets(
-    sample: Sample, images: Sequence[CutImage], config: VLMConfig, settings: Settings, *, auxiliary: bool
-) -> Mapping[str, Tensor]:
-    """None: ids and labels say it all."""
-    return {}
 
 
 class Loss(nn.Module):
