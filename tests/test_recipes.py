@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,23 @@ def test_overrides_reach_everywhere(load):
     assert (recipe.stages[0].steps, recipe.stages[0].data[0].weight) == (9, 2.5)
     assert recipe.stages[0].train == ("llm",)
     assert load(overrides=["name=a=b"]).name == "a=b"
+
+
+def test_an_override_reaches_what_the_file_leaves_out(load):
+    assert load(overrides=["lora.rank=8", "lora.targets.llm=[q_proj]"]).lora.rank == 8
+    loss = load(overrides=["stages.0.loss.answers.reduction=square"]).stages[0].loss
+    assert loss == {"answers": {"weight": 1.0, "reduction": "square"}}
+
+
+def test_a_value_of_several_kinds_keeps_its_own():
+    @dataclass(frozen=True, kw_only=True)
+    class Mixed:
+        value: float | str | None
+
+    kept = [recipes.from_dict(Mixed, {"value": value}).value for value in ("auto", 2, "1e-4", None)]
+    assert kept == ["auto", 2.0, "1e-4", None]
+    with pytest.raises(RecipeError, match=r"value must be float or str, not \[1\]"):
+        recipes.from_dict(Mixed, {"value": [1]})
 
 
 @pytest.mark.parametrize(
