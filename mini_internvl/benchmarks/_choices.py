@@ -122,5 +122,5 @@ def whole_number(text: str) -> int | str:
 
 
 def options_of(item: Item) -> dict[str, str]:
-    """The options that an item's truth keeps."""
+    """The options that an item's reference keeps."""
     return dict(item.reference["options"])

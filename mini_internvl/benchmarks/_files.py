@@ -1,6 +1,6 @@
 """Official benchmark files: found in the data folder, read row by row, every fault listed with its row.
 
-All faults of a file are collected before anything is refused, so that one look at the message mends the folder.
+All faults of a file are collected before it is refused, so that one message names everything to fix.
 """
 
 from __future__ import annotations

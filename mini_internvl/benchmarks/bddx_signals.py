@@ -59,7 +59,7 @@ def read_number(text: str) -> float | None:
 
 
 def right(item: Item, text: str) -> bool:
-    """Whether the answer's number is less than CLOSE from the truth."""
+    """Whether the answer's number is less than CLOSE from the reference."""
     value = read_number(text)
     return value is not None and abs(value - item.reference["answer"]) < CLOSE
 

@@ -69,7 +69,7 @@ def score(
     if not asked:
         raise ValueError("bddx_text: there are no items to score")
     answers = {name: (text or "").strip() for name, text in answers_by_item(asked, predictions).items()}
-    clips: dict[str, dict[str, tuple[str, str]]] = {}  # clip -> kind -> (truth, answer)
+    clips: dict[str, dict[str, tuple[str, str]]] = {}  # clip -> kind -> (reference, answer)
     for item in asked:
         clips.setdefault(item.reference["clip"], {})[item.reference["kind"]] = (
             item.reference["answer"],
@@ -108,7 +108,7 @@ def together(item: Item) -> str:
 
 
 def right(item: Item, text: str) -> bool:
-    """Whether an answer has the truth's words; case and punctuation do not count, and the metrics do not use it."""
+    """Whether an answer has the reference's words; case and punctuation do not count, and the metrics do not use it."""
     return _words(text) == _words(item.reference["answer"])
 
 

@@ -110,7 +110,7 @@ def _first(root: str | Path, names: list[str]) -> Path:
 
 
 Row = tuple[str, Any, str, dict[str, Any]]
-"""Id, image, query, truth."""
+"""Id, image, query, reference."""
 
 
 def _table(path: Path) -> Iterator[Row]:

@@ -4,8 +4,8 @@ The paper's number is the OpenCompass board's, that is VLMEvalKit's: up to 12 ti
 a choice between the gold text and "Other Answers", rules first and a judge for what they leave. ``internvl`` is the
 InternVL repository's own script, which gives a few points less. Rules and traps: :mod:`mini_internvl.metrics.mmmu`.
 Unusual: both enlarge the first image to twice its size before it is cut. With several images VLMEvalKit gives each
-up to 12 tiles (64 for all), InternVL's script 6 to the first and one to each other; there all tiles share one mark,
-here each image has its own. The text keeps its ``<image 1>`` marks, as in the original.
+up to 12 tiles (64 for all), InternVL's script 6 to the first and one to each other; there all tiles share one
+placeholder, here each image has its own. The text keeps ``<image 1>``, as in the original.
 Of an open answer the gold text counts wherever it stands, so "18" is right in "180 or 18".
 
 Files: VLMEvalKit's ``MMMU_DEV_VAL.tsv``, whose image cells hold lists.

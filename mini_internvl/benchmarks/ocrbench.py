@@ -65,7 +65,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
 
 
 _Row = tuple[str, str | TableImage, str, dict[str, Any]]
-"""Id, image, question, truth."""
+"""Id, image, question, reference."""
 
 
 def _table(path: Path) -> Iterator[_Row]:

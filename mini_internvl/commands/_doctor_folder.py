@@ -23,7 +23,7 @@ LAYOUTS = {
     "llm": "language model alone",
     "unknown": "unknown",
 }
-"""Short name -> how it is told; a layout that is not listed goes by its own name."""
+"""Short name -> its description; an unlisted layout goes by its own name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class Finding:
     """One thing the doctor noticed."""
 
     severity: Severity
-    """error: must be mended; warning: works here, but not as meant or not elsewhere; note: good to know."""
+    """error: must be fixed; warning: works here, but not as meant or not elsewhere; note: good to know."""
     file: str
     """File name inside the folder, or the folder's."""
     what: str
     """What is wrong."""
     remedy: str
-    """How to mend it; "" for a note that asks for nothing."""
+    """How to fix it; "" for a note that asks for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Folder:
         self.tell("error", file, what or remedy, remedy if what else "fetch the file again")
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object; ``None`` when it is missing or broken, and a broken one is told once."""
+        """A JSON object; ``None`` when it is missing or broken; a broken one is reported once."""
         if name not in self._read:
             self._read[name] = self._json(name)
         return self._read[name]
@@ -105,7 +105,7 @@ class Folder:
             return None
 
     def layout(self) -> str:
-        """What the folder is, by config.json; an unknown one is told."""
+        """What the folder is, by config.json; an unknown one is reported."""
         if self.has(ADAPTER):
             if self.has(CONFIG):
                 remedy = "move the adapter's two files to a folder of their own"

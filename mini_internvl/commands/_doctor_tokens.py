@@ -55,7 +55,7 @@ def _template(folder: Folder, config: VLMConfig | None) -> ChatTemplate | None:
 
 
 def _files_there(folder: Folder, config: VLMConfig | None) -> bool:
-    """Whether there is a tokenizer to load; what is missing is told by name."""
+    """Whether there is a tokenizer to load; what is missing is reported by name."""
     native = (folder.json(CONFIG) or {}).get("model_type") == "internvl"
     wanted = FILES.get(config.llm.architecture, ()) if config and not native else ()
     missing = [name for name in wanted if not folder.has(name)]

@@ -31,7 +31,7 @@ IN_MEMORY = {
 
 
 def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Stored]]:
-    """File -> tensors of every weight file that would be loaded; missing, damaged and idle files are told."""
+    """File -> tensors of every weight file that would be loaded; missing, damaged and unused files are reported."""
     present = folder.names("*.safetensors")
     headers: dict[str, dict[str, Stored]] = {}
     for name in present:
@@ -69,7 +69,7 @@ def _read(folder: Folder, name: str, headers: dict[str, dict[str, Stored]]) -> N
 def _by_index(
     folder: Folder, index: Mapping[str, object], headers: dict[str, dict[str, Stored]], present: list[str]
 ) -> list[str]:
-    """Files that the index names; shards that are missing, idle or do not hold what they should are told."""
+    """Files that the index names; shards that are missing, unused or do not hold what they should are reported."""
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         folder.tell("error", INDEX, "names no files", "fetch the index again")
@@ -107,7 +107,7 @@ def _idle(folder: Folder, names: list[str], why: str) -> None:
 
 
 def unwrap(folder: Folder, tensors: Mapping[str, Stored], raw: Mapping[str, object]) -> dict[str, Stored]:
-    """Tensors without what low-rank adapters wrap around them; wrapped ones and stale settings are told."""
+    """Tensors without what low-rank adapters wrap around them; wrapped ones and stale settings are reported."""
     wrapped = sorted(name for name in tensors if any(mark in name for mark in LORA))
     ranks = {name: raw.get(name) for name in ("use_llm_lora", "use_backbone_lora") if raw.get(name)}
     settings = " and ".join(f"{name} {value}" for name, value in ranks.items())

@@ -56,7 +56,7 @@ class Settings:
     name: str = ""
     """Name of the model in results; taken from ``model`` when empty."""
     max_tiles: int | None = None
-    """Tile limit instead of the benchmarks' own; scores then carry a mark in the paper's tables."""
+    """Tile limit instead of the benchmarks' own; scores then get a footnote in the paper's tables."""
     batch_size: int = 64
     """Questions answered together."""
     device: str = "auto"
@@ -144,7 +144,7 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
 
 @contextmanager
 def _told(name: str, outcome: Outcome, ranks: Ranks) -> Iterator[None]:
-    """What goes wrong with one benchmark is told and counted; the others go on."""
+    """An error in one benchmark is printed and counted; the others go on."""
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
@@ -158,7 +158,7 @@ def _finish(settings: Settings, model: str, outcome: Outcome, *, as_json: bool) 
         for result in outcome.results:
             print_score(result, model)
         for name, paths in outcome.exported.items():
-            typer.echo(f"{name}: the truth is not published; for its server: {', '.join(map(str, paths))}")
+            typer.echo(f"{name}: references not published; files for the server: {', '.join(map(str, paths))}")
         if outcome.results or outcome.exported:
             typer.echo(f"answers and scores: {settings.folder}")
     report = ""

@@ -29,7 +29,7 @@ def command(
 
 
 def talk(engine: Engine, images: Sequence[str]) -> None:
-    """Ask line by line until /quit or the end of input; a bad image is told and left out."""
+    """Ask line by line until /quit or the end of input; a bad image is reported and left out."""
     messages: list[Message] = []
     waiting = [path for path in images if _readable(path)]
     while True:

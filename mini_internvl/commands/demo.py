@@ -22,7 +22,7 @@ def command(
     output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     json: AsJson = False,
 ) -> None:
-    """Show the whole way in minutes: nano answers about images, learns to drive, and a report compares both."""
+    """Run a demo in minutes: nano answers about images, is adapted to driving, and a report compares both."""
 
     with stoppable() as should_stop:
         run(output, should_stop, as_json=json)
@@ -50,5 +50,5 @@ def _show_answers(folder: Path) -> None:
         image.save(path)
         content: list[Part] = [{"type": "image", "image": path}, {"type": "text", "text": asked.question}]
         reply = engine.chat([{"role": "user", "content": content}])
-        typer.echo(f'  minivl ask {path} "{asked.question}"\n    {reply.text}   (truth: {asked.answer})')
+        typer.echo(f'  minivl ask {path} "{asked.question}"\n    {reply.text}   (reference: {asked.answer})')
     typer.echo("")

@@ -1,4 +1,4 @@
-"""``minivl doctor``: what a checkpoint folder is, what is wrong with it and how to mend it.
+"""``minivl doctor``: what a checkpoint folder is, what is wrong with it and how to fix it.
 
 Nothing of the folder is run, weights are known by their headers, and no fault hides another: every check goes on with
 what the others could not read.
@@ -37,7 +37,7 @@ def command(
     deep: Annotated[bool, typer.Option("--deep", help="Also read every tensor and look for NaN and infinity.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Diagnose a checkpoint or adapter folder: its kind, what is wrong, how to mend it. Exit code 1 if anything is."""
+    """Diagnose a checkpoint or adapter folder: its kind, what is wrong, how to fix it. Exit code 1 on any error."""
 
     raise typer.Exit(run(folder, deep=deep, as_json=json))
 
@@ -74,7 +74,7 @@ def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = l
 
 
 def run(path: Path, *, deep: bool = False, as_json: bool = False) -> int:
-    """Examine, print. Returns the exit code: 1 when something must be mended, else 0."""
+    """Examine, print. Returns the exit code: 1 when something must be fixed, else 0."""
     diagnosis = diagnose(path, deep=deep, progress=terminal.ProgressBar("reading tensors"))
     if as_json:
         fields = {**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy}

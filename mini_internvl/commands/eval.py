@@ -45,7 +45,7 @@ def command(
     dtype: Dtype = "auto",
     json: AsJson = False,
 ) -> None:
-    """Score a model on benchmarks. Every answer is kept: the same command goes on where it was stopped."""
+    """Score a model on benchmarks. Every answer is kept: the same command resumes a stopped run."""
     from mini_internvl.commands._evaluation import Settings, run
 
     settings = Settings(

@@ -59,7 +59,7 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     pairs = external.read(answers)
     asked = evaluate.read(name, benchmark, settings)
     if not asked.scored:
-        raise ValueError(f"the truth of {name}'s split {asked.split} is not published; it cannot be scored here")
+        raise ValueError(f"the references of {name}'s split {asked.split} are not published; it cannot be scored here")
     matched = external.match(asked.items, pairs)
     if not matched.predictions:
         ids = f"its ids are {_some(matched.unmatched)}, not {_some(matched.missing)}"

@@ -20,7 +20,7 @@ def command(
     output: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME when left out.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 1,
 ) -> None:
-    """Train by a recipe. Ctrl-C stops after the step; the same command goes on."""
+    """Train a model as a recipe says. Ctrl-C stops after the current step; the same command resumes."""
     from mini_internvl import recipes, terminal
     from mini_internvl.train.run import run_recipe
 

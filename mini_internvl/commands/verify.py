@@ -22,7 +22,7 @@ EXAMPLE = "minivl verify OpenGVLab/InternVL2-1B checkpoints/1B-native"
 
 def command(
     first: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
-    second: Annotated[str, typer.Argument(help="Another one, held against the first.")],
+    second: Annotated[str, typer.Argument(help="The one to compare with it.")],
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts as jsonl of messages; built-in ones when left out.")
     ] = None,

@@ -1,8 +1,8 @@
 """Sample <-> row, both ways, every field.
 
 A row that we write is InternVL's (``conversations`` and ``image``) where the sample fits, for other tools to read, and
-OpenAI's (``messages``) otherwise: named or scaled images, several images without marks. Fields that neither has stand
-beside them under their own names. A row that was written, read and written again is the same row.
+OpenAI's (``messages``) otherwise: named or scaled images, several images without placeholders. Fields that neither has
+keep their own names beside them. A row that was written, read and written again is the same row.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _conversations(messages: Sequence[Message]) -> dict[str, Any] | None:
 
 
 def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
-    """The text of a turn with a mark for each of its images, which are added to ``images``."""
+    """The text of a turn with a placeholder for each of its images, which are added to ``images``."""
     content = message["content"]
     if isinstance(content, str):
         return None if MARKS.search(content) or "<img>" in content else content

@@ -1,7 +1,7 @@
 """Anyone's answers to a benchmark: a file of another tool, read and matched with the items.
 
 JSON lines, a JSON list of objects, a JSON object of id -> answer, or a table (tsv, csv, xlsx) as VLMEvalKit writes it.
-Where a row holds both, what is called prediction or response is taken for the model's, as "answer" is then the truth.
+Where a row holds both, prediction or response is taken as the model's; "answer" is then the reference.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def answer_key(model: str, item: Item, prompt: str, images: ImageHashes) -> str:
 
 
 def items_hash(items: Iterable[Item], images: ImageHashes) -> str:
-    """SHA-256 of a benchmark's items as the scorer and the model see them: ids, prompts, images, truths, limits."""
+    """SHA-256 of a benchmark's items as the scorer and the model see them: ids, prompts, images, references, limits."""
     whole = hashlib.sha256()
     for item in items:
         row = [item.id, plain_prompt(item.messages), item.reference, item.max_tiles, item.max_new_tokens]

@@ -80,7 +80,7 @@ def check_model(folder: Path, model: Mapping[str, Any]) -> None:
 def rows(
     benchmark: ModuleType, items: Sequence[Item], predictions: Sequence[Prediction], *, scored: bool = True
 ) -> list[dict[str, Any]]:
-    """One row an item: id, question, answer, whether it is right, truth."""
+    """One row per item: id, question, answer, whether it is right, reference."""
     texts = {prediction.item_id: prediction.text for prediction in predictions}
     return [
         {

@@ -52,7 +52,7 @@ class Questions:
     ) -> dict[str, Any]:
         """Score answers; the content of ``score.json``."""
         found = score(self.benchmark, self.items, predictions, protocol=self.protocol, judge=judge)
-        if judge is not None:  # what of it came from the cache differs between equal runs, so it is told elsewhere
+        if judge is not None:  # what of it came from the cache differs between equal runs, so it is reported elsewhere
             told = {"model": judge.engine.address.model, "answered": judge.asked + judge.cached, "failed": judge.failed}
             odd = f"{judge.odd} replies of the judge were no text; the answer cache holds them" if judge.odd else ""
             found = replace(found, notes={**found.notes, "judge": told}, partial=found.partial or odd)

@@ -42,7 +42,7 @@ class ChatModel(Protocol):
 
 @dataclass(kw_only=True)
 class Listener:
-    """Whom to tell; every callback may be left out."""
+    """Callbacks of a prediction; each may be left out."""
 
     count: Callable[[int, int], None] = lambda done, total: None
     """(answered, all) after each batch."""
@@ -119,7 +119,7 @@ def predict(
         batch_size: questions answered together.
         cache: kept answers, which are not asked again; it receives the new ones.
         model: names the model's weights in the cache.
-        listener: whom to tell.
+        listener: callbacks for progress, answers and stopping.
         ranks: the processes that share the work; each returns all answers.
 
     Returns:

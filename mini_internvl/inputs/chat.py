@@ -82,7 +82,7 @@ def encode(
     """Render a conversation.
 
     An image part is written where it stands: ``<image>`` alone, ``Image-1: <image>`` when there are several, or
-    ``NAME: <image>`` when it is named. A text with ``<image>`` marks of its own says itself where its images go.
+    ``NAME: <image>`` when it is named. A text with ``<image>`` placeholders of its own says itself where its images go.
 
     Args:
         messages: in either form. Ending with a question, the assistant's turn is opened for an answer; ending with an

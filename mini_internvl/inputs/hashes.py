@@ -1,4 +1,4 @@
-"""Hashes of images by their content: what tells two images apart, wherever they lie."""
+"""Hashes of images by their content, wherever they lie."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class ImagePart:
     max_tiles: int | None = None
     """Its own tile limit; ``None`` shares the conversation's."""
     placed: bool = False
-    """Whether a mark in the text put it here: then it stands in the text with no label and no line of its own."""
+    """Whether a placeholder in the text put it here: then it has no label and no line of its own."""
 
     def label(self, number: int, count: int) -> str:
         """What is written before it, the ``number``-th of ``count`` images of a conversation."""
@@ -134,8 +134,8 @@ def normalise(messages: Messages, *, policy: ImagePolicy = ANYTHING) -> tuple[Tu
     are refused; in a question the one is replaced with a warning, and an answer's ``<image>`` is text.
 
     Raises:
-        ChatError: a message or part that lacks what it needs or is of an unknown kind, marks and images that differ in
-            number, or an image that ``policy`` forbids.
+        ChatError: a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
+            differ in number, or an image that ``policy`` forbids.
     """
     training = is_sample(messages)
     return tuple(
@@ -257,7 +257,7 @@ def _unicode(text: str, where: str, training: bool) -> str:
 
 
 def _placed(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]:
-    """The images where the texts' marks stand, in their order."""
+    """The images at the texts' placeholders, in their order."""
     shown = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
     found: list[TextPart | ImagePart] = []
     for part in parts:
@@ -270,7 +270,7 @@ def _placed(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]
 
 
 def _joined(parts: Sequence[TextPart | ImagePart]) -> tuple[TextPart | ImagePart, ...]:
-    """No empty texts, no two in a row, and escaped marks as what they stand for."""
+    """No empty texts, no two in a row, and escaped placeholders as their literal text."""
     joined: list[TextPart | ImagePart] = []
     for part in parts:
         if isinstance(part, ImagePart):

@@ -45,7 +45,7 @@ VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.jso
 REPLACED = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 """Official files whose names the native ones need."""
 VIDEO_TOKENS = ("<video>", "<|placeholder1|>", "<|plugin|>", "<quad>")
-"""The processor wants a video mark; the first of these that the vocabulary has, so that no row is added for it."""
+"""The processor wants a video placeholder; the first of these in the vocabulary, so that no row is added."""
 STOPS = {
     "Hermes-2": ("<|im_start|>", "<|im_end|>"),
     "internlm2-chat": ("<|im_end|>", "<|im_start|>"),
@@ -132,7 +132,7 @@ def write_official_files(source: Path, target: Path, config: VLMConfig) -> list[
 def chat_template(template: ChatTemplate, bos: str = "", system_message: str | None = None) -> str:
     """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each image.
 
-    A message whose text has ``<image>`` marks of its own says itself where its images go.
+    A message whose text has ``<image>`` placeholders says itself where its images go.
 
     Args:
         template: of the checkpoint.

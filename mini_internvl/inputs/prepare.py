@@ -1,7 +1,7 @@
 """Messages -> tiles and tokens: the one way for training, answering and evaluation.
 
 So an image is cut alike wherever it is seen: its own ``scale`` and ``max_tiles`` count everywhere. What else depends on
-the grid, the number of visual tokens and the labels of patches, is told the grid that was cut.
+the grid, the number of visual tokens and the labels of patches, reads the grid that was cut.
 """
 
 from __future__ import annotations

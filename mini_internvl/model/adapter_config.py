@@ -1,4 +1,4 @@
-"""adapter_config.json as ``peft`` understands it: every field takes effect, is refused by name, or is told.
+"""adapter_config.json as ``peft`` understands it: every field takes effect, is refused by name, or gives a warning.
 
 Patterns are regular expressions, matched as peft does. One that is more than a plain name runs in a process of its own,
 which is stopped after :data:`SECONDS`: a hostile or careless one can take for ever.

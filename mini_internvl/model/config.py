@@ -248,7 +248,7 @@ class VLMConfig:
 
 
 def of_another_model(raw: Mapping[str, Any]) -> str:
-    """What a config.json of another family is told to be."""
+    """What messages call the model of a config.json from another family."""
     names = raw.get("architectures")
     first = names[0] if isinstance(names, list) and names else "unknown"
     return f'this is a config of "{raw.get("model_type")}" ({first}), not of "internvl_chat"'

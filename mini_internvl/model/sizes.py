@@ -127,8 +127,6 @@ def _initialise(module: nn.Module, std: float, generator: torch.Generator) -> No
         bias = getattr(module, "bias", None)
         if bias is not None:
             bias.zero_()
-    elif isinstance(
-        module, Embeddings
-    ):  # as the original: unit deviation, so that places are told apart from the start
+    elif isinstance(module, Embeddings):  # as the original: unit deviation, so that positions differ from the start
         module.class_embedding.normal_(0.0, 1.0, generator=generator)
         module.position_embedding.normal_(0.0, 1.0, generator=generator)

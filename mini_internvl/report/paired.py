@@ -1,7 +1,7 @@
 """Two runs of one benchmark, item by item: what was gained and lost, and how sure a difference is.
 
-The standard error of a difference is paired where a metric is the mean of the right marks of items that can be told
-apart by their labels: this is tried, and taken only if it gives the metric that the score says. Any other metric has
+The standard error of a difference is paired where a metric is the mean of right answers over items that their labels
+select: this is tried, and taken only if it gives the metric that the score says. Any other metric has
 the error of two independent runs, which is as a rule too large, and is marked.
 
 A difference is clear at the 5 % level: McNemar's test with continuity correction on gained and lost items where it is
@@ -81,12 +81,12 @@ def share(this: Mapping[str, bool], other: Mapping[str, bool], scale: float = 10
 
 
 def judged(answers: Sequence[Answer]) -> dict[str, bool]:
-    """Item id -> right, without those that the benchmark gave no mark."""
+    """Item id -> right, without those that the benchmark did not judge."""
     return {answer.id: answer.right for answer in answers if answer.right is not None}
 
 
 def _members(metric: str, result: Result) -> dict[str, bool]:
-    """Right marks of the items behind a metric, by its name: those with every label it names, or all."""
+    """Whether the items behind a metric are right, by its name: those with every label it names, or all."""
     known = {name: {plain(value) for _, value in pairs} for name, pairs in result.labels.items()}
     every = set().union(*known.values())
     keys = {plain(key) for pairs in result.labels.values() for key, _ in pairs}

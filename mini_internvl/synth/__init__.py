@@ -1,4 +1,4 @@
-"""Images that we draw, with questions and exact answers: the nano model's whole diet.
+"""Images that we draw, with questions and exact answers: all of nano's training data.
 
 ``make(kind, seed, index, split)`` is a pure function of its arguments (and of the fonts and tables installed): the
 same call draws the same image on every run. Training samples are conversations of several turns about one image,
@@ -54,7 +54,7 @@ def draw(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.
 def _drawn(kind: str, seed: int, index: int, split: str) -> tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]:
     """What ``draw`` gives, and what stands where in the image for the kinds that tell."""
     if kind not in KINDS:
-        raise ValueError(f"unknown kind of picture {kind!r}; known: {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind of image {kind!r}; known: {', '.join(KINDS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
     rng = _rng(kind, seed, index, split)
@@ -75,15 +75,14 @@ def _module(kind: str) -> ModuleType:
 
 
 def marked_kinds() -> list[str]:
-    """Kinds that tell what stands where in their images (``Sample.marks``)."""
+    """Kinds whose images come with patch annotations."""
     return [kind for kind in KINDS if hasattr(_module(kind), "draw_marked")]
 
 
 def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
     """Questions and answers about one drawn image, which is a PIL image in the first user turn.
 
-    In nine of ten samples the questions stand apart, so that each is learnt as a first question; the tenth is a
-    conversation.
+    In nine of ten samples the questions are independent, each learnt as a first question; the tenth is a conversation.
     ``index`` counts the samples of one (kind, seed); raises like ``draw``.
     """
     image, questions, patch_annotations = _drawn(kind, seed, index, split)

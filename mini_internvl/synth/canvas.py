@@ -115,7 +115,7 @@ def fit(path: str, text: str, width: int, height: int, largest: int, smallest: i
 
 def text_marks(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, float], size: tuple[int, int],
                line: int | None = 0, colour: str | None = None) -> list[PatchAnnotation]:  # fmt: skip
-    """One mark for every visible character of a text drawn at ``at`` (pixels) in an image of ``size``."""
+    """One patch annotation for every visible character of a text drawn at ``at`` (pixels) in an image of ``size``."""
     _, cap, _, base = size_of(font, "Hg")
     patch_annotations = []
     for place, character in enumerate(text):

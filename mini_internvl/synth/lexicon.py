@@ -1,4 +1,4 @@
-"""The English words that images show, and what keeps test texts apart from training texts.
+"""The English words that images show, and what separates test texts from training texts.
 
 Any text (word, number, code) belongs to exactly one split by a hash of its lower-case form, so a test text can never
 occur in a training image. Texts of one or two characters are too few to divide and are used in training only.

@@ -91,7 +91,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _short(name: str) -> str:
-    """A name without number marks, cut where a reader would cut it."""
+    """A name without reference numbers, cut where a reader would cut it."""
     for long, brief in (("Wisconsin No. ", "Wisc "), ("Wisconsin", "Wiscons"), ("No. ", "No "),
                         ("Manchuria", "Manchur"), ("Renewables", "Renew"), ("Crookston", "Crooks")):  # fmt: skip
         name = name.replace(long, brief)

@@ -36,14 +36,12 @@ def split_questions(messages: Messages) -> list[tuple[Turn, ...]]:
     if len(turns) <= 2 or not image_parts(whole):
         return [whole]
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
-        raise ValueError("questions that stand apart each have one answer: user and assistant alternate")
+        raise ValueError("independent questions each have one answer: user and assistant alternate")
     images, space, first = _split(turns[0])
     alone = []
     for question, answer in zip(turns[::2], turns[1::2], strict=True):
         if question is not turns[0] and question.images:
-            raise ValueError(
-                "a later question has an image of its own; questions that stand apart share those of the first"
-            )
+            raise ValueError("a later question has an image of its own; independent questions share those of the first")
         text = first if question is turns[0] else question.text
         alone.append((*system, Turn(role="user", parts=(*images, TextPart(text=space + text))), answer))
     return alone
@@ -53,11 +51,11 @@ def _split(turn: Turn) -> tuple[tuple[TextPart | ImagePart, ...], str, str]:
     """The first question's parts up to its last image, the white space after it, and the rest of its text."""
     last = max((place for place, part in enumerate(turn.parts) if isinstance(part, ImagePart)), default=-1)
     if last < 0 or (isinstance(turn.parts[0], TextPart) and not any(image.placed for image in turn.images)):
-        raise ValueError("questions stand apart only where the first begins with all images; put its text after them")
+        raise ValueError("questions are independent only if the first begins with all images; put its text after them")
     text = "".join(part.text for part in turn.parts[last + 1 :] if isinstance(part, TextPart))
     question = text.lstrip()
     if not question:
-        raise ValueError("questions stand apart only where the first begins with all images; no text after the last")
+        raise ValueError("questions are independent only if the first begins with all images; no text after the last")
     return turn.parts[: last + 1], text[: len(text) - len(question)], question
 
 
@@ -80,7 +78,7 @@ def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
     for number, piece in enumerate(pieces, 1):
         if piece.input_ids[:shared] != begin[:shared] or context in piece.input_ids[shared:]:
             raise ValueError(
-                f"question {number} does not begin with the images as the first does; they cannot stand apart"
+                f"question {number} does not begin with the images as the first does; they cannot be independent"
             )
         if all(label == chat.IGNORE for label in piece.labels):
             raise ValueError(f"answer {number} has no supervised token; write one")

@@ -109,7 +109,7 @@ def test_train_and_test_tables_do_not_meet():
 
 
 def test_unknown_kinds_and_splits_are_explained():
-    with pytest.raises(ValueError, match="unknown kind of picture 'sculpture'; known: boxes, charts"):
+    with pytest.raises(ValueError, match="unknown kind of image 'sculpture'; known: boxes, charts"):
         synth.make("sculpture", 0, 0)
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         synth.make("words", 0, 0, "dev")

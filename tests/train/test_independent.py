@@ -104,7 +104,7 @@ def test_one_question_or_no_image_stays_as_it_is():
         (([IMAGE, text("What?")], "A", [IMAGE, text("B?")], "C"), "a later question has an image of its own"),
     ],
 )
-def test_what_cannot_stand_apart_is_named(process, said, message):
+def test_what_cannot_be_independent_is_named(process, said, message):
     with pytest.raises(DataError, match=f"sample set/p: .*{message}"):
         process(independent(*said))
 

@@ -1,1 +1,1 @@
-"""Make and look at training data."""
+"""Make training data, and list what it needs."""

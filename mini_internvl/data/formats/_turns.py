@@ -13,7 +13,7 @@ from mini_internvl.records import Message, Part, Sample
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 """The names that data files give to speakers."""
 MARKS = re.compile(rf"(?<!\\){MARK}")
-"""A mark in a text, not its escape."""
+"""A placeholder in a text, not its escape."""
 _PLACES = re.compile(rf"{MARKS.pattern}|<img>(.*?)</img>", re.DOTALL)
 _SHOWN = 60
 
@@ -98,13 +98,13 @@ def _image(value: object, field: str) -> str | bytes:
 
 
 def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]) -> list[Message]:
-    """Put the images that stand beside a conversation where its questions have marks.
+    """Put the images of a row where the questions of its conversation have placeholders.
 
-    A mark is ``<image>`` in a text, or an image part without an image. Images of a conversation without marks all come
-    before its first question. ``<img>PATH</img>`` in a text is a mark with its image.
+    A placeholder is ``<image>`` in a text, or an image part without an image. Without placeholders all images come
+    before the first question. ``<img>PATH</img>`` in a text is a placeholder with its image.
 
     Raises:
-        ValueError: marks and images differ in number, or there is no question for the images.
+        ValueError: placeholders and images differ in number, or there is no question for the images.
     """
     spoken = list(spoken)
     asked = [content for role, content in spoken if role == "user"]
@@ -141,7 +141,7 @@ def _is_place(part: Any) -> bool:
 
 
 def _placed(content: Any, rest: Iterator[str | bytes], lead: list[Part], *, lone: bool) -> str | list[Part]:
-    """A question with its images; the mark of a lone image before the text says what the image part says."""
+    """A question with its images; the placeholder of a lone image before the text is dropped."""
     if not isinstance(content, str):
         return [*lead, *({**part, "image": next(rest)} if _is_place(part) else part for part in content)]
     found: list[Part] = [{"type": "image", "image": match[1] or next(rest)} for match in _PLACES.finditer(content)]

@@ -141,7 +141,7 @@ def _side(wording: str, first: Shape, second: Shape, where: str) -> QA:
 
 
 def opposed(rng: random.Random, scene: Scene) -> list[QA]:
-    """Pairs of questions in like words, one answered Yes and one No, so that only the image can tell them apart."""
+    """Pairs of questions that differ only in what the image shows, one answered Yes and one No."""
     wording, labels = rng.choice(THERE), [s.label for s in scene.shapes]
     absent = _near_miss(rng, scene)
     while absent in labels:

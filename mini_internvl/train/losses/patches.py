@@ -1,7 +1,7 @@
 """The loss over patches: what stands on every patch of an image, for an encoder that starts from nothing.
 
 A language model's answers say little about where and what a fresh encoder should look at: it takes very many of them
-before letters are told apart. Here every patch has a label of its own, since we drew the image: the character or
+before it distinguishes letters. Here every patch has a label of its own, since we drew the image: the character or
 shape that covers it most, its place in its line (of a shape: from the left), the line (of a shape: from the top), and
 its colour. Four linear heads on the encoder's output learn them; they are thrown away after the stage. The pretraining
 of InternViT plays this part for the released sizes.
