@@ -193,7 +193,7 @@ def test_the_command_on_different_models(checkpoint, prompts, tmp_path, capsys):
 
 
 def test_a_bad_file_of_prompts_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.jsonl does not exist"):
+    with pytest.raises(ValueError, match=r"none\.jsonl is missing"):
         verify.run("a", "b", prompts=tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"empty\.jsonl holds no prompts"):
