@@ -1,7 +1,7 @@
-"""Training speed of the nano model: float32 and bfloat16, plain and fused attention, questions apart and one by one.
+"""Training speed of the nano model: float32 and bfloat16, plain and fused attention, questions packed and one a row.
 
 Run ``python bench/train.py [--all] [--json]``. The same samples go through forward, backward and the optimiser in each
-way, in turn, round after round; medians and ratios to float32 with questions apart are printed. Tokens are those of the
+way, in turn, round after round; medians and ratios to float32 with packing are printed. Tokens are those of the
 decoder, padding left out; the encoder's patches come on top. Where bfloat16 is emulated it is left out unless ``--all``
 asks for it: it takes many minutes.
 """
