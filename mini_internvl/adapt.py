@@ -250,7 +250,7 @@ def make_plan(config: AdaptConfig) -> Plan:
         recipe = replace(recipe, ratio=0.0)
     sources, told = _general(general, recipe.ratio, config.seed)
     names = list(config.probe) if config.probe is not None else [DRAWN] if nano else []
-    probe = {name.replace("-", "_"): plugins.find("benchmarks", name) for name in names if name != NONE}
+    probe = {plugins.short_name(name): plugins.find("benchmarks", name) for name in names if name != NONE}
     if config.probe_data is None and any(name != DRAWN for name in probe):
         name = next(name for name in probe if name != DRAWN)
         raise ValueError(f"the probe {name} reads its questions from a folder; give it with --probe-data")

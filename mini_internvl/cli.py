@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mini_internvl import plugins, records
+from mini_internvl import commands, plugins, records
 
 INTERRUPTED = 130
 """What typer returns for a Ctrl-C instead of raising it."""
@@ -43,6 +43,8 @@ class Commands(Mapping[str, Any]):
         module = importlib.import_module(f"mini_internvl.{self.folder}.{self.modules[name]}")
         if hasattr(module, "__path__"):
             return group(f"{self.folder}.{name}", module.__doc__ or "")
+        if missing := [wanted for wanted in commands.CONTRACT if not hasattr(module, wanted)]:
+            raise ValueError(f"{module.__file__} has no {', '.join(missing)}; see mini_internvl/commands/__init__.py")
         single = typer.Typer(**SETTINGS)
         single.command(name=name, epilog=f"Example: {module.EXAMPLE}", no_args_is_help=False)(module.command)
         return typer.main.get_command(single)

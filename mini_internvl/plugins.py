@@ -1,7 +1,8 @@
-"""Plug-ins: a domain, a benchmark or a row format is a module found by its file name; there is no list to edit.
+"""Plug-ins: a domain, a benchmark, a loss or a row format is a module found by its file name; there is no list to edit.
 
-A package folder (``domains``, ``benchmarks``) holds one file per plug-in. Files whose name begins with an underscore
-are helpers of their neighbours and no plug-ins. Listing imports nothing.
+A package folder (``domains``, ``benchmarks``) holds one file per plug-in; what each must define is the folder's
+``CONTRACT``, checked when one is found. Files whose name begins with an underscore are helpers of their neighbours and
+no plug-ins. Listing imports nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -29,33 +29,36 @@ def list_names(folder: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(place)]) if not module.name.startswith("_"))
 
 
-def find(folder: str, name: str, contract: Sequence[str] = ()) -> ModuleType:
+def short_name(name: str) -> str:
+    """A plug-in's name as files and results have it: ``driving-sim`` and ``./x/driving-sim.py`` are ``driving_sim``."""
+    return Path(name.strip()).stem.replace("-", "_") if name.endswith(".py") else name.strip().replace("-", "_")
+
+
+def find(folder: str, name: str) -> ModuleType:
     """The plug-in ``name`` of a package folder; a hyphen stands for an underscore (``driving-sim``).
 
-    A name that ends in ``.py`` is the path of a plug-in of your own (``./my_domain.py``).
-
-    Args:
-        folder: for instance ``"domains"``.
-        name: the plug-in's name, or a path.
-        contract: names that the folder's plug-ins must have.
+    A name that ends in ``.py`` is the path of a plug-in of your own (``./my_domain.py``), from the working folder.
 
     Raises:
-        ValueError: unknown folder or name (the message gives the nearest names), or a file of your own that is missing,
-            fails to import or lacks one of ``contract``.
+        ValueError: unknown folder or name (the message gives the nearest names), a file of your own that is missing or
+            fails to import, or a name of the folder's contract that the plug-in does not define.
     """
-    if name.endswith(".py"):
-        return _own_file(folder, Path(name), tuple(contract))
     known = list_names(folder)
-    wanted = name.strip().replace("-", "_")
-    if wanted not in known:
+    if name.endswith(".py"):
+        module = _own_file(folder, Path(name))
+    elif (wanted := short_name(name)) in known:
+        module = importlib.import_module(f"mini_internvl.{folder}.{wanted}")
+    else:
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
         raise ValueError(f'no {folder} plug-in is called "{name}"; {hint}')
-    return importlib.import_module(f"mini_internvl.{folder}.{wanted}")
+    contract = getattr(importlib.import_module(f"mini_internvl.{folder}"), "CONTRACT", ())
+    if missing := [wanted for wanted in contract if not hasattr(module, wanted)]:
+        raise ValueError(f"{name} has no {', '.join(missing)}; a file for {folder} defines {', '.join(contract)}")
+    return module
 
 
-def _own_file(folder: str, path: Path, contract: tuple[str, ...]) -> ModuleType:
-    list_names(folder)
+def _own_file(folder: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the path of a file for {folder}, or a plug-in's name")
     place = str(path.resolve())
@@ -70,7 +73,4 @@ def _own_file(folder: str, path: Path, contract: tuple[str, ...]) -> ModuleType:
         except Exception as error:
             del sys.modules[name]
             raise ValueError(f"{path} cannot be imported ({type(error).__name__}: {error})") from error
-    module = sys.modules[name]
-    if missing := [wanted for wanted in contract if not hasattr(module, wanted)]:
-        raise ValueError(f"{path} has no {', '.join(missing)}; a file for {folder} defines {', '.join(contract)}")
-    return module
+    return sys.modules[name]

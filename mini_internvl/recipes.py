@@ -168,6 +168,8 @@ class StageRecipe:
         given = {self.loss: {}} if isinstance(self.loss, str) else self.loss
         if not given:
             raise RecipeError("loss is empty; name one, for instance answers")
+        if len({plugins.short_name(name) for name in given}) < len(given):
+            raise RecipeError(f"two losses share a name: {', '.join(given)}; rename the file of one")
         return {
             name: from_dict(plugins.find("train.losses", name).Settings, raw or {}, f"loss.{name}.")
             for name, raw in given.items()

@@ -374,3 +374,24 @@ def test_chat_answers_line_by_line(minivl, checkpoint, image, monkeypatch, tmp_p
     assert [len(messages) for messages in asked] == [1, 3]
     images = [sum(part["type"] == "image" for part in messages[-1]["content"]) for messages in asked]
     assert images == [1, 1]
+
+
+def test_a_benchmark_of_ones_own_writes_below_the_output_and_not_beside_itself(minivl, checkpoint, tmp_path):
+    (tmp_path / "far").mkdir()
+    path = tmp_path / "far" / "my-yes.py"
+    path.write_text(
+        "from mini_internvl.benchmarks._tally import scorer\n"
+        "from mini_internvl.records import Item\n"
+        "TITLE, SPLITS, PROTOCOLS = 'Yes', ('test',), {'paper': 'Exact.'}\n"
+        "PRIMARY_METRIC, LOWER_IS_BETTER = 'accuracy', frozenset()\n"
+        "def items(root, split=None, *, protocol=None):\n"
+        "    yield Item(id='1', messages=[{'role': 'user', 'content': 'Yes?'}], reference={}, max_new_tokens=2)\n"
+        "def right(item, text, protocol='paper'):\n"
+        "    return text == 'Yes'\n"
+        "score = scorer('my_yes', PROTOCOLS, right)\n"
+    )
+    arguments = ["eval", path, "--data", tmp_path, "--model", checkpoint, "--no-report", "--output", tmp_path / "out"]
+    code, _, err = minivl(*arguments)
+    assert code == 0, err
+    assert (tmp_path / "out" / "my_yes" / "score.json").exists()
+    assert [entry.name for entry in path.parent.iterdir() if entry.name != "__pycache__"] == ["my-yes.py"]

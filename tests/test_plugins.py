@@ -55,12 +55,24 @@ def test_listing_and_finding_import_no_heavy_package() -> None:
 
 def test_a_file_of_ones_own_is_a_plug_in(tmp_path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("SPLITS = ('train',)\n")
-    module = plugins.find("domains", str(path), ("SPLITS",))
+    path.write_text("SPLITS = ('train',)\ndef convert(raw, split): yield\n")
+    module = plugins.find("domains", str(path))
     assert module.SPLITS == ("train",)
     assert plugins.find("domains", str(path)) is module
-    with pytest.raises(ValueError, match=r"mine\.py has no convert; a file for domains defines SPLITS, convert"):
-        plugins.find("domains", str(path), ("SPLITS", "convert"))
+
+
+@pytest.mark.parametrize("folder", ["domains", "benchmarks", "data.formats", "train.losses"])
+def test_a_name_of_the_contract_that_is_forgotten_is_told(tmp_path, folder) -> None:
+    for name in plugins.list_names(folder):
+        plugins.find(folder, name)
+    path = tmp_path / "mine.py"
+    path.write_text("TITLE = 'Mine'\n")
+    with pytest.raises(ValueError, match=rf"mine\.py has no .*; a file for {folder} defines "):
+        plugins.find(folder, str(path))
+
+
+def test_a_path_and_a_name_give_the_same_short_name() -> None:
+    assert plugins.short_name("/far/away/driving-sim.py") == plugins.short_name("driving-sim") == "driving_sim"
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,14 @@ def test_files_that_are_no_recipes_are_told(tmp_path, content, message):
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml does not exist"):
         recipes.load(tmp_path / "none.yaml")
+
+
+def test_two_losses_of_one_name_are_refused(tmp_path):
+    (tmp_path / "answers.py").write_text("from mini_internvl.train.losses.answers import *\n")
+    with pytest.raises(recipes.RecipeError, match="two losses share a name"):
+        recipes.StageRecipe(
+            name="one",
+            steps=1,
+            data=(recipes.SourceRecipe(kind="synth", name="shapes"),),
+            loss={"answers": {}, str(tmp_path / "answers.py"): {}},
+        )

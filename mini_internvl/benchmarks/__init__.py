@@ -34,3 +34,5 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
 
 Modules whose name begins with an underscore are helpers, not benchmarks.
 """
+
+CONTRACT = ("TITLE", "SPLITS", "PROTOCOLS", "items", "score", "right", "PRIMARY_METRIC", "LOWER_IS_BETTER")

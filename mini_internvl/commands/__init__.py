@@ -1,1 +1,10 @@
-"""What the longer commands do: they join the pieces and print. One file per command, named after it."""
+"""The commands of ``minivl``, one file each, found by its name; a package here is a group of commands. A file has
+
+- ``command(...)``: typer's options as its arguments, its docstring is the help;
+- ``EXAMPLE``: a command line, shown below the help.
+
+``_options.py`` holds the options that several commands share, ``_stop.py`` how long work is stopped. A page of the docs
+names every command.
+"""
+
+CONTRACT = ("command", "EXAMPLE")

@@ -87,9 +87,12 @@ class Outcome:
 def find_benchmarks(names: Sequence[str]) -> dict[str, ModuleType]:
     """Name -> benchmark; an unknown name is wrong usage, and the nearest are offered."""
     try:
-        return {name.replace("-", "_"): plugins.find("benchmarks", name) for name in names}
+        found = {plugins.short_name(name): plugins.find("benchmarks", name) for name in names}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if len(found) < len(set(names)):
+        raise typer.BadParameter(f"two benchmarks share a name, and so a folder of results: {', '.join(names)}")
+    return found
 
 
 def check(settings: Settings, benchmarks: Mapping[str, ModuleType]) -> None:

@@ -135,4 +135,5 @@ def print_scores(folder: Path, probe: Sequence[str]) -> None:
         ]
         kind = "general ability" if section.result.benchmark in probe else "domain"
         terminal.table(f"{section.result.title} ({kind})", ("", "base", "adapted", "items", ""), rows)
-    typer.echo(reports.verdict(sections, ("The adapted model", "the base")))
+    said = reports.verdict(sections, ("the adapted model", "the base"))
+    typer.echo(said[0].upper() + said[1:])

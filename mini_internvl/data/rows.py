@@ -51,6 +51,9 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
             independent=bool(_typed(raw, "independent", bool, "true or false")),
             place=where(row),
         )
+    except (KeyError, IndexError, AttributeError) as error:  # of a format of one's own that does not look first
+        reason = f"the row has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        return Fault(file=row.file, place=row.place, reason=reason)
     except (ValueError, TypeError) as error:
         return Fault(file=row.file, place=row.place, reason=str(error))
 

@@ -27,8 +27,6 @@ from mini_internvl.files import read_json
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample
 
-DOMAIN = ("SPLITS", "convert")
-"""What a domain must have to be trained on."""
 META = frozenset({"root", "annotation", "repeat_time", "max_dynamic_patch", "length", "data_augment"})
 """Keys of an entry of InternVL's meta JSON."""
 META_BYTES = 16 << 20
@@ -117,7 +115,7 @@ def _drawn(kind: str, seed: int, split: str, index: int) -> Sample:
 
 def _domain(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
     """The samples of a raw folder, held in memory."""
-    domain = plugins.find("domains", recipe.name, DOMAIN)
+    domain = plugins.find("domains", recipe.name)
     folder, samples, checked = Path(recipe.path), list[Sample](), Check(check)
     for number, sample in enumerate(domain.convert(folder, recipe.split), 1):
         if isinstance(sample, Fault):

@@ -44,6 +44,10 @@ REDUCTIONS = ("token", "square", "sample")
 """How a token of an answer may weigh (``train/losses/answers.py``)."""
 
 
+CONTRACT = ("SPLITS", "convert")
+"""What every domain has; :func:`load_domain` checks what an adaptation needs beside it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptRecipe:
     """How to adapt; the defaults are the paper's domain fine-tuning, the batch cut to what small data wants."""

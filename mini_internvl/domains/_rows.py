@@ -71,7 +71,7 @@ def convert(
 
 def _samples(domain: Domain, raw: Path, split: str, should_stop: Callable[[], bool]) -> Iterator[Sample | Fault]:
     """What the domain yields; a sample that could not be trained on, for instance without its image, is a fault."""
-    for number, sample in enumerate(domain.convert(raw, split), 1):
+    for number, sample in enumerate(_converted(domain, raw, split), 1):
         if should_stop():
             raise Interrupted(f"stopped converting {split} at record {number}")
         if isinstance(sample, Sample):
@@ -80,6 +80,18 @@ def _samples(domain: Domain, raw: Path, split: str, should_stop: Callable[[], bo
             except ValueError as error:
                 sample = Fault(file=raw, place=f"{split} {number}", reason=str(error))
         yield sample
+
+
+def _converted(domain: Domain, raw: Path, split: str) -> Iterator[Sample | Fault]:
+    """What ``convert`` yields; an error of its code names the domain's file."""
+    try:
+        yield from domain.convert(raw, split)
+    except (LookupError, AttributeError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{domain.file}: convert failed in the split {split} of {raw} ({what}); yield a Fault for a record that "
+            "cannot be used"
+        ) from error
 
 
 def _check(splits: Mapping[str, Mapping[str, int]], faults: list[Fault], most: float, folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -205,12 +206,13 @@ def _pack(item: Any) -> Any:
 
 
 def _begin_worker(number: int) -> None:
-    """Leave the run's process group, as Ctrl-C there is for the run alone, and end with the run.
+    """Leave stopping to the run, whether a signal reaches its group or every process, and end with the run.
 
     torch's own watch ends a worker whose parent was killed only when what it has queued has been read.
     """
     if os.name != "nt":
         os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

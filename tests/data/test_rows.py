@@ -25,7 +25,7 @@ def read(raw, **options):
 
 @pytest.mark.parametrize("name", plugins.list_names(formats.FOLDER))
 def test_every_format_reads_its_own_example(name):
-    module = plugins.find(formats.FOLDER, name, formats.CONTRACT)
+    module = plugins.find(formats.FOLDER, name)
     raw, sample = module.EXAMPLE
     assert read(raw) == read(raw, format=name) == sample  # found by its keys, and by its name
 

@@ -33,7 +33,7 @@ def find(keys: tuple[str, ...], name: str = "") -> ModuleType:
         ValueError: no format of that name or path, or none that reads such rows.
     """
     if name:
-        return plugins.find(FOLDER, name, CONTRACT)
+        return plugins.find(FOLDER, name)
     for module in _all():
         if module.reads(frozenset(keys)):
             return module

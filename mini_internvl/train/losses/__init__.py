@@ -1,6 +1,6 @@
 """Losses: one file each, found by its name under ``loss`` in a stage of a recipe. A file has
 
-- ``Settings``: a frozen dataclass, made from what the recipe gives, that checks itself;
+- ``Settings``: a frozen dataclass below ``recipes.LossSettings``, made from what the recipe gives, that checks itself;
 - ``REACHES``: the parts of the model (vision, projector, llm) that get a gradient from it;
 - ``targets(sample, images, config, settings, auxiliary)``, if it wants more than labels: tensors that go with the
   sample as ``extras``; those of a batch are joined along their first axis;
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +31,7 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Sample
 
+CONTRACT = ("Settings", "REACHES", "Loss")
 Targets = Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]]
 
 
@@ -61,7 +61,7 @@ class Learner(nn.Module):
         self.model, self.loss = model, nn.ModuleDict()
         self.weights: dict[str, float] = {}
         for name, settings in stage.loss_settings().items():
-            key = Path(name).stem  # a file of one's own is named by its path
+            key = plugins.short_name(name)
             self.loss[key], self.weights[key] = find(name).Loss(settings, model.config), settings.weight
         self.loss.to(model.device)
         for loss in self.loss.values():
