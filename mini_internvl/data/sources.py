@@ -233,14 +233,7 @@ def _parts(path: Path, checked: Check) -> Iterator[Part]:
         yield Part(path=path)
         return
     for name, entry in meta.items():
-        if unread := entry.keys() - {
-            "root",
-            "annotation",
-            "repeat_time",
-            "max_dynamic_patch",
-            "length",
-            "data_augment",
-        }:
+        if unread := entry.keys() - META:
             checked.note(f"{', '.join(sorted(unread))} is not read", f"{path}, {name}")
         if entry.get("data_augment"):
             checked.note("data_augment is not read; images are taken as they are", f"{path}, {name}")

@@ -59,6 +59,8 @@ class Run:
     """Asked after every step; True saves the state and raises Interrupted."""
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     """Entered while steps are made, and only then; gives a function that is asked as ``should_stop`` is."""
+    last_stage: bool = True
+    """Whether the run ends with this stage: there a stop after the last step comes too late."""
     workers: int = 1
     """Processes that prepare samples."""
     sum_counts: Callable[[float], float] = lambda count: count
@@ -204,7 +206,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
                     "seconds_left": left,
                 }
                 run.on_progress(Progress(**place, **values, held_out=held_out))
-            stopping = (run.should_stop() or asked_to_stop()) and at.step < stage.steps
+            stopping = (run.should_stop() or asked_to_stop()) and not (run.last_stage and at.step == stage.steps)
             if stopping or at.step % run.save_every == 0 or at.step == stage.steps:
                 with meter.paused():
                     run.folder.save(at, learner, optimizer, kept)

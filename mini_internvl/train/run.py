@@ -242,6 +242,7 @@ def run_recipe(
                 on_progress=on_progress,
                 should_stop=should_stop,
                 stoppable=stoppable,
+                last_stage=stage is recipe.stages[-1],
                 workers=workers,
             )
             run_stage(start.model, stage, dataset, run)

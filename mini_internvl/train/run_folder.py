@@ -187,8 +187,8 @@ def _lock(path: Path) -> int:
 
 def _close_locks() -> None:
     """In a forked worker: it must not hold the lock of a run whose process was killed."""
-    for lock in _locks:
-        os.close(lock)
+    while _locks:  # once: a fork of the worker may have another file under the same number
+        os.close(_locks.pop())
 
 
 if hasattr(os, "register_at_fork"):

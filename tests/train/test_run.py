@@ -72,12 +72,12 @@ def test_workers_change_nothing(recipe, tmp_path):
     same(tmp_path / "0", tmp_path / "1")
 
 
-def test_two_stages_stopped_in_the_second(recipe, stage, tmp_path):
+def test_two_stages_stopped_between_them_and_in_the_second(recipe, stage, tmp_path):
     settings = recipe(stages=(stage(steps=2, train=("projector",)), stage(name="two", steps=3, drop_path=0.5)))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_recipe(settings, whole, workers=0)
-    for stops in (2, 1):  # after the first step of the second stage, then after its second
-        with pytest.raises(Interrupted, match=r"in (one|two)"):
+    for stops, where in ((2, "step 2 of 2 in one"), (1, "step 1 of 3 in two")):
+        with pytest.raises(Interrupted, match=where):
             run_recipe(settings, parts, workers=0, should_stop=stop_after(stops))
     run_recipe(settings, parts, workers=0)
     same(whole, parts)
