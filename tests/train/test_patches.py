@@ -145,7 +145,7 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, 
     with_both = {"loss": {"answers": {}, "patches": {"weight": 0.3}}, "optimizer": "muon", "data": (source,)}
     settings = recipe(stages=(patch_stage(steps=3), stage(name="two", steps=2, **with_both)))
     run_recipe(settings, tmp_path / "whole", workers=0)
-    for stage_name in ("one", "one", "two"):
+    for stage_name in ("one", "one", "one", "two"):
         with pytest.raises(Interrupted):
             run_recipe(settings, tmp_path / "parts", workers=0, should_stop=lambda: True)
         assert json.loads((tmp_path / "parts/state/state.json").read_text())["stage"] == stage_name

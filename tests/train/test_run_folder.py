@@ -7,7 +7,6 @@ import multiprocessing
 import re
 import resource
 import shutil
-import sys
 import time
 from dataclasses import replace
 
@@ -70,25 +69,6 @@ def test_a_worker_does_not_hold_the_lock_of_a_run_that_was_killed(tmp_path):
     with own(tmp_path):
         worker.kill()
     worker.join()
-
-
-def read_in_a_fork(path):
-    """Open files, one of which gets the number of the closed lock, and read them in a process of one's own."""
-    files = [path.open() for _ in range(64)]
-    read = lambda: sys.exit(any(file.read() != "text" for file in files))  # noqa: E731
-    child = multiprocessing.get_context("fork").Process(target=read)
-    child.start()
-    child.join()
-    sys.exit(child.exitcode)
-
-
-def test_a_worker_that_forks_keeps_its_own_files(tmp_path):
-    (tmp_path / "file").write_text("text")
-    with own(tmp_path / "run"):
-        worker = multiprocessing.get_context("fork").Process(target=read_in_a_fork, args=(tmp_path / "file",))
-        worker.start()
-        worker.join()
-    assert worker.exitcode == 0
 
 
 def test_torchrun_is_refused(recipe, tmp_path, monkeypatch):
