@@ -60,6 +60,8 @@ class Address:
         """
         url, _, model = text.removeprefix(PREFIX).partition("#")
         parts = urllib.parse.urlsplit(url)
+        if parts.username or parts.password:
+            raise ValueError("the address of a model holds a user or password; give a key as OPENAI_API_KEY instead")
         if parts.scheme not in ("http", "https") or not parts.hostname or not model:
             raise ValueError(f'"{text}" is no address of a model; write {PREFIX}http://host:port/v1#model-name')
         return cls(url=url.rstrip("/"), model=model)
@@ -94,8 +96,10 @@ class RemoteEngine:
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> Reply:
         """Answer one conversation."""
+        return self._chat(messages, config or GenerationConfig(), _Requests())
+
+    def _chat(self, messages: Messages, config: GenerationConfig, requests: _Requests) -> Reply:
         began = time.monotonic()
-        config = config or GenerationConfig()
         body: dict[str, Any] = {
             "model": self.address.model,
             "messages": to_wire(messages),
@@ -106,7 +110,7 @@ class RemoteEngine:
             body["top_p"] = config.top_p
         if config.seed is not None:
             body["seed"] = config.seed
-        answer = self._post("chat/completions", body)
+        answer = self._post("chat/completions", body, requests)
         try:
             completion = read_completion(answer)
         except ValueError as error:
@@ -142,11 +146,13 @@ class RemoteEngine:
         """(place, reply) of several conversations as the answers come.
 
         After a failure no new request is made, and what is under way is still handed out before the error is raised.
+        An interrupt, and a caller that wants no more, end the requests under way at once.
         """
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote")
+        pool, requests = ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote"), _Requests()
+        config = config or GenerationConfig()
         try:
             futures: dict[Future[Reply], int] = {
-                pool.submit(self.chat, messages, config, max_tiles=max_tiles): place
+                pool.submit(self._chat, messages, config, requests): place
                 for place, messages in enumerate(conversations)
             }
             problem: BaseException | None = None
@@ -163,32 +169,33 @@ class RemoteEngine:
                 raise problem
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            requests.end()
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, body: Mapping[str, Any], requests: _Requests) -> dict[str, Any]:
         """The server's JSON answer, after as many tries as it takes."""
         url = f"{self.address.url}/{path}"
         data = json.dumps(body).encode()
         wait = self.pause
         for number in range(1, self.tries + 1):
-            reason, asked_wait, passing = self._try(url, data)
+            reason, asked_wait, passing = self._try(url, data, requests)
             if isinstance(reason, dict):
                 self.reached = True
                 return reason
-            if not passing or number == self.tries:
+            if not passing or number == self.tries or requests.ended.is_set():
                 tried = f" ({number} tries)" if number > 1 else ""
                 raise RemoteError(f"{url}: {reason}{tried}")
-            time.sleep(min(max(wait, asked_wait), LONGEST_WAIT))
+            requests.ended.wait(min(max(wait, asked_wait), LONGEST_WAIT))
             wait *= 2
         raise AssertionError("every try returns or raises")
 
-    def _try(self, url: str, data: bytes) -> tuple[dict[str, Any] | str, float, bool]:
+    def _try(self, url: str, data: bytes, requests: _Requests) -> tuple[dict[str, Any] | str, float, bool]:
         """The answer or what went wrong; the wait that the server asks for; whether it may pass."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(url, data, headers)
         try:
-            with _Fetch(self.timeout, proxies=not self.local) as fetch:
+            with requests.under_way(_Fetch(self.timeout, proxies=not self.local)) as fetch:
                 status, wait, content = fetch(request)
             if not 200 <= status < 300:
                 return f"HTTP {status}, {_reason(status, content)}", wait, status in PASSING
@@ -209,6 +216,31 @@ class RemoteEngine:
         return answer, 0.0, False
 
 
+class _Requests:
+    """Requests that are made together, so that they can be ended together."""
+
+    def __init__(self) -> None:
+        self.ended, self.fetches = threading.Event(), set[_Fetch]()
+
+    @contextlib.contextmanager
+    def under_way(self, fetch: _Fetch) -> Iterator[_Fetch]:
+        """Count a request among them while it is made."""
+        self.fetches.add(fetch)
+        try:
+            with fetch:
+                if self.ended.is_set():
+                    fetch.end()
+                yield fetch
+        finally:
+            self.fetches.discard(fetch)
+
+    def end(self) -> None:
+        """Shut every connection; nothing is tried again."""
+        self.ended.set()
+        for fetch in list(self.fetches):
+            fetch.end()
+
+
 class _AsItIs(urllib.request.HTTPErrorProcessor):
     """Every response is handed out: no error is raised, and no redirect followed."""
 
@@ -225,7 +257,7 @@ class _Fetch(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         super().__init__()
         self.seconds, self.over = seconds, False
         self.sockets: list[socket.socket] = []
-        self.timer = threading.Timer(seconds, self._end)
+        self.timer = threading.Timer(seconds, self.end)
         self.timer.daemon = True
         direct = [] if proxies else [urllib.request.ProxyHandler({})]
         self.opener = urllib.request.build_opener(self, _AsItIs, *direct)
@@ -244,6 +276,8 @@ class _Fetch(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
             TimeoutError: it took too long.
             OSError, http.client.HTTPException: there was no whole answer.
         """
+        if self.over:
+            raise TimeoutError
         try:
             with self.opener.open(request, timeout=self.seconds) as response:
                 content: bytes = response.read(LARGEST + 1)
@@ -272,11 +306,14 @@ class _Fetch(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         def noted() -> None:
             connect()
             self.sockets.append(connection.sock)
+            if self.over:
+                self.end()
 
         connection.connect = noted
         return connection
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Shut the connection: whoever waits for it gets a TimeoutError."""
         self.over = True
         for one in self.sockets:
             with contextlib.suppress(OSError):  # closed already

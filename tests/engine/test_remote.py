@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -250,3 +253,42 @@ def test_an_odd_reply_is_kept_for_reading(fake_server: Any, content: str, text: 
     with fake_server.serve(lambda _: (200, body, {})) as server:
         reply = engine(server).chat(ask("?"))
     assert (reply.text, reply.odd) == (text, odd)
+
+
+@pytest.mark.parametrize("place", ["a try", "the wait before another"])
+def test_an_interrupt_ends_what_is_under_way(place):
+    """The process is gone at once: no thread goes on through its time limit and its other tries."""
+    program = """
+import os, signal, socket, sys, threading, time
+from mini_internvl.engine.remote import Address, RemoteEngine
+
+server = socket.socket()
+server.bind(("127.0.0.1", 0))
+server.listen(16)  # takes connections and never answers
+limits = {"timeout": 60, "tries": 3} if sys.argv[1] == "a try" else {"timeout": 0.2, "tries": 3, "pause": 60}
+engine = RemoteEngine(Address(url=f"http://127.0.0.1:{server.getsockname()[1]}/v1", model="m"), **limits)
+threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+began = time.monotonic()
+try:
+    list(engine.chat_each([[{"role": "user", "content": "x"}]] * 3))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+for thread in threading.enumerate():
+    if thread.name.startswith("remote"):
+        thread.join()
+print(f"{time.monotonic() - began:.1f}")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, place], capture_output=True, text=True, env=environment, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    said, seconds = done.stdout.split()
+    assert said == "interrupted"
+    assert float(seconds) < 20
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(ValueError, match="OPENAI_API_KEY") as caught:
+        Address.read("openai:http://me:secret@host/v1#m")
+    assert "secret" not in str(caught.value)
