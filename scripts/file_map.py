@@ -19,11 +19,12 @@ Every module with the first sentence of its docstring, written by `scripts/file_
 OTHERS = {
     "recipes/": "YAML recipes, one file a run; `recipes/nano/` holds nano's configuration and tokenizer",
     "tests/": "mirrors the package; `tests/golden/` compares with recorded outputs of the original implementation",
-    "bench/": "speed beside plain references: `captions.py`, `eval.py`, `load.py`, `preprocess.py`, `train.py`",
     "docs/": "one page per noun",
-    "scripts/": "`check` and `test`, which CI runs too; `nano_base.py` wrote nano's base files, `file_map.py` this map,"
-    " `full_size.py` writes a released size with random weights",
+    "bench/": "speed and memory beside plain references",
+    "scripts/": "`check` and `test`, which CI runs too, and what made the files that ship with the package",
 }
+PROGRAMS = ("bench/", "scripts/")
+"""Folders whose files are listed too."""
 
 
 def first_sentence(path: Path) -> str:
@@ -56,7 +57,10 @@ def file_map(root: Path = ROOT) -> str:
     lines = [f"- `mini_internvl/` {first_sentence(package / '__init__.py')}", *entries(package, 1)]
     if holds_files(package / "nano"):
         lines.append("  - `nano/` the nano model: weights, tokenizer, model card")
-    lines += [f"- `{name}` {what}" for name, what in OTHERS.items() if holds_files(root / name)]
+    for name, what in OTHERS.items():
+        if holds_files(root / name):
+            lines.append(f"- `{name}` {what}")
+            lines += entries(root / name, 1) if name in PROGRAMS else []
     return "\n".join([HEAD, *lines, ""])
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.files import copy_file, new_folder, write_json
-from mini_internvl.inputs.tokenizer import FILES
+from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.checkpoint import CONFIG, to_official
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import write_tensors

@@ -89,13 +89,13 @@ def minivl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["minivl", *map(str, arguments)])
-        code: object = None
+        code: int | str | None = None
         try:
             cli.main()
         except SystemExit as end:
             code = end.code
         out, err = capsys.readouterr()
-        return int(code or 0), out, err  # type: ignore[call-overload]
+        return int(code or 0), out, err
 
     return run
 

@@ -16,7 +16,7 @@ from mini_internvl.commands.convert import convert
 from mini_internvl.commands.doctor import diagnose
 from mini_internvl.engine import load
 from mini_internvl.files import FileError
-from mini_internvl.inputs.tokenizer import load_tokenizer
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model.checkpoint import CheckpointError, load_model
 from mini_internvl.model.config import ConfigError
 from mini_internvl.model.files import read_tensors

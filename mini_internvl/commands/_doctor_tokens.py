@@ -8,7 +8,8 @@ from typing import Any
 
 from mini_internvl.commands._doctor_folder import Folder, listed
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from mini_internvl.inputs.tokenizer import Tokenizer, TokenizerError
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG
 from mini_internvl.records import ChatTemplate

@@ -13,7 +13,7 @@ from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine import hub
 from mini_internvl.files import check_new, copy_file, new_folder, write_json
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
-from mini_internvl.inputs.tokenizer import FILES
+from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model import layouts
 from mini_internvl.model.checkpoint import ADAPTER, CONFIG, as_dtype, image_token_id, layout_of, read_config
 from mini_internvl.model.files import (

@@ -18,7 +18,7 @@ from mini_internvl.engine import hub
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine, Prompt
 from mini_internvl.files import check_new
-from mini_internvl.inputs.tokenizer import FILES
+from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.adapter import WEIGHTS, check_base, load_adapter, present_name, tensors_hash
 from mini_internvl.model.adapter_config import Adapter, layers, read_adapter
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model

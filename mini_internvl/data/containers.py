@@ -6,6 +6,7 @@ row becomes a Fault; only a file that cannot be read at all raises DataError.
 
 from __future__ import annotations
 
+import abc
 import csv
 import io
 import json
@@ -42,7 +43,7 @@ class Span(NamedTuple):
     """Its content, as :meth:`Container.read` gives it."""
 
 
-class Container:
+class Container(abc.ABC):
     """One file of rows."""
 
     place = "line"
@@ -50,9 +51,9 @@ class Container:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @abc.abstractmethod
     def spans(self, update: Update) -> Iterator[Span]:
         """Every row, in order; ``update`` is called with every byte of the file, in order."""
-        raise NotImplementedError
 
     def read(self, start: int, size: int) -> Any:
         """The bytes of one span."""

@@ -18,7 +18,7 @@ from mini_internvl.engine.generate import FinishReason, GenerationConfig, Step, 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
-from mini_internvl.inputs.tokenizer import load_tokenizer, stop_ids
+from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.vlm import InternVL

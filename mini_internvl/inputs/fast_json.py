@@ -17,8 +17,8 @@ from mini_internvl.inputs.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     TokenizerError,
-    backend_token,
 )
+from mini_internvl.inputs.tokenizer_files import backend_token
 
 if TYPE_CHECKING:
     import sentencepiece

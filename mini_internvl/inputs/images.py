@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import stat
+import struct
 import threading
 import urllib.parse
 import warnings
@@ -37,6 +38,18 @@ MAX_SCANS = 16
 """Passes over a JPEG of the largest size; a smaller one may have more in proportion. Encoders write about 10."""
 MAX_ICON_PIXELS = 2**22
 """Largest accepted image within an icon file, whose directory cannot tell its size."""
+EXIF_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What Pillow raises for damaged EXIF, as fuzzing shows."""
 MAX_RATIO = 200
 """Largest accepted ratio of the sides; beyond it tiles show nothing but smear."""
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -101,15 +114,20 @@ def image_dimensions(source: str | os.PathLike[str] | bytes | bytearray | Image.
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
+    hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look for EXIF
+    turned = image.format == "TIFF"  # Pillow gives its size as it will be
+    width, height = image.size
+    return (height, width) if not hidden and not turned and _orientation(image) >= 5 else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How EXIF says that the image is turned, 1 to 8; 1, upright, where EXIF is damaged."""
     try:
         with _metadata():
-            hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look for EXIF
-            turned = image.format == "TIFF"  # Pillow gives its size as it will be
-            sideways = not hidden and not turned and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # EXIF parsing raises many kinds
-        sideways = False
-    width, height = image.size
-    return (height, width) if sideways else (width, height)
+            found = image.getexif().get(0x0112, 1)
+    except EXIF_ERRORS:
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _limit() -> int:
@@ -295,12 +313,13 @@ def _line(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; EXIF that cannot be read says nothing."""
+    """Turned as EXIF says; EXIF that cannot be read, or not be written again, says nothing."""
+    if _orientation(image) == 1:
+        return image
     try:
         with _metadata():
-            turned = image.getexif().get(0x0112, 1) != 1
-            return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # EXIF parsing raises many kinds
+            return ImageOps.exif_transpose(image)
+    except EXIF_ERRORS:
         return image
 
 

@@ -24,13 +24,8 @@ from mini_internvl.files import copy_file, read_object
 from mini_internvl.inputs import chat, fast_json
 from mini_internvl.inputs.messages import MARK
 from mini_internvl.inputs.tiles import MEAN, STD
-from mini_internvl.inputs.tokenizer import (
-    SentencePieceTokenizer,
-    Tokenizer,
-    TokenizerError,
-    load_tokenizer,
-    stop_ids,
-)
+from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError
+from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
 from mini_internvl.records import ChatTemplate
 
 if TYPE_CHECKING:

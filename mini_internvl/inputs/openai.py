@@ -29,7 +29,7 @@ from mini_internvl.inputs.messages import (
 
 KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """First bytes of a file -> kind that servers take as it is; others are sent as PNG."""
-LONGEST = 4_000
+KEPT_CHARACTERS = 4_000
 """Characters kept of a reply that is no text."""
 
 
@@ -104,14 +104,14 @@ def from_wire(messages: object) -> tuple[Turn, ...]:
     return normalise(messages, policy=DATA_URLS)
 
 
-def read_completion(answer: object) -> Completion:
+def read_completion(answer: Any) -> Completion:
     """A server's answer, whatever stands in it.
 
     Raises:
         ValueError: it has no choices with a message.
     """
     try:
-        content = answer["choices"][0]["message"].get("content")  # type: ignore[index]
+        content = answer["choices"][0]["message"].get("content")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError("the answer has no choices; is this an OpenAI-compatible server?") from None
     assert isinstance(answer, Mapping)
@@ -131,12 +131,13 @@ def _text(content: Any) -> tuple[str, str]:
     """The text of a message's content, and what is odd about it."""
     if content is None or isinstance(content, str):
         return content or "", ""
-    parts = content if isinstance(content, list) else None
-    texts = [part.get("text", "") if isinstance(part, Mapping) else None for part in parts or ()]
-    if parts is not None and all(isinstance(text, str) for text in texts):
-        return "".join(texts), ""  # type: ignore[arg-type]
-    odd = f"its content is {'a list of more than texts' if parts is not None else type(content).__name__}"
-    return json.dumps(content, ensure_ascii=False)[:LONGEST], odd
+    odd = f"its content is {type(content).__name__}"
+    if isinstance(content, list):
+        texts = [part.get("text", "") for part in content if isinstance(part, Mapping)]
+        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
+            return "".join(texts), ""
+        odd = "its content is a list of more than texts"
+    return json.dumps(content, ensure_ascii=False)[:KEPT_CHARACTERS], odd
 
 
 def _count(value: object) -> int:

@@ -98,7 +98,8 @@ def read_file(path: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, T
     check_file(path, error=CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
+            keys = file.keys()  # a safetensors file is no mapping
+            for key in keys:
                 part = file.get_slice(key)
                 if part.get_dtype() not in TYPES:
                     kind = part.get_dtype()

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mini_internvl.files import check_new, new_folder, write_json
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError, load_tokenizer
+from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import layouts, llms
 from mini_internvl.model.checkpoint import layout_of, read_config, to_official
 from mini_internvl.model.config import ConfigError, VLMConfig

@@ -21,7 +21,8 @@ from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
-from mini_internvl.inputs.tokenizer import FILES, Tokenizer, load_tokenizer
+from mini_internvl.inputs.tokenizer import Tokenizer
+from mini_internvl.inputs.tokenizer_files import FILES, load_tokenizer
 from mini_internvl.model.adapter import (
     WEIGHTS,
     Adapter,

@@ -19,6 +19,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,10 +37,8 @@ from mini_internvl.recipes import Recipe
 from mini_internvl.train import state
 from mini_internvl.train.log import MetricsLog
 
-try:
+if sys.platform != "win32":  # which has no such lock
     import fcntl
-except ImportError:  # Windows has no such lock
-    fcntl = None  # type: ignore[assignment]
 
 FOLDERS = ("state", "best", "last")
 _locks: set[int] = set()
@@ -166,7 +165,7 @@ def _lock(path: Path) -> int:
     """Descriptor of the locked file. The lock is the kernel's: it ends with the process and holds over containers."""
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if fcntl is not None:
+        if sys.platform != "win32":
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -134,7 +134,8 @@ def _learned(learner: nn.Module, kept: frozenset[str]) -> dict[str, Tensor]:
 def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         with safe_open(folder / STATE, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            names = file.keys()  # a safetensors file is no mapping
+            for name in names:
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / STATE} is damaged ({error}); give another run folder") from None

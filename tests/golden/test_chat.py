@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import load_tokenizer
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 
 ROOT = Path(os.environ.get("MINIVL_GOLDEN") or Path(__file__).parent / "data")
 CASES = json.loads((ROOT / "chat/conversations.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.chat import ChatError
-from mini_internvl.inputs.tokenizer import load_tokenizer
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden/data"
 HERMES = chat.TEMPLATES["Hermes-2"]

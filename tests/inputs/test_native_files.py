@@ -18,7 +18,8 @@ from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import image_parts
 from mini_internvl.inputs.native_files import chat_template, write_native_files, write_official_files
 from mini_internvl.inputs.tiles import TileConfig, pixel_values
-from mini_internvl.inputs.tokenizer import TokenizerError, load_tokenizer
+from mini_internvl.inputs.tokenizer import TokenizerError
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.layouts import native
 

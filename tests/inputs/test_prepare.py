@@ -9,7 +9,7 @@ from PIL import Image
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tiles import normalise
-from mini_internvl.inputs.tokenizer import load_tokenizer
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.records import Sample
 from mini_internvl.train.data import SampleProcessor

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, load_tokenizer
+from mini_internvl.inputs.tokenizer import SentencePieceTokenizer
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 
 NAMED = ("<img>", "</img>", "<IMG_CONTEXT>")
 ADDED = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|im_start|>", "<|im_end|>", *NAMED)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mini_internvl.inputs.tokenizer import TokenizerError, load_tokenizer, stop_ids
+from mini_internvl.inputs.tokenizer import TokenizerError
+from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from mini_internvl.commands import build as command
 from mini_internvl.commands.doctor import diagnose
 from mini_internvl.engine import GenerationConfig, load
 from mini_internvl.inputs.chat import FAMILY_TOKENS
-from mini_internvl.inputs.tokenizer import load_tokenizer
+from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import llms
 from mini_internvl.model.checkpoint import load_model, save_model
 from mini_internvl.model.config import VisionConfig

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from mini_internvl import recipes
-from mini_internvl.inputs.tokenizer import FILES
+from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.checkpoint import load_model, save_model
 from mini_internvl.recipes import LoraRecipe, Recipe, SourceRecipe
 from mini_internvl.records import Interrupted
