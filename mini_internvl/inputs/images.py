@@ -57,6 +57,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG",
 
 _reading = threading.Lock()
 _log = logging.getLogger(__name__)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's log is for programs, not for the terminal
 
 
 class ImageError(ValueError):

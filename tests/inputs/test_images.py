@@ -7,6 +7,8 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -319,3 +321,19 @@ def test_an_enlarged_image_is_bounded_too():
     assert enlarged(gradient(), 3).size == (36, 24)
     with pytest.raises(ImageError, match="12x8 enlarged 10000 times is too large"):
         enlarged(gradient(), 10_000)
+
+
+def test_pillows_log_does_not_reach_the_terminal(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    at = content.index((277).to_bytes(2, "little") + b"\x03\x00")  # SamplesPerPixel, a short
+    content[at + 8 : at + 10] = (9).to_bytes(2, "little")
+    (tmp_path / "a.tif").write_bytes(content)
+    program = (
+        "import sys; from mini_internvl.inputs.images import load_image\n"
+        "try: load_image(sys.argv[1])\nexcept ValueError: print('refused')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, tmp_path / "a.tif"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
