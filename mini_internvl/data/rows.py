@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
-from mini_internvl.data.formats._turns import MARKS, absent, shown
+from mini_internvl.data.formats._turns import absent, shown
 from mini_internvl.files import new_file
-from mini_internvl.inputs.messages import MARK, beside
+from mini_internvl.inputs.messages import PLACEHOLDER, PLACEHOLDERS, beside
 from mini_internvl.records import Message, PatchAnnotation, Sample
 
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "objects"})
@@ -128,7 +128,7 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
     """The text of a turn with a placeholder for each of its images, which are added to ``images``."""
     content = message["content"]
     if isinstance(content, str):
-        return None if MARKS.search(content) or "<img>" in content else content
+        return None if PLACEHOLDERS.search(content) or "<img>" in content else content
     *shown_first, last = content or [{}]
     if last.keys() != {"type", "text"} or "<img>" in last["text"]:
         return None
@@ -136,10 +136,10 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
         if part.keys() != {"type", "image"} or not isinstance(part["image"], str | os.PathLike):
             return None
         images.append(os.fspath(part["image"]))
-    marks = len(MARKS.findall(last["text"]))
-    if lone and shown_first and not marks:
-        return f"{MARK}\n{last['text']}"
-    return last["text"] if shown_first and marks == len(shown_first) else None
+    placeholders = len(PLACEHOLDERS.findall(last["text"]))
+    if lone and shown_first and not placeholders:
+        return f"{PLACEHOLDER}\n{last['text']}"
+    return last["text"] if shown_first and placeholders == len(shown_first) else None
 
 
 def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int, list[Fault]]:

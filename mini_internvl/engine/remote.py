@@ -27,7 +27,7 @@ from typing import Any
 from mini_internvl.engine.engine import Reply
 from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.inputs.messages import Messages
-from mini_internvl.inputs.openai import read_completion, to_wire
+from mini_internvl.inputs.openai import read_reply, to_wire
 
 PREFIX = "openai:"
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -112,18 +112,9 @@ class RemoteEngine:
             body["seed"] = config.seed
         answer = self._post("chat/completions", body, requests)
         try:
-            completion = read_completion(answer)
+            return Reply(tiles=0, seconds=time.monotonic() - began, **read_reply(answer))
         except ValueError as error:
             raise RemoteError(f"{self.address.url}: {error}") from None
-        return Reply(
-            text=completion.text.strip(),
-            tiles=0,
-            prompt_tokens=completion.prompt_tokens,
-            tokens=completion.tokens,
-            seconds=time.monotonic() - began,
-            finish_reason=completion.finish_reason,
-            odd=completion.odd,
-        )
 
     def chat_batch(
         self,

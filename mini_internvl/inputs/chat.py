@@ -13,7 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from mini_internvl.inputs.messages import ESCAPED, MARK, ChatError, Messages, TextPart, Turn, is_sample, normalise
+from mini_internvl.inputs.messages import (
+    ESCAPED,
+    PLACEHOLDER,
+    ChatError,
+    Messages,
+    TextPart,
+    Turn,
+    is_sample,
+    normalise,
+)
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.records import ChatTemplate, Encoded
 
@@ -124,7 +133,7 @@ def render(messages: Messages, *, template: ChatTemplate, system_message: str | 
     """The text that :func:`encode` reads, each image as one ``<image>``; the arguments are its own."""
     turns = normalise(messages)
     return "".join(
-        MARK if piece is _IMAGE else piece[0].replace(MARK, ESCAPED)
+        PLACEHOLDER if piece is _IMAGE else piece[0].replace(PLACEHOLDER, ESCAPED)
         for pieces, _ in _segments(turns, template, system_message, training=is_sample(turns))
         for piece in pieces
     )

@@ -1,14 +1,12 @@
 """Messages, normalised once where they enter: what everything behind reads instead of dictionaries.
 
 A message in the OpenAI shape becomes a :class:`Turn` of texts and images in the order in which the model reads them.
-What may be opened as an image is decided here, by an :class:`ImagePolicy`. In a text ``<image>`` marks the place of an
-image; ``\\<image>`` is the text itself.
+In a text the placeholder ``<image>`` says where an image goes; ``\\<image>`` is the text itself.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,59 +16,18 @@ from typing import Any
 from mini_internvl.inputs import images
 from mini_internvl.records import Message
 
-MARK = "<image>"
-ESCAPED = "\\" + MARK
-KINDS = ("text", "image", "image_url")
+PLACEHOLDER = "<image>"
+ESCAPED = "\\" + PLACEHOLDER
+PLACEHOLDERS = re.compile(r"(?<!\\)" + PLACEHOLDER)
+"""Finds placeholders in a text, not their escapes."""
+PART_TYPES = {"text": '"text": a text', "image": '"image": an image', "image_url": '"image_url": {"url": ...}'}
+"""Part type -> what such a part needs."""
 
 _log = logging.getLogger(__name__)
-_marks = re.compile(r"(?<!\\)" + MARK)
 
 
 class ChatError(ValueError):
     """A conversation that cannot be used; the message names the turn."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagePolicy:
-    """What may be opened as an image; web addresses never are."""
-
-    paths: bool = True
-    """Files, by their path."""
-    below: Path | None = None
-    """Only files in this folder, links followed."""
-    data_urls: bool = True
-    """Base64 data in a ``data:`` URL."""
-    objects: bool = True
-    """Bytes, PIL images and what gives bytes when read: what no text can name."""
-
-    def check(self, source: Any) -> Any:
-        """The source to open, a path below a folder in full.
-
-        Raises:
-            ImageError: it may not be opened.
-        """
-        if isinstance(source, str) and source.startswith("data:"):
-            allowed, kind = self.data_urls, "a data URL"
-        elif isinstance(source, str | os.PathLike):
-            images.refuse_web(source)
-            allowed, kind = self.paths, "a path"
-        else:
-            allowed, kind = self.objects, f"an image of type {type(source).__name__}"
-        if not allowed:
-            instead = "send it as data:image/png;base64,..." if self.data_urls else "leave it out"
-            raise images.ImageError(f"{kind} is not accepted here; {instead}")
-        if kind != "a path" or self.below is None:
-            return source
-        place = Path(source).resolve()
-        if not place.is_relative_to(self.below.resolve()):
-            raise images.ImageError(f"{images.short(str(source))} is outside {self.below}; only files there are read")
-        return place
-
-
-ANYTHING = ImagePolicy()
-"""For whoever runs the program: all that can be opened."""
-DATA_URLS = ImagePolicy(paths=False, objects=False)
-"""For requests from elsewhere: what came with the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,19 +84,25 @@ Messages = Sequence[Message | Turn]
 """A conversation in either form; every function that takes one normalises it, which costs nothing the second time."""
 
 
-def normalise(messages: Messages, *, policy: ImagePolicy = ANYTHING) -> tuple[Turn, ...]:
+def normalise(messages: Messages, *, data_urls_only: bool = False) -> tuple[Turn, ...]:
     """Messages in the OpenAI shape, or turns already, as turns.
 
     In a conversation that ends with an answer, a training sample, half a surrogate pair and an ``<image>`` in an answer
     are refused; in a question the one is replaced with a warning, and an answer's ``<image>`` is text.
 
+    Args:
+        messages: in either form.
+        data_urls_only: for requests from elsewhere: their images come with them, nothing of ours is opened.
+
     Raises:
         ChatError: a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
-            differ in number, or an image that ``policy`` forbids.
+            differ in number, or an image that may not be opened; web addresses never may.
     """
+    if not isinstance(messages, list | tuple):
+        raise ChatError(f"the messages are {type(messages).__name__}; give a list of them")
     training = is_sample(messages)
     return tuple(
-        message if isinstance(message, Turn) else _turn(message, f"turn {number}", policy, training)
+        message if isinstance(message, Turn) else _turn(message, f"turn {number}", data_urls_only, training)
         for number, message in enumerate(messages, 1)
     )
 
@@ -186,7 +149,7 @@ def beside(messages: Sequence[Any], folder: Path) -> list[Any]:
     return [message(m) for m in messages]
 
 
-def _turn(message: Any, where: str, policy: ImagePolicy, training: bool) -> Turn:
+def _turn(message: Any, where: str, data_urls_only: bool, training: bool) -> Turn:
     if not isinstance(message, Mapping):
         raise ChatError(f"{where} is {type(message).__name__}; give role and content")
     role, content = message.get("role"), message.get("content")
@@ -194,42 +157,41 @@ def _turn(message: Any, where: str, policy: ImagePolicy, training: bool) -> Turn
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple):
         raise ChatError(f"{where}: the content is {type(content).__name__}; give a text or a list of parts")
-    parts = [_part(part, where, policy, training) for part in content]
-    shown = [part for part in parts if isinstance(part, ImagePart)]
-    marks = sum(len(_marks.findall(part.text)) for part in parts if isinstance(part, TextPart))
+    parts = [_part(part, where, data_urls_only, training) for part in content]
+    found = sum(isinstance(part, ImagePart) for part in parts)
+    wanted = sum(len(PLACEHOLDERS.findall(part.text)) for part in parts if isinstance(part, TextPart))
     if role == "assistant":
-        if shown or (marks and training):
+        if found or (wanted and training):
             raise ChatError(
                 f"{where} is an answer and holds an image; move it to the question, or write {ESCAPED} for the text"
             )
-    elif marks and marks != len(shown):
+    elif wanted and wanted != found:
         raise ChatError(
-            f"{where} has {marks} {MARK} marks but {len(shown)} images; write {ESCAPED} where the text itself is meant"
+            f"{where} has {wanted} {PLACEHOLDER} placeholders but {found} images; write {ESCAPED} where the text "
+            "itself is meant"
         )
-    elif marks:
+    elif wanted:
         parts = _placed(parts)
     return Turn(role=role, parts=_joined(parts))
 
 
-def _part(part: Any, where: str, policy: ImagePolicy, training: bool) -> TextPart | ImagePart:
+def _part(part: Any, where: str, data_urls_only: bool, training: bool) -> TextPart | ImagePart:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
         return TextPart(text=_unicode(part["text"], where, training))
-    if kind == "image" and "image" in part:
-        return _image(part, part["image"], where, policy)
-    if kind == "image_url" and isinstance(part.get("image_url"), Mapping) and "url" in part["image_url"]:
-        return _image(part, part["image_url"]["url"], where, policy)
+    holder, key = (part.get("image_url"), "url") if kind == "image_url" else (part, "image")
+    if kind in ("image", "image_url") and isinstance(holder, Mapping) and key in holder:
+        return _image(part, holder[key], where, data_urls_only)
     if kind == "video":
         raise ChatError(
             f"{where}: videos are not read yet; give some of its frames as images named Frame-1, Frame-2, ..."
         )
-    if kind in KINDS:
-        needs = {"text": '"text": a text', "image": '"image": an image', "image_url": '"image_url": {"url": ...}'}
-        raise ChatError(f'{where}: a part of type "{kind}" needs {needs[kind]}')
-    raise ChatError(f'{where}: unknown part type "{kind}"; known: {", ".join(KINDS)}')
+    if kind in PART_TYPES:
+        raise ChatError(f'{where}: a part of type "{kind}" needs {PART_TYPES[kind]}')
+    raise ChatError(f'{where}: unknown part type "{kind}"; known: {", ".join(PART_TYPES)}')
 
 
-def _image(part: Mapping[str, Any], source: Any, where: str, policy: ImagePolicy) -> ImagePart:
+def _image(part: Mapping[str, Any], source: Any, where: str, data_urls_only: bool) -> ImagePart:
     name = part.get("name") or ""
     if not isinstance(name, str):
         raise ChatError(f"{where}: an image's name is {type(name).__name__}; it must be a text")
@@ -238,9 +200,12 @@ def _image(part: Mapping[str, Any], source: Any, where: str, policy: ImagePolicy
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ChatError(f"{where}: an image's {key} is {number!r}; it must be a whole number of at least 1")
     try:
-        return ImagePart(source=policy.check(source), name=name, **numbers)
+        images.refuse_web(source)
     except images.ImageError as error:
         raise ChatError(f"{where}: {error}") from None
+    if data_urls_only and not (isinstance(source, str) and source.startswith("data:")):
+        raise ChatError(f"{where}: only images as data:image/png;base64,... are accepted here")
+    return ImagePart(source=source, name=name, **numbers)
 
 
 def _unicode(text: str, where: str, training: bool) -> str:
@@ -258,27 +223,26 @@ def _unicode(text: str, where: str, training: bool) -> str:
 
 def _placed(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]:
     """The images at the texts' placeholders, in their order."""
-    shown = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
-    found: list[TextPart | ImagePart] = []
+    images = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
+    placed: list[TextPart | ImagePart] = []
     for part in parts:
         if isinstance(part, TextPart):
-            first, *others = _marks.split(part.text)
-            found.append(TextPart(text=first))
+            first, *others = PLACEHOLDERS.split(part.text)
+            placed.append(TextPart(text=first))
             for text in others:
-                found += [next(shown), TextPart(text=text)]
-    return found
+                placed += [next(images), TextPart(text=text)]
+    return placed
 
 
 def _joined(parts: Sequence[TextPart | ImagePart]) -> tuple[TextPart | ImagePart, ...]:
     """No empty texts, no two in a row, and escaped placeholders as their literal text."""
     joined: list[TextPart | ImagePart] = []
     for part in parts:
-        if isinstance(part, ImagePart):
-            joined.append(part)
-        elif text := part.text.replace(ESCAPED, MARK):
-            before = joined[-1] if joined else None
-            if isinstance(before, TextPart):
-                joined[-1] = TextPart(text=before.text + text)
-            else:
-                joined.append(TextPart(text=text))
-    return tuple(joined)
+        if isinstance(part, TextPart):
+            text, before = part.text.replace(ESCAPED, PLACEHOLDER), joined[-1:]
+            if before and isinstance(before[0], TextPart):
+                text = before[0].text + text
+                joined.pop()
+            part = TextPart(text=text)
+        joined.append(part)
+    return tuple(part for part in joined if part != TextPart(text=""))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mini_internvl.files import copy_file, read_object
 from mini_internvl.inputs import chat, fast_json
-from mini_internvl.inputs.messages import MARK
+from mini_internvl.inputs.messages import PLACEHOLDER
 from mini_internvl.inputs.tiles import MEAN, STD
 from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
@@ -142,7 +142,7 @@ def chat_template(template: ChatTemplate, bos: str = "", system_message: str | N
         "USER": template.user_role,
         "ASSISTANT": template.assistant_role,
         "SEP": template.sep,
-        "MARK": MARK,
+        "PLACEHOLDER": PLACEHOLDER,
         "CONTEXT": chat.IMAGE_CONTEXT,
     }
     return re.sub(r"@(\w+)@", lambda found: json.dumps(text[found[1]], ensure_ascii=False), _JINJA)
@@ -157,15 +157,15 @@ _JINJA = """\
 {%- endfor -%}
 {%- macro render(content) -%}
 {%- if content is string -%}
-{{- content | replace(@MARK@, @CONTEXT@) -}}
+{{- content | replace(@PLACEHOLDER@, @CONTEXT@) -}}
 {%- else -%}
 {%- set here = namespace(marked=false) -%}
-{%- for part in content if part.type == "text" and @MARK@ in part.text -%}
+{%- for part in content if part.type == "text" and @PLACEHOLDER@ in part.text -%}
 {%- set here.marked = true -%}
 {%- endfor -%}
 {%- for part in content -%}
 {%- if part.type == "text" -%}
-{{- part.text | replace(@MARK@, @CONTEXT@) -}}
+{{- part.text | replace(@PLACEHOLDER@, @CONTEXT@) -}}
 {%- elif part.type == "video" -%}
 {{- video_token | default("") -}}{{- "\\n" -}}
 {%- elif part.type in ("image", "image_url") -%}

@@ -1,8 +1,4 @@
-"""The OpenAI wire form, both ways: messages as a server takes them, and messages and answers that came read.
-
-What comes from elsewhere is never trusted: a request may name no file (see ``messages.DATA_URLS``), and a reply of an
-odd shape is kept as text with a word about what is odd.
-"""
+"""The OpenAI wire form: messages as a server takes them, and a server's answers, which are never trusted."""
 
 from __future__ import annotations
 
@@ -11,42 +7,17 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from mini_internvl.inputs import images
-from mini_internvl.inputs.messages import (
-    DATA_URLS,
-    ChatError,
-    ImagePart,
-    Messages,
-    TextPart,
-    Turn,
-    normalise,
-)
+from mini_internvl.inputs.messages import ImagePart, Messages, TextPart, normalise
 
-KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-"""First bytes of a file -> kind that servers take as it is; others are sent as PNG."""
-KEPT_CHARACTERS = 4_000
+IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+"""First bytes of a file -> type that servers take as it is; others are sent as PNG."""
+MAX_REPLY_CHARS = 4_000
 """Characters kept of a reply that is no text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """A server's answer."""
-
-    text: str
-    """The first choice; where that is no text, its JSON, cut to be read by people."""
-    prompt_tokens: int = 0
-    """As the server counts them; 0 when it does not say."""
-    tokens: int = 0
-    """Tokens of the answer; 0 when the server does not say."""
-    finish_reason: Literal["stop", "length"] = "stop"
-    """"length" where the server cut the answer off."""
-    odd: str = ""
-    """What was not as it should be about the text, if anything."""
 
 
 def to_wire(messages: Messages) -> list[dict[str, Any]]:
@@ -72,59 +43,41 @@ def to_wire(messages: Messages) -> list[dict[str, Any]]:
 
 
 def data_url(part: ImagePart) -> str:
-    """An image as it is where servers take its kind, as PNG otherwise; one with a scale is enlarged here.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    source = part.source
-    if part.scale != 1:
-        source = images.enlarged(source, part.scale)
+    """An image as it is where servers take its type, as PNG otherwise; one with a scale is enlarged here."""
+    source = part.source if part.scale == 1 else images.enlarged(part.source, part.scale)
     if not isinstance(source, Image.Image):
         if isinstance(source, str) and source.startswith("data:"):
             return source
         _, stream = images.open_source(source)
         with stream:
             source = stream.read()
-        if kind := next((kind for start, kind in KINDS.items() if source.startswith(start)), None):
+        if kind := next((kind for start, kind in IMAGE_TYPES.items() if source.startswith(start)), None):
             return f"data:image/{kind};base64,{base64.b64encode(source).decode()}"
     buffer = io.BytesIO()
     images.load_image(source).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def from_wire(messages: object) -> tuple[Turn, ...]:
-    """The messages of somebody's request; images come with it or not at all.
-
-    Raises:
-        ChatError: they are malformed, or name a file or an address.
-    """
-    if not isinstance(messages, list):
-        raise ChatError("the request has no messages; send a list of them")
-    return normalise(messages, policy=DATA_URLS)
-
-
-def read_completion(answer: Any) -> Completion:
-    """A server's answer, whatever stands in it.
+def read_reply(answer: Any) -> dict[str, Any]:
+    """The fields of a ``Reply`` that a server's answer tells; a text of an odd shape is kept as JSON to be read.
 
     Raises:
         ValueError: it has no choices with a message.
     """
     try:
-        content = answer["choices"][0]["message"].get("content")
+        choice = answer["choices"][0]
+        text, odd = _text(choice["message"].get("content"))
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError("the answer has no choices; is this an OpenAI-compatible server?") from None
-    assert isinstance(answer, Mapping)
-    text, odd = _text(content)
     usage = answer.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
-    return Completion(
-        text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        tokens=_count(counts.get("completion_tokens")),
-        finish_reason="length" if answer["choices"][0].get("finish_reason") == "length" else "stop",
-        odd=odd,
-    )
+    return {
+        "text": text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip(),
+        "prompt_tokens": _count(counts.get("prompt_tokens")),
+        "tokens": _count(counts.get("completion_tokens")),
+        "finish_reason": "length" if choice.get("finish_reason") == "length" else "stop",
+        "odd": odd,
+    }
 
 
 def _text(content: Any) -> tuple[str, str]:
@@ -137,7 +90,7 @@ def _text(content: Any) -> tuple[str, str]:
         if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
             return "".join(texts), ""
         odd = "its content is a list of more than texts"
-    return json.dumps(content, ensure_ascii=False)[:KEPT_CHARACTERS], odd
+    return json.dumps(content, ensure_ascii=False)[:MAX_REPLY_CHARS], odd
 
 
 def _count(value: object) -> int:

@@ -113,8 +113,8 @@ def test_relative_urls_are_beside_the_file_as_paths_are():
         ({"messages": messages("Q", None)}, "messages[1].content is null"),
         ({"messages": messages(["x"], "A")}, "messages[0].content[0] is 'x'; it must be an object with a type"),
         ({"query": "Q", "response": 3}, "query or response is 3; it must be a text"),
-        ({"image": "a.png", "conversations": turns("<image> <image>", "x")}, "2 <image> marks but 1 images"),
-        ({"conversations": turns("<image>", "x")}, "1 <image> marks but 0 images; write <image> once in "
+        ({"image": "a.png", "conversations": turns("<image> <image>", "x")}, "2 <image> placeholders but 1 images"),
+        ({"conversations": turns("<image>", "x")}, "1 <image> placeholders but 0 images; write <image> once in "
          "the questions for each image, and \\<image> where the text itself is meant"),
         ({"image": 5, "conversations": turns("Q", "A")}, "image holds 5; an image is a path, a data URL or bytes"),
         ({"image": "a.png", "conversations": [{"from": "system", "value": "S"}]}, "an image but no question"),

@@ -1,4 +1,4 @@
-"""Messages, normalised once: parts, marks, what may be opened, and the mistakes that name their turn."""
+"""Messages, normalised once: parts, placeholders, what may be opened, and the mistakes that name their turn."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mini_internvl.inputs.images import ImageError
 from mini_internvl.inputs.messages import (
     ChatError,
     ImagePart,
-    ImagePolicy,
     TextPart,
     beside,
     image_parts,
@@ -57,20 +55,22 @@ def test_images_are_listed_in_reading_order():
     assert question(messages) == "x\ny\nz"
 
 
-def test_marks_place_images_in_the_text():
+def test_placeholders_place_images_in_the_text():
     assert parts([image("a"), image("b"), text("see <image>, then <image>.")]) == ["see ", "a", ", then ", "b", "."]
     assert parts([text("one "), text("two"), image("a")]) == ["one two", "a"]
     assert parts([image("a"), text("")]) == ["a"]
 
 
-def test_an_escaped_mark_is_text_everywhere():
+def test_an_escaped_placeholder_is_text_everywhere():
     asked = r"What does the tag \<image> do in SVG?"
     meant = "What does the tag <image> do in SVG?"
     assert parts(asked) == parts([text(asked)]) == [meant]
     assert parts([image("a"), text(asked)]) == ["a", meant]
     assert parts([image("a"), text(r"<image> and \<image>")]) == ["a", " and <image>"]
     assert normalise([user("a"), assistant(r"The tag \<image>.")])[1].text == "The tag <image>."
-    with pytest.raises(ChatError, match=r"turn 1 has 1 <image> marks but 0 images; write \\<image> where the text"):
+    with pytest.raises(
+        ChatError, match=r"turn 1 has 1 <image> placeholders but 0 images; write \\<image> where the text"
+    ):
         normalise([user(meant)])
 
 
@@ -104,11 +104,12 @@ def test_half_a_surrogate_pair_is_refused_in_a_sample_and_replaced_in_a_question
         ([{"role": "user"}], "turn 1: the content is NoneType"),
         ([user("a"), assistant("b"), user(5)], "turn 3: the content is int"),
         (["hello"], "turn 1 is str"),
+        (user("Hi"), "the messages are dict; give a list of them"),
         ([user([image(name=5)])], "turn 1: an image's name is int"),
         ([user([image(scale=0)])], "turn 1: an image's scale is 0; it must be a whole number of at least 1"),
         ([user([image(max_tiles="6")])], "turn 1: an image's max_tiles is '6'"),
         ([user([image("https://example.com/a.png")])], "turn 1: https://example.com/a.png is a web address"),
-        ([user([image(), text("<image> and <image>")])], "turn 1 has 2 <image> marks but 1 images"),
+        ([user([image(), text("<image> and <image>")])], "turn 1 has 2 <image> placeholders but 1 images"),
     ],
 )
 def test_messages_that_cannot_be_read_are_explained(messages, message):
@@ -117,28 +118,23 @@ def test_messages_that_cannot_be_read_are_explained(messages, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_policy_says_what_may_be_opened(tmp_path: Path):
-    inside, outside = tmp_path / "in" / "a.png", tmp_path / "b.png"
-    inside.parent.mkdir()
-    for place in (inside, outside):
-        place.touch()
-    (tmp_path / "in" / "link.png").symlink_to(outside)
-    urls_only = ImagePolicy(paths=False, objects=False)
-    assert urls_only.check(URL) == URL
-    for source in ("a.png", "/etc/passwd", inside, "file:///etc/passwd", "DATA:image/png;base64,xx", b"x"):
-        with pytest.raises(ImageError, match=r"is not accepted here; send it as data:image/png"):
-            urls_only.check(source)
-    folder = ImagePolicy(below=inside.parent, data_urls=False)
-    assert folder.check(str(inside)) == inside.resolve()
-    for source in (outside, inside.parent / "../b.png", inside.parent / "link.png"):
-        with pytest.raises(ImageError, match="is outside"):
-            folder.check(source)
-    with pytest.raises(ImageError, match="a data URL is not accepted here"):
-        folder.check(URL)
+def test_of_a_request_from_elsewhere_only_data_urls_are_opened():
+    [turn] = normalise([user([image(URL), {"type": "image_url", "image_url": {"url": URL}}])], data_urls_only=True)
+    assert [part.source for part in turn.images] == [URL, URL]
     picture = Image.new("RGB", (2, 2))
-    assert ImagePolicy().check(picture) is picture
-    with pytest.raises(ChatError, match="turn 1: a path is not accepted here"):
-        normalise([user([image("a.png")])], policy=urls_only)
+    for source in (
+        "a.png",
+        "/etc/passwd",
+        Path("a.png"),
+        "file:///etc/passwd",
+        "DATA:image/png;base64,xx",
+        b"x",
+        picture,
+    ):
+        for part in (image(source), {"type": "image_url", "image_url": {"url": source}}):
+            with pytest.raises(ChatError, match="turn 1: only images as data:image/png;base64,"):
+                normalise([user([part, text("Q")])], data_urls_only=True)
+        assert image_parts([user([image(source)])])[0].source is source
 
 
 def test_paths_of_a_data_file_stand_beside_it():

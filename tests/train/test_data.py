@@ -128,7 +128,7 @@ def test_images_of_a_sample_share_its_tiles(process, start):
     ("content", "message"),
     [
         ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png does not exist"),
-        ("<image>", "sample set/7: turn 1 has 1 <image> marks but 0 images"),
+        ("<image>", "sample set/7: turn 1 has 1 <image> placeholders but 0 images"),
         ("word " * 600, r"sample set/7: it has \d+ tokens, more than max_length 500; raise max_length"),
     ],
 )

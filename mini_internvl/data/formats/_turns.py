@@ -7,14 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mini_internvl.inputs.messages import ESCAPED, MARK
+from mini_internvl.inputs.messages import ESCAPED, PLACEHOLDER, PLACEHOLDERS
 from mini_internvl.records import Message, Part, Sample
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 """The names that data files give to speakers."""
-MARKS = re.compile(rf"(?<!\\){MARK}")
-"""A placeholder in a text, not its escape."""
-_PLACES = re.compile(rf"{MARKS.pattern}|<img>(.*?)</img>", re.DOTALL)
+_PLACES = re.compile(rf"{PLACEHOLDERS.pattern}|<img>(.*?)</img>", re.DOTALL)
 _SHOWN = 60
 
 
@@ -108,18 +106,18 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
     """
     spoken = list(spoken)
     asked = [content for role, content in spoken if role == "user"]
-    marks = sum(_marks(content) for content in asked)
+    placeholders = sum(_placeholders(content) for content in asked)
     lone = len(beside) + sum("<img>" in content for content in asked if isinstance(content, str)) == 1
     rest: Iterator[str | bytes] = iter(beside)
     lead: list[Part] = []
-    if beside and not marks and not any("<img>" in content for content in asked if isinstance(content, str)):
+    if beside and not placeholders and not any("<img>" in content for content in asked if isinstance(content, str)):
         if not asked:
             raise ValueError("an image but no question: no turn is from human or user")
         lead = [{"type": "image", "image": image} for image in rest]
-    elif marks != len(beside):
+    elif placeholders != len(beside):
         raise ValueError(
-            f"{marks} {MARK} marks but {len(beside)} images; write {MARK} once in the questions for each image, "
-            f"and {ESCAPED} where the text itself is meant"
+            f"{placeholders} {PLACEHOLDER} placeholders but {len(beside)} images; write {PLACEHOLDER} once in the "
+            f"questions for each image, and {ESCAPED} where the text itself is meant"
         )
     messages: list[Message] = []
     for role, content in spoken:
@@ -130,9 +128,9 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
     return messages
 
 
-def _marks(content: Any) -> int:
+def _placeholders(content: Any) -> int:
     if isinstance(content, str):
-        return len(MARKS.findall(content))
+        return len(PLACEHOLDERS.findall(content))
     return sum(_is_place(part) for part in content)
 
 
@@ -145,7 +143,7 @@ def _placed(content: Any, rest: Iterator[str | bytes], lead: list[Part], *, lone
     if not isinstance(content, str):
         return [*lead, *({**part, "image": next(rest)} if _is_place(part) else part for part in content)]
     found: list[Part] = [{"type": "image", "image": match[1] or next(rest)} for match in _PLACES.finditer(content)]
-    said = _PLACES.sub(MARK, content)
-    if lone and found and said.startswith(MARK + "\n"):
-        said = said.removeprefix(MARK + "\n")
+    said = _PLACES.sub(PLACEHOLDER, content)
+    if lone and found and said.startswith(PLACEHOLDER + "\n"):
+        said = said.removeprefix(PLACEHOLDER + "\n")
     return [*lead, *found, {"type": "text", "text": said}] if lead or found else said
