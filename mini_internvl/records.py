@@ -115,6 +115,8 @@ class Example:
     """What the stage's losses want beside labels, by name; see ``targets`` in ``train.losses``."""
     segment_ids: torch.Tensor | None = None
     """(T,) int64 of independent questions: 0 at the prefix that they share, then 1, 2, ... (see :class:`Batch`)."""
+    document_ids: torch.Tensor | None = None
+    """(T,) int64, 0, 1, ...; ``None`` where all is one document."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from mini_internvl.inputs.messages import normalise
 from mini_internvl.inputs.prepare import CutImage, Processor
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
-from mini_internvl.train.independent import PADDING, join, position_ids, split_questions
+from mini_internvl.train.independent import PADDING, documents, join, position_ids, split_questions
 from mini_internvl.train.losses.answers import IGNORE
 
 
@@ -59,25 +59,32 @@ class SampleProcessor:
             conversations = split_questions(messages) if sample.independent else [messages]
             pieces = [self.processor.encode(conversation, counts) for conversation in conversations]
             context = self.processor.tokenizer.token_id(chat.IMAGE_CONTEXT)
-            encoded, segments = join(pieces, context) if len(pieces) > 1 else (pieces[0], [])
+            groups = documents(pieces, self.processor.config.llm.rope)
+            joined = [join(group, context) if len(pieces) > 1 else (group[0], []) for group in groups]
             extras = self.targets(sample, images)
-            if all(label == IGNORE for label in encoded.labels):
+            input_ids = [token for document, _ in joined for token in document.input_ids]
+            labels = [label for document, _ in joined for label in document.labels]
+            if all(label == IGNORE for label in labels):
                 raise ValueError("no token is supervised; end it with an answer")
-            if len(encoded.input_ids) > self.max_length:
+            if len(input_ids) > self.max_length:
                 raise ValueError(
-                    f"it has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; raise max_length "
+                    f"it has {len(input_ids)} tokens, more than max_length {self.max_length}; raise max_length "
                     "or lower max_tiles"
                 )
         except (ValueError, OSError) as error:
             raise DataError(f"{f'{sample.place}, ' if sample.place else ''}sample {name}: {error}") from error
         size = self.processor.config.image_size
+        tiles = torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *(image.tiles for image in images)])
+        segments = [segment for _, own in joined for segment in own]
+        numbers = [number for number, (document, _) in enumerate(joined) for _ in document.input_ids]
         return Example(
             sample_id=name,
-            input_ids=torch.tensor(encoded.input_ids),
-            labels=torch.tensor(encoded.labels),
-            tiles=torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *(image.tiles for image in images)]),
-            extras=extras,
+            input_ids=torch.tensor(input_ids),
+            labels=torch.tensor(labels),
+            tiles=torch.cat([tiles] * len(joined)),
+            extras={name: torch.cat([extra] * len(joined)) for name, extra in extras.items()},
             segment_ids=torch.tensor(segments) if segments else None,
+            document_ids=torch.tensor(numbers) if len(joined) > 1 else None,
         )
 
 
@@ -96,11 +103,13 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     mask = torch.zeros(shape, dtype=torch.int64)
     positions = torch.zeros(shape, dtype=torch.int64)
     segments = torch.full(shape, PADDING)
+    documents = torch.full(shape, PADDING)
     for row, example in enumerate(examples):
         n = len(example.input_ids)
         ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
         segments[row, :n] = 0 if example.segment_ids is None else example.segment_ids
-        positions[row, :n] = position_ids(segments[row, :n])
+        documents[row, :n] = 0 if example.document_ids is None else example.document_ids
+        positions[row, :n] = position_ids(segments[row, :n], example.document_ids)
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
         input_ids=ids,
@@ -108,6 +117,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         attention_mask=mask,
         position_ids=positions,
         segment_ids=segments if any(example.segment_ids is not None for example in examples) else None,
+        document_ids=documents if any(example.document_ids is not None for example in examples) else None,
         tiles=torch.cat([example.tiles for example in examples]),
         extras={name: torch.cat([example.extras[name] for example in examples]) for name in examples[0].extras},
     )

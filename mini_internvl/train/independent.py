@@ -4,6 +4,10 @@ The row begins with the prefix that they share, up to the last visual token (seg
 each question and its answer (segments 1, 2, ...). Each question attends to the prefix and to itself only, and its
 positions count on from the prefix, so loss and gradients are those of one row per question, while the images are read
 once.
+
+Where the rotary embedding depends on the length ("dynamic" and "longrope" above their limits), questions of different
+lengths rotate the same prefix differently and cannot share it. They stand in documents of their own, each of which
+reads the images again; other ways would leave questions out or rotate some as no answer would.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from torch import Tensor
 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import ImagePart, Messages, TextPart, Turn, image_parts, normalise
+from mini_internvl.model.config import RopeConfig
+from mini_internvl.model.decoder import rotation_group
 from mini_internvl.records import Encoded
 
 PADDING = -1
@@ -59,15 +65,23 @@ def _split(turn: Turn) -> tuple[tuple[TextPart | ImagePart, ...], str, str]:
     return turn.parts[: last + 1], text[: len(text) - len(question)], question
 
 
+def documents(pieces: Sequence[Encoded], rope: RopeConfig) -> list[list[Encoded]]:
+    """The conversations of :func:`split_questions`, those together that can share a prefix."""
+    groups: dict[int, list[Encoded]] = {}
+    for piece in pieces:
+        groups.setdefault(rotation_group(rope, len(piece.input_ids)), []).append(piece)
+    return list(groups.values())
+
+
 def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
-    """One row of the conversations of :func:`one_by_one`.
+    """One document of the conversations of :func:`split_questions`.
 
     Args:
         pieces: at least one, each with visual tokens.
         context: id of the visual token.
 
     Returns:
-        The row, and the segment of each of its tokens.
+        The document, and the segment of each of its tokens.
 
     Raises:
         ValueError: the conversations do not begin alike, or an answer has no supervised token.
@@ -88,8 +102,14 @@ def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
     return Encoded(input_ids=ids, labels=labels), segments
 
 
-def position_ids(segment_ids: Tensor) -> Tensor:
-    """(T,) segments of one row, each in one piece -> (T,) positions: all count on from the end of segment 0."""
+def position_ids(segment_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:
+    """(T,) segments of one row, each in one piece -> (T,) positions: all count on from the end of segment 0.
+
+    Each document, if there are several, counts from 0.
+    """
+    if document_ids is not None:
+        _, lengths = document_ids.unique_consecutive(return_counts=True)
+        return torch.cat([position_ids(segments) for segments in segment_ids.split(lengths.tolist())])
     places = torch.arange(len(segment_ids))
     starts = torch.ones(len(segment_ids), dtype=torch.bool)
     starts[1:] = segment_ids[1:] != segment_ids[:-1]

@@ -73,6 +73,26 @@ def test_together_they_cost_and_teach_what_they_would_alone(process, learner, re
     assert (seen[name] - wanted[name]).norm() > 0.01 * wanted[name].norm()
 
 
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_questions_on_both_sides_of_a_rotary_limit_are_rotated_as_alone(process, learner, kind):
+    answers, llm = learner(), process.processor.config.llm
+    conversations = [Sample(id="a", messages=conversation) for conversation in split_questions(LONG.messages)]
+    limit, *_, longest = sorted(len(process(sample).input_ids) for sample in conversations)
+    assert limit < longest
+    half = llm.head_dim // 2
+    scaling = {"short_factor": (1.0,) * half, "long_factor": tuple(2.0**i for i in range(half)), "factor": 2.0}
+    limits = {"longrope": (8 * limit, limit), "dynamic": (limit, 0)}[kind]
+    rope = replace(llm.rope, kind=kind, max_positions=limits[0], original_max_positions=limits[1], **scaling)
+    config = replace(process.processor.config, llm=replace(llm, rope=rope))
+    process = replace(process, processor=replace(process.processor, config=config), max_length=1000)
+    answers.model.language_model.config = config.llm
+    loss, gradients = measured(answers, [process(LONG), process(ONE)])
+    expected, wanted = measured(answers, [*map(process, conversations), process(ONE)])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
+
+
 def test_marks_names_and_system_messages_are_shared():
     marked = messages([IMAGE, WIDE, text("Left: <image>\nRight: <image>\n\nWhat changed?")], "A", "Why?", "B")
     [first, second] = split_questions([{"role": "system", "content": "Be brief."}, *marked])
