@@ -145,7 +145,7 @@ def read_tsv(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     files.check_file(path, error=DataError)
     table, faults = Table(path), Faults(path)
     rows: list[dict[str, Any]] = []
-    for start, size, number, data in table.spans(lambda data: None):
+    for start, size, number, data in table.spans():
         row = table.parse(data, number)
         if isinstance(row, Fault):
             faults.add(number, row.reason)

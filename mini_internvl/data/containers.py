@@ -7,13 +7,15 @@ row becomes a Fault; only a file that cannot be read at all raises DataError.
 from __future__ import annotations
 
 import abc
+import bisect
 import csv
 import io
+import itertools
 import json
 import re
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,7 +25,6 @@ MAX_ROW_BYTES = 64 << 20
 """Bytes of the largest row that is read: images inside a row count."""
 BOM = b"\xef\xbb\xbf"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
-Update = Callable[[bytes], None]
 _CHUNK = 1 << 20
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|(\\?)\Z)|([\[\]{},])', re.DOTALL)
 """A string, whole or (group 1: its last backslash) cut off by the end of the bytes; a bracket or comma (group 2)."""
@@ -36,7 +37,6 @@ class Span(NamedTuple):
     start: int
     """Its first byte; the row's number in Parquet."""
     size: int
-    """Its bytes; more than ``MAX_ROW_BYTES`` is a fault."""
     number: int
     """Its line in JSON lines, else its number, from 1."""
     data: Any
@@ -46,43 +46,41 @@ class Span(NamedTuple):
 class Container(abc.ABC):
     """One file of rows."""
 
-    place = "line"
+    place = "row"
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @abc.abstractmethod
-    def spans(self, update: Update) -> Iterator[Span]:
-        """Every row, in order; ``update`` is called with every byte of the file, in order."""
+    def spans(self) -> Iterator[Span]:
+        """Every row, in order."""
+
+    @abc.abstractmethod
+    def decode(self, data: Any) -> dict[str, Any]:
+        """The row that a span's content holds; ValueError says what is wrong with it."""
 
     def read(self, start: int, size: int) -> Any:
-        """The bytes of one span."""
+        """The content of one span; ``None`` where it is too large."""
+        if size > MAX_ROW_BYTES:
+            return None
         with self.path.open("rb") as file:
             file.seek(start)
             return file.read(size)
 
     def parse(self, data: Any, number: int) -> Row | Fault:
-        """The row that a span's bytes hold."""
-        if data is None:
-            return self.fault(number, f"the row has more than {MAX_ROW_BYTES:,} bytes; keep images in files beside it")
+        """The row of a span, at its place."""
+        place = f"{self.place} {number}"
         try:
-            raw = decode(data)
+            if data is None:
+                raise ValueError(f"the row has more than {MAX_ROW_BYTES:,} bytes; keep images in files beside it")
+            raw = self.decode(data)
         except ValueError as error:
-            return self.fault(number, str(error))
-        return self.row(number, raw)
-
-    def row(self, number: int, raw: dict[str, Any]) -> Row:
-        """A row at its place."""
+            return Fault(file=self.path, place=place, reason=str(error))
         named = raw.get("id")
-        name = str(number) if named is None else str(named)
-        return Row(file=self.path, place=f"{self.place} {number}", raw=raw, id=name)
-
-    def fault(self, number: int, reason: str) -> Fault:
-        """A fault at its place."""
-        return Fault(file=self.path, place=f"{self.place} {number}", reason=reason)
+        return Row(file=self.path, place=place, raw=raw, id=str(number if named is None else named))
 
 
-def decode(data: bytes) -> dict[str, Any]:
+def decode_object(data: bytes) -> dict[str, Any]:
     """The object of a JSON text.
 
     Raises:
@@ -110,65 +108,58 @@ def decode(data: bytes) -> dict[str, Any]:
 class JsonLines(Container):
     """One JSON object a line; blank lines are passed over."""
 
-    def spans(self, update: Update) -> Iterator[Span]:
+    place = "line"
+
+    def spans(self) -> Iterator[Span]:
         with self.path.open("rb") as file:
-            start = 0
-            for number, (data, size) in enumerate(_lines(file, update), 1):
-                skipped = len(BOM) if start == 0 and data is not None and data.startswith(BOM) else 0
-                if data is None or not data.isspace():
-                    yield Span(start + skipped, size - skipped, number, data[skipped:] if data else None)
+            start = number = 0
+            while line := file.readline(MAX_ROW_BYTES + 1):
+                number += 1
+                size = len(line)
+                if size > MAX_ROW_BYTES:
+                    while not line.endswith(b"\n") and (line := file.readline(_CHUNK)):
+                        size += len(line)
+                    yield Span(start, size, number, None)
+                elif not line.isspace():
+                    skipped = len(BOM) if start == 0 and line.startswith(BOM) else 0
+                    yield Span(start + skipped, size - skipped, number, line[skipped:])
                 start += size
 
-
-def _lines(file: BinaryIO, update: Update) -> Iterator[tuple[bytes | None, int]]:
-    """(line, bytes) of each line; ``None`` for one that is too long."""
-    while line := file.readline(MAX_ROW_BYTES + 1):
-        update(line)
-        size = len(line)
-        if size <= MAX_ROW_BYTES:
-            yield line, size
-            continue
-        while not line.endswith(b"\n") and (line := file.readline(_CHUNK)):
-            update(line)
-            size += len(line)
-        yield None, size
+    def decode(self, data: bytes) -> dict[str, Any]:
+        return decode_object(data)
 
 
 class JsonList(Container):
     """One JSON list of objects, over as many lines as it likes (LLaVA's own form)."""
 
-    place = "row"
-
-    def spans(self, update: Update) -> Iterator[Span]:
+    def spans(self) -> Iterator[Span]:
         depth = start = number = 0
         with self.path.open("rb") as file:
-            for position, kind in _brackets(file, update):
+            for position, kind in _brackets(file):
                 if kind in b"[{":
                     depth += 1
                     start = position + 1 if depth == 1 else start
                 elif kind in b"]}":
                     depth -= 1
                 if depth == 0 or (depth == 1 and kind == b","):
-                    size = position - start
-                    data = self.read(start, size) if size <= MAX_ROW_BYTES else None
+                    data = self.read(start, position - start)
                     if number or kind == b"," or data is None or data.strip():
                         number += 1
-                        yield Span(start, size, number, data)
+                        yield Span(start, position - start, number, data)
                     start = position + 1
         if depth:
             yield Span(start, 0, number + 1, b"")
 
-    def parse(self, data: Any, number: int) -> Row | Fault:
+    def decode(self, data: bytes) -> dict[str, Any]:
         if data == b"":
-            return self.fault(number, "not valid JSON (nothing between two commas, or the list is cut off)")
-        return super().parse(data, number)
+            raise ValueError("not valid JSON (nothing between two commas, or the list is cut off)")
+        return decode_object(data)
 
 
-def _brackets(file: BinaryIO, update: Update) -> Iterator[tuple[int, bytes]]:
+def _brackets(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(position, byte) of every bracket and comma outside of strings."""
     done, carry = 0, b""
     while chunk := file.read(_CHUNK):
-        update(chunk)
         buffer, base = carry + chunk, done - len(carry)
         done, carry = done + len(chunk), b""
         for token in _TOKEN.finditer(buffer):
@@ -181,85 +172,69 @@ def _brackets(file: BinaryIO, update: Update) -> Iterator[tuple[int, bytes]]:
 class Table(Container):
     """A header and one row a line, cells between tabs or commas; every cell is a text."""
 
-    place = "row"
-
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         self.delimiter = "," if path.suffix.lower() == ".csv" else "\t"
         self.header: list[str] = []
 
-    def spans(self, update: Update) -> Iterator[Span]:
+    def spans(self) -> Iterator[Span]:
+        taken: list[bytes] = []
+        start = 0
+        try:
+            for number, cells in enumerate(csv.reader(self._lines(taken), delimiter=self.delimiter)):
+                data = b"".join(taken)
+                taken.clear()
+                if number == 0:
+                    self.header = cells
+                elif cells:
+                    yield Span(start, len(data), number, data if len(data) <= MAX_ROW_BYTES else None)
+                start += len(data)
+        except csv.Error as error:
+            raise DataError(f"{self.path} is no table of rows ({error}); fetch it again") from None
+
+    def _lines(self, taken: list[bytes]) -> Iterator[str]:
+        """The lines as texts; their bytes are added to ``taken``."""
         with self.path.open("rb") as file:
-            taken: list[bytes] = []
-            reader = csv.reader(self._texts(file, taken, update), delimiter=self.delimiter)
-            start = 0
-            try:
-                for number, cells in enumerate(reader):
-                    data = b"".join(taken)
-                    taken.clear()
-                    if number == 0:
-                        self.header = cells
-                    elif cells:
-                        yield Span(start, len(data), number, data if len(data) <= MAX_ROW_BYTES else None)
-                    start += len(data)
-            except csv.Error as error:
-                raise DataError(f"{self.path} is no table of rows ({error}); fetch it again") from None
+            for number, line in enumerate(file):
+                taken.append(line)
+                yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
 
-    def _texts(self, file: BinaryIO, taken: list[bytes], update: Update) -> Iterator[str]:
-        for number, line in enumerate(file):
-            update(line)
-            taken.append(line)
-            yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
-
-    def parse(self, data: Any, number: int) -> Row | Fault:
-        if data is None:
-            return super().parse(data, number)
+    def decode(self, data: bytes) -> dict[str, Any]:
         try:
             (cells,) = csv.reader([data.decode("utf-8")], delimiter=self.delimiter)
         except UnicodeDecodeError as error:
-            return self.fault(number, f"not valid UTF-8 ({error.reason}); save it as UTF-8")
+            raise ValueError(f"not valid UTF-8 ({error.reason}); save it as UTF-8") from None
         except (ValueError, csv.Error) as error:
-            return self.fault(number, f"not one row of a table ({error})")
+            raise ValueError(f"not one row of a table ({error})") from None
         if len(cells) != len(self.header):
-            return self.fault(number, f"{len(cells)} cells, the header has {len(self.header)}")
-        return self.row(number, dict(zip(self.header, cells, strict=True)))
+            raise ValueError(f"{len(cells)} cells, the header has {len(self.header)}")
+        return dict(zip(self.header, cells, strict=True))
 
 
 class Shard(Container):
     """A WebDataset tar: members with one name up to the first dot are a row, ``NAME.json`` and its images."""
 
-    place = "row"
-
-    def spans(self, update: Update) -> Iterator[Span]:
+    def spans(self) -> Iterator[Span]:
+        number, key, start, end = 0, "", 0, 0
         try:
             with tarfile.open(self.path, "r:") as tar:
-                number, key, start, end = 0, "", 0, 0
                 for member in tar:
                     vars(tar)["members"].clear()  # it would keep every member
                     name = _key(member.name) if member.isfile() else key
                     if name != key and key:
                         number += 1
-                        yield self._span(start, end, number)
+                        yield Span(start, end - start, number, self.read(start, end - start))
                     if name != key:
                         key, start = name, member.offset
                     end = member.offset_data + (member.size + 511) // 512 * 512
-                if key:
-                    yield self._span(start, end, number + 1)
         except tarfile.TarError as error:
             raise DataError(f"{self.path} is no tar file, or it is cut off ({error}); fetch it again") from None
-        with self.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                update(chunk)
+        if key:
+            yield Span(start, end - start, number + 1, self.read(start, end - start))
 
-    def _span(self, start: int, end: int, number: int) -> Span:
-        size = end - start
-        return Span(start, size, number, self.read(start, size) if size <= MAX_ROW_BYTES else None)
-
-    def parse(self, data: Any, number: int) -> Row | Fault:
+    def decode(self, data: bytes) -> dict[str, Any]:
         """The object of ``NAME.json``, with the images that it names, or else all, as bytes."""
-        if data is None:
-            return super().parse(data, number)
         members: dict[str, bytes] = {}
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -268,16 +243,16 @@ class Shard(Container):
                     if content is not None:
                         members[member.name.rpartition("/")[2]] = content.read()
         except tarfile.TarError as error:
-            return self.fault(number, f"the shard is damaged here ({error})")
+            raise ValueError(f"the shard is damaged here ({error})") from None
         text = next((name for name in members if name.lower().endswith(".json")), None)
         if text is None:
-            return self.fault(number, f"no .json beside {', '.join(members)}"[:200])
+            raise ValueError(f"no .json beside {', '.join(members)}"[:200])
         try:
-            raw = decode(members[text])
+            raw = decode_object(members[text])
         except ValueError as error:
-            return self.fault(number, f"{text}: {error}")
+            raise ValueError(f"{text}: {error}") from None
         images = {name: content for name, content in members.items() if _ending(name) in IMAGE_ENDINGS}
-        return self.row(number, {"id": text[: text.index(".")], **_with_images(raw, images)})
+        return {"id": text[: text.index(".")], **_with_images(raw, images)}
 
 
 def _key(name: str) -> str:
@@ -301,8 +276,6 @@ def _with_images(raw: dict[str, Any], images: dict[str, bytes]) -> dict[str, Any
 class Parquet(Container):
     """A Parquet file, one row group in memory at a time."""
 
-    place = "row"
-
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
@@ -313,23 +286,17 @@ class Parquet(Container):
             metadata = pyarrow.parquet.read_metadata(path)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is no Parquet file, or it is cut off ({error}); fetch it again") from None
-        self.groups = [0]
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.groups = [0, *itertools.accumulate(rows)]
         """First row of each group, and the number of rows."""
-        for group in range(metadata.num_row_groups):
-            self.groups.append(self.groups[-1] + metadata.row_group(group).num_rows)
         self._held: tuple[int, Any] = (-1, None)
 
-    def spans(self, update: Update) -> Iterator[Span]:
+    def spans(self) -> Iterator[Span]:
         for number in range(self.groups[-1]):
             yield Span(number, 0, number + 1, self.read(number, 0))
-        with self.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                update(chunk)
 
     def read(self, start: int, size: int) -> Any:
         """The row as an object."""
-        import bisect
-
         import pyarrow.parquet
 
         group = bisect.bisect_right(self.groups, start) - 1
@@ -338,8 +305,8 @@ class Parquet(Container):
                 self._held = (group, file.read_row_group(group, use_threads=False))
         return self._held[1].slice(start - self.groups[group], 1).to_pylist()[0]
 
-    def parse(self, data: Any, number: int) -> Row | Fault:
-        return self.row(number, data)
+    def decode(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": (-1, None)}

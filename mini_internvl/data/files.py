@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mini_internvl.data import DataError, Fault, Row
-from mini_internvl.data.containers import BOM, MAX_ROW_BYTES, Container, JsonLines, JsonList, Parquet, Shard, Table
+from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, Parquet, Shard, Table
 from mini_internvl.files import check_file
 
 KINDS: dict[str, type[Container]] = {".parquet": Parquet, ".tar": Shard, ".tsv": Table, ".csv": Table}
@@ -38,28 +38,24 @@ class RowFile:
     def __init__(self, path: str | Path, visit: Callable[[Row | Fault], None] | None = None) -> None:
         self.path = Path(path)
         self._container = _container(self.path)
-        starts, sizes, numbers = array.array("q"), array.array("q"), array.array("q")
-        digest = hashlib.blake2b(digest_size=16)
-        for start, size, number, data in self._container.spans(digest.update):
-            starts.append(start)
-            sizes.append(size)
-            numbers.append(number)
+        spans = array.array("q")
+        for start, size, number, data in self._container.spans():
+            spans.extend((start, size, number))
             if visit is not None:
                 visit(self._container.parse(data, number))
-        self._spans = np.array([starts, sizes, numbers], dtype=np.int64)
+        self._spans = np.array(spans).reshape(-1, 3)
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         self.fingerprint = f"{self.path.stat().st_size}-{digest.hexdigest()}"
         """Size and hash of the content."""
 
     def __len__(self) -> int:
-        return self._spans.shape[1]
+        return len(self._spans)
 
     def row(self, index: int) -> Row | Fault:
         """One row, read from the file now."""
-        start, size, number = (int(value) for value in self._spans[:, index])
-        container = self._container
-        if size > MAX_ROW_BYTES:
-            return container.parse(None, number)
-        return container.parse(container.read(start, size), number)
+        start, size, number = self._spans[index].tolist()
+        return self._container.parse(self._container.read(start, size), number)
 
     def groups(self) -> np.ndarray | None:
         """(rows,) number of the group that a row is read with, in Parquet; ``None`` where rows are read alone."""
@@ -75,7 +71,7 @@ def scan(path: str | Path) -> Iterator[Row | Fault]:
         DataError: the file is missing, compressed, or damaged as a whole.
     """
     container = _container(Path(path))
-    for _, _, number, data in container.spans(lambda data: None):
+    for _, _, number, data in container.spans():
         yield container.parse(data, number)
 
 
