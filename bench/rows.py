@@ -48,7 +48,7 @@ def measure(how: str, path: Path) -> dict[str, float]:
 
     before, began = resident(), time.perf_counter()
     if how == "rows":
-        source = open_source(SourceRecipe(kind="rows", path=str(path)), 0)
+        source = open_source(SourceRecipe(kind="rows", path=str(path)))
         batch = [source[number] for number in range(BATCH)]
     else:
         with path.open() as lines:

@@ -17,6 +17,7 @@ first: settings, splits, files and extras are looked at before a model is loaded
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import platform
@@ -32,7 +33,6 @@ from typing import Any
 import torch
 
 from mini_internvl import plugins, synth
-from mini_internvl.data.sources import open_source
 from mini_internvl.domains import AdaptRecipe, Domain, load_domain
 from mini_internvl.domains._rows import convert
 from mini_internvl.engine import Engine
@@ -46,6 +46,7 @@ from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import PARTS, LoraRecipe, Recipe, SourceRecipe
 from mini_internvl.records import Interrupted
+from mini_internvl.train.data import open_checked
 from mini_internvl.train.loop import Progress
 from mini_internvl.train.run import check_folder, run_recipe
 
@@ -187,8 +188,9 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     tests = _tests(config, plan, raw)
     validation = _validation(config, plan.domain, raw)
     recipe = check_folder(make_recipe(config, plan, kept), config.output / "train")
-    for source in recipe.stages[0].data:
-        open_source(source, 0)
+    opener = functools.cache(open_checked)
+    for source in (*recipe.stages[0].data, *recipe.held_out):
+        opener(source)
     base = _score("base", config.model, tests, config, call, clock)
     call.step("train")
     with clock.timed("train"):
@@ -199,6 +201,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
             on_progress=call.train,
             should_stop=call.should_stop,
             workers=config.workers,
+            opener=opener,
         )
     adapted = _score("adapted", str(best), tests, config, call, clock)
     content = {
@@ -310,7 +313,7 @@ def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str,
         seed=config.seed,
         held_out=tuple(SourceRecipe(kind="rows", path=rows[split]) for split in rest if split in rows),
         held_out_samples=32,
-        eval_every=max(1, stage.steps // 4),
+        eval_every=-(-stage.steps // 4),  # the last measurement is of the last step
         save_every=max(1, stage.steps // 8),
         lora=None if config.lora is None else LoraRecipe(rank=config.lora, parts=parts),
     )

@@ -25,7 +25,15 @@ MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "obj
 """Keys of things to see or hear: a format that does not read one of them must not pass over it."""
 
 
-def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: str = "") -> Sample | Fault:
+def to_sample(
+    row: Row,
+    *,
+    root: Path | None = None,
+    format: str = "",
+    source: str = "",
+    max_tiles: int | None = None,
+    independent: bool = False,
+) -> Sample | Fault:
     """Read a row.
 
     Args:
@@ -33,6 +41,8 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
         root: what relative image paths begin from; ``None`` is the file's folder.
         format: name or path of the row's format; "" finds it by the row's keys.
         source: the sample's source where the row names none; "" is the file's name without its ending.
+        max_tiles: the sample's where the row has none.
+        independent: makes the sample independent whatever the row says.
     """
     raw = row.raw
     try:
@@ -46,9 +56,9 @@ def to_sample(row: Row, *, root: Path | None = None, format: str = "", source: s
             id=row.id,
             messages=messages,
             source=named if named and isinstance(named, str) else source or row.file.stem,
-            max_tiles=_typed(raw, "max_tiles", int, "a whole number from 1"),
-            patch_annotations=_annotations(raw.get("patch_annotations") or []),
-            independent=bool(_typed(raw, "independent", bool, "true or false")),
+            max_tiles=_typed(raw, "max_tiles", int, "a whole number from 1") or max_tiles,
+            patch_annotations=_annotations(raw["patch_annotations"]) if raw.get("patch_annotations") else (),
+            independent=bool(_typed(raw, "independent", bool, "true or false")) or independent,
             place=where(row),
         )
     except (KeyError, IndexError, AttributeError) as error:  # of a format of one's own that does not look first

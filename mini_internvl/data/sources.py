@@ -14,12 +14,12 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mini_internvl import plugins, synth
-from mini_internvl.data import DataError, Fault, Row
+from mini_internvl.data import DataError, Fault
 from mini_internvl.data.check import Check, Extra
 from mini_internvl.data.files import ENDINGS, RowFile
 from mini_internvl.data.rows import to_sample
@@ -39,7 +39,6 @@ class Source:
     Args:
         read: the sample at a place.
         count: places of one pass; 0 for samples that never run out and have one order.
-        seed: of the orders.
         fingerprint: of all that decides the samples: it differs when a file's content does.
         warnings: what is odd in the data, a line each.
         groups: (count,) places with equal numbers are read one after the other; ``None`` where every place is alone.
@@ -49,14 +48,14 @@ class Source:
         self,
         read: Callable[[int], Sample],
         count: int,
-        seed: int,
         *,
         fingerprint: str,
         warnings: Sequence[str] = (),
         groups: np.ndarray | None = None,
     ) -> None:
-        self.read, self.count, self.seed, self.groups = read, count, seed, groups
+        self.read, self.count, self.groups = read, count, groups
         self.fingerprint, self.warnings = fingerprint, warnings
+        self.seed = 0
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -77,124 +76,118 @@ class Source:
         return np.lexsort((random.random(self.count), first))
 
     def with_seed(self, seed: int) -> Source:
-        """The same samples in the order of another seed; no file is read again."""
+        """The same samples in the order of a seed; no file is read again."""
         other = copy.copy(self)
         other.seed, other._order = seed, None
         return other
 
 
-def open_source(recipe: SourceRecipe, seed: int, check: Extra | None = None) -> Source:
-    """Open one source of a recipe.
+def open_source(recipe: SourceRecipe, check: Extra | None = None) -> Source:
+    """Open one source of a recipe, in the order of seed 0.
 
     Args:
         recipe: the source.
-        seed: of its order.
         check: a further check of every sample of a file or domain; it raises ValueError.
 
     Raises:
         DataError: the file or folder is missing, or rows cannot be used (all are listed with their places).
     """
     if recipe.kind == "synth":
-        return _synth(recipe, seed)
-    return _domain(recipe, seed, check) if recipe.kind == "domain" else _file(recipe, seed, check)
+        return _synth(recipe)
+    return _domain(recipe, Check(check)) if recipe.kind == "domain" else _file(recipe, Check(check))
 
 
-def _synth(recipe: SourceRecipe, seed: int) -> Source:
+def _synth(recipe: SourceRecipe) -> Source:
     name, first, split = recipe.name, recipe.seed, recipe.split
     if name not in synth.KINDS:
         raise DataError(f'unknown synth kind "{name}"; known: {", ".join(synth.KINDS)}')
     if reason := synth.missing(name):
         raise DataError(f"{reason}; or take the source {name} out of the recipe")
-    draw = functools.partial(_drawn, name, first, split)
-    return Source(draw, 0, seed, fingerprint=f"synth-{name}-{first}-{split}")
+    draw = functools.partial(synth.make, name, first, split=split)
+    return Source(draw, 0, fingerprint=f"synth-{name}-{first}-{split}")
 
 
-def _drawn(kind: str, seed: int, split: str, index: int) -> Sample:
-    return synth.make(kind, seed, index, split)
-
-
-def _domain(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
+def _domain(recipe: SourceRecipe, checked: Check) -> Source:
     """The samples of a raw folder, held in memory."""
     domain = plugins.find("domains", recipe.name)
-    folder, samples, checked = Path(recipe.path), list[Sample](), Check(check)
+    folder, samples = Path(recipe.path), list[Sample]()
+    digest = hashlib.blake2b(digest_size=16)
     for number, sample in enumerate(domain.convert(folder, recipe.split), 1):
         if isinstance(sample, Fault):
             checked.fault(sample)
-        else:
-            samples.append(_stated(sample, recipe))
-            checked.sample(samples[-1], folder, f"sample {number} ({sample.id})")
+            continue
+        if recipe.independent:
+            sample = dataclasses.replace(sample, independent=True)
+        samples.append(sample)
+        digest.update(pickle.dumps(sample))  # with the pixels of images that are no files
+        checked.sample(sample, folder, f"sample {number} ({sample.id})")
     checked.refuse()
     if not samples:
         raise DataError(f"{recipe.path} ({recipe.split}) holds no samples")
-    digest = _hash(b"".join(map(pickle.dumps, samples)))  # with the pixels of images that are no files
-    return Source(samples.__getitem__, len(samples), seed, fingerprint=digest, warnings=checked.warnings())
+    return Source(samples.__getitem__, len(samples), fingerprint=digest.hexdigest(), warnings=checked.warnings())
 
 
-def _stated(sample: Sample, recipe: SourceRecipe) -> Sample:
-    return dataclasses.replace(sample, independent=True) if recipe.independent else sample
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """One file of a source, and how it is read."""
+class Part(NamedTuple):
+    """One file of a source."""
 
     path: Path
-    """The file of rows."""
-    root: Path | None = None
-    """What image paths begin from; ``None`` is the file's folder."""
     name: str = ""
     """The samples' source where a row names none; "" is the file's name."""
-    repeat: float = 1
-    """How often a pass takes its rows; below 1 it takes the first ones only."""
+    root: Path | None = None
+    """What image paths begin from; ``None`` is the file's folder."""
     max_tiles: int | None = None
     """Tile limit of samples that have none of their own."""
+    repeat: float = 1
+    """How often a pass takes its rows; below 1 it takes the first ones only."""
 
-    def taken(self, rows: int) -> int:
-        """Rows of a pass, of those that the file has."""
-        if not rows:
+    def rows(self, count: int) -> int:
+        """Rows of a pass, of the ``count`` that the file has."""
+        if not count:
             raise DataError(f"{self.path} holds no samples")
         if self.repeat > 1 and self.repeat != int(self.repeat):
             raise DataError(f"{self.name}: repeat_time is {self.repeat}; above 1 it must be a whole number")
-        if int(rows * self.repeat) < 1:
-            raise DataError(f"{self.name}: repeat_time {self.repeat} leaves none of {rows} rows")
-        return int(rows * self.repeat)
+        if int(count * self.repeat) < 1:
+            raise DataError(f"{self.name}: repeat_time {self.repeat} leaves none of {count} rows")
+        return int(count * self.repeat)
 
 
 class _Rows:
     """The rows of several files as samples by their place, one file after the other."""
 
     def __init__(self, recipe: SourceRecipe, parts: Sequence[Part], checked: Check) -> None:
-        self.recipe, self.parts = recipe, parts
-        self.format = recipe.format or ("" if recipe.kind in ("rows", "jsonl") else recipe.kind)
-        self.files = []
-        for part in parts:
-            visit = functools.partial(checked.row, read=functools.partial(self.sample, part), format=self.format)
-            self.files.append(RowFile(part.path, visit))
+        format = recipe.format or ("" if recipe.kind in ("rows", "jsonl") else recipe.kind)
+        self.readers = [
+            functools.partial(
+                to_sample,
+                root=part.root,
+                format=format,
+                source=part.name,
+                max_tiles=part.max_tiles,
+                independent=recipe.independent,
+            )
+            for part in parts
+        ]
+        self.files = [
+            RowFile(part.path, functools.partial(checked.row, read=read, format=format))
+            for part, read in zip(parts, self.readers, strict=True)
+        ]
         checked.refuse()
-        self.taken = [part.taken(len(file)) for part, file in zip(parts, self.files, strict=True)]
-        self.ends = np.cumsum(self.taken)
-
-    def sample(self, part: Part, row: Row) -> Sample | Fault:
-        """One row as its source wants it."""
-        read = to_sample(row, root=part.root, format=self.format, source=part.name)
-        if isinstance(read, Fault):
-            return read
-        if part.max_tiles is not None and read.max_tiles is None:
-            read = dataclasses.replace(read, max_tiles=part.max_tiles)
-        return _stated(read, self.recipe)
+        self.counts = [part.rows(len(file)) for part, file in zip(parts, self.files, strict=True)]
+        self.ends = np.cumsum(self.counts)
+        settings = [
+            (part.repeat, part.max_tiles, file.fingerprint) for part, file in zip(parts, self.files, strict=True)
+        ]
+        content = json.dumps([settings, format, recipe.independent])
+        self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def __call__(self, place: int) -> Sample:
         number = int(np.searchsorted(self.ends, place, side="right"))
         file = self.files[number]
-        row = file.row((place - int(self.ends[number]) + self.taken[number]) % len(file))
-        found = row if isinstance(row, Fault) else self.sample(self.parts[number], row)
-        if isinstance(found, Fault):
-            raise DataError(f"{found}; the file was changed while it was read")
-        return found
+        row = file.row((place - int(self.ends[number]) + self.counts[number]) % len(file))
+        sample = row if isinstance(row, Fault) else self.readers[number](row)
+        if isinstance(sample, Fault):
+            raise DataError(f"{sample}; the file was changed while it was read")
+        return sample
 
     def groups(self) -> np.ndarray | None:
         """Numbers of the groups of all places, where a file has groups; a row without one is a group of its own."""
@@ -202,22 +195,23 @@ class _Rows:
         if all(groups is None for groups in own):
             return None
         found, first = [], 0
-        for file, groups, count in zip(self.files, own, self.taken, strict=True):
+        for file, groups, count in zip(self.files, own, self.counts, strict=True):
             groups = np.arange(len(file)) if groups is None else groups
             found.append(first + np.resize(groups, count))
             first += int(groups.max()) + 1
         return np.concatenate(found)
 
 
-def _file(recipe: SourceRecipe, seed: int, check: Extra | None) -> Source:
+def _file(recipe: SourceRecipe, checked: Check) -> Source:
     """The rows of a file, of all files of a folder, or of the files that a meta JSON names."""
-    checked = Check(check)
     rows = _Rows(recipe, list(_parts(Path(recipe.path), checked)), checked)
-    settings = [
-        (part.repeat, part.max_tiles, file.fingerprint) for part, file in zip(rows.parts, rows.files, strict=True)
-    ]
-    digest = _hash(json.dumps([settings, rows.format, recipe.independent]).encode())
-    return Source(rows, int(rows.ends[-1]), seed, fingerprint=digest, warnings=checked.warnings(), groups=rows.groups())
+    return Source(
+        rows,
+        int(rows.ends[-1]),
+        fingerprint=rows.fingerprint,
+        warnings=checked.warnings(),
+        groups=rows.groups(),
+    )
 
 
 def _parts(path: Path, checked: Check) -> Iterator[Part]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mini_internvl.data import DataError
-from mini_internvl.data.sources import open_source
+from mini_internvl.data.sources import Source, open_source
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.inputs.prepare import CutImage, Processor
@@ -94,6 +94,11 @@ def check(sample: Sample) -> None:
         split_questions(normalise(sample.messages))
 
 
+def open_checked(source: SourceRecipe) -> Source:
+    """A source whose samples can all be trained on, in the order of seed 0."""
+    return open_source(source, check)
+
+
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Pad on the right to the longest; tiles and extras are joined in row order."""
     length = max(len(example.input_ids) for example in examples)
@@ -152,9 +157,16 @@ class MixedDataset(Dataset["Example | DataError"]):
     A worker returns errors instead of raising them, so that they arrive in order and in plain words.
     """
 
-    def __init__(self, stage: StageRecipe, process: Callable[[Sample], Example], *, seed: int) -> None:
+    def __init__(
+        self,
+        stage: StageRecipe,
+        process: Callable[[Sample], Example],
+        *,
+        seed: int,
+        opener: Callable[[SourceRecipe], Source] = open_checked,
+    ) -> None:
         self.stage, self.process = stage, process
-        self.sources = [open_source(source, seed + i, check) for i, source in enumerate(stage.data)]
+        self.sources = [opener(source).with_seed(seed + i) for i, source in enumerate(stage.data)]
         weights = np.array([source.weight for source in stage.data])
         count = stage.steps * stage.batch_size
         source_ids = np.random.default_rng(seed).choice(len(weights), size=count, p=weights / weights.sum())
@@ -258,10 +270,13 @@ class HeldOut:
 
 
 def held_out_set(
-    sources: Iterable[SourceRecipe], process: Callable[[Sample], Example], recipe: Recipe
+    sources: Iterable[SourceRecipe],
+    process: Callable[[Sample], Example],
+    recipe: Recipe,
+    opener: Callable[[SourceRecipe], Source] = open_checked,
 ) -> HeldOut | None:
     """The same number of samples from each source; ``None`` without sources."""
-    opened = [open_source(source, recipe.seed, check) for source in sources]
+    opened = [opener(source).with_seed(recipe.seed) for source in sources]
     if not opened:
         return None
     each = -(-recipe.held_out_samples // len(opened))

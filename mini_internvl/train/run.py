@@ -5,6 +5,7 @@ What is written where, and who may write it, is ``train.run_folder``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mini_internvl.data.sources import open_source
+from mini_internvl.data.sources import Source
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs import chat
@@ -36,9 +37,9 @@ from mini_internvl.model.checkpoint import CONFIG, layout_of, load_model, read_c
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
+from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe
 from mini_internvl.train import losses, run_folder, state
-from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, check, held_out_set
+from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, held_out_set, open_checked
 from mini_internvl.train.loop import Run, held_out_loss, run_stage, set_trainable, trainable
 from mini_internvl.train.losses import Learner
 from mini_internvl.train.meter import Progress
@@ -183,6 +184,7 @@ def run_recipe(
     should_stop: Callable[[], bool] = lambda: False,
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     workers: int = 1,
+    opener: Callable[[SourceRecipe], Source] | None = None,
 ) -> Path:
     """Run or continue a recipe; a finished run whose last stage is now longer goes on too.
 
@@ -195,6 +197,7 @@ def run_recipe(
         should_stop: asked after every step.
         stoppable: entered while steps are made, to catch Ctrl-C there; gives a function that is asked too.
         workers: processes that prepare samples.
+        opener: a cache over :func:`open_checked` that has opened some of the sources already.
 
     Returns:
         The folder of the best checkpoint.
@@ -205,6 +208,7 @@ def run_recipe(
         DataError: a sample cannot be used.
         Interrupted: stopped; the same call goes on.
     """
+    opener = opener or functools.cache(open_checked)
     with run_folder.own(Path(folder)) as owned:
         recipe = check_folder(recipe, folder)
         done = _finished(recipe, owned)
@@ -214,15 +218,15 @@ def run_recipe(
         for stage in recipe.stages:
             set_trainable(start.model, stage.train)  # a stage that would train nothing is refused before any work
         datasets = {
-            stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number)
+            stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number, opener=opener)
             for number, stage in list(enumerate(recipe.stages))[done:]
         }  # of all stages: every row is checked before the first step
         trained = tuple(part for stage in recipe.stages[:done] for part in stage.train)
         for stage in recipe.stages[done:]:
             dataset = datasets.pop(stage.name)
-            held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe)
+            held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
             if stage is recipe.stages[done]:
-                owned.claim(recipe, _facts(recipe, start, [dataset, *datasets.values()]))
+                owned.claim(recipe, _facts(recipe, start, [dataset, *datasets.values()], opener))
                 at = owned.position()
                 if at is not None and at.stage != stage.name:  # of the stage before, which is finished
                     state.load_weights(owned.state, start.model, trainable(start.model, trained))
@@ -272,7 +276,12 @@ def _evaluation(
     return evaluate
 
 
-def _facts(recipe: Recipe, start: InitialCheckpoint, datasets: Iterable[MixedDataset]) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe,
+    start: InitialCheckpoint,
+    datasets: Iterable[MixedDataset],
+    opener: Callable[[SourceRecipe], Source],
+) -> dict[str, Any]:
     """What must be the same when the run goes on, beside the recipe, and what then changes rounding.
 
     Warns of what is odd in the data.
@@ -282,7 +291,7 @@ def _facts(recipe: Recipe, start: InitialCheckpoint, datasets: Iterable[MixedDat
         for dataset in datasets
         for i, source in enumerate(dataset.stage.data)
     }
-    opened |= {f"held out/{i}": (source, open_source(source, 0, check)) for i, source in enumerate(recipe.held_out)}
+    opened |= {f"held out/{i}": (source, opener(source)) for i, source in enumerate(recipe.held_out)}
     for line in sorted({line for _, source in opened.values() for line in source.warnings}):
         _log.warning("%s", line)
     return {

@@ -27,7 +27,7 @@ def write(path, rows):
 
 
 def source(path, seed=0, check=None, **settings):
-    return open_source(SourceRecipe(kind="rows", path=str(path), **settings), seed, check)
+    return open_source(SourceRecipe(kind="rows", path=str(path), **settings), check).with_seed(seed)
 
 
 def test_each_pass_is_another_order_of_all_rows(tmp_path):
@@ -185,15 +185,15 @@ def test_missing_empty_and_unknown_sources_are_named(tmp_path):
     with pytest.raises(DataError, match=r"empty\.jsonl holds no samples"):
         source(tmp_path / "empty.jsonl")
     with pytest.raises(DataError, match=r'unknown synth kind "shape"; known: .*shapes'):
-        open_source(SourceRecipe(kind="synth", name="shape"), 0)
+        open_source(SourceRecipe(kind="synth", name="shape"))
     with pytest.raises(ValueError, match='called "driving"'):
-        open_source(SourceRecipe(kind="domain", name="driving", path=str(tmp_path)), 0)
+        open_source(SourceRecipe(kind="domain", name="driving", path=str(tmp_path)))
 
 
 def test_a_format_may_be_named_and_then_holds_for_all_rows(tmp_path):
     path = write(tmp_path / "r.jsonl", [row(1)])
     assert source(path, format="internvl")[0].id == "1"
-    assert open_source(SourceRecipe(kind="internvl", path=str(path)), 0)[0].id == "1"
+    assert open_source(SourceRecipe(kind="internvl", path=str(path)))[0].id == "1"
     with pytest.raises(DataError, match=r"r\.jsonl:1: "):
         source(path, format="messages")
     with pytest.raises(RecipeError, match=r'no data\.formats plug-in is called "web"; known: internvl'):
@@ -221,15 +221,15 @@ def test_a_domain_of_ones_own_is_a_source(tmp_path):
     (tmp_path / "notes.py").write_text(DOMAIN)
     (tmp_path / "notes.txt").write_text("one\ntwo")
     recipe = SourceRecipe(kind="domain", name=str(tmp_path / "notes.py"), path=str(tmp_path))
-    opened = open_source(recipe, 0)
+    opened = open_source(recipe)
     assert sorted(opened[i].messages[1]["content"] for i in range(2)) == ["one", "two"]
-    assert open_source(recipe, 0).fingerprint == opened.fingerprint
+    assert open_source(recipe).fingerprint == opened.fingerprint
     (tmp_path / "notes.txt").write_text("one\nbad\nbad")
     with pytest.raises(DataError, match=r"notes\.txt:2: no note; line 3: no note; mend"):
-        open_source(recipe, 0)
+        open_source(recipe)
 
 
 def test_drawn_sources_know_their_arguments():
-    opened = open_source(SourceRecipe(kind="synth", name="shapes", seed=4, split="test"), 0)
+    opened = open_source(SourceRecipe(kind="synth", name="shapes", seed=4, split="test"))
     assert opened[2].id == "shapes-test-4-2"
-    assert opened.fingerprint != open_source(SourceRecipe(kind="synth", name="shapes", seed=5), 0).fingerprint
+    assert opened.fingerprint != open_source(SourceRecipe(kind="synth", name="shapes", seed=5)).fingerprint
