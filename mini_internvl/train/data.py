@@ -7,6 +7,8 @@ by length and cut into micro batches where they are used.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import pickle
 import signal
@@ -210,6 +212,9 @@ def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterato
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),
     )
+    if workers:
+        atexit.unregister(_kill_workers)
+        atexit.register(_kill_workers)  # the last registered is called first
     items = iter(loader)
     for _ in range(start, dataset.stage.steps):
         examples = []
@@ -236,6 +241,16 @@ def _begin_worker(number: int) -> None:
         os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _kill_workers() -> None:
+    """End the workers of an iterator that is still referred to when the process ends, for instance by a traceback.
+
+    multiprocessing would send them SIGTERM, which they ignore, and wait for ever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _end_with(parent: int) -> None:

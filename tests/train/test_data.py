@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -82,6 +84,22 @@ def test_a_bad_sample_ends_the_steps_where_it_stands_in_plain_words(stage, rows,
     assert str(caught.value) == f"{path}:6, sample rows/r5: {tmp_path}/lost.png does not exist; check the path"
     order = [dataset.sample(number).id for number in range(6)]
     assert len(seen) == order.index("r5")
+
+
+def test_a_process_ends_though_its_steps_were_left_in_the_middle(tmp_path):
+    code = """
+import sys
+from mini_internvl.recipes import SourceRecipe, StageRecipe
+from mini_internvl.train.data import MixedDataset, step_batches
+data = (SourceRecipe(kind="synth", name="shapes"),)
+stage = StageRecipe(name="one", data=data, steps=50, batch_size=1, micro_batch=1, lr=1e-3)
+steps = step_batches(MixedDataset(stage, lambda sample: 1 / 0, seed=5), 0, 1)
+try:
+    next(steps)
+except ZeroDivisionError as error:
+    sys.kept = error, steps
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path)
 
 
 def test_held_out_batches_are_the_same_whether_kept_or_prepared_anew(process, recipe, rows, monkeypatch):
