@@ -37,7 +37,7 @@ from mini_internvl.domains import AdaptRecipe, Domain, load_domain
 from mini_internvl.domains._rows import convert
 from mini_internvl.engine import Engine
 from mini_internvl.engine.hub import NANO, base_folder, resolve
-from mini_internvl.evaluate import AnswerCache, Listener, evaluate, outputs, predict
+from mini_internvl.evaluate import AnswerCache, PredictCallbacks, evaluate, outputs, predict
 from mini_internvl.evaluate.model import load_evaluated
 from mini_internvl.evaluate.questions import Questions, read_questions
 from mini_internvl.evaluate.run import score
@@ -398,11 +398,11 @@ def _score(
         for asked in tests:
             call.step(f"score {label}: {asked.name}")
             began = time.monotonic()
-            listener = Listener(count=call.count, should_stop=call.should_stop)
-            predictions = predict(evaluated.engine, asked.items, cache=cache, model=evaluated.key, listener=listener)
+            callbacks = PredictCallbacks(count=call.count, should_stop=call.should_stop)
+            predictions = predict(evaluated.engine, asked.items, cache=cache, model=evaluated.key, callbacks=callbacks)
             folder = asked.write(output, predictions, asked.result(predictions, evaluated.facts))
             timing = {"split": asked.split, "seconds": round(time.monotonic() - began, 2)}
-            outputs.write_json(folder / outputs.TIMING, timing)
+            write_json(folder / outputs.TIMING, timing)
         facts = dict(evaluated.facts)
     del evaluated
     gc.collect()

@@ -22,7 +22,8 @@ from mini_internvl.evaluate.distributed import Ranks, ranks
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.model import EvaluatedModel, load_evaluated, short_name
 from mini_internvl.evaluate.questions import Questions, read_questions
-from mini_internvl.evaluate.run import Listener, predict
+from mini_internvl.evaluate.run import PredictCallbacks, predict
+from mini_internvl.files import write_json
 from mini_internvl.records import Item, Prediction
 
 CACHE = "answers.sqlite"
@@ -210,7 +211,7 @@ def _evaluate(
             batch_size=settings.batch_size,
             cache=cache,
             model=evaluated.key,
-            listener=Listener(count=progress.count, answered=progress.answered, should_stop=should_stop),
+            callbacks=PredictCallbacks(count=progress.count, answered=progress.answered, should_stop=should_stop),
             ranks=ranks,
         )
     finally:
@@ -231,7 +232,7 @@ def _evaluate(
     timing = progress.timing(asking, predictions) | finished
     if judge:
         timing["judge"] = {"asked": judge.asked, "cached": judge.cached, "failed": judge.failed}
-    outputs.write_json(folder / outputs.TIMING, timing)
+    write_json(folder / outputs.TIMING, timing)
 
 
 def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from mini_internvl.records import Item
 
-WAIT = 60.0
+LOCK_SECONDS = 60.0
 """Seconds to wait for another process's write."""
-TOGETHER = 500
+KEYS_PER_QUERY = 500
 """Keys of one query."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -32,7 +32,7 @@ class CacheError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class CachedAnswer:
     """One kept answer."""
 
     text: str
@@ -55,36 +55,36 @@ class AnswerCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._told():
+        with self._as_cache_error():
             path.parent.mkdir(parents=True, exist_ok=True)
             # Each statement commits by itself; transactions are opened where they are needed.
-            self.connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+            self.connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
         try:
-            with self._told():
-                _patiently(lambda: self.connection.execute("PRAGMA journal_mode=WAL"))
+            with self._as_cache_error():
+                _retry_locked(lambda: self.connection.execute("PRAGMA journal_mode=WAL"))
                 self.connection.execute("PRAGMA synchronous=NORMAL")  # safe against kills; a power cut loses the last
                 self.connection.execute(TABLE)
         except CacheError:
             self.connection.close()
             raise
 
-    def get(self, keys: Sequence[str]) -> dict[str, Answer]:
+    def get(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
         """The answers that are there."""
         found = {}
-        with self._told():
-            for begin in range(0, len(keys), TOGETHER):
-                some = keys[begin : begin + TOGETHER]
-                marks = ",".join("?" * len(some))
+        with self._as_cache_error():
+            for begin in range(0, len(keys), KEYS_PER_QUERY):
+                some = keys[begin : begin + KEYS_PER_QUERY]
+                slots = ",".join("?" * len(some))
                 rows = self.connection.execute(
-                    f"SELECT key, answer, seconds, item FROM answers WHERE key IN ({marks})", some
+                    f"SELECT key, answer, seconds, item FROM answers WHERE key IN ({slots})", some
                 )
                 for key, text, seconds, item in rows:
-                    found[key] = Answer(text=text, seconds=seconds, item=item)
+                    found[key] = CachedAnswer(text=text, seconds=seconds, item=item)
         return found
 
-    def put(self, answers: Mapping[str, Answer]) -> None:
+    def put(self, answers: Mapping[str, CachedAnswer]) -> None:
         """Add answers, all or none; one whose key is there already is left as it is."""
-        with self._told():
+        with self._as_cache_error():
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 self.connection.executemany(
@@ -108,7 +108,7 @@ class AnswerCache:
         self.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_cache_error(self) -> Iterator[None]:
         """SQLite's errors in words that say what to do."""
         try:
             yield
@@ -126,9 +126,9 @@ class AnswerCache:
             raise CacheError(f"the answer cache {self.path} cannot be made ({error.strerror})") from None
 
 
-def _patiently(work: Callable[[], object]) -> None:
+def _retry_locked(work: Callable[[], object]) -> None:
     """Do what SQLite does not wait for by itself: two processes that open a new file at once lock each other out."""
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             work()
@@ -139,6 +139,6 @@ def _patiently(work: Callable[[], object]) -> None:
             time.sleep(0.05)
 
 
-def answer(item: Item, text: str, seconds: float = 0.0) -> Answer:
+def answer(item: Item, text: str, seconds: float = 0.0) -> CachedAnswer:
     """An item's answer, as it is kept."""
-    return Answer(text=text, seconds=round(seconds, 4), item=item.id)
+    return CachedAnswer(text=text, seconds=round(seconds, 4), item=item.id)

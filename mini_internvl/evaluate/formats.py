@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from mini_internvl.evaluate.paper_tables import Column
-from mini_internvl.evaluate.tables import Cell, Row, Table
+from mini_internvl.evaluate.tables import Cell, Table, TableRow
 
 
 def _legend(table: Table) -> str:
@@ -44,8 +44,8 @@ def _pad(text: str, width: int, *, left: bool = False) -> str:
 
 
 def text(table: Table) -> str:
-    """Aligned columns for a terminal, marks in brackets."""
-    rows = [[_plain(row.name), *_aligned_marks(table, row)] for row in table.rows]
+    """Aligned columns for a terminal, footnotes in brackets."""
+    rows = [[_plain(row.name), *_aligned(table, row)] for row in table.rows]
     lines = [["", *(column.label for column in table.columns)], *rows]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(lines[0]))]
     heads, first = [], 1
@@ -59,23 +59,23 @@ def text(table: Table) -> str:
     count = 1 + sum(row.published for row in table.rows)
     over = ["  ".join([" " * widths[0], *heads])] if any(head.strip() for head in heads) else []
     own = [rule, *body[count:]] if body[count:] else []
-    notes = [f"({mark}) {_plain(sentence)}" for mark, sentence in table.notes]
+    notes = [f"({letter}) {_plain(sentence)}" for letter, sentence in table.notes]
     out = [table.title, *over, body[0], rule, *body[1:count], *own, *notes, _legend(table)]
     return "\n".join(line.rstrip() for line in out) + "\n"
 
 
-def _aligned_marks(table: Table, row: Row) -> list[str]:
-    """A row's cells; a column with marks leaves room for them, so that its numbers stand in line."""
+def _aligned(table: Table, row: TableRow) -> list[str]:
+    """A row's cells; a column with footnotes leaves room for them, so that its numbers stand in line."""
     cells = []
     for i, cell in enumerate(row.cells):
-        room = max(len(_marked(other.cells[i], " ({})")) - len(other.cells[i].text) for other in table.rows)
-        mark = _marked(cell, " ({})")[len(cell.text) :]
-        cells.append(cell.text + mark.ljust(room))
+        room = max(len(_with_footnotes(other.cells[i], " ({})")) - len(other.cells[i].text) for other in table.rows)
+        letter = _with_footnotes(cell, " ({})")[len(cell.text) :]
+        cells.append(cell.text + letter.ljust(room))
     return cells
 
 
-def _marked(cell: Cell, frame: str) -> str:
-    return cell.text + (frame.format(",".join(cell.marks)) if cell.marks else "")
+def _with_footnotes(cell: Cell, frame: str) -> str:
+    return cell.text + (frame.format(",".join(cell.footnotes)) if cell.footnotes else "")
 
 
 def markdown(table: Table) -> str:
@@ -83,8 +83,8 @@ def markdown(table: Table) -> str:
     lines = [["Model", *(_markdown(_full_label(column)) for column in table.columns)]]
     lines.append(["---", *("---:" for _ in table.columns)])
     for row in table.rows:
-        lines.append([_markdown(row.name), *(_marked(cell, "<sup>{}</sup>") for cell in row.cells)])
-    notes = [f"<sup>{mark}</sup> {_markdown(sentence)}" for mark, sentence in table.notes]
+        lines.append([_markdown(row.name), *(_with_footnotes(cell, "<sup>{}</sup>") for cell in row.cells)])
+    notes = [f"<sup>{letter}</sup> {_markdown(sentence)}" for letter, sentence in table.notes]
     notes.append(_markdown(_legend(table)))
     body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([f"**{_markdown(table.title)}**", "", *body, "", "  \n".join(notes)]) + "\n"
@@ -111,9 +111,9 @@ def comma_separated(table: Table) -> str:
     for row in table.rows:
         numbers = ["" if cell.value is None else f"{cell.value:.10g}" for cell in row.cells]
         notes = "; ".join(
-            f"{_full_label(column)}: {_plain(sentences[mark])}"
+            f"{_full_label(column)}: {_plain(sentences[letter])}"
             for column, cell in zip(table.columns, row.cells, strict=True)
-            for mark in cell.marks
+            for letter in cell.footnotes
         )
         writer.writerow(
             [table.title, _cell_text(row.name), "yes" if row.published else "no", *numbers, _cell_text(notes)]
@@ -155,9 +155,9 @@ def latex(table: Table) -> str:
         if not row.published and not own:
             lines.append(r"\midrule")
             own = True
-        cells = [_latex(row.name), *(_marked(cell, r"\textsuperscript{{{}}}") for cell in row.cells)]
+        cells = [_latex(row.name), *(_with_footnotes(cell, r"\textsuperscript{{{}}}") for cell in row.cells)]
         lines.append(" & ".join(cells) + r" \\")
-    notes = [rf"\textsuperscript{{{mark}}} {_latex(sentence)}" for mark, sentence in table.notes]
+    notes = [rf"\textsuperscript{{{letter}}} {_latex(sentence)}" for letter, sentence in table.notes]
     notes.append(_latex(_legend(table)))
     label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
     return (
@@ -205,7 +205,9 @@ def data(table: Table) -> dict[str, Any]:
                 "model": row.name,
                 "published": row.published,
                 "values": {label: cell.value for label, cell in zip(labels, row.cells, strict=True)},
-                "notes": {label: list(cell.marks) for label, cell in zip(labels, row.cells, strict=True) if cell.marks},
+                "notes": {
+                    label: list(cell.footnotes) for label, cell in zip(labels, row.cells, strict=True) if cell.footnotes
+                },
             }
             for row in table.rows
         ],

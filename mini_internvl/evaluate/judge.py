@@ -9,7 +9,7 @@ from __future__ import annotations
 from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.engine.remote import RemoteEngine, RemoteError
 from mini_internvl.evaluate import keys
-from mini_internvl.evaluate.cache import Answer, AnswerCache
+from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer
 from mini_internvl.inputs.messages import TextPart, Turn
 from mini_internvl.records import JudgeError
 
@@ -55,6 +55,6 @@ class Judge:
         self.asked += 1
         self.odd += bool(reply.odd)
         if self.cache:
-            kept = Answer(text=reply.text, seconds=round(reply.seconds, 4), item=ODD if reply.odd else "judge")
+            kept = CachedAnswer(text=reply.text, seconds=round(reply.seconds, 4), item=ODD if reply.odd else "judge")
             self.cache.put({key: kept})
         return reply.text

@@ -7,7 +7,6 @@ writes the same bytes. What was measured by the clock stands in the third.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import mini_internvl
 from mini_internvl.evaluate import keys
+from mini_internvl.files import write_text
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import question
 from mini_internvl.records import Item, Prediction, Score
@@ -66,7 +66,7 @@ def check_model(folder: Path, model: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names the folder and the other model.
     """
-    for path in (path for depth in ("*/", "*/*/") for path in sorted(folder.glob(depth + SCORE))):
+    for path in score_paths(folder):
         try:
             other = json.loads(path.read_text(encoding="utf-8"))["model"]
             place = [(facts["name"], facts.get("path", "")) for facts in (other, model)]
@@ -88,7 +88,7 @@ def rows(
             "question": question(item.messages),
             "answer": texts.get(item.id, ""),
             "right": bool(benchmark.right(item, texts.get(item.id, ""))) if scored else None,
-            "truth": item.reference,
+            "reference": item.reference,
         }
         for item in items
     ]
@@ -160,19 +160,9 @@ def result(benchmark: ModuleType, score: Score, about: Mapping[str, Any]) -> dic
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines, whole or not at all."""
-    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), errors="backslashreplace")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    _write(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def score_paths(run: Path) -> list[Path]:
+    """The score files of a run folder, sorted: in the folder itself, one below or two below."""
+    return [path for depth in ("", "*/", "*/*/") for path in sorted(run.glob(depth + SCORE))]

@@ -11,6 +11,7 @@ from typing import Any
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.run import score
+from mini_internvl.files import write_json
 from mini_internvl.records import Item, Prediction
 
 PER_KIND = 200
@@ -75,7 +76,7 @@ class Questions:
         rows = outputs.rows(self.benchmark, self.items, predictions, scored=self.scored)
         outputs.write_lines(folder / outputs.PREDICTIONS, rows)
         if result is not None:
-            outputs.write_json(folder / outputs.SCORE, result)
+            write_json(folder / outputs.SCORE, result)
         return folder
 
 

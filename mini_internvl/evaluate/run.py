@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from mini_internvl.engine import GenerationConfig, Reply
 from mini_internvl.evaluate import keys as hashes
 from mini_internvl.evaluate.batches import BATCH_SIZE, group
-from mini_internvl.evaluate.cache import Answer, AnswerCache, answer
+from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer, answer
 from mini_internvl.evaluate.distributed import ALONE, Ranks
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import image_parts
@@ -41,8 +41,8 @@ class ChatModel(Protocol):
 
 
 @dataclass(kw_only=True)
-class Listener:
-    """Callbacks of a prediction; each may be left out."""
+class PredictCallbacks:
+    """PredictCallbacks of a prediction; each may be left out."""
 
     count: Callable[[int, int], None] = lambda done, total: None
     """(answered, all) after each batch."""
@@ -53,22 +53,22 @@ class Listener:
 
 
 @dataclass(kw_only=True)
-class _Work:
+class _PredictionRun:
     """Items with their keys and answers so far."""
 
     engine: ChatModel
     items: Sequence[Item]
     keys: Sequence[str]
     cache: AnswerCache | None
-    listener: Listener
-    known: dict[str, Answer] = field(default_factory=dict)
-    asked: dict[str, Answer] = field(default_factory=dict)
+    callbacks: PredictCallbacks
+    known: dict[str, CachedAnswer] = field(default_factory=dict)
+    asked: dict[str, CachedAnswer] = field(default_factory=dict)
     waiting: dict[str, list[int]] = field(default_factory=dict)
     done: int = 0
     total: int = 0
 
     def start(self, batches: Sequence[Sequence[int]]) -> None:
-        """Take the kept answers; tell of those that belong to ``batches``."""
+        """Take the kept answers; report those that belong to ``batches``."""
         if self.cache:
             self.known = self.cache.get(list(dict.fromkeys(self.keys)))
         mine = {self.keys[i] for batch in batches for i in batch}
@@ -77,27 +77,27 @@ class _Work:
                 self.total += 1
                 self.waiting.setdefault(key, []).append(place)
         for key in [key for key in self.waiting if key in self.known]:
-            self._tell(key, self.known[key])
-        self.listener.count(self.done, self.total)
+            self._report(key, self.known[key])
+        self.callbacks.count(self.done, self.total)
 
-    def keep(self, answers: Mapping[str, Answer]) -> None:
+    def keep(self, answers: Mapping[str, CachedAnswer]) -> None:
         """Commit what was answered, then count it."""
         if self.cache:
             self.cache.put(answers)
         self.known.update(answers)
         self.asked.update(answers)
         for key, given in answers.items():
-            self._tell(key, given)
-        self.listener.count(self.done, self.total)
+            self._report(key, given)
+        self.callbacks.count(self.done, self.total)
 
-    def _tell(self, key: str, given: Answer) -> None:
+    def _report(self, key: str, given: CachedAnswer) -> None:
         for place in self.waiting.pop(key):
-            self.listener.answered(self.items[place], given.text)
+            self.callbacks.answered(self.items[place], given.text)
             self.done += 1
 
     def check(self) -> None:
         """Stop when asked to."""
-        if self.listener.should_stop():
+        if self.callbacks.should_stop():
             raise Interrupted(f"stopped at {self.done} of {self.total} answers")
 
 
@@ -108,7 +108,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     cache: AnswerCache | None = None,
     model: str = "",
-    listener: Listener | None = None,
+    callbacks: PredictCallbacks | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Prediction]:
     """Greedy answers to the items.
@@ -119,20 +119,20 @@ def predict(
         batch_size: questions answered together.
         cache: kept answers, which are not asked again; it receives the new ones.
         model: names the model's weights in the cache.
-        listener: callbacks for progress, answers and stopping.
+        callbacks: callbacks for progress, answers and stopping.
         ranks: the processes that share the work; each returns all answers.
 
     Returns:
         One prediction per item, in order.
 
     Raises:
-        Interrupted: stopped by the listener; with a cache the same call goes on.
+        Interrupted: stopped by the callbacks; with a cache the same call goes on.
         ImageError: an image cannot be read.
     """
-    work: _Work | None = None
+    work: _PredictionRun | None = None
     problem: Exception | None = None
     try:
-        work, batches = _plan(engine, items, batch_size, cache, model, listener or Listener(), ranks)
+        work, batches = _plan(engine, items, batch_size, cache, model, callbacks or PredictCallbacks(), ranks)
         work.start(batches)
         _answer(work, batches)
     except Exception as error:  # whatever it is, the others must hear of it: they would wait for ever
@@ -159,9 +159,9 @@ def _plan(
     batch_size: int,
     cache: AnswerCache | None,
     model: str,
-    listener: Listener,
+    callbacks: PredictCallbacks,
     ranks: Ranks,
-) -> tuple[_Work, list[list[int]]]:
+) -> tuple[_PredictionRun, list[list[int]]]:
     """The items with the keys of their answers, and this process's batches: places of items, equal ones once."""
     prompts = [_prompt(engine, item) for item in items]
     images = ImageHashes()
@@ -179,7 +179,7 @@ def _plan(
         batch_size=batch_size,
     )
     batches = [[firsts[i] for i in batch] for batch in groups][ranks.rank :: ranks.size]
-    return _Work(engine=engine, items=items, keys=keys, cache=cache, listener=listener), batches
+    return _PredictionRun(engine=engine, items=items, keys=keys, cache=cache, callbacks=callbacks), batches
 
 
 def evaluate(
@@ -190,10 +190,10 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     cache: AnswerCache | None = None,
     model: str = "",
-    listener: Listener | None = None,
+    callbacks: PredictCallbacks | None = None,
 ) -> tuple[Score, list[Prediction]]:
     """Ask and score one benchmark; returns the score and the answers it comes from."""
-    predictions = predict(engine, items, batch_size=batch_size, cache=cache, model=model, listener=listener)
+    predictions = predict(engine, items, batch_size=batch_size, cache=cache, model=model, callbacks=callbacks)
     return score(benchmark, items, predictions), predictions
 
 
@@ -216,7 +216,7 @@ def score(
         return replace(without, partial=f"scored without its judge, which failed: {error}")
 
 
-def _answer(work: _Work, batches: Sequence[Sequence[int]]) -> None:
+def _answer(work: _PredictionRun, batches: Sequence[Sequence[int]]) -> None:
     """Ask what is not known, batch by batch."""
     left = [[i for i in batch if work.keys[i] not in work.known] for batch in batches]
     left = [batch for batch in left if batch]
@@ -234,7 +234,7 @@ def _answer(work: _Work, batches: Sequence[Sequence[int]]) -> None:
 
 
 def _answer_each(
-    work: _Work,
+    work: _PredictionRun,
     chat_each: Callable[..., Iterator[tuple[int, Reply]]],
     places: Sequence[int],
     new_tokens: int,
@@ -250,7 +250,7 @@ def _answer_each(
         work.check()
 
 
-def _prepared(work: _Work, batches: Sequence[list[int]]) -> Iterator[tuple[list[int], Sequence[Any]]]:
+def _prepared(work: _PredictionRun, batches: Sequence[list[int]]) -> Iterator[tuple[list[int], Sequence[Any]]]:
     """Each batch with its conversations; those of the next are prepared on a thread meanwhile, if the engine can."""
     prepare = getattr(work.engine, "prepare_batch", None)
 
@@ -288,5 +288,5 @@ def _shown(item: Item, images: ImageHashes) -> str:
     return str(images.all(item.messages) or "")
 
 
-def _prediction(item: Item, given: Answer) -> Prediction:
+def _prediction(item: Item, given: CachedAnswer) -> Prediction:
     return Prediction(item_id=item.id, text=given.text, seconds=given.seconds)

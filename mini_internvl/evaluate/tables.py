@@ -1,13 +1,12 @@
 """The paper's tables: published rows, and rows of one's own evaluations beneath them.
 
 A table is data: its columns name a benchmark and one of its metrics. What is not comparable with the paper (a part of
-the items, another split or protocol, a judge that was missing) gets a mark and a footnote, never a silent place beside
+the items, another split or protocol, a judge that was missing) gets a footnote, never a silent place beside
 a published number. Averages are computed from the columns, for published rows too.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl import plugins
+from mini_internvl.evaluate.outputs import SCORE, score_paths
 from mini_internvl.evaluate.paper_tables import PAPER_TABLES, Column, PaperTable
 from mini_internvl.evaluate.published import Published
+from mini_internvl.files import read_object
 from mini_internvl.metrics import average
 
-SCORE = "score.json"
 WHOLE = 0.95
 """Share of the official items from which on a score counts as one on the official data."""
 
@@ -36,7 +36,7 @@ class RunScore:
     """The metric that stands for the benchmark."""
     split: str
     """The split asked, or empty."""
-    marks: tuple[str, ...]
+    footnotes: tuple[str, ...]
     """What keeps it from being compared with the paper, one sentence each."""
     model: str
     """Name of the model."""
@@ -56,12 +56,12 @@ class Cell:
     """As printed; "-" for none."""
     value: float | None = None
     """Unrounded, in the paper's unit."""
-    marks: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
     """Letters of its footnotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """One line of a filled table."""
 
     name: str
@@ -82,7 +82,7 @@ class Table:
     """Printed above it."""
     columns: tuple[Column, ...]
     """Its columns, averages included."""
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     """Published rows, then one's own."""
     notes: tuple[tuple[str, str], ...]
     """(letter, sentence) of the footnotes."""
@@ -100,19 +100,19 @@ def read_run(folder: Path) -> list[RunScore]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not there; give a folder that minivl eval wrote")
-    paths = [path for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(depth + SCORE))]
+    paths = score_paths(folder)
     if not paths:
         raise ValueError(f"{folder} holds no BENCHMARK/{SCORE}; give a folder that minivl eval wrote")
     return [_read_score(path, folder) for path in paths]
 
 
 def _read_score(path: Path, run: Path) -> RunScore:
+    raw = read_object(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         model = raw.get("model") or {}
         model = {"name": model} if isinstance(model, str) else model
         primary_metric = raw.get("primary_metric")
-        score = RunScore(
+        return RunScore(
             benchmark=str(raw["benchmark"]),
             values=_numbers(raw["values"]),
             primary_metric=str(
@@ -120,16 +120,13 @@ def _read_score(path: Path, run: Path) -> RunScore:
             ),
             of=int(raw.get("of") or 0),
             split=str(raw.get("split") or ""),
-            marks=_marks(raw),
+            footnotes=_missing(raw),
             model=str(model.get("name") or run.name),
             sha256=str(model.get("sha256") or ""),
             run=run,
         )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); score the benchmark again") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no score ({type(error).__name__}: {error}); score the benchmark again") from None
-    return score
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -137,7 +134,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {str(name): float(n) for name, n in values.items() if n is not None and math.isfinite(float(n))}
 
 
-def _marks(raw: Mapping[str, Any]) -> tuple[str, ...]:
+def _missing(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences about what a score lacks, in its own words."""
     found = []
     if raw.get("partial"):
@@ -167,7 +164,7 @@ class _Notes:
 
     letters: dict[str, str] = field(default_factory=dict)
 
-    def mark(self, sentences: Iterable[str]) -> tuple[str, ...]:
+    def letters_of(self, sentences: Iterable[str]) -> tuple[str, ...]:
         return tuple(self.letters.setdefault(sentence, _letter(len(self.letters))) for sentence in sentences)
 
     def listed(self) -> tuple[tuple[str, str], ...]:
@@ -237,10 +234,10 @@ def _rank(column: Column, score: RunScore) -> int:
     fits = not column.splits or score.split in column.splits
     if column.only and not fits:
         return 0
-    return 2 + fits if _figure(column, score) is not None else int(bool(score.marks))
+    return 2 + fits if _metric(column, score) is not None else int(bool(score.footnotes))
 
 
-def _figure(column: Column, score: RunScore) -> float | None:
+def _metric(column: Column, score: RunScore) -> float | None:
     return score.values.get(column.metric or score.primary_metric)
 
 
@@ -268,30 +265,30 @@ def _labels(scores: Sequence[RunScore]) -> list[str]:
     ]
 
 
-def _published_row(paper_table: PaperTable, row: Published, notes: _Notes) -> Row:
+def _published_row(paper_table: PaperTable, row: Published, notes: _Notes) -> TableRow:
     assert len(row.values) == len(paper_table.columns), f"{paper_table.title}, {row.model}: one value for each column"
     cells = [_cell(column, value) for column, value in zip(paper_table.columns, row.values, strict=True)]
-    return Row(name=row.model, cells=(*cells, *_averages(paper_table, cells, notes)), published=True)
+    return TableRow(name=row.model, cells=(*cells, *_averages(paper_table, cells, notes)), published=True)
 
 
-def _own_row(paper_table: PaperTable, label: str, found: Mapping[Column, RunScore], notes: _Notes) -> Row:
+def _own_row(paper_table: PaperTable, label: str, found: Mapping[Column, RunScore], notes: _Notes) -> TableRow:
     cells = []
     for column in paper_table.columns:
         score = found.get(column)
         if score is None:
             cells.append(_cell(column, None))
             continue
-        sentences = list(score.marks)
+        sentences = list(score.footnotes)
         if column.splits and score.split and score.split not in column.splits:
             sentences.append(f"split {score.split}; the paper's is {column.splits[0]}")
         elif 0 < score.of < WHOLE * column.items:
             sentences.append(f"other data: {score.of:,} items where the official split has {column.items:,}")
-        cells.append(_cell(column, _figure(column, score), notes.mark(sentences)))
-    return Row(name=label, cells=(*cells, *_averages(paper_table, cells, notes)), published=False)
+        cells.append(_cell(column, _metric(column, score), notes.letters_of(sentences)))
+    return TableRow(name=label, cells=(*cells, *_averages(paper_table, cells, notes)), published=False)
 
 
-def _cell(column: Column, value: float | None, marks: tuple[str, ...] = ()) -> Cell:
-    return Cell(text="-" if value is None else f"{value:.{column.digits}f}", value=value, marks=marks)
+def _cell(column: Column, value: float | None, footnotes: tuple[str, ...] = ()) -> Cell:
+    return Cell(text="-" if value is None else f"{value:.{column.digits}f}", value=value, footnotes=footnotes)
 
 
 def _averages(paper_table: PaperTable, cells: Sequence[Cell], notes: _Notes) -> list[Cell]:
@@ -305,7 +302,7 @@ def _averages(paper_table: PaperTable, cells: Sequence[Cell], notes: _Notes) -> 
     sentences = []
     if 0 < len(known) < len(asked):
         sentences.append(f"average of {len(known)} of {len(asked)} benchmarks")
-    if any(cell.marks for cell in known):
+    if any(cell.footnotes for cell in known):
         sentences.append("average with marked scores in it")
-    marks = notes.mark(sentences)
-    return [_cell(Column(label="", digits=1), mean, marks), _cell(Column(label="", digits=1), share, marks)]
+    footnotes = notes.letters_of(sentences)
+    return [_cell(Column(label="", digits=1), mean, footnotes), _cell(Column(label="", digits=1), share, footnotes)]

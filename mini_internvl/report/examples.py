@@ -18,7 +18,7 @@ from mini_internvl.inputs import boxes as written
 from mini_internvl.inputs.messages import image_parts
 from mini_internvl.records import Item
 from mini_internvl.report import paired
-from mini_internvl.report.folders import Answer, Result
+from mini_internvl.report.folders import ReportAnswer, Result
 from mini_internvl.report.images import data_urls
 from mini_internvl.report.labels import Label
 from mini_internvl.report.page import short
@@ -41,12 +41,12 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(kw_only=True)
-class Example:
+class ReportExample:
     """One item as the page shows it."""
 
-    answer: Answer
+    answer: ReportAnswer
     """What was asked and answered."""
-    other: Answer | None
+    other: ReportAnswer | None
     """The answer of the other run."""
     state: str
     """Class of the filter."""
@@ -88,7 +88,7 @@ class Example:
 class Shown:
     """The examples of one benchmark."""
 
-    examples: Sequence[Example]
+    examples: Sequence[ReportExample]
     """Those that are shown."""
     problem: str
     """Why there are no images; empty where there are."""
@@ -108,14 +108,14 @@ def collect(result: Result, other: Result | None, benchmarks: int) -> Shown:
     return Shown(examples=examples, problem=load(result, examples))
 
 
-def choose(result: Result, other: Result | None, most: int) -> list[Example]:
+def choose(result: Result, other: Result | None, most: int) -> list[ReportExample]:
     """At most ``most`` examples in item order, as many of each class, spread over categories and over the file."""
     theirs = {answer.id: answer for answer in other.answers} if other else {}
     every = []
     for answer in result.answers:
         second = theirs.get(answer.id)
         state = paired.state(answer, second, compared=other is not None)
-        every.append(Example(answer=answer, other=second, state=state, labels=result.labels[answer.id]))
+        every.append(ReportExample(answer=answer, other=second, state=state, labels=result.labels[answer.id]))
     classes: dict[str, list[int]] = {}
     for place, example in enumerate(every):
         classes.setdefault(example.state, []).append(place)
@@ -135,7 +135,7 @@ def _even(sizes: Mapping[str, int], most: int) -> dict[str, int]:
     return shares
 
 
-def load(result: Result, examples: Sequence[Example]) -> str:
+def load(result: Result, examples: Sequence[ReportExample]) -> str:
     """Give the examples their images and boxes from the benchmark's files; returns why there are none, or nothing."""
     benchmark = result.module
     if benchmark is None:
@@ -176,7 +176,7 @@ def ask_again(result: Result) -> Iterator[Item]:
     yield from result.module.items(root, **{name: value for name, value in settings.items() if value is not None})
 
 
-def _same(item: Item, answer: Answer) -> bool:
+def _same(item: Item, answer: ReportAnswer) -> bool:
     """Whether an item still has the reference that its answer was scored with."""
     if not isinstance(answer.reference, Mapping):
         return True
@@ -184,7 +184,7 @@ def _same(item: Item, answer: Answer) -> bool:
     return all(reference[key] == value for key, value in answer.reference.items() if key in reference)
 
 
-def _fill(example: Example, item: Item, benchmark: Any) -> None:
+def _fill(example: ReportExample, item: Item, benchmark: Any) -> None:
     parts = image_parts(item.messages)
     names = [part.name for part in parts]
     example.sources = [part.source for part in parts[:IMAGES_PER_ITEM]]
@@ -197,7 +197,7 @@ def _fill(example: Example, item: Item, benchmark: Any) -> None:
     example.boxes = {name: kept for name, boxes in drawn.items() if true and (kept := _inside(boxes))}
 
 
-def _boxes(benchmark: Any, item: Item, answer: Answer) -> tuple[Collection[Any], Collection[Any]]:
+def _boxes(benchmark: Any, item: Item, answer: ReportAnswer) -> tuple[Collection[Any], Collection[Any]]:
     """Reference and answered boxes as shares of the image: the benchmark's, or those written in the texts (0..1000)."""
     draw = getattr(benchmark, "boxes", None)
     if callable(draw):  # the name may be an imported module
@@ -218,7 +218,7 @@ def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
     return kept
 
 
-def draw_images(examples: Sequence[Example]) -> None:
+def draw_images(examples: Sequence[ReportExample]) -> None:
     """Turn the sources of all examples of a page into data URLs that share the page's bytes."""
     urls = iter(data_urls([s for example in examples for s in example.sources], IMAGE_BYTES, LARGEST_IMAGE))
     for example in examples:

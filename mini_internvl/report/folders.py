@@ -17,10 +17,11 @@ from types import ModuleType
 from typing import Any
 
 from mini_internvl import plugins
+from mini_internvl.evaluate.outputs import PREDICTIONS, SCORE, score_paths
 from mini_internvl.files import read_object
 from mini_internvl.report.labels import Label, labels
 
-SCORE, ANSWERS, ADAPTATION = "score.json", "predictions.jsonl", "adapt.json"
+ADAPTATION = "adapt.json"
 LOG, RECIPE = "metrics.jsonl", "recipe.json"
 FEWEST = 10
 """Items below which equal results have no standard error, and an unpaired difference is never called clear."""
@@ -28,7 +29,7 @@ _KINDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list", int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ReportAnswer:
     """One line of the answers."""
 
     id: str
@@ -63,7 +64,7 @@ class Result:
     """Metric name to the number of items behind it."""
     items: int
     """How many items were scored."""
-    answers: Sequence[Answer]
+    answers: Sequence[ReportAnswer]
     """In item order."""
     facts: Mapping[str, Any]
     """Everything in score.json, for what is only shown."""
@@ -165,8 +166,8 @@ def read_parts(run: Path) -> Parts:
 
 
 def read_evaluation(run: Path, *, needed: bool = True) -> list[Result]:
-    """Every benchmark of an evaluation, sorted by folder: scores in the folder itself, one below or two below."""
-    paths = [path for depth in ("", "*/", "*/*/") for path in sorted(run.glob(depth + SCORE))]
+    """Every benchmark of an evaluation, sorted by folder."""
+    paths = score_paths(run)
     if needed and not paths:
         raise ValueError(
             f"{run} holds no BENCHMARK/{SCORE}, {ADAPTATION} or metrics.jsonl; "
@@ -189,7 +190,7 @@ def _read(path: Path) -> Result:
     raw = read_object(path)
     name = want(path, raw, "benchmark", str)
     values = _numbers(path, want(path, raw, "values", dict), "values")
-    answers = _answers(path.with_name(ANSWERS))
+    answers = _answers(path.with_name(PREDICTIONS))
     return Result(
         folder=path.parent,
         benchmark=name,
@@ -212,12 +213,12 @@ def _numbers(path: Path, numbers: Mapping[str, Any], key: str) -> dict[str, floa
     return {name: math.nan if value is None else float(value) for name, value in numbers.items()}
 
 
-def _answers(path: Path) -> list[Answer]:
+def _answers(path: Path) -> list[ReportAnswer]:
     """The answers in order, of several with one id the last; a last line torn by a kill is left out."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")  # an answer may hold U+2028
-    found: dict[str, Answer] = {}
+    found: dict[str, ReportAnswer] = {}
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.strip() else None
@@ -232,7 +233,7 @@ def _answers(path: Path) -> list[Answer]:
         question, text = ("" if row.get(key) is None else str(row[key]) for key in ("question", "answer"))
         right = row.get("right") if isinstance(row.get("right"), bool) else None
         reference = row.get("reference", row.get("truth"))
-        found[str(row["id"])] = Answer(
+        found[str(row["id"])] = ReportAnswer(
             id=str(row["id"]), question=question, text=text, right=right, reference=reference
         )
     return list(found.values())

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mini_internvl.benchmarks._tally import mean_error
-from mini_internvl.report.folders import FEWEST, Answer, Result
+from mini_internvl.report.folders import FEWEST, ReportAnswer, Result
 from mini_internvl.report.labels import plain, split
 
 STATES = {
@@ -41,7 +41,7 @@ class Difference:
     """Whether chance is an unlikely cause."""
 
 
-def state(this: Answer, other: Answer | None, *, compared: bool) -> str:
+def state(this: ReportAnswer, other: ReportAnswer | None, *, compared: bool) -> str:
     """The class of an example."""
     if not compared:
         return {True: "right", False: "wrong", None: "unjudged"}[this.right]
@@ -80,7 +80,7 @@ def share(this: Mapping[str, bool], other: Mapping[str, bool], scale: float = 10
     )
 
 
-def judged(answers: Sequence[Answer]) -> dict[str, bool]:
+def judged(answers: Sequence[ReportAnswer]) -> dict[str, bool]:
     """Item id -> right, without those that the benchmark did not judge."""
     return {answer.id: answer.right for answer in answers if answer.right is not None}
 

@@ -9,40 +9,43 @@ from pathlib import Path
 
 import pytest
 
-from mini_internvl.evaluate.cache import Answer, AnswerCache, CacheError
+from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer, CacheError
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "a.sqlite") as cache:
-        cache.put({"k": Answer(text="one", seconds=0.5, item="i")})
-        cache.put({"k": Answer(text="two"), "l": Answer(text="three")})
-        assert cache.get(["k", "l", "m"]) == {"k": Answer(text="one", seconds=0.5, item="i"), "l": Answer(text="three")}
+        cache.put({"k": CachedAnswer(text="one", seconds=0.5, item="i")})
+        cache.put({"k": CachedAnswer(text="two"), "l": CachedAnswer(text="three")})
+        assert cache.get(["k", "l", "m"]) == {
+            "k": CachedAnswer(text="one", seconds=0.5, item="i"),
+            "l": CachedAnswer(text="three"),
+        }
         assert cache.get([]) == {}
 
 
 def test_many_keys_at_once(tmp_path: Path) -> None:
     keys = [f"{i:064x}" for i in range(2500)]
     with AnswerCache(tmp_path / "a.sqlite") as cache:
-        cache.put({key: Answer(text=key[-4:]) for key in keys})
+        cache.put({key: CachedAnswer(text=key[-4:]) for key in keys})
         assert len(cache.get([*keys, "other"])) == 2500
 
 
 def test_answers_are_put_all_or_none(tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "a.sqlite") as cache:
         with pytest.raises(sqlite3.ProgrammingError):
-            cache.put({"a": Answer(text="good"), "b": Answer(text=object())})
+            cache.put({"a": CachedAnswer(text="good"), "b": CachedAnswer(text=object())})
         assert cache.get(["a", "b"]) == {}
-        cache.put({"a": Answer(text="again")})
+        cache.put({"a": CachedAnswer(text="again")})
         assert cache.get(["a"])["a"].text == "again"
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from mini_internvl.evaluate.cache import Answer, AnswerCache
+from mini_internvl.evaluate.cache import CachedAnswer, AnswerCache
 with AnswerCache(Path(sys.argv[1])) as cache:
     for i in range(60):
-        cache.put({f"{sys.argv[2]}-{i}": Answer(text=sys.argv[2]), f"shared-{i}": Answer(text=sys.argv[2])})
+        cache.put({f"{sys.argv[2]}-{i}": CachedAnswer(text=sys.argv[2]), f"shared-{i}": CachedAnswer(text=sys.argv[2])})
 """
 
 
@@ -77,7 +80,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_damage_inside_is_named_when_it_is_met(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     with AnswerCache(path) as cache:
-        cache.put({f"{i:064x}": Answer(text="x" * 200) for i in range(300)})
+        cache.put({f"{i:064x}": CachedAnswer(text="x" * 200) for i in range(300)})
     raw = bytearray(path.read_bytes())
     raw[8192:] = b"\xff" * (len(raw) - 8192)
     path.write_bytes(raw)

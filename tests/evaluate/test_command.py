@@ -134,7 +134,7 @@ def test_files_and_table(fake_server: Any, data: Path, tmp_path: Path, capsys: p
     assert "items/s" in err
     rows = [json.loads(line) for line in (tmp_path / "chartqa" / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows][:2] == ["human/0", "human/1"]
-    assert all(list(row) == ["id", "question", "answer", "right", "truth"] and row["right"] for row in rows)
+    assert all(list(row) == ["id", "question", "answer", "right", "reference"] and row["right"] for row in rows)
     found = json.loads((tmp_path / "chartqa" / "score.json").read_text())
     assert (found["benchmark"], found["primary_metric"], found["primary_value"]) == ("chartqa", "accuracy", 100.0)
     assert (found["items"], found["of"], found["limit"], found["seed"]) == (QUESTIONS, QUESTIONS, None, None)

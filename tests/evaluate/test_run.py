@@ -10,7 +10,7 @@ from PIL import Image
 
 from mini_internvl.benchmarks import synth
 from mini_internvl.engine import Reply
-from mini_internvl.evaluate import AnswerCache, Listener, evaluate, predict
+from mini_internvl.evaluate import AnswerCache, PredictCallbacks, evaluate, predict
 from mini_internvl.evaluate.batches import group
 from mini_internvl.evaluate.distributed import Ranks
 from mini_internvl.records import Interrupted, Item, Prediction
@@ -53,8 +53,8 @@ def item(number, question=None, **limits):
 
 def test_answers_come_back_in_the_items_order():
     engine, told = FakeEngine(), []
-    listener = Listener(count=lambda done, total: told.append((done, total)))
-    predictions = predict(engine, [item(i) for i in range(10)], batch_size=4, listener=listener)
+    callbacks = PredictCallbacks(count=lambda done, total: told.append((done, total)))
+    predictions = predict(engine, [item(i) for i in range(10)], batch_size=4, callbacks=callbacks)
     assert [p.item_id for p in predictions] == [f"i{i}" for i in range(10)]
     assert [p.text for p in predictions] == [str(i) for i in range(10)]
     assert [len(questions) for questions, *_ in engine.calls] == [4, 4, 2]
@@ -93,10 +93,10 @@ def test_kept_answers_are_not_asked_again(cache):
     items = [item(i) for i in range(6)]
     first, second, told, texts = FakeEngine(), FakeEngine(), [], []
     answers = predict(first, items[:4], cache=cache)
-    listener = Listener(
+    callbacks = PredictCallbacks(
         count=lambda *counts: told.append(counts), answered=lambda asked, text: texts.append((asked.id, text))
     )
-    again = predict(second, items, cache=cache, listener=listener)
+    again = predict(second, items, cache=cache, callbacks=callbacks)
     assert len(first.asked) == 4
     assert len(second.asked) == 2
     assert again[:4] == answers
@@ -139,7 +139,7 @@ def test_an_interrupted_evaluation_goes_on(cache):
         predict(FakeEngine(fail_after=2), items, batch_size=3, cache=cache)
     stopped = FakeEngine()
     with pytest.raises(Interrupted, match="stopped at 6 of 9 answers"):
-        predict(stopped, items, batch_size=3, cache=cache, listener=Listener(should_stop=lambda: True))
+        predict(stopped, items, batch_size=3, cache=cache, callbacks=PredictCallbacks(should_stop=lambda: True))
     assert stopped.asked == []
     engine = FakeEngine()
     predictions = predict(engine, items, batch_size=3, cache=cache)

@@ -68,9 +68,9 @@ def test_published_averages_follow_from_the_published_numbers(model, average, sh
 
 def test_an_average_without_every_benchmark_says_so():
     filled = table("general")
-    marks = row(filled, "Claude3.5-Sonnet")["Avg."].marks
+    marks = row(filled, "Claude3.5-Sonnet")["Avg."].footnotes
     assert dict(filled.notes)[marks[0]] == "average of 8 of 9 benchmarks"
-    assert row(filled, "Mini-InternVL-4B")["Avg."].marks == ()
+    assert row(filled, "Mini-InternVL-4B")["Avg."].footnotes == ()
 
 
 def test_every_sheet_has_a_number_or_a_dash_for_every_column():
@@ -116,7 +116,7 @@ def test_a_run_fills_its_columns_and_its_average(tmp_path):
     cells = row(filled, "mine")
     assert (cells["ChartQA"].text, cells["OCRBench"].text, cells["MMMU"].text) == ("70.2", "700", "-")
     assert cells["Avg."].value == pytest.approx((70.25 + 70) / 2)
-    assert [dict(filled.notes)[mark] for mark in cells["Avg."].marks] == ["average of 2 of 9 benchmarks"]
+    assert [dict(filled.notes)[mark] for mark in cells["Avg."].footnotes] == ["average of 2 of 9 benchmarks"]
     assert not next(r for r in filled.rows if r.name == "mine").published
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_compared_is_marked(tmp_path):
     write_score(tmp_path, "mathvista", {"accuracy": 30.0}, split="testmini", partial="without a\njudge")
     filled = table("general", tmp_path)
     cells, notes = row(filled, "mine"), dict(filled.notes)
-    said = {label: [notes[mark] for mark in cell.marks] for label, cell in cells.items() if cell.marks}
+    said = {label: [notes[mark] for mark in cell.footnotes] for label, cell in cells.items() if cell.footnotes}
     assert said["ChartQA"] == ["a part of the benchmark: 50 items"]
     assert said["DocVQA"] == ["split val; the paper's is test"]
     assert said["MathVista"] == ["without a judge"]
@@ -140,7 +140,9 @@ def test_other_data_in_an_official_shape_is_marked(tmp_path):
     found = table("remote", own, official)
     sentences = dict(found.notes)
     marks = {
-        row.name: [sentences[m] for cell in row.cells for m in cell.marks] for row in found.rows if not row.published
+        row.name: [sentences[m] for cell in row.cells for m in cell.footnotes]
+        for row in found.rows
+        if not row.published
     }
     assert marks == {"mine": ["other data: 20 items where the official split has 7,500"], "other": []}
 
@@ -170,8 +172,10 @@ def test_another_protocol_is_marked_and_the_papers_is_not(tmp_path, monkeypatch)
     write_score(tmp_path / "b", "chartqa", {"accuracy": 70.0}, protocol="internvl")
     filled = table("general", tmp_path / "a", tmp_path / "b")
     notes = dict(filled.notes)
-    assert [notes[m] for m in row(filled, "other")["ChartQA"].marks] == ["protocol vlmevalkit; the paper's is internvl"]
-    assert row(filled, "mine")["ChartQA"].marks == ()
+    assert [notes[m] for m in row(filled, "other")["ChartQA"].footnotes] == [
+        "protocol vlmevalkit; the paper's is internvl"
+    ]
+    assert row(filled, "mine")["ChartQA"].footnotes == ()
 
 
 def test_splits_of_one_benchmark_keep_apart_and_runs_of_one_model_share_a_row(tmp_path):
@@ -182,7 +186,7 @@ def test_splits_of_one_benchmark_keep_apart_and_runs_of_one_model_share_a_row(tm
     assert [r.name for r in filled.rows if not r.published] == ["mine"]
     cells = row(filled, "mine")
     assert (cells["RSVQA-HR test1 presence"].value, cells["RSVQA-HR test2 presence"].value) == (90.0, 85.0)
-    assert cells["RSVQA-HR test2 presence"].marks == ()
+    assert cells["RSVQA-HR test2 presence"].footnotes == ()
 
 
 def test_runs_that_fill_the_same_columns_keep_their_rows(tmp_path):
@@ -211,7 +215,7 @@ def test_a_figure_that_a_partial_score_lacks_says_why(tmp_path):
     filled = table("drivelm", tmp_path)
     cells = row(filled, "mine")
     assert [cell.text for cell in cells.values()] == ["-", "0.7000", "-", "-"]
-    assert all(cell.marks == ("a",) for cell in cells.values())
+    assert all(cell.footnotes == ("a",) for cell in cells.values())
     assert filled.notes == (("a", "no judge"),)
 
 
@@ -225,7 +229,12 @@ def test_figures_that_could_not_be_computed_are_no_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{", "cannot be read"), ("[]", "is no score"), ('{"benchmark": "chartqa"}', "'values'"), ("\xff", "score.json")],
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "holds no JSON object"),
+        ('{"benchmark": "chartqa"}', "'values'"),
+        ("\xff", "score.json"),
+    ],
 )
 def test_a_broken_score_is_named(tmp_path, content, said):
     path = tmp_path / "chartqa" / "score.json"
@@ -352,5 +361,5 @@ def test_a_folder_with_two_models_gives_two_rows_and_missing_answers_a_mark(tmp_
     filled = table("general", tmp_path)
     assert row(filled, "first")["ChartQA"].text == "50.0"
     assert row(filled, "first")["AI2D"].text == "-"
-    [mark] = row(filled, "second")["AI2D"].marks
+    [mark] = row(filled, "second")["AI2D"].footnotes
     assert dict(filled.notes)[mark] == "3 of 100 items have no answer and count as empty"

@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw
 from mini_internvl import plugins
 from mini_internvl.benchmarks._tally import Tally
 from mini_internvl.evaluate import outputs
+from mini_internvl.files import write_json
 from mini_internvl.records import Item, Prediction
 from mini_internvl.report import build, examples, read_evaluation
 from mini_internvl.report.explain import explain
@@ -526,7 +527,7 @@ def test_reads_what_an_evaluation_writes(tmp_path: Path, data: Path) -> None:
     about = outputs.facts(benchmark, items, **settings, limit=None, seed=0)
     folder = tmp_path / "run" / "find_it"
     outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, given))
-    outputs.write_json(folder / outputs.SCORE, outputs.result(benchmark, tally.score("find_it", items=6), about))
+    write_json(folder / outputs.SCORE, outputs.result(benchmark, tally.score("find_it", items=6), about))
     page = Page(build(tmp_path / "run"))
     assert page.states == {"right": 2, "wrong": 4}
     assert page.boxes["true"] == page.tags["img"] == 6
