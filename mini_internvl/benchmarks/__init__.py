@@ -28,11 +28,11 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
                      left, top, right, bottom as shares of the image, for drawing (optional).
     PRIMARY_METRIC         the name of the one metric that stands for the benchmark.
     PRIMARY_METRIC_MAX     its largest value, where that is not 100 (optional).
-    LOWER_IS_BETTER  names of the metrics where less is better (often empty).
-    EXAMPLE          a worked example: official files in small, with good and bad answers (``_example.Example``). A
-                     benchmark that draws its items has ``None``.
+    LOWER_IS_BETTER  names of the metrics where less is better (optional).
+    EXAMPLE          a worked example (``_example.WorkedExample``): official files in small, with good and bad answers.
+                     A benchmark that draws its items has ``None``.
 
 Modules whose name begins with an underscore are helpers, not benchmarks.
 """
 
-CONTRACT = ("TITLE", "SPLITS", "PROTOCOLS", "items", "score", "right", "PRIMARY_METRIC", "LOWER_IS_BETTER")
+CONTRACT = ("TITLE", "SPLITS", "PROTOCOLS", "items", "score", "right", "PRIMARY_METRIC")

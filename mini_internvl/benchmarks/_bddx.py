@@ -14,15 +14,16 @@ recorded. Further fields are allowed and ignored here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import ExampleImage
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
 from mini_internvl.benchmarks._files import chosen
+from mini_internvl.benchmarks._vqa import ask
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.files import scan
-from mini_internvl.records import Item, Part, Prediction
+from mini_internvl.records import Item, Part
 
 CLIPS = "clips.jsonl"
 FIELDS = ("id", "split", "frames", "description", "justification")
@@ -126,15 +127,16 @@ def clip_items(
         for kind in kinds:
             if row.get(kind) is None:
                 continue
-            yield Item(
-                id=f"{row['id']}/{kind}",
-                messages=[
-                    {"role": "user", "content": [*frame_parts(folder, row), {"type": "text", "text": QUESTIONS[kind]}]}
-                ],
-                reference={"clip": row["id"], "kind": kind, "answer": row[kind]},
-                max_tiles=1,
-                max_new_tokens=max_new_tokens,
+            reference = {"clip": row["id"], "kind": kind, "answer": row[kind]}
+            images = frame_parts(folder, row)
+            yield ask(
+                f"{row['id']}/{kind}", images, QUESTIONS[kind], reference, max_tiles=1, max_new_tokens=max_new_tokens
             )
+
+
+def example(*rows: Mapping[str, Any], good: Sequence[str], bad: Sequence[str]) -> WorkedExample:
+    """A folder of clips with answers."""
+    return WorkedExample(files={CLIPS: rows}, images=example_frames(*rows), good=good, bad=bad)
 
 
 def example_clip(number: int, description: str, justification: str, **signals: float | None) -> dict[str, Any]:
@@ -151,9 +153,3 @@ def example_frames(*rows: Mapping[str, Any]) -> dict[str, ExampleImage]:
         for number, row in enumerate(rows)
         for frame in row["frames"]
     }
-
-
-def answers_by_item(items: Iterable[Item], predictions: Iterable[Prediction]) -> dict[str, str | None]:
-    """Item id -> answer text, None where no prediction names the item; of several the last counts."""
-    texts = {prediction.item_id: prediction.text for prediction in predictions}
-    return {item.id: texts.get(item.id) for item in items}

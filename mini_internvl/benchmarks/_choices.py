@@ -7,16 +7,15 @@ Option texts stay as the file has them. The official scripts read their tables w
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.benchmarks._tally import Judge
 from mini_internvl.data import DataError
 from mini_internvl.metrics.options import NAN, REFUSED, ask_option, infer_option, is_chinese, through_table
-from mini_internvl.records import Item, Part
-
-Judge = Callable[..., str]
+from mini_internvl.records import Item
 
 SUFFIX = "Answer with the option's letter from the given choices directly."
 SUFFIX_CN = "请直接回答选项字母。"
@@ -47,11 +46,6 @@ def choice_prompt(row: Mapping[str, str], options: Mapping[str, str], *, chinese
     return f"{text}\n{suffixes[chinese]}"
 
 
-def user_message(images: Iterable[Part], text: str) -> list[Any]:
-    """One question with its images before the text."""
-    return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """The letter that an answer means."""
@@ -62,23 +56,27 @@ class Choice:
     """Whether only a judge could tell."""
 
 
-def choose(question: str, options: Mapping[str, str], text: str, *, version: str, judge: Judge | None) -> Choice:
+def choose(
+    item: Item, text: str, *, version: str, judge: Judge | None, options: Mapping[str, str] | None = None
+) -> Choice:
     """The letter of one answer as VLMEvalKit finds it: by rules, then by a judge where there is one.
+
+    The question and, unless ``options`` are given, the options are those of the item's reference.
 
     An answer that its table would turn into "nan" is read so, without the options that pandas would not have read;
     an answer that is the text of an option stays.
     """
-    known = options
+    known = options = options or item.reference["options"]
     if text not in options.values() and through_table(text) == NAN:
         text = NAN
         known = {letter: option for letter, option in options.items() if through_table(option) != NAN}
     letter = infer_option(text, known, version=version)
     if letter is None and judge is not None:
-        letter = ask_option(question, options, text, judge=judge, version=version)
+        letter = ask_option(item.reference["question"], options, text, judge=judge, version=version)
     return Choice(letter=letter or REFUSED, undecided=letter is None)
 
 
-def open_rules(undecided: int, total: int, what: str = "answers") -> str:
+def lower_bound(undecided: int, total: int, what: str = "answers") -> str:
     """The sentence for ``Score.partial``: what counts as wrong for want of a judge; empty where nothing does."""
     if not undecided:
         return ""
@@ -99,28 +97,45 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         raise DataError("openpyxl is needed to write .xlsx: pip install 'mini-internvl[export]'") from None
     book = Workbook(write_only=True)
     sheet = book.create_sheet("Sheet1")
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not value:
+            return None
+        made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value))
+        made.data_type = "s"  # a text that begins with "=" is no formula
+        return made
+
     sheet.append(list(columns))
     for row in rows:
-        cells = []
-        for column in columns:
-            value = row.get(column)
-            if isinstance(value, str):
-                cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value))
-                cell.data_type = "s"  # a text that begins with "=" is no formula
-                cells.append(cell if value else None)
-            else:
-                cells.append(value)
-        sheet.append(cells)
+        sheet.append([cell(row.get(column)) for column in columns])
     path.parent.mkdir(parents=True, exist_ok=True)
     book.save(path)
     return path
 
 
+def export_sheets(asked: Iterable[tuple[Item, str]], folder: str | Path, place: int | None = None) -> list[Path]:
+    """A sheet for each file: the cells that ``Item.reference`` keeps as ``sheet``, and the answer as ``prediction``.
+
+    Args:
+        asked: items and what to write for their answers.
+        folder: where the sheets go.
+        place: number of columns before the prediction; ``None`` puts it last.
+    """
+    sheets: dict[str, list[dict[str, Any]]] = {}
+    for item, text in asked:
+        cells = {**item.reference["sheet"], "prediction": text}
+        cells["index"] = whole_number(cells["index"])
+        sheets.setdefault(item.reference["file"], []).append(cells)
+    paths = []
+    for name, rows in sheets.items():
+        columns = [column for column in rows[0] if column != "prediction"]
+        columns.insert(len(columns) if place is None else place, "prediction")
+        paths.append(write_xlsx(Path(folder) / f"{name}.xlsx", columns, rows))
+    return paths
+
+
 def whole_number(text: str) -> int | str:
     """A table's cell as pandas reads it where the column holds whole numbers."""
     return int(text) if text.lstrip("-").isascii() and text.lstrip("-").isdigit() else text
-
-
-def options_of(item: Item) -> dict[str, str]:
-    """The options that an item's reference keeps."""
-    return dict(item.reference["options"])

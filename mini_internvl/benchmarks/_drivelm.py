@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._domains import annotation, image_folders
-from mini_internvl.benchmarks._files import Faults, read_json, read_rows
+from mini_internvl.benchmarks._files import Faults, find, image_folders, read_json, read_rows, with_val
 from mini_internvl.data import DataError
 from mini_internvl.metrics.drivelm import CAMERAS, CELL, COLUMNS, ROWS
 
@@ -105,9 +104,8 @@ def read_prompts(root: str | Path, benchmark: str) -> tuple[Path, list[dict[str,
     Raises:
         DataError: lists the rows that lack something.
     """
-    try:
-        path = annotation(root, benchmark, PROMPTS)
-    except DataError:
+    path = find(root, benchmark, with_val(PROMPTS))
+    if path is None:
         return None
     faults = Faults(path)
     found = []

@@ -51,28 +51,20 @@ class Files:
 
     def write(self, folder: Path) -> Path:
         """Write everything below ``folder``; returns it."""
-        for name, content in self.files.items():
+        for name, content in {**self.files, **self.images}.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".jsonl":
-                path.write_text(
-                    "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8"
-                )
-            elif path.suffix == ".json":
-                path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            if isinstance(content, ExampleImage):
+                path.write_bytes(content.png())
             elif path.suffix == ".tsv":
                 _write_tsv(path, content)
             else:
-                path.write_text(content, encoding="utf-8")
-        for name, image in self.images.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image.png())
+                path.write_text(_text(path.suffix, content), encoding="utf-8")
         return folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example(Files):
+class WorkedExample(Files):
     """Official files in small, and answers to the items that they give."""
 
     good: Sequence[str]
@@ -83,6 +75,11 @@ class Example(Files):
     """Part of a judge's prompt -> its reply, where the benchmark needs a judge."""
 
 
+def table_rows(columns: str, *rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows of a file from their cells; ``columns`` are the columns' names with spaces between."""
+    return [dict(zip(columns.split(), row, strict=True)) for row in rows]
+
+
 def _write_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -90,6 +87,12 @@ def _write_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({column: _cell(value) for column, value in row.items()})
+
+
+def _text(suffix: str, content: Any) -> str:
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    return json.dumps(content, ensure_ascii=False) if suffix == ".json" else content
 
 
 def _cell(value: Any) -> Any:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import io
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from mini_internvl.data import DataError, Fault
 from mini_internvl.data.containers import Table
 from mini_internvl.data.files import scan
 
-BROKEN, NOT_ONE, NONE = FAULTS = ("broken base64", "the base64 is no image", "no image")
-"""What can be wrong with a table's image."""
+Check = Callable[[dict[str, Any]], Iterable[str]]
+"""What is wrong with a row."""
 
 
 class Faults:
@@ -28,9 +30,9 @@ class Faults:
         self.path = path
         self.found: list[Fault] = []
 
-    def add(self, row: int | str, what: str) -> None:
-        """Note a fault of a row (a number from 1, the header not counted, or a key)."""
-        self.found.append(Fault(file=self.path, place=f"row {row}", reason=what))
+    def add(self, row: int | str, *reasons: str) -> None:
+        """Note faults of a row (a number from 1, the header not counted, or a key)."""
+        self.found += [Fault(file=self.path, place=f"row {row}", reason=reason) for reason in reasons]
 
     def check(self, hint: str = "get the file again from its source") -> None:
         """Raise DataError if anything was noted."""
@@ -51,32 +53,59 @@ def chosen(what: str, value: str | None, known: Collection[str]) -> str:
     return value
 
 
-def locate(root: str | Path, benchmark: str, *names: str) -> list[Path]:
-    """The named files in ``root/benchmark`` or ``root``, in the order of ``names``.
+def find(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:
+    """The first of the named files in the first folder with one: ``root/benchmark``, ``root/FOLDER`` or ``root``."""
+    places = (Path(root) / folder / name for folder in (benchmark, *folders, "") for name in names)
+    return next((place for place in places if place.is_file()), None)
+
+
+def with_val(name: str) -> list[str]:
+    """A file's places in a benchmark's folder: directly, or in ``val/`` as InternVL publishes its domain data."""
+    return [name, f"val/{name}"]
+
+
+def locate(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequence[str] = ()) -> Path:
+    """As :func:`find`.
 
     Raises:
-        DataError: the folder or a file is missing; the message lists every missing one.
+        DataError: the folder or the file is missing.
     """
-    root = Path(root)
+    help_page, root = f"docs/benchmarks/{benchmark}.md", Path(root)
     if not root.is_dir():
-        raise DataError(
-            f"the data folder {root} does not exist; see docs/benchmarks/{benchmark}.md for what goes there"
-        )
-    for folder in (root / benchmark, root):
-        if all((folder / name).exists() for name in names):
-            return [folder / name for name in names]
-    folder = root / benchmark if (root / benchmark).is_dir() else root
-    missing = [name for name in names if not (folder / name).exists()]
-    raise DataError(
-        f"{folder} lacks {', '.join(missing)}; docs/benchmarks/{benchmark}.md says where the official files come from"
-    )
+        raise DataError(f"the data folder {root} does not exist; see {help_page} for what goes there")
+    path = find(root, benchmark, names, folders)
+    if path is None:
+        folder = root / benchmark if (root / benchmark).is_dir() else root
+        raise DataError(f"{folder} lacks {' or '.join(names)}; {help_page} says where the official files come from")
+    return path
 
 
-def read_rows(path: Path, required: Sequence[str], *, key: str | None = None) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file, of a JSON list, or of the list under ``key``, each with the required fields.
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; DataError names it if there is none."""
+    return files.read_json(path, limit=1 << 32, error=DataError)
+
+
+def read_rows(
+    path: Path,
+    required: Sequence[str],
+    *,
+    key: str | None = None,
+    texts: Sequence[str] = (),
+    names: Sequence[str] = (),
+    check: Check = lambda row: (),
+) -> list[dict[str, Any]]:
+    """Objects of a JSON-lines file, of a JSON list, or of the list under ``key``.
+
+    Args:
+        path: the file.
+        required: fields that every row must have.
+        key: where the list stands in a JSON file.
+        texts: required fields that must be texts.
+        names: required fields that must be texts or whole numbers.
+        check: what else is wrong with a row that has its fields.
 
     Raises:
-        DataError: lists the rows that are no objects, or lack a field.
+        DataError: lists the rows at fault.
     """
     content: Any
     if key is None:
@@ -91,23 +120,22 @@ def read_rows(path: Path, required: Sequence[str], *, key: str | None = None) ->
     for number, row in enumerate(content, 1):
         if not isinstance(row, dict):
             faults.add(number, row if key is None else "not an object with named fields")
-            continue
-        if missing := [name for name in required if name not in row]:
+        elif missing := [name for name in (*texts, *names, *required) if name not in row]:
             faults.add(number, f"no {', '.join(missing)}")
-        rows.append(row)
+        else:
+            faults.add(number, *(f"{name} is no text" for name in texts if not isinstance(row[name], str)))
+            wrong = [name for name in names if not isinstance(row[name], str | int)]
+            faults.add(number, *(f"{name} is neither text nor whole number" for name in wrong), *check(row))
+            rows.append(row)
     faults.check()
     return rows
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; DataError names it if there is none."""
-    return files.read_json(path, limit=1 << 32, error=DataError)
-
-
 IMAGES = "image"
 """The column of a table that holds images as base64."""
-SHORT = 64
-"""Longest cell of that column that names another row instead."""
+LONGEST_INDEX = 64
+"""A shorter cell of that column is the index of another row, whose images are meant."""
+NOT_BASE64 = "broken base64"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +149,6 @@ class TableImage:
     size: int
     """Bytes of the row."""
     column: str
-    """Name of its column."""
     part: int
     """Number of the image in the cell."""
 
@@ -133,115 +160,139 @@ class TableImage:
         return base64.b64decode(_list_cell(row.raw[self.column])[self.part])
 
 
-def read_tsv(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
+def read_tsv(
+    path: Path,
+    required: Sequence[str],
+    *,
+    check: Check = lambda row: (),
+    unique: bool = False,
+    rename: Callable[[str], str] = str,
+) -> list[dict[str, Any]]:
     """Rows of a tab-separated file with a header, as texts; an empty cell is an empty text.
 
     Nothing is guessed: an option that reads "None" or "NA" stays that text. Images (column "image") are checked, but
-    stay in the file: the cell becomes a list of TableImage, or the text of what is wrong with it.
+    stay in the file: the cell becomes a list of TableImage.
+
+    Args:
+        path: the file.
+        required: columns that it must have.
+        check: what is wrong with a row.
+        unique: whether every row needs an "index" of its own.
+        rename: gives a column its name in the rows.
 
     Raises:
-        DataError: a required column or a cell is missing, or a row is no UTF-8 text.
+        DataError: a required column or a cell is missing, a row is no UTF-8 text or at fault, an image is broken.
     """
     files.check_file(path, error=DataError)
     table, faults = Table(path), Faults(path)
     rows: list[dict[str, Any]] = []
+    by_index: dict[str, dict[str, Any]] = {}
     for start, size, number, data in table.spans():
         row = table.parse(data, number)
         if isinstance(row, Fault):
             faults.add(number, row.reason)
             continue
-        cells = dict(row.raw)
-        for column in cells:
-            if column.lower() == IMAGES and (len(cells[column]) > SHORT or not cells[column].strip()):
-                cells[column] = _images(cells[column], table=table, start=start, size=size, column=column)
+        cells: dict[str, Any] = {}
+        for column, cell in row.raw.items():
+            name = rename(column)
+            cells[name] = cell
+            if name == IMAGES and (len(cell) > LONGEST_INDEX or not cell.strip()):
+                try:
+                    parts = range(_check_images(cell))
+                    cells[name] = [
+                        TableImage(table=table, start=start, size=size, column=column, part=p) for p in parts
+                    ]
+                except ValueError as error:
+                    cells[name] = None
+                    faults.add(number, str(error))
+        index = cells.get("index", str(number - 1))
+        if unique and index in by_index:
+            faults.add(number, f"the index {index} is there twice")
+        by_index[index] = cells
         rows.append(cells)
-    if missing := [name for name in required if name not in table.header]:
+    header = [rename(column) for column in table.header]
+    if missing := [name for name in required if name not in header]:
         raise DataError(
             f"{path}: the header has no column {', '.join(missing)}; is it the official tab-separated file?"
         )
+    if not rows:
+        faults.add(1, "there are no rows")
+    for number, cells in enumerate(rows, 1):
+        if isinstance(cells.get(IMAGES), str):
+            cells[IMAGES] = by_index.get(cells[IMAGES], {}).get(IMAGES)
+            if not isinstance(cells[IMAGES], list):
+                faults.add(number, NOT_BASE64)
+        faults.add(number, *check(cells))
     faults.check()
     return rows
 
 
-def _images(cell: str, **place: Any) -> list[TableImage] | str:
-    """The images of a cell, or what is wrong with them."""
-    try:
-        parts = _list_cell(cell)
-        for part in parts:
-            decode_image(part)
-    except ValueError as error:
-        return str(error)
-    return [TableImage(**place, part=number) for number in range(len(parts))]
-
-
-def decode_image(text: str) -> bytes:
-    """The bytes of a base64 image.
+def _check_images(cell: str) -> int:
+    """The number of a cell's images.
 
     Raises:
-        ValueError: the text is no base64, or no image.
+        ValueError: a text is no base64, or no image.
     """
-    import io
-
     from PIL import Image
 
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError(BROKEN) from None
-    try:
-        Image.open(io.BytesIO(data)).close()  # reads the header only
-    except (OSError, ValueError):
-        raise ValueError(NOT_ONE) from None
-    return data
-
-
-def tsv_images(path: Path, rows: Sequence[Mapping[str, Any]], column: str = IMAGES) -> list[list[TableImage]]:
-    """The images of every row that :func:`read_tsv` gave.
-
-    A short cell is the index of another row, whose images are meant (VLMEvalKit's way not to repeat them).
-
-    Raises:
-        DataError: lists the rows with a broken or missing image.
-    """
-    faults = Faults(path)
-    by_index = {row.get("index", str(number)): row for number, row in enumerate(rows)}
-    found: list[list[TableImage]] = []
-    for number, row in enumerate(rows, 1):
-        cell = row[column]
-        if isinstance(cell, str) and cell in by_index:
-            cell = by_index[cell][column]
-        if isinstance(cell, str):
-            faults.add(number, cell if cell in FAULTS else BROKEN)
-            cell = []
-        found.append(cell)
-    faults.check()
-    return found
+    parts = _list_cell(cell)
+    for part in parts:
+        try:
+            data = base64.b64decode(part, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(NOT_BASE64) from None
+        try:
+            Image.open(io.BytesIO(data)).close()  # reads the header only
+        except (OSError, ValueError):
+            raise ValueError("the base64 is no image") from None
+    return len(parts)
 
 
 def _list_cell(cell: str) -> list[str]:
     if not cell.strip():
-        raise ValueError(NONE)
+        raise ValueError("no image")
     if not cell.startswith("["):
         return [cell]
     return [part.strip(" '\"") for part in cell.strip("[] ").split(",")]
 
 
-def image_paths(path: Path, names: Sequence[str], *folders: Path) -> Iterator[Path]:
-    """Where the images named by a file's rows are: relative to the first of ``folders`` that has them.
+PUBLISHED = re.compile(r"(\./)?data/[^/]+/")
+"""How InternVL's files begin an image's name."""
+
+
+def image_paths(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
+    """Where the images named by a file's rows are: in the first folder that has them.
+
+    A name is tried as it stands, without InternVL's leading ``data/NAME/``, then as a bare name.
+
+    Args:
+        path: the file; its own folder is searched first.
+        names: one a row.
+        folders: further folders.
 
     Raises:
         DataError: lists the rows whose image is missing.
     """
+    folders = tuple(dict.fromkeys((path.parent, *folders)))
     faults = Faults(path)
-    found = []
     places: dict[str, Path | None] = {}  # many rows ask about one image
     for number, name in enumerate(names, 1):
         if name not in places:
-            places[name] = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        place = places[name]
-        if place is None:
+            ways = [way for way in (name, PUBLISHED.sub("", name, count=1), Path(name).name) if way]
+            tried = (folder / way for way in ways for folder in folders)
+            places[name] = next((place for place in tried if place.is_file()), None)
+        if places[name] is None:
             faults.add(number, f"the image {name} is missing")
-        else:
-            found.append(place)
-    faults.check(f"put the images below {' or '.join(str(folder) for folder in dict.fromkeys(folders))}")
-    yield from found
+    faults.check(f"put the images below {' or '.join(map(str, folders))}")
+    return [str(places[name]) for name in names]
+
+
+def image_folders(path: Path, *below: str) -> list[Path]:
+    """Folders of the images of an annotation file, which may lie in ``val/`` beside ``images/``, as published.
+
+    Args:
+        path: the annotation file.
+        below: the folders' places in the published layout, below ``images/``.
+    """
+    base = path.parent.parent if path.parent.name == "val" else path.parent
+    return [*(base / "images" / place for place in below), *(base / place for place in below), base / "images", base]

@@ -9,27 +9,16 @@ answer, on which that script stops, is read as "nan".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._choices import (
-    VERSIONS,
-    Choice,
-    Judge,
-    choice_prompt,
-    choose,
-    open_rules,
-    options_of,
-    row_options,
-    user_message,
-    whole_number,
-    write_xlsx,
-)
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import Faults, chosen, locate, read_tsv, tsv_images
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks import _choices, _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, locate, read_tsv
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, answers, with_answers
 from mini_internvl.metrics.options import CYCLE, Rotation, circular_hits, internvl_answer
 from mini_internvl.records import Item, Prediction, Score
 
@@ -41,7 +30,6 @@ PROTOCOLS = {
     "vlmevalkit-head": "VLMEvalKit of today: stricter option inference.",
 }
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
 ABILITIES = {
     "coarse_perception": "CP",
     "finegrained_perception (instance-level)": "FP-S",
@@ -82,33 +70,32 @@ def read_items(
     """
     split, protocol = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
     language = chinese if protocol == "paper" else None
-    (path,) = locate(root, benchmark, files[split])
+    path = locate(root, benchmark, [files[split]])
     needed = ("index", "image", "question", "A", "B", *(("answer",) if split == "dev" else ()))
-    rows = read_tsv(path, needed)
-    faults = Faults(path)
-    seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        if not isinstance(whole_number(row["index"]), int):
-            faults.add(number, f'the index "{row["index"]}" is no whole number')
-        elif row["index"] in seen:
-            faults.add(number, f"the index {row['index']} is there twice")
-        seen.add(row["index"])
-        options = row_options(row, LETTERS)
-        if not options:
-            faults.add(number, "no options")
-        elif split == "dev" and row["answer"] not in set(LETTERS):
-            faults.add(number, f'the answer "{row["answer"]}" is none of the letters {LETTERS[0]} to {LETTERS[-1]}')
-    faults.check()
-    for row, images in zip(rows, tsv_images(path, rows), strict=True):
-        options = row_options(row, LETTERS)
-        text = choice_prompt(row, options, chinese=language)
-        yield Item(
-            id=row["index"],
-            messages=user_message(({"type": "image", "image": image} for image in images), text),
-            reference=_truth(row, options, path.stem),
-            max_tiles=6,
-            max_new_tokens=100,
-        )
+    for row in read_tsv(path, needed, check=partial(_wrong, scored=split == "dev"), unique=True):
+        options = _choices.row_options(row, LETTERS)
+        text = _choices.choice_prompt(row, options, chinese=language)
+        ability = row.get("l2-category", "")
+        reference = {
+            "index": int(row["index"]),
+            "question": row["question"],
+            "options": options,
+            "answer": row.get("answer", ""),
+            "category": row.get("category", ""),
+            "ability": ABILITIES.get(ability, ability),
+            "file": path.stem,
+            "sheet": {column: cell for column, cell in row.items() if column not in DROPPED},
+        }
+        yield _vqa.ask(row["index"], row["image"], text, reference, max_tiles=6, max_new_tokens=100)
+
+
+def _wrong(row: Mapping[str, str], *, scored: bool) -> Iterable[str]:
+    if not isinstance(_choices.whole_number(row["index"]), int):
+        yield f'the index "{row["index"]}" is no whole number'
+    if not _choices.row_options(row, LETTERS):
+        yield "no options"
+    elif scored and row["answer"] not in set(LETTERS):
+        yield f'the answer "{row["answer"]}" is none of the letters {LETTERS[0]} to {LETTERS[-1]}'
 
 
 def together(item: Item) -> str:
@@ -116,93 +103,63 @@ def together(item: Item) -> str:
     return str(int(item.reference["index"]) % CYCLE)
 
 
-def _truth(row: Mapping[str, str], options: Mapping[str, str], file: str) -> dict[str, Any]:
-    ability = row.get("l2-category", "")
-    return {
-        "index": int(row["index"]),
-        "question": row["question"],
-        "options": dict(options),
-        "answer": row.get("answer", ""),
-        "category": row.get("category", ""),
-        "ability": ABILITIES.get(ability, ability),
-        "file": file,
-        "sheet": {column: cell for column, cell in row.items() if column not in DROPPED},
-    }
-
-
-def _read(item: Item, text: str, protocol: str, judge: Judge | None) -> Choice:
-    options = options_of(item)
+def _choose(item: Item, text: str, protocol: str, judge: Judge | None) -> _choices.Choice:
     if protocol == "paper":
-        text = internvl_answer(text, options) or ""
-    return choose(item.reference["question"], options, text, version=VERSIONS.get(protocol, "head"), judge=judge)
+        text = internvl_answer(text, item.reference["options"]) or ""
+    return _choices.choose(item, text, version=_choices.VERSIONS.get(protocol, "head"), judge=judge)
 
 
-def score_items(
-    benchmark: str,
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Judge | None = None,
-) -> Score:
-    """``accuracy``, ``ability/CP`` ... ``ability/AR``, ``category/...``, over questions.
+def make_score(benchmark: str) -> Callable[..., Score]:
+    """The ``score`` of a benchmark."""
 
-    Notes: ``undecided`` answers, which count as misses without a judge; ``incomplete`` questions, which have fewer
-    rotations than options and are easier for it; ``no_first_row``, rows that are left out because their question's
-    first row is missing.
-    """
-    kind = chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
-    by_index = {item.reference["index"]: item for item in asked}
-    readings = {item.id: _read(item, texts[item.id], kind, None) for item in asked}
-    rotations = [
-        Rotation(
-            index=item.reference["index"],
-            gold=item.reference["answer"],
-            inferred=None if readings[item.id].undecided else readings[item.id].letter,
-        )
-        for item in asked
-    ]
+    @with_answers(PROTOCOLS)
+    def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
+        """``accuracy``, ``ability/CP`` ... ``ability/AR``, ``category/...``, over questions.
 
-    def ask(rotation: Rotation) -> str:
-        item = by_index[rotation.index]
-        return _read(item, texts[item.id], kind, judge).letter
+        Notes: ``undecided`` answers, which count as misses without a judge; ``incomplete`` questions, which have fewer
+        rotations than options and are easier for it; ``no_first_row``, rows that are left out because their question's
+        first row is missing.
+        """
+        rows = {item.reference["index"]: (item, text) for item, text in asked}
+        choices = {item.reference["index"]: _choose(item, text, protocol, None) for item, text in asked}
+        rotations = [
+            Rotation(
+                index=index,
+                gold=rows[index][0].reference["answer"],
+                inferred=None if choice.undecided else choice.letter,
+            )
+            for index, choice in choices.items()
+        ]
 
-    hits = circular_hits(rotations, ask if judge else None)
-    tally = Tally()
-    tally.results = {"accuracy": []}
-    for group, hit in hits.items():
-        reference = by_index[group].reference
-        labels = [f"{name}/{reference[name]}" for name in ("ability", "category") if reference[name]]
-        tally.add(hit, "accuracy", *labels)
-    waiting = _waiting(rotations)
-    counts: dict[int, int] = {}
-    for rotation in rotations:
-        counts[rotation.group] = counts.get(rotation.group, 0) + 1
-    notes = {
-        "undecided": sum(reading.undecided for reading in readings.values()),
-        "incomplete": sum(counts[group] < len(by_index[group].reference["options"]) for group in hits),
-        "no_first_row": sum(number for group, number in counts.items() if group not in hits),
-    }
-    partial = "" if judge else open_rules(len(waiting & hits.keys()), len(hits), "questions")
-    return tally.score(benchmark, items=len(asked), notes=notes, partial=partial)
+        def ask(row: Rotation) -> str:
+            return _choose(*rows[row.index], protocol, judge).letter
 
+        hits = circular_hits(rotations, ask if judge else None)
+        tally = Tally("accuracy")
+        incomplete = 0
+        counts = Counter(rotation.group for rotation in rotations)
+        for group, hit in hits.items():
+            reference = rows[group][0].reference
+            incomplete += counts[group] < len(reference["options"])
+            labels = [f"{name}/{reference[name]}" for name in ("ability", "category") if reference[name]]
+            tally.add(hit, "accuracy", *labels)
+        wrong = {row.group for row in rotations if row.inferred not in (None, row.gold)}
+        undecided = {row.group for row in rotations if row.inferred is None}
+        notes = {
+            "undecided": sum(choice.undecided for choice in choices.values()),
+            "incomplete": incomplete,
+            "no_first_row": sum(number for group, number in counts.items() if group not in hits),
+        }
+        waiting = 0 if judge else len((undecided - wrong) & hits.keys())
+        partial = _choices.lower_bound(waiting, len(hits), "questions")
+        return tally.score(benchmark, items=len(asked), notes=notes, partial=partial)
 
-def _waiting(rotations: Iterable[Rotation]) -> set[int]:
-    """Questions that only undecided answers keep from being right."""
-    wrong, undecided = set(), set()
-    for rotation in rotations:
-        if rotation.inferred is None:
-            undecided.add(rotation.group)
-        elif rotation.inferred != rotation.gold:
-            wrong.add(rotation.group)
-    return undecided - wrong
+    return score
 
 
 def right(item: Item, text: str) -> bool:
     """Whether one row's answer is right by the paper's rule without a judge; the metrics need every rotation."""
-    return _read(item, text, "paper", None).letter == item.reference["answer"]
+    return _choose(item, text, "paper", None).letter == item.reference["answer"]
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
@@ -211,60 +168,47 @@ def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Pat
     Raises:
         DataError: openpyxl is not installed.
     """
-    asked = list(items)
-    texts = answers(asked, predictions)
-    files: dict[str, list[dict[str, Any]]] = {}
-    for item in asked:
-        cells = dict(item.reference["sheet"])
-        cells["index"] = whole_number(cells["index"])
-        cells["prediction"] = internvl_answer(texts[item.id], options_of(item)) or ""
-        files.setdefault(item.reference["file"], []).append(cells)
-    written = []
-    for name, rows in files.items():
-        columns = [column for column in rows[0] if column != "prediction"]
-        columns.insert(PLACE, "prediction")
-        written.append(write_xlsx(Path(folder) / f"{name}.xlsx", columns, rows))
-    return written
+    asked = answers(items, predictions)
+    cut = [(item, internvl_answer(text, item.reference["options"]) or "") for item, text in asked]
+    return _choices.export_sheets(cut, folder, PLACE)
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question of the worked examples; its first option is right."""
+def example(files: Mapping[str, str], questions: Sequence[tuple[str, ...]], bad: str) -> WorkedExample:
+    """Both files in small, every question in all rotations.
 
-    index: int
-    question: str
-    options: Sequence[str]
-    ability: str
-    category: str
-    hint: str = ""
-
-
-def example(dev: str, test: str, questions: Sequence[Question], bad: Sequence[str]) -> Example:
-    """Both files in small, every question in all rotations; ``bad`` has a wrong answer for each row of ``dev``."""
-    rows = [_row(question, k) for k in range(4) for question in questions if k < len(question.options)]
-    return Example(
+    Args:
+        files: split -> name of the table.
+        questions: of each its ability, then question and options with bars between, the right option first, and
+            perhaps a hint.
+        bad: a wrong answer for each row of the development set, with bars between.
+    """
+    asked = list(zip((0, 1, 7, 12), questions, strict=True))
+    rows = [row for turn in range(4) for index, question in asked for row in _rotation(index, turn, *question)]
+    test = [{name: cell for name, cell in row.items() if name != "answer"} for row in rows[:3]]
+    return WorkedExample(
         files={
-            dev: [{**row, "split": "dev"} for row in rows],
-            test: [{**{k: v for k, v in row.items() if k != "answer"}, "split": "test"} for row in rows[:3]],
+            files["dev"]: [{**row, "split": "dev"} for row in rows],
+            files["test"]: [{**r, "split": "test"} for r in test],
         },
         good=[row["answer"] for row in rows],
-        bad=bad,
+        bad=bad.split("|"),
     )
 
 
-def _row(question: Question, turn: int) -> dict[str, Any]:
-    """One rotation: every option moves up by ``turn`` places."""
-    turned = [*question.options[turn:], *question.options[:turn]]
-    cells = dict(zip("ABCD", turned + [""] * 4, strict=False))
-    return {
-        "index": question.index + turn * CYCLE,
-        "question": question.question,
-        "hint": question.hint,
-        **cells,
-        "answer": "ABCD"[turned.index(question.options[0])],
-        "category": question.category,
-        "image": ExampleImage(seed=question.index),
-        "source": "drawn",
-        "l2-category": question.ability,
-        "comment": "",
-    }
+def _rotation(index: int, turn: int, ability: str, text: str, hint: str = "") -> Iterator[dict[str, Any]]:
+    """The row in which every option has moved up by ``turn`` places, if there are so many options."""
+    question, *options = text.split("|")
+    if turn < len(options):
+        turned = [*options[turn:], *options[:turn]]
+        yield {
+            "index": index + turn * CYCLE,
+            "question": question,
+            "hint": hint,
+            **dict(zip("ABCD", [*turned, "", ""], strict=False)),
+            "answer": "ABCD"[turned.index(options[0])],
+            "category": f"category {index % 2}",
+            "image": ExampleImage(seed=index),
+            "source": "drawn",
+            "l2-category": ability,
+            "comment": "",
+        }

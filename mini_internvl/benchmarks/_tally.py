@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,16 +10,20 @@ from typing import Any
 from mini_internvl.benchmarks._files import chosen
 from mini_internvl.records import Item, Prediction, Score
 
+Asked = Sequence[tuple[Item, str]]
+"""Items with their answers."""
+Judge = Callable[..., str]
 
-def answers(items: Iterable[Item], predictions: Iterable[Prediction]) -> dict[str, str]:
-    """Item id -> answer text, empty where no prediction names the item; of several the last counts."""
+
+def answers(items: Iterable[Item], predictions: Iterable[Prediction]) -> list[tuple[Item, str]]:
+    """Each item with its answer, empty where no prediction names the item; of several the last counts."""
     texts = {prediction.item_id: prediction.text for prediction in predictions}
-    return {item.id: texts.get(item.id, "") for item in items}
+    return [(item, texts.get(item.id, "")) for item in items]
 
 
-def empty_answers(texts: Sequence[str]) -> dict[str, int]:
+def empty_answers(asked: Asked) -> dict[str, int]:
     """A note of how many answers are empty."""
-    return {"empty": sum(not text.strip() for text in texts)}
+    return {"empty": sum(not text.strip() for _, text in asked)}
 
 
 def mean_error(values: Sequence[float]) -> float:
@@ -30,6 +35,27 @@ def mean_error(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
+def with_answers(
+    protocols: Mapping[str, str],
+) -> Callable[[Callable[[Asked, str, Judge | None], Score]], Callable[..., Score]]:
+    """Makes a benchmark's ``score`` of a function of the answered items, the protocol's name and the judge."""
+
+    def decorate(function: Callable[[Asked, str, Judge | None], Score]) -> Callable[..., Score]:
+        @functools.wraps(function)
+        def score(
+            items: Iterable[Item],
+            predictions: Iterable[Prediction],
+            *,
+            protocol: str | None = None,
+            judge: Judge | None = None,
+        ) -> Score:
+            return function(answers(items, predictions), chosen("protocol", protocol, protocols), judge)
+
+        return score
+
+    return decorate
+
+
 def scorer(
     benchmark: str,
     protocols: Mapping[str, str],
@@ -37,7 +63,7 @@ def scorer(
     *,
     metrics: Callable[[Item], Sequence[str]] = lambda item: ("accuracy",),
     order: Sequence[str] = ("accuracy",),
-    notes: Callable[[Sequence[str]], Mapping[str, Any]] = empty_answers,
+    notes: Callable[[Asked], Mapping[str, Any]] = empty_answers,
 ) -> Callable[..., Score]:
     """The ``score`` of a benchmark whose metrics are shares of right answers.
 
@@ -47,21 +73,16 @@ def scorer(
         right: whether an answer counts, by item, text and protocol.
         metrics: the metrics that an item counts towards.
         order: metrics that come first, also where no item counts towards them.
-        notes: what to note about the texts of all answers.
+        notes: what to note about all answers.
     """
 
-    def score(
-        items: Iterable[Item], predictions: Iterable[Prediction], *, protocol: str | None = None, judge: Any = None
-    ) -> Score:
+    @with_answers(protocols)
+    def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
         """Shares of right answers in per cent; no judge is needed."""
-        kind = chosen("protocol", protocol, protocols)
-        asked = list(items)
-        texts = answers(asked, predictions)
-        tally = Tally()
-        tally.results = {metric: [] for metric in order}
-        for item in asked:
-            tally.add(right(item, texts[item.id], kind), *metrics(item))
-        return tally.score(benchmark, items=len(asked), notes=notes(list(texts.values())))
+        tally = Tally(*order)
+        for item, text in asked:
+            tally.add(right(item, text, protocol), *metrics(item))
+        return tally.score(benchmark, items=len(asked), notes=notes(asked))
 
     return score
 
@@ -69,13 +90,15 @@ def scorer(
 class Tally:
     """Collects results (0 to 1, or any unit) under metric names and makes a Score of them.
 
+    The metrics that it is made with come first, also where they get no results.
+
     >>> tally = Tally(); tally.add(1.0, "accuracy", "category/maps"); tally.add(0.0, "accuracy")
     >>> tally.score("demo", items=2).values
     {'accuracy': 50.0, 'category/maps': 100.0}
     """
 
-    def __init__(self) -> None:
-        self.results: dict[str, list[float]] = {}
+    def __init__(self, *metrics: str) -> None:
+        self.results: dict[str, list[float]] = {metric: [] for metric in metrics}
 
     def add(self, result: float, *metrics: str) -> None:
         """Count one result towards each of the metrics; metrics keep the order in which they first came."""

@@ -1,19 +1,13 @@
-"""Question answering over one image: InternVL's data folder, its jsonl files, and the prompts.
-
-InternVL keeps a benchmark in ``data/NAME`` and names images from the folder above (``data/docvqa/val/...``). Here the
-file may lie in ``root/BENCHMARK``, ``root/NAME``, ``root/data/NAME`` or ``root``, and images are looked for with and
-without the leading ``data/NAME/``, then by their bare name.
-"""
+"""Question answering over images: items, prompts, and InternVL's jsonl files of questions with gold answers."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._files import Faults, TableImage, image_paths, locate
+from mini_internvl.benchmarks._files import image_paths, read_rows
 from mini_internvl.records import Item
 
 SENTENCE = "Answer the question using a single word or phrase."
@@ -21,57 +15,78 @@ NEW_TOKENS = 100
 """Answer limit of InternVL's script for short answers."""
 VLMEVALKIT_NEW_TOKENS = 1024
 """Answer limit of VLMEvalKit for every benchmark."""
-PUBLISHED = re.compile(r"(\./)?data/[^/]+/")
-"""How InternVL's files begin an image's name."""
 
 
-def find(root: str | Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
-    """The first of the named files in the first folder below ``root`` that has one."""
-    places = (Path(root) / folder / name for folder in (*folders, "") for name in names)
-    return next((place for place in places if place.is_file()), None)
+def ask(
+    name: str,
+    images: Sequence[Any],
+    text: str,
+    reference: Mapping[str, Any],
+    *,
+    max_tiles: int,
+    max_new_tokens: int,
+) -> Item:
+    """One item: the images (sources, or image parts with more settings), then the text."""
+    parts: list[Any] = [image if isinstance(image, dict) else {"type": "image", "image": image} for image in images]
+    return Item(
+        id=name,
+        messages=[{"role": "user", "content": [*parts, {"type": "text", "text": text}]}],
+        reference=reference,
+        max_tiles=max_tiles,
+        max_new_tokens=max_new_tokens,
+    )
 
 
-def need(root: str | Path, benchmark: str, folders: Sequence[str], names: Sequence[str]) -> Path:
-    """As :func:`find`; the first name is the one to ask for where none is there.
+def short_question(question: str, *, vlmevalkit: bool) -> str:
+    """The question with InternVL's instruction after a space, or as VLMEvalKit writes it, after a line break."""
+    return f"{question}\n{SENTENCE}" if vlmevalkit else f"{question} {SENTENCE}"
+
+
+def read_questions(
+    path: Path,
+    *,
+    name: str = "question_id",
+    image: str = "image",
+    answers: str | None = "answer",
+    key: str | None = None,
+    texts: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Rows with a question, the name of an image, an id and gold answers.
+
+    Args:
+        path: the file.
+        name: field of the id.
+        image: field of the image's name.
+        answers: field of the gold answers, a text or a list of texts; ``None`` where there are none.
+        key: where the rows stand in a JSON file.
+        texts: further fields that hold texts.
 
     Raises:
-        DataError: the folder or the file is missing.
+        DataError: lists the rows where a field is missing or of another kind.
     """
-    return find(root, folders, names) or locate(root, benchmark, names[0])[0]
+
+    def check(row: dict[str, Any]) -> Iterable[str]:
+        if answers and not are_texts(gold_list(row[answers])):
+            yield f"{answers} is neither a text nor a list of texts"
+
+    return read_rows(
+        path, [answers] if answers else [], key=key, texts=[image, "question", *texts], names=[name], check=check
+    )
 
 
-def check_fields(path: Path, rows: Sequence[Mapping[str, Any]], texts: Sequence[str], name: str) -> None:
-    """Refuse rows whose fields are not texts, or whose id (field ``name``) is neither text nor whole number.
-
-    Raises:
-        DataError: lists the rows.
-    """
-    faults = Faults(path)
-    for number, row in enumerate(rows, 1):
-        for field in texts:
-            if not isinstance(row[field], str):
-                faults.add(number, f"{field} is no text")
-        if not isinstance(row[name], str | int):
-            faults.add(number, f"{name} is neither text nor whole number")
-    faults.check()
+def gold_list(golds: Any) -> Any:
+    """A text as a list of one."""
+    return [golds] if isinstance(golds, str) else golds
 
 
-def gold_answers(path: Path, rows: Sequence[Mapping[str, Any]], field: str) -> list[list[str]]:
-    """The gold answers of each row: a text, or a list of texts.
+def are_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
-    Raises:
-        DataError: lists the rows where they are something else.
-    """
-    faults = Faults(path)
-    found: list[list[str]] = []
-    for number, row in enumerate(rows, 1):
-        golds = [row[field]] if isinstance(row[field], str) else row[field]
-        if not isinstance(golds, list) or not all(isinstance(gold, str) for gold in golds):
-            faults.add(number, f"{field} is neither a text nor a list of texts")
-            golds = []
-        found.append(golds)
-    faults.check()
-    return found
+
+def question_images(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
+    """As :func:`image_paths`; InternVL names images from the folder above its ``data/NAME``."""
+    return image_paths(path, names, *folders, path.parent.parent.parent)
 
 
 def unique(names: Iterable[object]) -> list[str]:
@@ -82,42 +97,3 @@ def unique(names: Iterable[object]) -> list[str]:
         seen[name] += 1
         found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
     return found
-
-
-def images(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
-    """Where the images named by a file's rows are.
-
-    Args:
-        path: the file; its own folder is searched first.
-        names: one a row.
-        folders: further folders.
-
-    Raises:
-        DataError: lists the rows whose image is missing.
-    """
-    places = tuple(dict.fromkeys([path.parent, *folders, path.parent.parent.parent]))
-    known: dict[str, str] = {}
-    for name in names:
-        if name not in known:
-            ways = [name, PUBLISHED.sub("", name, count=1) if PUBLISHED.match(name) else name, Path(name).name]
-            there = (way for way in ways if way and any((place / way).is_file() for place in places))
-            known[name] = next(there, ways[1])
-    return [str(place) for place in image_paths(path, [known[name] for name in names], *places)]
-
-
-def short_question(question: str, *, vlmevalkit: bool) -> str:
-    """The question with InternVL's instruction after a space, or as VLMEvalKit writes it, after a line break."""
-    return f"{question}\n{SENTENCE}" if vlmevalkit else f"{question} {SENTENCE}"
-
-
-def ask(
-    name: str, image: str | TableImage, text: str, reference: Mapping[str, Any], *, max_tiles: int, max_new_tokens: int
-) -> Item:
-    """One item: an image, then the text."""
-    return Item(
-        id=name,
-        messages=[{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}],
-        reference=reference,
-        max_tiles=max_tiles,
-        max_new_tokens=max_new_tokens,
-    )

@@ -8,22 +8,14 @@ options from the question's lines "A. text".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import chosen, read_rows
-from mini_internvl.benchmarks._tally import empty_answers, scorer
-from mini_internvl.benchmarks._vqa import (
-    VLMEVALKIT_NEW_TOKENS,
-    ask,
-    check_fields,
-    gold_answers,
-    images,
-    need,
-    unique,
-)
+from mini_internvl.benchmarks import _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, locate
+from mini_internvl.benchmarks._tally import Asked, empty_answers, scorer
 from mini_internvl.metrics.options import infer_option
 from mini_internvl.metrics.relaxed import exact_right
 from mini_internvl.records import Item
@@ -36,10 +28,8 @@ PROTOCOLS = {
     "vlmevalkit-head": "VLMEvalKit now: as before, with stricter rules for long answers.",
 }
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-FOLDERS = ("ai2d", "ai2diagram", "data/ai2diagram")
+FOLDERS = ("ai2diagram", "data/ai2diagram")
 FILES = ("test_vlmevalkit.jsonl", "ai2d_test_vlmevalkit.jsonl")
-COLUMNS = ("image", "question", "question_id", "answer")
 OPTION = re.compile(r"^\(?([A-Z])[.:)] ?(.*)$", re.MULTILINE)
 
 
@@ -51,16 +41,14 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
-    path = need(root, "ai2d", FOLDERS, FILES)
-    rows = read_rows(path, COLUMNS)
-    check_fields(path, rows, ("image", "question"), "question_id")
-    golds = gold_answers(path, rows, "answer")
-    names = unique(row["question_id"] for row in rows)
-    places = images(path, [row["image"] for row in rows], Path(root))
-    for row, gold, name, place in zip(rows, golds, names, places, strict=True):
-        reference = {"answers": gold, "options": read_options(row["question"])}
-        tokens = 10 if kind == "paper" else VLMEVALKIT_NEW_TOKENS
-        yield ask(name, place, row["question"], reference, max_tiles=6, max_new_tokens=tokens)
+    path = locate(root, "ai2d", FILES, FOLDERS)
+    rows = _vqa.read_questions(path)
+    names = _vqa.unique(row["question_id"] for row in rows)
+    images = _vqa.question_images(path, [row["image"] for row in rows], Path(root))
+    tokens = 10 if kind == "paper" else _vqa.VLMEVALKIT_NEW_TOKENS
+    for row, name, image in zip(rows, names, images, strict=True):
+        reference = {"answers": _vqa.gold_list(row["answer"]), "options": read_options(row["question"])}
+        yield _vqa.ask(name, [image], row["question"], reference, max_tiles=6, max_new_tokens=tokens)
 
 
 def read_options(question: str) -> dict[str, str]:
@@ -81,9 +69,9 @@ def right(item: Item, text: str, protocol: str = "paper") -> bool:
     return letter is not None and letter in answer
 
 
-def _notes(texts: Sequence[str]) -> dict[str, int]:
+def _notes(asked: Asked) -> dict[str, int]:
     """``empty`` answers, and ``more than a letter``, which the paper's protocol counts as wrong."""
-    return {**empty_answers(texts), "more than a letter": sum(len(text.strip()) > 1 for text in texts)}
+    return {**empty_answers(asked), "more than a letter": sum(len(text.strip()) > 1 for _, text in asked)}
 
 
 score = scorer("ai2d", PROTOCOLS, right, notes=_notes)
@@ -96,7 +84,7 @@ def _row(number: int, question: str, options: str, answer: str) -> dict[str, Any
     return {"image": name, "question": text, "question_id": name, "answer": answer}
 
 
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
         "ai2diagram/test_vlmevalkit.jsonl": [
             _row(1, "Which stage follows the egg?", "adult moth|larva|pupa|egg", "B"),

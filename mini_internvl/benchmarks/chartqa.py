@@ -8,26 +8,17 @@ the model's answer, not to the gold one (see ``metrics/relaxed.py``); "standard-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import chosen, read_rows
-from mini_internvl.benchmarks._tally import Tally, answers
-from mini_internvl.benchmarks._vqa import (
-    NEW_TOKENS,
-    VLMEVALKIT_NEW_TOKENS,
-    ask,
-    check_fields,
-    gold_answers,
-    images,
-    need,
-    short_question,
-    unique,
-)
+from mini_internvl.benchmarks import _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, locate
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, empty_answers, with_answers
 from mini_internvl.metrics.relaxed import relaxed_right, vlmevalkit_golds
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item, Score
 
 TITLE = "ChartQA"
 HALVES = ("human", "augmented")
@@ -39,9 +30,6 @@ PROTOCOLS = {
     "vlmevalkit-head": "VLMEvalKit now: prompt with a line break, 5% of the gold answer.",
 }
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-FOLDERS = ("chartqa", "data/chartqa")
-COLUMNS = ("image", "question", "question_id", "answer")
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
@@ -50,67 +38,40 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     The files are ``test_human.jsonl`` and ``test_augmented.jsonl``, the human half first.
     """
     name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
-    for half, path in [(half, _path(root, half)) for half in HALVES if name in ("test", half)]:
-        rows = read_rows(path, COLUMNS)
-        check_fields(path, rows, ("image", "question"), "question_id")
-        golds = gold_answers(path, rows, "answer")
-        places = images(path, [row["image"] for row in rows], Path(root))
-        names = unique(f"{half}/{row['question_id']}" for row in rows)
-        vlmevalkit = kind.startswith("vlmevalkit")
-        for row, gold, place, item_id in zip(rows, golds, places, names, strict=True):
-            yield ask(
-                item_id,
-                place,
-                short_question(row["question"], vlmevalkit=vlmevalkit),
-                {"half": half, "answers": row["answer"] if isinstance(row["answer"], str) else gold},
-                max_tiles=12,
-                max_new_tokens=VLMEVALKIT_NEW_TOKENS if vlmevalkit else NEW_TOKENS,
-            )
+    vlmevalkit = kind.startswith("vlmevalkit")
+    tokens = _vqa.VLMEVALKIT_NEW_TOKENS if vlmevalkit else _vqa.NEW_TOKENS
+    halves = [half for half in HALVES if name in ("test", half)]
+    paths = [locate(root, "chartqa", [f"test_{half}.jsonl"], ["data/chartqa"]) for half in halves]
+    for half, path in zip(halves, paths, strict=True):
+        rows = _vqa.read_questions(path)
+        names = _vqa.unique(f"{half}/{row['question_id']}" for row in rows)
+        images = _vqa.question_images(path, [row["image"] for row in rows], Path(root))
+        for row, item_id, image in zip(rows, names, images, strict=True):
+            text = _vqa.short_question(row["question"], vlmevalkit=vlmevalkit)
+            reference = {"half": half, "answers": row["answer"]}
+            yield _vqa.ask(item_id, [image], text, reference, max_tiles=12, max_new_tokens=tokens)
 
 
-def _path(root: str | Path, half: str) -> Path:
-    return need(root, "chartqa", FOLDERS, (f"test_{half}.jsonl",))
-
-
-def _right(golds: str | list[str], text: str, protocol: str) -> bool:
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether an answer counts in a protocol."""
+    golds = item.reference["answers"]
     if protocol.startswith("vlmevalkit"):
         golds = vlmevalkit_golds(golds, texts_only=protocol == "vlmevalkit-2024-10")
     by_answer = protocol in ("paper", "vlmevalkit-2024-10")
     return relaxed_right(text, golds, relative_to="answer" if by_answer else "gold")
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether an answer counts in the paper's protocol."""
-    return _right(item.reference["answers"], text, "paper")
-
-
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """``accuracy``, the mean of the halves among the items, and each half's own, in per cent; no judge is needed."""
-    kind = chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
-    tally = Tally()
-    tally.results = {half: [] for half in HALVES if any(item.reference["half"] == half for item in asked)}
-    for item in asked:
-        tally.add(_right(item.reference["answers"], texts[item.id], kind), item.reference["half"])
-    halves = list(tally.results)
-    mean = sum(tally.value(half) for half in halves) / max(1, len(halves))
-    error = math.hypot(*(tally.error(half) for half in halves)) / max(1, len(halves))
-    found = tally.score("chartqa", items=len(asked))
-    return Score(
-        benchmark="chartqa",
-        values={PRIMARY_METRIC: mean, **found.values},
-        errors={PRIMARY_METRIC: error, **found.errors},
-        counts=found.counts,
-        items=len(asked),
-        notes={"empty": sum(not text.strip() for text in texts.values())},
-    )
+    halves = [half for half in HALVES if any(item.reference["half"] == half for item, _ in asked)]
+    tally = Tally(*halves)
+    for item, text in asked:
+        tally.add(right(item, text, protocol), item.reference["half"])
+    found = tally.score("chartqa", items=len(asked), notes=empty_answers(asked))
+    mean = sum(found.values.values()) / max(1, len(halves))
+    error = math.hypot(*found.errors.values()) / max(1, len(halves))
+    return replace(found, values={PRIMARY_METRIC: mean, **found.values}, errors={PRIMARY_METRIC: error, **found.errors})
 
 
 def _row(half: str, number: int, question: str, answer: str | list[str]) -> dict[str, Any]:
@@ -118,7 +79,7 @@ def _row(half: str, number: int, question: str, answer: str | list[str]) -> dict
     return {"image": name, "question": question, "question_id": number, "answer": answer}
 
 
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
         "chartqa/test_human.jsonl": [
             _row("human", 0, "What share does the red bar have?", "12%"),

@@ -9,22 +9,21 @@ Official file: ``dior_rsvg_test.json``; its images are named relative to ``image
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._domains import annotation, image_folders
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import Faults, chosen, image_paths, read_rows
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks import _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, image_folders, image_paths, locate, read_rows, with_val
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, with_answers
 from mini_internvl.metrics.grounding import FIELDS, Box, grounding_right, iou, read_box
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item, Score
 
 TITLE = "DIOR-RSVG"
 SPLITS = ("test",)
 PROTOCOLS = {"paper": "InternVL's script: the first [[x1, y1, x2, y2]], IoU with inclusive pixels above 0.5."}
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
 FILE = "dior_rsvg_test.json"
 PREFIX = "Detect "
 
@@ -33,29 +32,21 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """One item a row; DataError names what is wrong with the files."""
     chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
-    path = annotation(root, "dior_rsvg", FILE)
-    rows = read_rows(path, ("image", "prompt", "bbox", "size"))
-    faults = Faults(path)
-    for number, row in enumerate(rows, 1):
-        if not _numbers(row["bbox"], FIELDS):
-            faults.add(number, "bbox is not four numbers")
-        if not _numbers(row["size"], 2) or min(row["size"]) <= 0:
-            faults.add(number, "size is not width and height")
-        if not isinstance(row["prompt"], str):
-            faults.add(number, "prompt is not a text")
-    faults.check()
-    places = image_paths(path, [str(row["image"]) for row in rows], *image_folders(path))
-    for number, (row, place) in enumerate(zip(rows, places, strict=True)):
-        text = PREFIX + row["prompt"]
-        yield Item(
-            id=str(number),
-            messages=[
-                {"role": "user", "content": [{"type": "image", "image": str(place)}, {"type": "text", "text": text}]}
-            ],
-            reference={"box": row["bbox"], "size": row["size"], "question": row["prompt"]},
-            max_tiles=12,
-            max_new_tokens=200,
-        )
+    path = locate(root, "dior_rsvg", with_val(FILE))
+    rows = read_rows(path, ("image", "prompt", "bbox", "size"), check=_wrong)
+    images = image_paths(path, [str(row["image"]) for row in rows], *image_folders(path))
+    for number, (row, image) in enumerate(zip(rows, images, strict=True)):
+        reference = {"box": row["bbox"], "size": row["size"], "question": row["prompt"]}
+        yield _vqa.ask(str(number), [image], PREFIX + row["prompt"], reference, max_tiles=12, max_new_tokens=200)
+
+
+def _wrong(row: dict[str, Any]) -> Iterable[str]:
+    if not _numbers(row["bbox"], FIELDS):
+        yield "bbox is not four numbers"
+    if not _numbers(row["size"], 2) or min(row["size"]) <= 0:
+        yield "size is not width and height"
+    if not isinstance(row["prompt"], str):
+        yield "prompt is not a text"
 
 
 def _numbers(value: Any, count: int) -> bool:
@@ -66,26 +57,18 @@ def _numbers(value: Any, count: int) -> bool:
     )
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """``accuracy`` (at IoU 0.5) and ``mean_iou``, in per cent; no judge is needed.
 
     Notes: ``unreadable`` counts answers without a box that the official script reads; they are wrong, with an IoU of 0.
     """
-    chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
     tally = Tally()
     unreadable = 0
-    for item in asked:
-        box = _read(item, texts[item.id])
+    for item, text in asked:
+        box = _read(item, text)
         unreadable += box is None
-        tally.add(right(item, texts[item.id]), "accuracy")
+        tally.add(right(item, text), "accuracy")
         overlap = 0.0 if box is None else iou(box, item.reference["box"])
         tally.add(min(1.0, max(0.0, overlap)) if math.isfinite(overlap) else 0.0, "mean_iou")
     return tally.score("dior_rsvg", items=len(asked), notes={"unreadable": unreadable})
@@ -117,7 +100,7 @@ def _row(image: str, phrase: str, box: list[float], size: list[int]) -> dict[str
     return {"image": name, "prompt": f"<ref>{phrase}</ref>", "bbox": box, "size": size}
 
 
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
         FILE: [
             _row("00001", "the red ship on the left", [80, 80, 240, 240], [800, 800]),

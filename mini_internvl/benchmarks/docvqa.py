@@ -6,33 +6,19 @@ RRC's annotation file (``val_v1.0.json`` or ``val_v1.0_withQT.json``); the latte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._anls import (
-    LOWER_IS_BETTER,
-    PRIMARY_METRIC,
-    PROTOCOLS,
-    SPLITS,
-    UNSCORED,
-    Layout,
-    export_answers,
-    read_items,
-    right,
-    score_items,
-)
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.records import Item
-
-__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "right"]
+from mini_internvl.benchmarks import _anls
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
 
 TITLE = "DocVQA"
+SPLITS, UNSCORED, PROTOCOLS = _anls.SPLITS, _anls.UNSCORED, _anls.PROTOCOLS
+PRIMARY_METRIC, right = _anls.PRIMARY_METRIC, _anls.right
 _NAMES = ("{0}_v1.0.json", "{0}_v1.0_withQT.json")
-LAYOUT = Layout(
+LAYOUT = _anls.Layout(
     benchmark="docvqa",
-    folders=("docvqa", "data/docvqa"),
+    folders=("data/docvqa",),
     questions={split: (f"{split}.jsonl",) for split in SPLITS},
     annotations={
         split: [place.format(split) for name in _NAMES for place in (name, f"{{0}}/{name}")] for split in SPLITS
@@ -44,47 +30,34 @@ LAYOUT = Layout(
 )
 
 
-def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """One item a question, with the official id; DataError says what is wrong with the files."""
-    return read_items(LAYOUT, root, split, protocol=protocol)
+items = partial(_anls.read_items, LAYOUT)
+score = _anls.make_score(LAYOUT.benchmark)
+export = partial(_anls.export_answers, LAYOUT.benchmark)
 
 
-score = partial(score_items, LAYOUT)
-export = partial(export_answers, LAYOUT)
+def _row(name: int, question: str, golds: list[str] | None = None, kinds: list[str] | None = None) -> dict[str, Any]:
+    """A row of the annotation file, for the example."""
+    row = {"questionId": name, "question": question, "image": f"documents/abcd0001_{name % 2 + 1}.png", "docId": 279}
+    return row | ({"answers": golds, "question_types": kinds} if golds else {})
 
 
-def _rows(split: str, *asked: tuple[int, str, list[str], list[str]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the jsonl file and the annotation file, from (id, question, answers, question types)."""
-    lines: list[dict[str, Any]] = []
-    data: list[dict[str, Any]] = []
-    for name, question, golds, kinds in asked:
-        page = f"documents/abcd0001_{name % 2 + 1}.png"
-        scored = {"question_types": kinds, "answers": golds} if split == "val" else {}
-        lines.append({"image": f"data/docvqa/{split}/{page}", "question": question, "question_id": name})
-        if split == "val":
-            lines[-1]["answer"] = golds[0]
-        place = {"image": page, "docId": 279 + name, "ucsf_document_id": "abcd0001", "ucsf_document_page_no": "1"}
-        data.append({"questionId": name, "question": question, **place, "data_split": split, **scored})
-    return lines, {"dataset_name": "SP-DocVQA", "dataset_version": "1.0", "dataset_split": split, "data": data}
+_VAL = [
+    _row(49153, "What is the actual value per 1000, during the year 1975?", ["0.28", ".28"], ["figure/diagram"]),
+    _row(24580, "Who sent the letter?", ["Orla Textiles"], ["handwritten", "form"]),
+    _row(57349, "Which date is given?", ["April 12,1999", "12 April 1999"], ["layout"]),
+    _row(57350, "Wie heißt die Straße?", ["Große Straße 5"], ["free_text"]),
+    _row(24581, "What is written at the top?", ["北京大学"], ["others"]),
+]
+_TEST = [_row(57344, "What is the name of the person?"), _row(57345, "What is the total?")]
 
 
-_VAL = _rows(
-    "val",
-    (49153, "What is the actual value per 1000, during the year 1975?", ["0.28", ".28"], ["figure/diagram"]),
-    (24580, "Who sent the letter?", ["Orla Textiles"], ["handwritten", "form"]),
-    (57349, "Which date is given?", ["April 12,1999", "12 April 1999"], ["layout"]),
-    (57350, "Wie heißt die Straße?", ["Große Straße 5"], ["free_text"]),
-    (24581, "What is written at the top?", ["北京大学"], ["others"]),
-)
-_TEST = _rows("test", (57344, "What is the name of the person?", [], []), (57345, "What is the total?", [], []))
+def _files(split: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    names = f"docvqa/{split}.jsonl", f"docvqa/{split}/{split}_v1.0.json", f"data/docvqa/{split}/"
+    return _anls.example_files(LAYOUT, split, *names, rows)
 
-EXAMPLE = Example(
-    files={
-        "docvqa/val.jsonl": _VAL[0],
-        "docvqa/val/val_v1.0.json": _VAL[1],
-        "docvqa/test.jsonl": _TEST[0],
-        "docvqa/test/test_v1.0.json": _TEST[1],
-    },
+
+EXAMPLE = WorkedExample(
+    files=_files("val", _VAL) | _files("test", _TEST),
     images={
         f"docvqa/{split}/documents/abcd0001_{page}.png": ExampleImage(width=100, height=140, seed=page)
         for split in SPLITS

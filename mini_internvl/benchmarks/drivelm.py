@@ -18,15 +18,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._domains import annotation
 from mini_internvl.benchmarks._drivelm import PROMPTS, Asked, Stitched, Views, read_prompts, read_questions
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import chosen
-from mini_internvl.benchmarks._tally import answers, mean_error
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, locate, with_val
+from mini_internvl.benchmarks._tally import Asked as Answered
+from mini_internvl.benchmarks._tally import Judge, answers, mean_error, with_answers
 from mini_internvl.data import DataError
 from mini_internvl.metrics import drivelm as metric
 from mini_internvl.records import Item, Part, Prediction, Score
@@ -40,8 +40,10 @@ PROTOCOLS = {
 }
 PRIMARY_METRIC = "final"
 PRIMARY_METRIC_MAX = 1.0
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-FILES = {"val": ("v1_1_val_nus.json", "test_eval.json"), "val_q_only": ("v1_1_val_nus_q_only.json",)}
+FILES = {
+    "val": [*with_val("v1_1_val_nus.json"), *with_val("test_eval.json")],
+    "val_q_only": with_val("v1_1_val_nus_q_only.json"),
+}
 OBJECTS = (
     "Objects are encoded using <c,CAM,[cx,cy]>, where c is the identifier, CAM indicates the camera where the object's "
     "center point is situated, and x, y represent the horizontal and vertical coordinates of the center point of the "
@@ -65,7 +67,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
     prompts = read_prompts(root, "drivelm") if kind == "paper" else None
     try:
-        path = _file(root, FILES[name])
+        path = locate(root, "drivelm", FILES[name])
     except DataError:
         if prompts is None or name == "val":
             raise
@@ -87,17 +89,6 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
         if name not in UNSCORED:
             reference["answer"] = question.row["A"]
         yield _item(question.id, images[question.scene, question.frame], text, reference)
-
-
-def _file(root: str | Path, names: Sequence[str]) -> Path:
-    """The first of the named files that is there."""
-    missing = []
-    for name in names:
-        try:
-            return annotation(root, "drivelm", name)
-        except DataError as error:
-            missing.append(error)
-    raise missing[0]
 
 
 def _images(views: Views, question: Asked, protocol: str) -> list[Part]:
@@ -137,13 +128,8 @@ def _answer(item: Item, text: str) -> str:
     return metric.to_cameras(text) if item.reference["stitched"] else text
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Answered, protocol: str, judge: Judge | None) -> Score:
     """``final``, ``accuracy``, ``language`` and its parts from 0 to 1; ``chatgpt``, ``match`` and its halves to 100.
 
     Notes: ``dropped`` counts questions that the graph of their frame leaves out, ``broken`` those on which the official
@@ -152,11 +138,9 @@ def score(
     Raises:
         ValueError: the items have no answers.
     """
-    chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    if any(item.reference["answer"] is None for item in asked):
+    if any(item.reference["answer"] is None for item, _ in asked):
         raise ValueError("drivelm: these questions have no published answers; export the predictions instead")
-    results = metric.collect(_grouped(asked, answers(asked, predictions)))
+    results = metric.collect(_grouped(asked))
     values: dict[str, float] = {}
     errors: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -204,20 +188,20 @@ def _missing(values: dict[str, float], *, judged: bool) -> str:
     return f"no scored answer belongs to {' or '.join(parts)}, so the final score is missing"
 
 
-def _grouped(asked: Sequence[Item], texts: dict[str, str]) -> list[list[metric.Question]]:
+def _grouped(asked: Answered) -> list[list[metric.Question]]:
     """Questions by frame, in their official order."""
-    frames: dict[tuple[str, str], list[Item]] = {}
-    for item in asked:
-        frames.setdefault((item.reference["scene"], item.reference["frame"]), []).append(item)
+    frames: dict[str, list[tuple[Item, str]]] = {}
+    for item, text in asked:
+        frames.setdefault(together(item), []).append((item, text))
     return [
         [
             metric.Question(
                 question=item.reference["question"],
                 gold=item.reference["answer"],
-                answer=_answer(item, texts[item.id]),
+                answer=_answer(item, text),
                 tags=item.reference["tag"],
             )
-            for item in sorted(group, key=lambda item: item.reference["number"])
+            for item, text in sorted(group, key=lambda pair: pair[0].reference["number"])
         ]
         for group in frames.values()
     ]
@@ -226,7 +210,7 @@ def _grouped(asked: Sequence[Item], texts: dict[str, str]) -> list[list[metric.Q
 class _Grade:
     """Asks the judge for a number from 0 to 100."""
 
-    def __init__(self, judge: Callable[..., str]) -> None:
+    def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.unreadable = 0
 
@@ -268,16 +252,14 @@ def right(item: Item, text: str) -> bool:
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: str | Path) -> list[Path]:
     """``output.json`` for the official scripts; ``submission.json`` for the server: fill in its first six fields."""
-    asked = list(items)
-    texts = answers(asked, predictions)
     results = [
         {
             "id": item.id,
             "question": item.reference["question"],
-            "answer": _answer(item, texts[item.id]),
+            "answer": _answer(item, text),
             "gt_answer": item.reference["answer"] or "",
         }
-        for item in asked
+        for item, text in answers(items, predictions)
     ]
     wrapper = {"method": "", "team": "", "authors": [""], "email": "", "institution": "", "country": ""}
     folder = Path(folder)
@@ -312,7 +294,7 @@ _BEHAVIOUR = "Predict the behavior of the ego vehicle. Options: A. Going straigh
 _BUS = "There is a red bus to the front of the ego vehicle. Its ID is <c1,CAM_FRONT,800.0,450.0>."
 _TRAM = "There is a tram – straßenbahn – to the back. Its ID is <c1,CAM_BACK,400.5,300.2>."
 
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
         "v1_1_val_nus.json": {
             "scene1": {

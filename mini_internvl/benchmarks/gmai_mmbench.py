@@ -14,26 +14,15 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._choices import (
-    Choice,
-    Judge,
-    choice_prompt,
-    choose,
-    open_rules,
-    options_of,
-    row_options,
-    user_message,
-    whole_number,
-    write_xlsx,
-)
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import Faults, chosen, locate, read_tsv, tsv_images
-from mini_internvl.benchmarks._tally import Tally, answers
-from mini_internvl.data import DataError
+from mini_internvl.benchmarks import _choices, _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, find, locate, read_tsv
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, answers, with_answers
 from mini_internvl.metrics.options import answered_letters, multi_answer
 from mini_internvl.records import Item, Prediction, Score
 
@@ -45,7 +34,6 @@ PROTOCOLS = {
     "vlmevalkit-head": "VLMEvalKit of today: stricter option inference.",
 }
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
 VAL = ("GMAI-MMBench_VAL.tsv", "GMAI_mm_bench_VAL.tsv")
 TEST = tuple(f"GMAI_mm_bench_TEST_part_{part}.tsv" for part in range(1, 12))
 NEEDED = ("index", "image", "question", "A", "B")
@@ -68,67 +56,43 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     split = chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
+    if split == "val":
+        paths = [locate(root, "gmai_mmbench", VAL)]
+    else:
+        paths = [path for name in TEST if (path := find(root, "gmai_mmbench", [name]))]
+        paths = paths or [locate(root, "gmai_mmbench", TEST[:1])]
     seen: set[str] = set()
-    for path in _paths(root, split):
-        rows = _read(path, answered=split == "val")
-        for row, images in zip(rows, tsv_images(path, rows), strict=True):
+    scored = split == "val"
+    needed = (*NEEDED, "answer") if scored else NEEDED
+    for path in paths:
+        for row in read_tsv(path, needed, check=partial(_wrong, scored=scored), unique=True, rename=_column):
             name = row["index"] if row["index"] not in seen else f"{path.stem}/{row['index']}"
             seen.add(name)
-            options, gold = row_options(row), _letters(row.get("answer", ""))
-            text = choice_prompt(row, options)
+            options, gold = _choices.row_options(row), _letters(row.get("answer", ""))
+            text = _choices.choice_prompt(row, options)
             if len(gold) > 1:
                 text = f"{text.rsplit(chr(10), 1)[0]}\n{MULTI_SUFFIX}"
-            yield Item(
-                id=name,
-                messages=user_message(({"type": "image", "image": image} for image in images), text),
-                reference={
-                    "question": row["question"],
-                    "options": options,
-                    "answer": gold,
-                    "labels": {group: row[column] for group, column in GROUPS.items() if row.get(column)},
-                    "file": path.stem,
-                    "sheet": {column: cell for column, cell in row.items() if column != "image"},
-                },
-                max_tiles=6,
-                max_new_tokens=1024,
-            )
+            reference = {
+                "question": row["question"],
+                "options": options,
+                "answer": gold,
+                "labels": {group: row[column] for group, column in GROUPS.items() if row.get(column)},
+                "file": path.stem,
+                "sheet": {column: cell for column, cell in row.items() if column != "image"},
+            }
+            yield _vqa.ask(name, row["image"], text, reference, max_tiles=6, max_new_tokens=1024)
 
 
-def _paths(root: str | Path, split: str) -> list[Path]:
-    """The file of VAL under either name, or those parts of TEST that are there."""
-    names = VAL if split == "val" else TEST
-    found = []
-    for name in names:
-        try:
-            found += locate(root, "gmai_mmbench", name)
-        except DataError:
-            continue
-    return (found[:1] if split == "val" else found) or locate(root, "gmai_mmbench", names[0])
+def _column(name: str) -> str:
+    """A column in lower case, but for the options'."""
+    return name if name in string.ascii_uppercase else name.lower()
 
 
-def _read(path: Path, *, answered: bool) -> list[dict[str, str]]:
-    """The rows, their column names in lower case but for the options'; checked."""
-    rows = [
-        {name if name in string.ascii_uppercase else name.lower(): cell for name, cell in row.items()}
-        for row in read_tsv(path, ())
-    ]
-    needed = (*NEEDED, "answer") if answered else NEEDED
-    missing = [name for name in needed if rows and name not in rows[0]]
-    if missing or not rows:
-        what = f"the header has no column {', '.join(missing)}" if missing else "there are no rows"
-        raise DataError(f"{path}: {what}; is it the official tab-separated file?")
-    faults = Faults(path)
-    seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        if row["index"] in seen:
-            faults.add(number, f"the index {row['index']} is there twice")
-        seen.add(row["index"])
-        if not row_options(row):
-            faults.add(number, "no options")
-        elif answered and not _letters(row["answer"]):
-            faults.add(number, f'the answer "{row["answer"]}" is no letter')
-    faults.check()
-    return rows
+def _wrong(row: dict[str, Any], *, scored: bool) -> Iterable[str]:
+    if not _choices.row_options(row):
+        yield "no options"
+    elif scored and not _letters(row["answer"]):
+        yield f'the answer "{row["answer"]}" is no letter'
 
 
 def _letters(answer: str) -> list[str]:
@@ -137,57 +101,42 @@ def _letters(answer: str) -> list[str]:
     return list(dict.fromkeys(letters)) if set(letters) <= set(string.ascii_uppercase) else []
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Judge | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """``accuracy`` over single-choice questions, by ``task/``, ``department/``, ``granularity/`` and ``modality/``.
 
     ``multi/accuracy`` and ``multi/recall`` are over the questions with several right options, if there are any. Names
     of granularities are in lower case (``granularity/contour level`` is the paper's Seg C). Notes: ``undecided`` single
     choices that wait for a judge, ``multi`` questions.
     """
-    version = _VERSIONS[chosen("protocol", protocol, PROTOCOLS)]
-    asked = list(items)
-    texts = answers(asked, predictions)
-    tally = Tally()
-    tally.results = {"accuracy": []}
+    tally = Tally("accuracy")
     undecided = multi = 0
-    for item in asked:
+    for item, text in asked:
         if len(item.reference["answer"]) > 1:
             multi += 1
-            accuracy, recall = _shares(item, texts[item.id])
+            accuracy, recall = _shares(item, text)
             tally.add(accuracy, "multi/accuracy")
             tally.add(recall, "multi/recall")
             continue
-        choice = _choice(item, texts[item.id], version, judge)
+        choice = _choices.choose(item, text, version=_VERSIONS[protocol], judge=judge)
         undecided += choice.undecided
-        tally.add([choice.letter] == item.reference["answer"], "accuracy", *_tally(item.reference["labels"]))
-    partial = open_rules(0 if judge else undecided, len(asked) - multi)
+        labels = item.reference["labels"].items()
+        metrics = [f"{group}/{name.lower() if group == 'granularity' else name}" for group, name in labels]
+        tally.add([choice.letter] == item.reference["answer"], "accuracy", *metrics)
+    partial = _choices.lower_bound(0 if judge else undecided, len(asked) - multi)
     notes = {"undecided": undecided, "multi": multi}
     return tally.score("gmai_mmbench", items=len(asked), notes=notes, partial=partial)
 
 
-def _choice(item: Item, text: str, version: str, judge: Judge | None) -> Choice:
-    return choose(item.reference["question"], options_of(item), text, version=version, judge=judge)
-
-
 def _shares(item: Item, text: str) -> tuple[float, float]:
-    return multi_answer(answered_letters(text, options_of(item)), item.reference["answer"])
-
-
-def _tally(labels: Mapping[str, str]) -> list[str]:
-    return [f"{group}/{name.lower() if group == 'granularity' else name}" for group, name in labels.items()]
+    return multi_answer(answered_letters(text, item.reference["options"]), item.reference["answer"])
 
 
 def right(item: Item, text: str) -> bool:
     """Whether an answer is right by the paper's rules without a judge; of several right options all and no other."""
     if len(item.reference["answer"]) > 1:
         return _shares(item, text) == (1.0, 1.0)
-    return [_choice(item, text, "2024-10", None).letter] == item.reference["answer"]
+    return [_choices.choose(item, text, version="2024-10", judge=None).letter] == item.reference["answer"]
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
@@ -196,47 +145,43 @@ def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Pat
     Raises:
         DataError: openpyxl is not installed.
     """
-    asked = list(items)
-    texts = answers(asked, predictions)
-    files: dict[str, list[dict[str, Any]]] = {}
-    for item in asked:
-        cells = {**item.reference["sheet"], "prediction": texts[item.id]}
-        cells["index"] = whole_number(cells["index"])
-        files.setdefault(item.reference["file"], []).append(cells)
-    return [write_xlsx(Path(folder) / f"{name}.xlsx", list(rows[0]), rows) for name, rows in files.items()]
+    return _choices.export_sheets(answers(items, predictions), folder)
 
 
-def _row(index: int, options: Sequence[str], answer: str, granularity: str, **more: str) -> dict[str, Any]:
-    """A row of a table, for the example."""
-    return {
+def _row(index: int, options: str, answer: str, granularity: str, **more: str) -> dict[str, Any]:
+    """A row of a table, for the example; the options have bars between."""
+    row = {
         "index": index,
         "image": ExampleImage(seed=index),
-        "question": more.get("question", "Which finding is shown in the marked region?"),
-        **dict(zip("ABCDE", [*options, *[""] * 5], strict=False)),
+        "question": "Which finding is shown in the marked region?",
+        **dict(zip("ABCDE", [*options.split("|"), *[""] * 5], strict=False)),
         "answer": answer,
-        "category": more.get("category", "finding"),
+        "category": "finding",
         "l2-category": "medical",
-        "split": more.get("split", "val"),
-        "modality": more.get("modality", "CT"),
-        "clinical vqa task": more.get("task", "disease diagnosis"),
-        "department": more.get("department", "ophthalmology"),
+        "split": "val",
+        "modality": "CT",
+        "clinical vqa task": "disease diagnosis",
+        "department": "ophthalmology",
         "perceptual granularity": granularity,
     }
+    if not answer:
+        del row["answer"]
+    return row | more
 
 
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
         VAL[0]: [
-            _row(1, ["nerve", "vessel"], "B", "Contour Level", task="nervous tissue"),
-            _row(2, ["mild", "moderate", "severe"], "A", "Mask Level", task="severity grading", modality="MR"),
-            _row(3, ["cataract", "None", "glaucoma", "NA"], "D", "Image Level"),
-            _row(4, ["肺炎", "正常"], "A", "Box Level", question="图中显示的是什么？", department="pulmonary medicine"),
-            _row(5, ["cyst", "≥ 2 mm", "clip", "scar", "stent"], "B", "Mask Level", modality="X-ray"),
-            _row(6, ["drusen", "bleeding", "scar", "oedema"], "A,C", "Image Level", category="several"),
-            _row(7, ["left", "right", "both"], "['B', 'C']", "Image Level", category="several"),
+            _row(1, "nerve|vessel", "B", "Contour Level", **{"clinical vqa task": "nervous tissue"}),
+            _row(2, "mild|moderate|severe", "A", "Mask Level", modality="MR"),
+            _row(3, "cataract|None|glaucoma|NA", "D", "Image Level"),
+            _row(4, "肺炎|正常", "A", "Box Level", question="图中显示的是什么？", department="pulmonary medicine"),
+            _row(5, "cyst|≥ 2 mm|clip|scar|stent", "B", "Mask Level", modality="X-ray"),
+            _row(6, "drusen|bleeding|scar|oedema", "A,C", "Image Level", category="several"),
+            _row(7, "left|right|both", "['B', 'C']", "Image Level", category="several"),
         ],
-        TEST[0]: [{k: v for k, v in _row(4551, ["yes", "no"], "", "Box Level", split="test").items() if k != "answer"}],
-        TEST[10]: [{k: v for k, v in _row(25831, ["a", "=b"], "", "Box Level", split="test").items() if k != "answer"}],
+        TEST[0]: [_row(4551, "yes|no", "", "Box Level", split="test")],
+        TEST[10]: [_row(25831, "a|=b", "", "Box Level", split="test")],
     },
     good=["B", "(A)", "D", "A. 肺炎", "The answer is B.", "A, C", "C,B"],
     bad=["A", "", "None of these", "B", "stent", "B", "A"],

@@ -15,26 +15,18 @@ Files: VLMEvalKit's ``MathVista_MINI.tsv``, or the official ``testmini.json`` (o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import (
-    Faults,
-    chosen,
-    image_paths,
-    locate,
-    read_json,
-    read_tsv,
-    tsv_images,
-)
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks import _choices, _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import Faults, chosen, image_paths, locate, read_json, read_tsv
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, with_answers
 from mini_internvl.data import DataError
 from mini_internvl.metrics import mathvista as metric
 from mini_internvl.metrics.list_text import read_list
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.records import Item, Score
 
 TITLE = "MathVista"
 SPLITS = ("testmini",)
@@ -47,12 +39,11 @@ PROTOCOLS = {
     "internvl-quick": "InternVL's copy without a judge: what follows Final answer: or Answer:, else the whole reply.",
 }
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
 TABLE = "MathVista_MINI.tsv"
 OFFICIAL = ("testmini.json", "annot_testmini.json")
 COLUMNS = ("index", "image", "question", "answer", "question_type", "answer_type", "choices", "task", "skills")
 FIELDS = ("question_type", "answer_type", "answer", "query", "image")
-KINDS = ("multi_choice", "free_form")
+QUESTION_TYPES = ("multi_choice", "free_form")
 EXTRACTION_PROMPT = """A model answered a question about a picture. Find the final answer in its reply and copy it.
 For a question with choices write the letter of the choice it means, for a number the bare number without unit or \
 words, for a list a Python list. Add nothing, and do not answer the question yourself.
@@ -86,49 +77,30 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
-    names = [TABLE, *OFFICIAL] if _VERSIONS.get(kind) else [*OFFICIAL, TABLE]
-    path = _first(root, names)
+    path = locate(root, "mathvista", [TABLE, *OFFICIAL] if VERSIONS.get(kind) else [*OFFICIAL, TABLE])
+    tokens = 4096 if kind.startswith("internvl") else 1024
     for name, image, query, reference in _table(path) if path.suffix == ".tsv" else _official(path):
-        yield Item(
-            id=name,
-            messages=[
-                {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": query}]}
-            ],
-            reference=reference | {"query": query},
-            max_tiles=6,
-            max_new_tokens=4096 if kind.startswith("internvl") else 1024,
-        )
+        yield _vqa.ask(name, [image], query, reference | {"query": query}, max_tiles=6, max_new_tokens=tokens)
 
 
-def _first(root: str | Path, names: list[str]) -> Path:
-    for name in names:
-        try:
-            return locate(root, "mathvista", name)[0]
-        except DataError:
-            continue
-    return locate(root, "mathvista", TABLE)[0]
-
-
-Row = tuple[str, Any, str, dict[str, Any]]
+_Row = tuple[str, Any, str, dict[str, Any]]
 """Id, image, query, reference."""
 
 
-def _table(path: Path) -> Iterator[Row]:
-    rows = read_tsv(path, COLUMNS)
-    images = tsv_images(path, rows)
-    faults = Faults(path)
-    references = []
-    for number, row in enumerate(rows, 1):
-        choices = _list(row["choices"])
-        reference = {**row, "choices": choices, "precision": row.get("precision") or None}
-        reference["skills"] = _list(row["skills"]) or ([row["skills"]] if row["skills"] else [])
-        option = row.get("answer_option", "")
-        if option and len(option) == 1 and 0 <= ord(option) - ord("A") < len(choices):
-            reference["answer"] = choices[ord(option) - ord("A")]  # the cell "answer" may write it otherwise
-        references.append(_truth(reference, number, faults))
-    faults.check()
-    for row, imaged, reference in zip(rows, images, references, strict=True):
-        yield row["index"], imaged[0], row["question"], reference
+def _table(path: Path) -> Iterator[_Row]:
+    for row in read_tsv(path, COLUMNS, check=lambda row: _wrong(_table_labels(row))):
+        yield row["index"], row["image"][0], row["question"], _reference(_table_labels(row))
+
+
+def _table_labels(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table as the official file has it."""
+    choices = _list(row["choices"])
+    skills = _list(row["skills"]) or ([row["skills"]] if row["skills"] else [])
+    problem = {**row, "choices": choices, "skills": skills, "precision": row.get("precision") or None}
+    option = row.get("answer_option", "")
+    if option and len(option) == 1 and 0 <= ord(option) - ord("A") < len(choices):
+        problem["answer"] = choices[ord(option) - ord("A")]  # the cell "answer" may write it otherwise
+    return problem
 
 
 def _list(cell: str) -> list[str]:
@@ -136,73 +108,61 @@ def _list(cell: str) -> list[str]:
     return [str(entry) for entry in read_list(cell) or ()]
 
 
-def _official(path: Path) -> Iterator[Row]:
+def _official(path: Path) -> Iterator[_Row]:
     content = read_json(path)
     problems = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(problems, list) or not all(isinstance(problem, dict) for problem in problems):
         raise DataError(f"{path} must hold the problems by pid, or a list of them; get the file again from its source")
     faults = Faults(path)
-    references = []
+    labelled = []
     for number, problem in enumerate(problems, 1):
         missing = [field for field in FIELDS if not isinstance(problem.get(field), str)]
-        if missing:
-            faults.add(number, f"no {', '.join(missing)}")
         labels = problem.get("metadata") if isinstance(problem.get("metadata"), dict) else {}
-        references.append(_truth({**labels, **problem, "choices": problem.get("choices") or []}, number, faults))
+        labelled.append({**labels, **problem, "choices": problem.get("choices") or []})
+        faults.add(number, *[f"no {', '.join(missing)}"] * bool(missing), *_wrong(labelled[-1]))
     faults.check("take the file with the texts under query, as on the Hugging Face Hub")
-    folders = (path.parent, path.parent / "images", path.parent.parent)
-    places = image_paths(path, [problem["image"] for problem in problems], *folders)
-    names = [str(problem.get("pid", number)) for number, problem in enumerate(problems, 1)]
-    for name, problem, place, reference in zip(names, problems, places, references, strict=True):
-        yield name, str(place), problem["query"], reference
+    images = image_paths(path, [row["image"] for row in problems], path.parent / "images", path.parent.parent)
+    for number, (row, image) in enumerate(zip(labelled, images, strict=True), 1):
+        yield str(row.get("pid", number)), image, row["query"], _reference(row)
 
 
-def _truth(row: Mapping[str, Any], number: int, faults: Faults) -> dict[str, Any]:
-    """What the scorers read of a row, checked."""
-    kind, choices = row.get("question_type"), [str(choice) for choice in row["choices"]]
-    precision = None
-    if kind not in KINDS:
-        faults.add(number, f"question_type is {kind!r}, not one of {', '.join(KINDS)}")
-    elif kind == "multi_choice" and not choices:
-        faults.add(number, "no choices")
+def _wrong(row: Mapping[str, Any]) -> Iterable[str]:
+    """What the scorers could not read."""
+    kind = row.get("question_type")
+    if kind not in QUESTION_TYPES:
+        yield f"question_type is {kind!r}, not one of {', '.join(QUESTION_TYPES)}"
+    elif kind == "multi_choice" and not row["choices"]:
+        yield "no choices"
     try:
-        precision = None if row.get("precision") is None else int(float(row["precision"]))
+        _precision(row)
     except (ValueError, TypeError, OverflowError):
-        faults.add(number, f"precision is {row['precision']!r}, not a number")
-    labels = {label: row[label] for label in metric.LABELS if row.get(label)}
-    known = {"question_type": kind, "answer_type": row.get("answer_type"), "answer": row.get("answer")}
-    return {**known, "choices": choices, "precision": precision, "labels": labels}
+        yield f"precision is {row['precision']!r}, not a number"
 
 
-_VERSIONS: dict[str, metric.Version] = {"paper": "2024-10", "vlmevalkit-head": "head"}
+def _precision(row: Mapping[str, Any]) -> int | None:
+    return None if row.get("precision") is None else int(float(row["precision"]))
+
+
+def _reference(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scorers read of a row."""
+    return {
+        **{name: row.get(name) for name in ("question_type", "answer_type", "answer")},
+        "choices": [str(choice) for choice in row["choices"]],
+        "precision": _precision(row),
+        "labels": {label: row[label] for label in metric.LABELS if row.get(label)},
+    }
+
+
+VERSIONS: dict[str, metric.Version] = {"paper": "2024-10", "vlmevalkit-head": "head"}
 """Protocol -> VLMEvalKit's version, where it is one of its own."""
 
 
-def _problem(item: Item) -> metric.Problem:
-    reference = item.reference
-    return metric.Problem(
-        question_type=reference["question_type"],
-        answer_type=reference["answer_type"],
-        answer=reference["answer"],
-        choices=reference["choices"],
-        precision=reference["precision"],
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Decision:
-    right: bool
-    undecided: bool
-    verdict: metric.Verdict | None = None
-    """Of the VLMEvalKit protocols."""
-
-
-def _decide(item: Item, text: str, protocol: str, judge: Callable[..., str] | None) -> _Decision:
-    problem, version = _problem(item), _VERSIONS.get(protocol)
+def _decide(item: Item, text: str, protocol: str, judge: Judge | None) -> metric.Verdict:
+    names = ("question_type", "answer_type", "answer", "choices", "precision")
+    problem = metric.Problem(**{name: item.reference[name] for name in names})
     ask = functools.partial(_ask, judge, item.reference["query"], text) if judge else None
-    if version:
-        verdict = metric.vlmevalkit(problem, text, ask, version)
-        return _Decision(right=verdict.hit, undecided=verdict.undecided, verdict=verdict)
+    if protocol in VERSIONS:
+        return metric.vlmevalkit(problem, text, ask, VERSIONS[protocol])
     source: metric.Source = "internvl" if protocol.startswith("internvl") else "official"
     if protocol.endswith("quick"):
         found = metric.quick_extraction(problem, text, source)
@@ -210,102 +170,94 @@ def _decide(item: Item, text: str, protocol: str, judge: Callable[..., str] | No
         found = metric.rule_extraction(problem, text)
     if found is None and ask:
         found = ask(0.0)
-    return _Decision(
-        right=found is not None and metric.extraction_right(problem, found, source), undecided=found is None
-    )
+    hit = found is not None and metric.extraction_right(problem, found, source)
+    return metric.Verdict(prefetch=False, result=found or "", calls=0, hit=hit, undecided=found is None)
 
 
-def _ask(judge: Callable[..., str], query: str, reply: str, temperature: float) -> str:
+def _ask(judge: Judge, query: str, reply: str, temperature: float) -> str:
     return judge(EXTRACTION_PROMPT.format(query=query, reply=reply), temperature=temperature).strip()
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """``accuracy`` and the accuracy by every label of the data (``task/...``, ``skills/...``, ...), in per cent.
 
     The VLMEvalKit protocols add ``prefetch_rate``, the share that needs no judge, and their table as
     ``notes["table"]``; the others have their report as ``notes["scores"]``. ``notes["undecided"]`` counts replies that
     wait for a judge.
     """
-    kind = chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
     tally = Tally()
-    table, report = [], []
-    undecided = 0
-    for item in asked:
-        decision, labels = _decide(item, texts[item.id], kind, judge), item.reference["labels"]
-        undecided += decision.undecided
-        tally.add(decision.right, "accuracy", *_tally(labels))
-        if decision.verdict:
-            tally.add(decision.verdict.prefetched, "prefetch_rate")
-            table.append((decision.verdict, labels.get("task", ""), labels.get("skills", [])))
-        else:
-            report.append((decision.right, labels))
+    rows = []
+    for item, text in asked:
+        verdict, labels = _decide(item, text, protocol, judge), item.reference["labels"]
+        metrics = [f"{label}/{value}" for label in metric.LABELS for value in metric.label_values(labels, label)]
+        tally.add(verdict.hit, "accuracy", *metrics)
+        if protocol in VERSIONS:
+            tally.add(verdict.prefetched, "prefetch_rate")
+        rows.append((verdict, labels))
+    undecided = sum(verdict.undecided for verdict, _ in rows)
     notes: dict[str, Any] = {"undecided": undecided}
-    notes |= (
-        {"table": metric.vlmevalkit_table(table)} if _VERSIONS.get(kind) else {"scores": metric.official_scores(report)}
-    )
-    partial = f"{undecided} of {len(asked)} replies need a judge and count as wrong: the accuracy is a lower bound"
-    return tally.score("mathvista", items=len(asked), notes=notes, partial=partial if undecided else "")
-
-
-def _tally(labels: Mapping[str, Any]) -> list[str]:
-    return [f"{label}/{value}" for label in metric.LABELS for value in metric.label_values(labels, label)]
+    if protocol in VERSIONS:
+        notes["table"] = metric.vlmevalkit_table(
+            (v, labels.get("task", ""), labels.get("skills", [])) for v, labels in rows
+        )
+    else:
+        notes["scores"] = metric.official_scores([(verdict.hit, labels) for verdict, labels in rows])
+    partial = _choices.lower_bound(undecided, len(asked), "replies")
+    return tally.score("mathvista", items=len(asked), notes=notes, partial=partial)
 
 
 def right(item: Item, text: str) -> bool:
     """Whether a reply is right by the paper's rules without a judge."""
-    return _decide(item, text, "paper", None).right
+    return _decide(item, text, "paper", None).hit
 
 
-def _row(index: int, kind: str, answer: str, reply: str, **more: Any) -> dict[str, Any]:
-    """A row of VLMEvalKit's table, for the example; ``reply`` is the kind of answer."""
-    choices = more.get("choices", [])
-    option = chr(ord("A") + choices.index(answer)) if answer in choices else ""
-    offered = "\nChoices:\n" + "\n".join(f"({chr(65 + n)}) {choice}" for n, choice in enumerate(choices))
-    query = f"Hint: Please answer the question.\nQuestion: Question {index}?{offered if choices else ''}"
-    named = {
+def _row(index: int, answer: str, reply: str, choices: str = "", **more: Any) -> dict[str, Any]:
+    """A row of VLMEvalKit's table, for the example; ``reply`` is the kind of answer, choices have bars between."""
+    listed = choices.split("|") if choices else []
+    offered = "".join(f"\n({chr(65 + n)}) {choice}" for n, choice in enumerate(listed))
+    return {
         "index": index,
         "image": ExampleImage(seed=index),
-        "question": query,
+        "question": f"Hint: Please answer the question.\nQuestion: Question {index}?"
+        + (f"\nChoices:{offered}" if choices else ""),
         "answer": answer,
-        "answer_option": option,
-    }
-    row = {"choices": str(choices), "unit": "", "precision": more.get("precision", ""), "pid": index + 1}
-    labels = {"language": "english", "source": "IQTest", "category": "general-vqa", "grade": "high school"}
-    labels |= {"context": "bar chart", "task": more.get("task", "math word problem"), "split": "testmini"}
-    skills = str(more.get("skills", ["arithmetic reasoning"]))
-    return {**named, **row, "question_type": kind, "answer_type": reply, **labels, "skills": skills}
+        "answer_option": chr(ord("A") + listed.index(answer)) if answer in listed else "",
+        "choices": str(listed),
+        "precision": "",
+        "question_type": "multi_choice" if choices else "free_form",
+        "answer_type": reply,
+        "language": "english",
+        "source": "IQTest",
+        "category": "general-vqa",
+        "task": "math word problem",
+        "skills": str(["arithmetic reasoning"]),
+    } | more
 
 
-_CHOICES = ["12 cm", "18 cm", "24 cm"]
-
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
         TABLE: [
-            _row(0, "free_form", "14", "integer", skills=["arithmetic reasoning", "logical reasoning"]),
-            _row(1, "free_form", "0.5", "float", precision=1.0, task="figure question answering"),
-            _row(2, "multi_choice", "24 cm", "text", choices=_CHOICES, task="geometry problem solving"),
-            _row(3, "multi_choice", "三角形", "text", choices=["三角形", "圆"], skills=["geometry reasoning"]),
-            _row(4, "multi_choice", "8", "integer", choices=["3", "8"], task="textbook question answering"),
-            _row(5, "free_form", "1200", "integer", skills=["statistical reasoning"]),
+            _row(0, "14", "integer", skills=str(["arithmetic reasoning", "logical reasoning"])),
+            _row(1, "0.5", "float", precision=1.0, task="figure question answering"),
+            _row(2, "24 cm", "text", "12 cm|18 cm|24 cm", task="geometry problem solving"),
+            _row(3, "三角形", "text", "三角形|圆", skills=str(["geometry reasoning"])),
+            _row(4, "8", "integer", "3|8", task="textbook question answering"),
+            _row(5, "1200", "integer", skills=str(["statistical reasoning"])),
         ]
     },
     good=["14", "0.50", "(C) 24 cm", "三角形", "B", "1200"],
     bad=["15", "about half", "A", "", "3", "1,200"],
     judge={
-        "Reply: 15\n": "15",
-        "Reply: about half\n": "half",
-        "Reply: \n": "none",
-        "Reply: 1,200\n": "1,200",
-        "Reply: (C) 24 cm\n": "C",
-        "Reply: A\n": "A",
-        "Reply: B\n": "B",
+        f"Reply: {reply}\n": found
+        for reply, found in (
+            ("15", "15"),
+            ("about half", "half"),
+            ("", "none"),
+            ("1,200", "1,200"),
+            ("(C) 24 cm", "C"),
+            ("A", "A"),
+            ("B", "B"),
+        )
     },
 )

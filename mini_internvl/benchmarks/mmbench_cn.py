@@ -10,43 +10,23 @@ from __future__ import annotations
 from functools import partial
 
 from mini_internvl.benchmarks import _mmbench
-from mini_internvl.benchmarks._mmbench import (
-    LOWER_IS_BETTER,
-    PRIMARY_METRIC,
-    PROTOCOLS,
-    SPLITS,
-    UNSCORED,
-    Question,
-    export,
-    right,
-    together,
-)
-
-__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "export", "right", "together"]
 
 TITLE = "MMBench CN"
 FILES = {"dev": "mmbench_dev_cn_20231003.tsv", "test": "mmbench_test_cn_20231003.tsv"}
+SPLITS, UNSCORED, PROTOCOLS = _mmbench.SPLITS, _mmbench.UNSCORED, _mmbench.PROTOCOLS
+PRIMARY_METRIC = _mmbench.PRIMARY_METRIC
 
 items = partial(_mmbench.read_items, "mmbench_cn", FILES, True)
-score = partial(_mmbench.score_items, "mmbench_cn")
+score = _mmbench.make_score("mmbench_cn")
+right, together, export = _mmbench.right, _mmbench.together, _mmbench.export
 
 EXAMPLE = _mmbench.example(
-    FILES["dev"],
-    FILES["test"],
+    FILES,
     [
-        Question(0, "框里画的是什么？", ["圆盘", "星星", "树", "None"], "coarse_perception", "image_topic"),
-        Question(
-            1,
-            "圆盘在中间的左边吗？",
-            ["不在左边", "是"],
-            "finegrained_perception (instance-level)",
-            "object_localization",
-            "中间是对角线相交的地方。",
-        ),
-        Question(
-            7, "天黑以后招牌会怎么样？", ["不亮", "很亮", "变蓝"], "logic_reasoning", "physical_property_reasoning"
-        ),
-        Question(12, "哪一个是边框？", ["外面的线", "里面的图形"], "relation_reasoning", "nature_relation"),
+        ("coarse_perception", "框里画的是什么？|圆盘|星星|树|None"),
+        ("finegrained_perception (instance-level)", "圆盘在中间的左边吗？|不在左边|是", "中间是对角线相交的地方。"),
+        ("logic_reasoning", "天黑以后招牌会怎么样？|不亮|很亮|变蓝"),
+        ("relation_reasoning", "哪一个是边框？|外面的线|里面的图形"),
     ],
-    ["B", "是", "很亮", "", "C", "A. 是", "变蓝", "(A)", "树", "我不确定。", "A"],
+    bad="B|是|很亮||C|A. 是|变蓝|(A)|树|我不确定。|A",
 )

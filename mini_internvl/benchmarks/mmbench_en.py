@@ -10,55 +10,27 @@ from __future__ import annotations
 from functools import partial
 
 from mini_internvl.benchmarks import _mmbench
-from mini_internvl.benchmarks._mmbench import (
-    LOWER_IS_BETTER,
-    PRIMARY_METRIC,
-    PROTOCOLS,
-    SPLITS,
-    UNSCORED,
-    Question,
-    export,
-    right,
-    together,
-)
-
-__all__ = ["LOWER_IS_BETTER", "PRIMARY_METRIC", "PROTOCOLS", "SPLITS", "UNSCORED", "export", "right", "together"]
 
 TITLE = "MMBench EN"
 FILES = {"dev": "mmbench_dev_20230712.tsv", "test": "mmbench_test_en_20231003.tsv"}
+SPLITS, UNSCORED, PROTOCOLS = _mmbench.SPLITS, _mmbench.UNSCORED, _mmbench.PROTOCOLS
+PRIMARY_METRIC = _mmbench.PRIMARY_METRIC
 
 items = partial(_mmbench.read_items, "mmbench_en", FILES, False)
-score = partial(_mmbench.score_items, "mmbench_en")
+score = _mmbench.make_score("mmbench_en")
+right, together, export = _mmbench.right, _mmbench.together, _mmbench.export
 
 EXAMPLE = _mmbench.example(
-    FILES["dev"],
-    FILES["test"],
+    FILES,
     [
-        Question(
-            0, "What is drawn in the frame?", ["a disc", "a star", "a tree", "None"], "coarse_perception", "image_topic"
-        ),
-        Question(
-            1,
-            "Is the disc left of the middle?",
-            ["no", "yes"],
+        ("coarse_perception", "What is drawn in the frame?|a disc|a star|a tree|None"),
+        (
             "finegrained_perception (instance-level)",
-            "object_localization",
+            "Is the disc left of the middle?|no|yes",
             "The middle is where the diagonals cross.",
         ),
-        Question(
-            7,
-            "How would the café's sign look in the dark?",
-            ["unlit", "“bright”", "blue"],
-            "logic_reasoning",
-            "physical_property_reasoning",
-        ),
-        Question(
-            12,
-            "Which of the two is the frame?",
-            ["the outline", "the filled shape"],
-            "finegrained_perception (cross-instance)",
-            "spatial_relationship",
-        ),
+        ("logic_reasoning", "How would the café's sign look in the dark?|unlit|“bright”|blue"),
+        ("finegrained_perception (cross-instance)", "Which of the two is the frame?|the outline|the filled shape"),
     ],
-    ["B", "yes", "“bright”", "", "C", "A. yes", "blue", "(A)", "A tree", "I cannot tell.", "A"],
+    bad="B|yes|“bright”||C|A. yes|blue|(A)|A tree|I cannot tell.|A",
 )

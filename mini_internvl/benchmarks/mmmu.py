@@ -13,28 +13,18 @@ Files: VLMEvalKit's ``MMMU_DEV_VAL.tsv``, whose image cells hold lists.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._choices import (
-    SUFFIX,
-    Choice,
-    Judge,
-    choice_prompt,
-    choose,
-    open_rules,
-    options_of,
-    row_options,
-    user_message,
-)
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import Faults, TableImage, chosen, locate, read_tsv, tsv_images
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks import _choices, _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
+from mini_internvl.benchmarks._files import chosen, locate, read_tsv
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, with_answers
 from mini_internvl.metrics import mmmu as metric
+from mini_internvl.metrics.list_text import read_list
 from mini_internvl.metrics.options import internvl_answer
-from mini_internvl.records import Item, Part, Prediction, Score
+from mini_internvl.records import Item, Score
 
 TITLE = "MMMU"
 SPLITS = ("val", "dev")
@@ -45,13 +35,11 @@ PROTOCOLS = {
     "official": "MMMU's own parsers, a drawn letter where they find none; asked as InternVL's script does.",
 }
 PRIMARY_METRIC = "accuracy"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
 TABLE = "MMMU_DEV_VAL.tsv"
 COLUMNS = ("index", "image", "question", "A", "B", "answer", "category", "split")
 SPLIT_CELLS = {"val": ("val", "validation"), "dev": ("dev",)}
-OPEN_SUFFIX = "Answer the question using a single word or phrase."
 TILES, ALL_TILES, SCRIPT_TILES = 12, 64, 6
-_VERSIONS = {"paper": "2024-10", "vlmevalkit-head": "head"}
+VERSIONS = {"paper": "2024-10", "vlmevalkit-head": "head"}
 _DOMAIN = {subject: domain for domain, subjects in metric.DOMAINS.items() for subject in subjects}
 
 
@@ -59,90 +47,74 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """One item a question of the split, ids are VLMEvalKit's indices; DataError names what is wrong with the file."""
     cells = SPLIT_CELLS[chosen("split", split, SPLITS)]
     kind = chosen("protocol", protocol, PROTOCOLS)
-    (path,) = locate(root, "mmmu", TABLE)
-    rows = read_tsv(path, COLUMNS)
-    faults = Faults(path)
-    seen: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        if row["index"] in seen:
-            faults.add(number, f"the index {row['index']} is there twice")
-        seen.add(row["index"])
-        if not row["answer"]:
-            faults.add(number, "no answer")
-    faults.check()
-    for row, images in zip(rows, tsv_images(path, rows), strict=True):
+    rows = read_tsv(locate(root, "mmmu", [TABLE]), COLUMNS, check=_wrong, unique=True)
+    for row in rows:
         if row["split"] in cells:
-            yield _item(row, images, kind)
+            yield _item(row, kind)
 
 
-def _item(row: Mapping[str, str], images: Sequence[TableImage], protocol: str) -> Item:
-    options = row_options(row)
-    script = protocol not in _VERSIONS
+def _wrong(row: Mapping[str, str]) -> Iterable[str]:
+    if not row["answer"]:
+        yield "no answer"
+
+
+def _item(row: Mapping[str, Any], protocol: str) -> Item:
+    options = _choices.row_options(row)
+    number = len(row["image"])
+    parts: list[Any] = [{"type": "image", "image": image} for image in row["image"]]
+    parts[:1] = [{**part, "scale": 2} for part in parts[:1]]
+    script = protocol not in VERSIONS
     if script:
         options = {letter: text.strip() for letter, text in options.items()}
         lines = [row["question"].strip(), *(f"{letter}. {text}" for letter, text in options.items())]
-        text = "\n".join([*lines, SUFFIX if options else OPEN_SUFFIX])
+        text = "\n".join([*lines, _choices.SUFFIX if options else _vqa.SENTENCE])
+        parts[1:] = [{**part, "max_tiles": 1} for part in parts[1:]]
         limit = SCRIPT_TILES
     else:
-        text = choice_prompt(row, options)
-        limit = max(1, min(TILES, ALL_TILES // max(1, len(images))))
-    parts: list[Part] = [{"type": "image", "image": image} for image in images]
-    parts[:1] = [{**part, "scale": 2} for part in parts[:1]]
-    if script:
-        parts[1:] = [{**part, "max_tiles": 1} for part in parts[1:]]
-    domain = row.get("l2-category") or _DOMAIN.get(row["category"], "")
-    return Item(
-        id=row["index"],
-        messages=user_message(parts, text),
-        reference={
-            "question": row["question"],
-            "options": options,
-            "answer": row["answer"],
-            "subject": row["category"],
-            "domain": domain,
-        },
-        max_tiles=limit * max(1, len(images)),  # the engine shares it out among the images
-        max_new_tokens=10 if script else 1024,
-    )
+        text = _choices.choice_prompt(row, options)
+        limit = max(1, min(TILES, ALL_TILES // max(1, number)))
+    reference = {
+        "question": row["question"],
+        "options": options,
+        "answer": row["answer"],
+        "subject": row["category"],
+        "domain": row.get("l2-category") or _DOMAIN.get(row["category"], ""),
+    }
+    most = limit * max(1, number)  # the engine shares it out among the images
+    return _vqa.ask(row["index"], parts, text, reference, max_tiles=most, max_new_tokens=10 if script else 1024)
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Judge | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """``accuracy``, ``domain/...`` and ``subject/...``, in per cent.
 
     Notes: ``undecided`` answers that wait for a judge (paper, vlmevalkit-head); ``random``, letters that were drawn
     (official); ``unreadable``, empty choices on which the script stops, counted as wrong (internvl). The last two
     protocols have InternVL's report as ``report``, rounded to three decimals.
     """
-    kind = chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
-    tally = Tally()
-    tally.results = {"accuracy": []}
-    decided = {item.id: _decide(item, texts[item.id], kind, judge) for item in asked}
-    for item in asked:
+    tally = Tally("accuracy")
+    rows, flagged = [], 0
+    for item, text in asked:
+        hit, flag = _decide(item, text, protocol, judge)
         labels = [f"{label}/{item.reference[label]}" for label in ("domain", "subject") if item.reference[label]]
-        tally.add(decided[item.id][0], "accuracy", *labels)
-    flagged = sum(flag for _, flag in decided.values())
-    if kind in _VERSIONS:
-        partial = open_rules(0 if judge else flagged, len(asked))
-        return tally.score("mmmu", items=len(asked), notes={"undecided": flagged}, partial=partial)
-    report = metric.report((item.reference["subject"], decided[item.id][0]) for item in asked)
-    notes = {"random" if kind == "official" else "unreadable": flagged, "report": report}
-    return tally.score("mmmu", items=len(asked), notes=notes)
+        tally.add(hit, "accuracy", *labels)
+        rows.append((item.reference["subject"], hit))
+        flagged += flag
+    notes: dict[str, Any] = {"undecided": flagged}
+    partial = ""
+    if protocol in VERSIONS:
+        partial = _choices.lower_bound(0 if judge else flagged, len(asked))
+    else:
+        notes = {"random" if protocol == "official" else "unreadable": flagged, "report": metric.report(rows)}
+    return tally.score("mmmu", items=len(asked), notes=notes, partial=partial)
 
 
 def _decide(item: Item, text: str, protocol: str, judge: Judge | None) -> tuple[bool, bool]:
     """Whether an answer is right, and whether it is one of those that the notes count."""
-    options, gold = options_of(item), item.reference["answer"]
-    if protocol in _VERSIONS:
+    options, gold = item.reference["options"], item.reference["answer"]
+    if protocol in VERSIONS:
         options, letter = metric.as_choice(options, gold)
-        choice: Choice = choose(item.reference["question"], options, text, version=_VERSIONS[protocol], judge=judge)
+        choice = _choices.choose(item, text, version=VERSIONS[protocol], judge=judge, options=options)
         return choice.letter == letter, choice.undecided
     if not options:
         return metric.open_right(metric.parse_open(text), _golds(gold)), False
@@ -155,11 +127,8 @@ def _decide(item: Item, text: str, protocol: str, judge: Judge | None) -> tuple[
 
 def _golds(answer: str) -> list[str]:
     """The gold texts of an open question; several are written as a Python list."""
-    try:
-        value = ast.literal_eval(answer) if answer.startswith("[") else answer
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        value = answer
-    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else [answer]
+    golds = read_list(answer) if answer.startswith("[") else None
+    return golds if golds is not None and _vqa.are_texts(golds) else [answer]
 
 
 def right(item: Item, text: str) -> bool:
@@ -167,36 +136,32 @@ def right(item: Item, text: str) -> bool:
     return _decide(item, text, "paper", None)[0]
 
 
-def _row(index: int, question: str, options: Sequence[str], answer: str, subject: str, **more: Any) -> dict[str, Any]:
-    """A row of the table, for the example."""
-    images = [ExampleImage(seed=index + place) for place in range(more.get("images", 1))]
+def _row(index: int, question: str, options: str, answer: str, subject: str, **more: Any) -> dict[str, Any]:
+    """A row of the table, for the example; the options have bars between."""
     return {
         "index": index,
-        "id": f"{more.get('split', 'validation')}_{subject}_{index}",
         "question": question,
         "hint": "",
-        **dict(zip("ABCDE", [*options, *[""] * 5], strict=False)),
+        **dict(zip("ABCDE", [*options.split("|"), *[""] * 5], strict=False)),
         "answer": answer,
-        "image": images if len(images) > 1 else images[0],
-        "image_path": "",
+        "image": ExampleImage(seed=index),
         "category": subject,
         "l2-category": _DOMAIN[subject],
-        "split": more.get("split", "validation"),
-        "topic_difficulty": "Easy",
+        "split": "validation",
         "question_type": "multiple-choice" if options else "open",
-        "subfield": "Basics",
-    }
+    } | more
 
 
-EXAMPLE = Example(
+_TWO = [ExampleImage(seed=2), ExampleImage(seed=3)]
+EXAMPLE = WorkedExample(
     files={
         TABLE: [
-            _row(1, "What changes in <image 1>?", ["demand", "supply", "nothing"], "A", "Economics"),
-            _row(2, "Which of <image 1> and <image 2> is larger?", ["<image 1>", "<image 2>"], "B", "Art", images=2),
-            _row(3, "How many discs are in <image 1>?", [], "18", "Math"),
-            _row(4, "Which organelle? <image 1>", [], "Mitochondria", "Biology"),
-            _row(5, "Wie heißt das? <image 1>", ["π", "None", "NA", "½", "∞"], "E", "Physics"),
-            _row(6, "Where is <image 1>?", ["left", "right"], "A", "History", split="dev"),
+            _row(1, "What changes in <image 1>?", "demand|supply|nothing", "A", "Economics"),
+            _row(2, "Which of <image 1> and <image 2> is larger?", "<image 1>|<image 2>", "B", "Art", image=_TWO),
+            _row(3, "How many discs are in <image 1>?", "", "18", "Math"),
+            _row(4, "Which organelle? <image 1>", "", "Mitochondria", "Biology"),
+            _row(5, "Wie heißt das? <image 1>", "π|None|NA|½|∞", "E", "Physics"),
+            _row(6, "Where is <image 1>?", "left|right", "A", "History", split="dev"),
         ]
     },
     good=["A", "B.", "18", "the mitochondria", "(E) ∞"],

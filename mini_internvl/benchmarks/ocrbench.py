@@ -7,34 +7,18 @@ items asked, equal to VLMEvalKit's "Final Score Norm" on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._example import Example, ExampleImage
-from mini_internvl.benchmarks._files import Faults, TableImage, chosen, read_rows, read_tsv, tsv_images
-from mini_internvl.benchmarks._tally import Tally, answers
-from mini_internvl.benchmarks._vqa import (
-    VLMEVALKIT_NEW_TOKENS,
-    ask,
-    check_fields,
-    gold_answers,
-    images,
-    need,
-    short_question,
-    unique,
-)
+from mini_internvl.benchmarks import _vqa
+from mini_internvl.benchmarks._example import ExampleImage, WorkedExample, table_rows
+from mini_internvl.benchmarks._files import chosen, locate, read_tsv
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, empty_answers, with_answers
 from mini_internvl.metrics.list_text import read_list
-from mini_internvl.metrics.ocrbench import (
-    CATEGORIES,
-    FORMULA_SET,
-    FORMULAS,
-    RECOGNITION,
-    TOTAL,
-    contains_gold,
-)
-from mini_internvl.records import Item, Prediction, Score
+from mini_internvl.metrics.ocrbench import CATEGORIES, FORMULA_SET, FORMULAS, RECOGNITION, TOTAL, contains_gold
+from mini_internvl.records import Item, Score
 
 TITLE = "OCRBench"
 SPLITS = ("test",)
@@ -44,8 +28,7 @@ PROTOCOLS = {
 }
 PRIMARY_METRIC = "score"
 PRIMARY_METRIC_MAX = float(TOTAL)
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-FOLDERS = ("ocrbench", "OCRBench", "data/ocrbench")
+FOLDERS = ("OCRBench", "data/ocrbench")
 TABLE = "OCRBench.tsv"
 OFFICIAL = ("OCRBench.json", "OCRBench/OCRBench.json")
 MAX_TILES = 24
@@ -58,77 +41,65 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
-    path = need(root, "ocrbench", FOLDERS, (TABLE, *OFFICIAL) if kind == "paper" else (*OFFICIAL, TABLE))
-    for name, image, question, reference in _table(path) if path.suffix == ".tsv" else _official(path, Path(root)):
-        text = short_question(question, vlmevalkit=True)
-        yield ask(name, image, text, reference, max_tiles=MAX_TILES, max_new_tokens=VLMEVALKIT_NEW_TOKENS)
+    path = locate(root, "ocrbench", (TABLE, *OFFICIAL) if kind == "paper" else (*OFFICIAL, TABLE), FOLDERS)
+    rows = list(_table(path) if path.suffix == ".tsv" else _official(path, Path(root)))
+    names = _vqa.unique(name for name, *_ in rows)
+    for name, (_, image, question, reference) in zip(names, rows, strict=True):
+        text = _vqa.short_question(question, vlmevalkit=True)
+        yield _vqa.ask(name, [image], text, reference, max_tiles=MAX_TILES, max_new_tokens=_vqa.VLMEVALKIT_NEW_TOKENS)
 
 
-_Row = tuple[str, str | TableImage, str, dict[str, Any]]
+_Row = tuple[str, Any, str, dict[str, Any]]
 """Id, image, question, reference."""
 
 
 def _table(path: Path) -> Iterator[_Row]:
-    rows = read_tsv(path, ("index", "image", "question", "answer", "category"))
-    shown = tsv_images(path, rows)
-    faults = Faults(path)
-    golds = []
-    for number, row in enumerate(rows, 1):
+    def check(row: dict[str, Any]) -> Iterable[str]:
+        if not all(isinstance(gold, str) for gold in read_list(row["answer"]) or ()):
+            yield "answer holds something that is no text"
+
+    for row in read_tsv(path, ("index", "image", "question", "answer", "category"), check=check):
         listed = read_list(row["answer"])
-        if listed is not None and not all(isinstance(gold, str) for gold in listed):
-            faults.add(number, "answer holds something that is no text")
-        golds.append([row["answer"]] if listed is None else listed)
-    faults.check()
-    names = unique(row["index"] for row in rows)
-    for row, name, image, gold in zip(rows, names, shown, golds, strict=True):
-        yield name, image[0], row["question"], {"category": row["category"], "data_set": "", "answers": gold}
+        golds = [row["answer"]] if listed is None else listed
+        reference = {"category": row["category"], "data_set": "", "answers": golds}
+        yield row["index"], row["image"][0], row["question"], reference
 
 
 def _official(path: Path, root: Path) -> Iterator[_Row]:
-    fields = ("dataset_name", "image_path", "question", "type")
-    rows = read_rows(path, (*fields, "id", "answers"))
-    check_fields(path, rows, fields, "id")
-    golds = gold_answers(path, rows, "answers")
+    texts = ("dataset_name", "type")
+    rows = _vqa.read_questions(path, name="id", image="image_path", answers="answers", texts=texts)
     folders = [path.parent / "OCRBench_Images", path.parent.parent / "OCRBench_Images", path.parent.parent, root]
-    shown = images(path, [row["image_path"] for row in rows], *folders)
-    names = unique(row["id"] for row in rows)
-    for row, name, image, gold in zip(rows, names, shown, golds, strict=True):
-        reference = {"category": row["type"], "data_set": row["dataset_name"], "answers": gold}
-        yield name, image, row["question"], reference
+    images = _vqa.question_images(path, [row["image_path"] for row in rows], *folders)
+    for row, image in zip(rows, images, strict=True):
+        golds = _vqa.gold_list(row["answers"])
+        yield (
+            row["id"],
+            image,
+            row["question"],
+            {"category": row["type"], "data_set": row["dataset_name"], "answers": golds},
+        )
 
 
-def _right(reference: Mapping[str, Any], text: str, protocol: str) -> bool:
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether an answer gets the point in a protocol."""
+    reference = item.reference
     by_set = protocol == "official" and reference["data_set"]
     formula = reference["data_set"] == FORMULA_SET if by_set else reference["category"] == FORMULAS
     return contains_gold(text, reference["answers"], formula=formula)
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether an answer gets the point in the paper's protocol."""
-    return _right(item.reference, text, "paper")
-
-
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """Points: ``score``, ``Text Recognition`` with its six kinds, and the other categories; ``share`` in per cent.
 
     No judge is needed. Notes: ``empty`` answers, and ``of`` where fewer than the 1000 items were asked.
     """
-    kind = chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
-    tally = Tally()
-    present = {item.reference["category"] for item in asked}
-    for category in sorted(present, key=lambda name: CATEGORIES.index(name) if name in CATEGORIES else TOTAL):
-        tally.results |= {metric: [] for metric in _tally(category)}
-    for item in asked:
-        tally.add(_right(item.reference, texts[item.id], kind), PRIMARY_METRIC, *_tally(item.reference["category"]))
-    notes: dict[str, Any] = {"empty": sum(not text.strip() for text in texts.values())}
+    present = {item.reference["category"] for item, _ in asked}
+    in_order = sorted(present, key=lambda name: CATEGORIES.index(name) if name in CATEGORIES else TOTAL)
+    tally = Tally(*(metric for category in in_order for metric in _metrics(category)))
+    for item, text in asked:
+        tally.add(right(item, text, protocol), PRIMARY_METRIC, *_metrics(item.reference["category"]))
+    notes: dict[str, Any] = dict(empty_answers(asked))
     if len(asked) != TOTAL:
         notes["of"] = f"{len(asked)} items asked, {TOTAL} are the benchmark"
     found = tally.score("ocrbench", items=len(asked), scale=1.0, notes=notes)
@@ -141,53 +112,40 @@ def score(
     )
 
 
-def _tally(category: str) -> list[str]:
-    if category in RECOGNITION:
-        return ["Text Recognition", f"Text Recognition/{category}"]
-    return [category]
+def _metrics(category: str) -> list[str]:
+    return ["Text Recognition", f"Text Recognition/{category}"] if category in RECOGNITION else [category]
 
 
 _ASKED = (
-    ("IIIT5K", "what is written in the image?", ["BREWER"], "Regular Text Recognition"),
-    ("ctw", "what is written in the image?", ["Open 24h"], "Irregular Text Recognition"),
-    ("WordArt", "what is written in the image?", ["Fête"], "Artistic Text Recognition"),
-    ("IAM", "what is written in the image?", ["don’t"], "Handwriting Recognition"),
-    ("ORAND", "what is the number in the image?", ["00731"], "Digit String Recognition"),
-    ("NonSemanticText", "what is written in the image?", ["xqzv"], "Non-Semantic Text Recognition"),
+    ("IIIT5K", "what is written in the image?", ["BREWER"], RECOGNITION[0]),
+    ("ctw", "what is written in the image?", ["Open 24h"], RECOGNITION[1]),
+    ("WordArt", "what is written in the image?", ["Fête"], RECOGNITION[2]),
+    ("IAM", "what is written in the image?", ["don’t"], RECOGNITION[3]),
+    ("ORAND", "what is the number in the image?", ["00731"], RECOGNITION[4]),
+    ("NonSemanticText", "what is written in the image?", ["xqzv"], RECOGNITION[5]),
     ("ESTVQA_cn", "图中写着什么？", ["东门", "东 门"], "Scene Text-centric VQA"),
     ("docVQA", "what is the total?", ["$1,200", "1200"], "Doc-oriented VQA"),
     ("SROIE", "what is the date of this receipt?", ["12/03/2019"], "Key Information Extraction"),
     ("HME100k", "Please write out the expression.", ["x ^ { 2 } + 1"], FORMULAS),
 )
+"""Data set, question, gold answers, category."""
+_IMAGES = [ExampleImage(width=60, height=30, seed=number) for number in range(len(_ASKED))]
 
-EXAMPLE = Example(
+EXAMPLE = WorkedExample(
     files={
-        TABLE: [
-            {
-                "index": number,
-                "image": ExampleImage(width=60, height=30, seed=number),
-                "question": question,
-                "answer": repr(golds),
-                "category": category,
-            }
-            for number, (_, question, golds, category) in enumerate(_ASKED)
-        ],
-        OFFICIAL[0]: [
-            {
-                "dataset_name": data_set,
-                "id": number,
-                "image_path": f"{data_set}/{number}.png",
-                "question": question,
-                "answers": golds if len(golds) > 1 else golds[0],
-                "type": category,
-            }
-            for number, (data_set, question, golds, category) in enumerate(_ASKED)
-        ],
+        TABLE: table_rows(
+            "index image question answer category",
+            *((n, _IMAGES[n], question, repr(golds), kind) for n, (_, question, golds, kind) in enumerate(_ASKED)),
+        ),
+        OFFICIAL[0]: table_rows(
+            "dataset_name id image_path question answers type",
+            *(
+                (data_set, n, f"{data_set}/{n}.png", question, golds if len(golds) > 1 else golds[0], kind)
+                for n, (data_set, question, golds, kind) in enumerate(_ASKED)
+            ),
+        ),
     },
-    images={
-        f"OCRBench_Images/{data_set}/{number}.png": ExampleImage(width=60, height=30, seed=number)
-        for number, (data_set, *_) in enumerate(_ASKED)
-    },
+    images={f"OCRBench_Images/{_ASKED[n][0]}/{n}.png": image for n, image in enumerate(_IMAGES)},
     good=[
         "Brewery",
         "open\n24h",

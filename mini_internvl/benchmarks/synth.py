@@ -8,15 +8,16 @@ the right name where it is asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mini_internvl import synth
+from mini_internvl.benchmarks import _vqa
 from mini_internvl.benchmarks._files import chosen
-from mini_internvl.benchmarks._tally import Tally, answers
+from mini_internvl.benchmarks._tally import Asked, Judge, Tally, with_answers
 from mini_internvl.inputs import boxes as written
-from mini_internvl.records import Item, Part, Prediction, Score
+from mini_internvl.records import Item, Score
 
 TITLE = "Drawn images"
 SPLITS = ("test", "train")
@@ -26,7 +27,6 @@ MAIN = ("shapes", "words", "charts")
 SEED = 2024
 """Base seed of the images; training recipes use others, and another split."""
 PRIMARY_METRIC = "mean"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
 MAX_NEW_TOKENS = 48
 EXAMPLE = None
 
@@ -52,13 +52,10 @@ def items(
         for index in range(count):
             image, questions = synth.draw(kind, seed, index, split)
             asked = questions[0]
-            content: list[Part] = [{"type": "image", "image": image}, {"type": "text", "text": asked.question}]
-            yield Item(
-                id=f"{kind}/{seed}/{index}",
-                messages=[{"role": "user", "content": content}],
-                reference={"kind": kind, "task": asked.task, "answer": asked.answer},
-                max_tiles=synth.MAX_TILES,
-                max_new_tokens=MAX_NEW_TOKENS,
+            reference = {"kind": kind, "task": asked.task, "answer": asked.answer}
+            name = f"{kind}/{seed}/{index}"
+            yield _vqa.ask(
+                name, [image], asked.question, reference, max_tiles=synth.MAX_TILES, max_new_tokens=MAX_NEW_TOKENS
             )
 
 
@@ -70,28 +67,20 @@ def right(item: Item, text: str) -> bool:
     gold, task = item.reference["answer"], item.reference["task"]
     if task not in ("detect", "region"):
         return bool(text.strip() == gold.strip())
-    given = written.parse(text)
-    if not given:
+    answered = written.parse(text)
+    if not answered:
         return False
-    (name, wanted), (said, found) = written.parse(gold)[0], given[0]
+    (name, wanted), (said, found) = written.parse(gold)[0], answered[0]
     return written.iou(wanted[0], found[0]) >= 0.5 and (task == "detect" or said == name)
 
 
-def score(
-    items: Iterable[Item],
-    predictions: Iterable[Prediction],
-    *,
-    protocol: str | None = None,
-    judge: Callable[..., str] | None = None,
-) -> Score:
+@with_answers(PROTOCOLS)
+def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """Per cent of right answers by kind, by kind and task, and the mean over kinds; no judge is needed."""
-    chosen("protocol", protocol, PROTOCOLS)
-    asked = list(items)
-    texts = answers(asked, predictions)
     tally = Tally()
-    for item in asked:
-        kind, task = item.reference["kind"], item.reference["task"]
-        tally.add(right(item, texts[item.id]), kind, f"{kind}/{task}")
+    for item, text in asked:
+        kind = item.reference["kind"]
+        tally.add(right(item, text), kind, f"{kind}/{item.reference['task']}")
     found = tally.score("synth", items=len(asked))
     kinds = [name for name in found.values if "/" not in name]
     n = max(1, len(kinds))

@@ -114,9 +114,10 @@ def test_good_answers_score_better_than_bad_ones(name: str, folders: Callable[[s
     judge = judge_of(benchmark) if example.judge else None
     best = benchmark.score(items, answered(items, example.good), judge=judge)
     worst = benchmark.score(items, answered(items, example.bad), judge=judge)
-    assert set(benchmark.LOWER_IS_BETTER) <= set(best.values)
+    lower_is_better = getattr(benchmark, "LOWER_IS_BETTER", ())
+    assert set(lower_is_better) <= set(best.values)
     assert best.values[benchmark.PRIMARY_METRIC] > worst.values[benchmark.PRIMARY_METRIC]
-    if benchmark.PRIMARY_METRIC not in benchmark.LOWER_IS_BETTER:
+    if benchmark.PRIMARY_METRIC not in lower_is_better:
         assert best.values[benchmark.PRIMARY_METRIC] <= getattr(benchmark, "PRIMARY_METRIC_MAX", 100.0) + 1e-9
     for score in (best, worst):
         check_score(score, name, items)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mini_internvl.benchmarks._example import ExampleImage
-from mini_internvl.benchmarks._files import read_tsv, tsv_images
+from mini_internvl.benchmarks._files import read_tsv
 from mini_internvl.data import DataError
 from mini_internvl.inputs.images import image_dimensions, load_image
 
@@ -35,7 +35,7 @@ def test_images_are_found_again_behind_line_breaks_and_wide_characters(tmp_path,
     read = read_tsv(path, ("index", "image"))
     assert [row["question"] for row in read] == ['two\nlines, a "quote" and 中文', "None", ""]
     assert read[1]["answer"] == "NA"
-    found = tsv_images(path, read)
+    found = [row["image"] for row in read]
     assert [[load_image(image).width for image in images] for images in found] == [[30], [31, 32], [30]]
     assert found[1][1].read() == ExampleImage(width=32, height=20, seed=2).png()
     assert image_dimensions(found[0][0]) == (30, 20)
@@ -45,7 +45,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path, rows):
     path = table(tmp_path / "t.tsv", rows)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     read = read_tsv(path, ("index", "image"))
-    assert tsv_images(path, read)[0][0].read().startswith(b"\x89PNG")
+    assert read[0]["image"][0].read().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path, rows):
 def test_damage_is_named_by_row(tmp_path, rows, row, message):
     path = table(tmp_path / "t.tsv", [rows[0], row])
     with pytest.raises(DataError, match=rf"t\.tsv: {message}"):
-        tsv_images(path, read_tsv(path, ("index",)))
+        read_tsv(path, ("index",))
 
 
 def test_what_is_no_table_is_refused(tmp_path, rows):
