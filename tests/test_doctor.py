@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mini_internvl.commands.doctor import Diagnosis, Finding, diagnose, run
+from mini_internvl.commands._doctor_folder import Diagnosis, Finding
+from mini_internvl.commands.doctor import command, diagnose
 from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model, save_model
 from mini_internvl.model.config import VisionConfig, VLMConfig
@@ -202,11 +204,11 @@ FAULTS = {
     "cut weights": (lambda folder: cut(folder / WEIGHTS, 0.9), "error", WEIGHTS, "is cut off", "fetch or save it"),
     "cut header": (lambda folder: cut(folder / WEIGHTS, 0.01), "error", WEIGHTS, "inside its header", "again"),
     "cut shard": (truncated_shard, "error", "model-00001-of-00002.safetensors", "is cut off", "fetch or save it"),
-    "missing shard": (missing_shard, "error", INDEX, "model-00002-of-00002.safetensors", "fetch these files"),
+    "missing shard": (missing_shard, "error", INDEX, "model-00002-of-00002.safetensors", "fetch them again"),
     "no index": (no_index, "error", INDEX, "is missing although there are shards", "fetch model.safetensors.index"),
     "idle shard": (idle_shard, "warning", "model-00003-of-00003.safetensors", "is not read", "delete it"),
     "wrong shard": (wrong_shard, "error", "model-00002-of-00002.safetensors", "lacks", "all of one version"),
-    "pickle": (pickled, "error", "pytorch_model.bin", "pickle", "convert the weights to safetensors"),
+    "pickle": (pickled, "error", "pytorch_model.bin", "pickle", "convert it to safetensors"),
     "idle pickle": (write("pytorch_model.bin", "x"), "note", "pytorch_model.bin", "not read", ""),
     "Git LFS pointer": (write(WEIGHTS, POINTER), "error", WEIGHTS, "Git LFS pointer", "git lfs pull"),
     "error page": (write(WEIGHTS, "<html>Not found</html>"), "error", WEIGHTS, "text file", "fetch it again"),
@@ -526,7 +528,14 @@ def test_headers_are_read_without_weights(folder):
         read_header(folder / WEIGHTS)
 
 
-def test_run_prints_lines_or_json_and_gives_the_exit_code(folder, capsys):
+def run(folder: Path, **options: bool) -> int:
+    """The exit code of the command."""
+    with pytest.raises(typer.Exit) as done:
+        command(folder, **options)
+    return done.value.exit_code
+
+
+def test_the_command_prints_lines_or_json_and_gives_the_exit_code(folder, capsys):
     assert run(folder) == 0
     assert "healthy" in capsys.readouterr().out
     FAULTS["cut weights"][0](folder)
@@ -535,7 +544,7 @@ def test_run_prints_lines_or_json_and_gives_the_exit_code(folder, capsys):
     assert f"error    {WEIGHTS}: is cut off" in out
     assert "fix: fetch or save it again" in out
     assert out.strip().endswith("must be mended (1 error)")
-    assert run(folder, as_json=True) == 1
+    assert run(folder, json=True) == 1
     fields = json.loads(capsys.readouterr().out)
     assert fields["healthy"] is False
     assert fields["findings"][0]["file"] == WEIGHTS

@@ -1,7 +1,8 @@
-"""What the doctor writes down, and a folder that is read in spite of its faults."""
+"""The doctor's findings, and a folder that is read in spite of its faults."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,42 +67,34 @@ class Folder:
         self.path = path
         self.findings: list[Finding] = []
         self.facts: dict[str, str | int] = {}
-        self._read: dict[str, dict[str, Any] | None] = {}
+        self.json = functools.cache(self._read_json)
 
     def has(self, name: str) -> bool:
         """Whether a file of that name is there."""
         return (self.path / name).is_file()
 
-    def names(self, pattern: str) -> list[str]:
-        """File names that match, sorted."""
-        return sorted(path.name for path in self.path.glob(pattern) if path.is_file())
+    def names(self, *patterns: str) -> list[str]:
+        """File names that match a pattern, sorted."""
+        return sorted(path.name for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
 
-    def tell(self, severity: Severity, file: str, what: str, remedy: str) -> None:
-        """Write a finding down."""
+    def add(self, severity: Severity, file: str, what: str, remedy: str) -> None:
+        """Note a finding."""
         self.findings.append(Finding(severity=severity, file=plain(file), what=plain(what), remedy=plain(remedy)))
 
-    def tell_error(self, file: str, error: Exception) -> None:
-        """Write down an error of ours, whose message reads "what is wrong; remedy"; it may begin with another file."""
+    def add_error(self, file: str, error: Exception) -> None:
+        """Note an error of the loader, whose message reads "what is wrong; remedy"; it may begin with another file."""
         text = str(error).replace(f"{self.path}/", "").replace(f"{self.path}: ", "")
         first = re.match(r"([\w./-]+\.(?:json|safetensors|txt|model|bin)):? ", text)
         file, text = (first[1], text[first.end() :]) if first else (file, text)
         what, _, remedy = text.rpartition("; ")
-        self.tell("error", file, what or remedy, remedy if what else "fetch the file again")
+        self.add("error", file, what or remedy, remedy if what else "fetch the file again")
 
-    def json(self, name: str) -> dict[str, Any] | None:
+    def _read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object; ``None`` when it is missing or broken; a broken one is reported once."""
-        if name not in self._read:
-            self._read[name] = self._json(name)
-        return self._read[name]
-
-    def _json(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
-        if not path.exists():
-            return None
         try:
-            return read_object(path)
+            return read_object(self.path / name) if (self.path / name).exists() else None
         except FileError as error:
-            self.tell_error(name, error)
+            self.add_error(name, error)
             return None
 
     def layout(self) -> str:
@@ -109,11 +102,17 @@ class Folder:
         if self.has(ADAPTER):
             if self.has(CONFIG):
                 remedy = "move the adapter's two files to a folder of their own"
-                self.tell("warning", CONFIG, "lies beside adapter_config.json, which is what gets loaded", remedy)
+                self.add("warning", CONFIG, "lies beside adapter_config.json, which is what gets loaded", remedy)
             return "adapter"
         raw = self.json(CONFIG)
         if raw is None:
-            return self._without_config()
+            inside = [name for name in ("best", "last") if self.has(f"{name}/{CONFIG}")]
+            if inside:
+                what = "is missing: this is the folder of a training run"
+                self.add("error", CONFIG, what, f"give {self.path / inside[0]}")
+            elif not (self.path / CONFIG).exists():
+                self.add("error", CONFIG, "is missing", "copy it from the original checkpoint, or give another folder")
+            return "unknown"
         for name, module in layouts.layouts().items():
             if module.matches(raw):
                 return name
@@ -123,31 +122,16 @@ class Folder:
             return "vision"
         if isinstance(first, str) and first in llms.backbones():
             remedy = "give a whole model's folder, or join this one with an InternViT (minivl build)"
-            self.tell("error", CONFIG, f"is of a language model alone ({first})", remedy)
+            self.add("error", CONFIG, f"is of a language model alone ({first})", remedy)
             return "llm"
         if kind == "internvl_chat":
             lacking = [name for name in ("vision_config", "llm_config") if name not in raw]
-            self.tell(
-                "error", CONFIG, f"lacks {' and '.join(lacking)}", "copy config.json from the original checkpoint"
-            )
+            what = f"lacks {' and '.join(lacking)}"
+            self.add("error", CONFIG, what, "copy config.json from the original checkpoint")
             return "official"
-        self.tell(
-            "error",
-            CONFIG,
-            f'is of another model: model_type "{kind}", architecture "{first}"',
-            'give a folder whose model_type is "internvl_chat" (official) or "internvl" (Hugging Face native)',
-        )
-        return "unknown"
-
-    def _without_config(self) -> str:
-        if self.has(ADAPTER):
-            return "adapter"
-        inside = [name for name in ("best", "last") if (self.path / name / CONFIG).is_file()]
-        if inside:
-            place = self.path / inside[0]
-            self.tell("error", CONFIG, "is missing: this is the folder of a training run", f"give {place}")
-        elif not (self.path / CONFIG).exists():
-            self.tell("error", CONFIG, "is missing", "copy it from the original checkpoint, or give another folder")
+        what = f'is of another model: model_type "{kind}", architecture "{first}"'
+        remedy = 'give a folder whose model_type is "internvl_chat" (official) or "internvl" (Hugging Face native)'
+        self.add("error", CONFIG, what, remedy)
         return "unknown"
 
 

@@ -20,39 +20,36 @@ FILES = {
     "Phi3ForCausalLM": ("tokenizer.model",),
 }
 """Tokenizer files of the released checkpoints."""
+TOKENIZER_FILES = ("special_tokens_map.json", "merges.txt", "tokenizer.model", "tokenizer.json", "vocab.json")
 ADDED, SETTINGS, GENERATION = "added_tokens.json", "tokenizer_config.json", "generation_config.json"
 
 
 def check_tokens(folder: Folder, config: VLMConfig | None, rows: int | None) -> None:
     """Tokenizer files, sizes, added tokens, template and stop tokens."""
-    template = _template(folder, config)
+    template = None
+    if config is not None:
+        folder.facts["template"] = str(config.template)
+        template = chat.TEMPLATES.get(config.template)
+        if template is None:
+            what = f'names the unknown chat template "{config.template}"'
+            folder.add("error", CONFIG, what, f'set "template" to one of {", ".join(chat.TEMPLATES)}')
     if not _files_there(folder, config):
         return
     try:
         tokenizer = load_tokenizer(folder.path)
     except TokenizerError as error:
         if not any(finding.file in str(error) for finding in folder.findings):
-            folder.tell_error(_named(str(error)), error)
+            text = str(error)
+            places = [(text.find(name), name) for name in (SETTINGS, ADDED, *TOKENIZER_FILES) if name in text]
+            folder.add_error(min(places, default=(0, SETTINGS))[1], error)
         return
     folder.facts["tokenizer"] = f"{tokenizer.kind}, {tokenizer.size:,} tokens"
     _sizes(folder, tokenizer, rows)
-    _nine(folder, tokenizer, config)
+    _family_tokens(folder, tokenizer, config)
     _spellings(folder)
     if template is not None:
         _template_tokens(folder, tokenizer, template)
     _stop_tokens(folder, tokenizer, template)
-
-
-def _template(folder: Folder, config: VLMConfig | None) -> ChatTemplate | None:
-    if config is None:
-        return None
-    folder.facts["template"] = str(config.template)
-    try:
-        return chat.find_template(config.template)
-    except (chat.ChatError, TypeError):
-        what = f'names the unknown chat template "{config.template}"'
-        folder.tell("error", CONFIG, what, f'set "template" to one of {", ".join(chat.TEMPLATES)}')
-        return None
 
 
 def _files_there(folder: Folder, config: VLMConfig | None) -> bool:
@@ -60,37 +57,21 @@ def _files_there(folder: Folder, config: VLMConfig | None) -> bool:
     native = (folder.json(CONFIG) or {}).get("model_type") == "internvl"
     wanted = FILES.get(config.llm.architecture, ()) if config and not native else ()
     missing = [name for name in wanted if not folder.has(name)]
-    have = [names for names in (("vocab.json", "merges.txt"), ("tokenizer.model",)) if all(map(folder.has, names))]
-    if folder.has("tokenizer.json") and not have:
+    if any(all(map(folder.has, names)) for names in FILES.values()):
+        return True
+    if folder.has("tokenizer.json"):
         if missing:
             what = f"is the only tokenizer file; the released checkpoints come with {' and '.join(missing)}"
             remedy = f"for the same ids as in training copy {' and '.join(missing)} from the original checkpoint"
-            folder.tell("warning", "tokenizer.json", what, remedy)
+            folder.add("warning", "tokenizer.json", what, remedy)
         return True
-    if have:
-        return True
-    if not missing:
-        missing = ["vocab.json", "merges.txt"] if folder.has("vocab.json") != folder.has("merges.txt") else []
-        missing = [name for name in missing if not folder.has(name)] or ["tokenizer.json"]
+    halves = ("vocab.json", "merges.txt")
+    missing = missing or [name for name in halves if not folder.has(name)]
+    missing = missing if wanted or len(missing) == 1 else ["tokenizer.json"]
     backbone = f" of {config.llm.architecture}" if config else ""
     what = f"is missing: the tokenizer{backbone} needs {' and '.join(wanted or missing)}"
-    folder.tell("error", missing[0], what, f"copy {' and '.join(missing)} from the original checkpoint")
+    folder.add("error", missing[0], what, f"copy {' and '.join(missing)} from the original checkpoint")
     return False
-
-
-def _named(message: str) -> str:
-    """The file that a message of the tokenizer's loader speaks of."""
-    names = [
-        SETTINGS,
-        ADDED,
-        "special_tokens_map.json",
-        "merges.txt",
-        "tokenizer.model",
-        "tokenizer.json",
-        "vocab.json",
-    ]
-    found = [(message.find(name), name) for name in names if name in message]
-    return min(found)[1] if found else SETTINGS
 
 
 def _sizes(folder: Folder, tokenizer: Tokenizer, rows: int | None) -> None:
@@ -98,34 +79,34 @@ def _sizes(folder: Folder, tokenizer: Tokenizer, rows: int | None) -> None:
     size = max(tokenizer.size, largest)
     if rows is None or size == rows:
         return
-    told = f"the tokenizer has {size:,} tokens, the embedding table {rows:,} rows"
+    what = f"the tokenizer has {size:,} tokens, the embedding table {rows:,} rows"
     if size > rows:
         beyond = [token.content for token in tokenizer.added.values() if token.id >= rows]
         which = f"; without a row are {listed(beyond)}" if beyond else ""
         remedy = "take tokenizer and weights from one checkpoint, or resize the tables to the tokenizer and train them"
-        folder.tell("error", SETTINGS, told + which, remedy)
+        folder.add("error", SETTINGS, what + which, remedy)
     else:
         remedy = f"check that {ADDED} is the checkpoint's own; spare rows do no harm otherwise"
-        folder.tell("warning", ADDED, f"{told}: {rows - size:,} rows have no token", remedy)
+        folder.add("warning", ADDED, f"{what}: {rows - size:,} rows have no token", remedy)
 
 
-def _nine(folder: Folder, tokenizer: Tokenizer, config: VLMConfig | None) -> None:
+def _family_tokens(folder: Folder, tokenizer: Tokenizer, config: VLMConfig | None) -> None:
     missing = [token for token in chat.FAMILY_TOKENS if token not in tokenizer.added]
     file = ADDED if folder.has(ADDED) or tokenizer.kind != "json" else "tokenizer.json"
     if missing:
         remedy = f"copy {ADDED}, {SETTINGS} and special_tokens_map.json from the original checkpoint"
-        folder.tell("error", file, f"special tokens are missing: {listed(missing, 9)}", remedy)
+        folder.add("error", file, f"special tokens are missing: {listed(missing, 9)}", remedy)
     wanted = config.image_token_id if config else None
     there = tokenizer.added.get("<IMG_CONTEXT>")
     if wanted is not None and there is not None and there.id != wanted:
         what = f"img_context_token_id is {wanted}, but the tokenizer gives <IMG_CONTEXT> the id {there.id}"
         remedy = f"set img_context_token_id to {there.id}, or copy the tokenizer files that belong to these weights"
-        folder.tell("error", CONFIG, what, remedy)
+        folder.add("error", CONFIG, what, remedy)
     ids = [tokenizer.added[token].id for token in chat.FAMILY_TOKENS if token in tokenizer.added]
     if not missing and ids != list(range(ids[0], ids[0] + 9)):
-        told = ", ".join(f"{token} {number}" for token, number in zip(chat.FAMILY_TOKENS, ids, strict=True))
+        order = ", ".join(f"{token} {number}" for token, number in zip(chat.FAMILY_TOKENS, ids, strict=True))
         remedy = "leave them if the model was trained so; else copy the tokenizer files of the original checkpoint"
-        folder.tell("warning", file, f"the nine special tokens are not in the official order: {told}", remedy)
+        folder.add("warning", file, f"the nine special tokens are not in the official order: {order}", remedy)
 
 
 def _spellings(folder: Folder) -> None:
@@ -138,7 +119,7 @@ def _spellings(folder: Folder) -> None:
     if wrong:
         token = wrong[0]
         what = f"gives {token} the id {plain_ids[token]}, {SETTINGS} gives it {ids[token]}"
-        folder.tell("error", ADDED, what, f"copy {ADDED} and {SETTINGS} from one checkpoint")
+        folder.add("error", ADDED, what, f"copy {ADDED} and {SETTINGS} from one checkpoint")
 
 
 def _template_tokens(folder: Folder, tokenizer: Tokenizer, template: ChatTemplate) -> None:
@@ -149,7 +130,7 @@ def _template_tokens(folder: Folder, tokenizer: Tokenizer, template: ChatTemplat
         file = "tokenizer.json" if tokenizer.kind == "json" else SETTINGS
         what = f'lacks tokens of the template "{template.name}": {listed(missing)}'
         remedy = f'copy the tokenizer files of the original checkpoint, or correct "template" in {CONFIG}'
-        folder.tell("error", file, what, remedy)
+        folder.add("error", file, what, remedy)
 
 
 def _stop_tokens(folder: Folder, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
@@ -158,7 +139,7 @@ def _stop_tokens(folder: Folder, tokenizer: Tokenizer, template: ChatTemplate | 
     if not (folder.path / GENERATION).exists():
         hint = f": {{{chr(34)}eos_token_id{chr(34)}: [{end.id}]}}" if end else ""
         what = "is missing: other programs will not know where an answer ends"
-        folder.tell("warning", GENERATION, what, f"copy it from the original checkpoint, or write it{hint}")
+        folder.add("warning", GENERATION, what, f"copy it from the original checkpoint, or write it{hint}")
         return
     settings = folder.json(GENERATION)
     if settings is None:
@@ -167,7 +148,7 @@ def _stop_tokens(folder: Folder, tokenizer: Tokenizer, template: ChatTemplate | 
     stops = value if isinstance(value, list) else [value]
     if value is None or not all(isinstance(stop, int) for stop in stops):
         remedy = f"set it to [{end.id}]" if end else "copy the file from the original checkpoint"
-        folder.tell("warning", GENERATION, f"eos_token_id is {value!r}: no token ends an answer", remedy)
+        folder.add("warning", GENERATION, f"eos_token_id is {value!r}: no token ends an answer", remedy)
     elif end is not None and end.id not in stops:
         what = f"eos_token_id {value} lacks {end.id}, the separator {end.content} of the template"
-        folder.tell("warning", GENERATION, what, f"add {end.id} to eos_token_id")
+        folder.add("warning", GENERATION, what, f"add {end.id} to eos_token_id")

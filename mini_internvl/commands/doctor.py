@@ -19,10 +19,10 @@ import typer
 from mini_internvl import terminal
 from mini_internvl.commands import _doctor_tokens as tokens
 from mini_internvl.commands import _doctor_weights as weights
-from mini_internvl.commands._doctor_folder import ADAPTER, LAYOUTS, Diagnosis, Finding, Folder, listed, plain
-from mini_internvl.commands._options import AsJson
+from mini_internvl.commands._doctor_folder import ADAPTER, LAYOUTS, Diagnosis, Folder, listed, plain
+from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine.engine import Engine
-from mini_internvl.model.adapter import find_base, load_adapted, read_weights
+from mini_internvl.model.adapter import WEIGHTS, find_base, load_adapted, read_weights
 from mini_internvl.model.adapter_config import read_adapter
 from mini_internvl.model.checkpoint import load_model, load_vision
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
@@ -32,21 +32,23 @@ from mini_internvl.model.layouts import layouts
 EXAMPLE = "minivl doctor checkpoints/InternVL2-1B --deep"
 
 
+ORDER = {"error": 0, "warning": 1, "note": 2}
+COLOURS = {"error": "red", "warning": "yellow", "note": "bright_black"}
+
+
 def command(
     folder: Annotated[Path, typer.Argument(help="Checkpoint or adapter folder.")],
     deep: Annotated[bool, typer.Option("--deep", help="Also read every tensor and look for NaN and infinity.")] = False,
     json: AsJson = False,
 ) -> None:
     """Diagnose a checkpoint or adapter folder: its kind, what is wrong, how to fix it. Exit code 1 on any error."""
-
-    raise typer.Exit(run(folder, deep=deep, as_json=json))
-
-
-__all__ = ["Diagnosis", "Finding", "diagnose", "run"]
-
-ORDER = {"error": 0, "warning": 1, "note": 2}
-COLOURS = {"error": "red", "warning": "yellow", "note": "bright_black"}
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+    diagnosis = diagnose(folder, deep=deep, progress=terminal.ProgressBar("reading tensors"))
+    if json:
+        echo_json({**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy})
+    else:
+        for line, colour in _lines(diagnosis):
+            typer.secho(line, fg=colour if sys.stdout.isatty() else None)
+    raise typer.Exit(0 if diagnosis.healthy else 1)
 
 
 def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = lambda done, total: None) -> Diagnosis:
@@ -57,32 +59,19 @@ def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = l
         deep: also read every tensor once and look for NaN and infinity.
         progress: called with (tensors read, all) while reading.
 
-    Returns:
-        What it is and what was found. Never raises for what is in the folder.
+    Never raises for what is in the folder.
     """
     patient = Folder(Path(folder))
     layout = "unknown"
     _guard(patient, "the folder", lambda: _leftovers(patient))
     if not patient.path.is_dir():
         what = "is a file, not a folder" if patient.path.exists() else "does not exist"
-        patient.tell("error", patient.path.name or str(folder), what, "give the folder that holds config.json")
+        patient.add("error", patient.path.name or str(folder), what, "give the folder that holds config.json")
     else:
         layout = _guard(patient, CONFIG, patient.layout) or "unknown"
         _examine(patient, layout, deep, progress)
     findings = sorted(dict.fromkeys(patient.findings), key=lambda finding: ORDER[finding.severity])
     return Diagnosis(folder=str(folder), layout=layout, facts=patient.facts, findings=tuple(findings))
-
-
-def run(path: Path, *, deep: bool = False, as_json: bool = False) -> int:
-    """Examine, print. Returns the exit code: 1 when something must be fixed, else 0."""
-    diagnosis = diagnose(path, deep=deep, progress=terminal.ProgressBar("reading tensors"))
-    if as_json:
-        fields = {**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy}
-        typer.echo(json.dumps(fields, ensure_ascii=False, indent=1))
-    else:
-        for line, colour in _lines(diagnosis):
-            typer.secho(line, fg=colour if sys.stdout.isatty() else None)
-    return 0 if diagnosis.healthy else 1
 
 
 def _lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str | None]]:
@@ -95,8 +84,8 @@ def _lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str | None]]:
         if finding.remedy:
             yield f"         fix: {finding.remedy}", None
     counts = {name: sum(finding.severity == name for finding in diagnosis.findings) for name in ORDER}
-    told = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
-    yield f"{'healthy' if diagnosis.healthy else 'must be mended'}{f' ({told})' if told else ''}", None
+    summary = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
+    yield f"{'healthy' if diagnosis.healthy else 'must be mended'}{f' ({summary})' if summary else ''}", None
 
 
 def _guard(folder: Folder, file: str, check: Callable[[], Any]) -> Any:
@@ -105,13 +94,13 @@ def _guard(folder: Folder, file: str, check: Callable[[], Any]) -> Any:
         return check()
     except Exception as error:  # files of any content come here, and one must not hide the faults of the rest
         what = f"could not be examined ({type(error).__name__}: {error})"
-        folder.tell("error", file, what, "fetch the file again from where it came")
+        folder.add("error", file, what, "fetch the file again from where it came")
         return None
 
 
 def _examine(folder: Folder, layout: str, deep: bool, progress: weights.Progress) -> None:
     raw = folder.json(CONFIG) or {}
-    single = ADAPTER_WEIGHTS if layout == "adapter" else weights.WEIGHTS
+    single = WEIGHTS if layout == "adapter" else weights.WEIGHTS
     files = _guard(folder, single, lambda: weights.read_files(folder, single)) or {}
     if layout == "adapter":
         _guard(folder, ADAPTER, lambda: _adapter(folder, files))
@@ -135,25 +124,24 @@ def _try_loading(folder: Folder, layout: str) -> None:
         elif Path(base := find_base(folder.path, None) if read_adapter(folder.path).base else "").is_dir() and base:
             Engine(load_adapted(folder.path, device="meta", allow_other_base=True), Path(base))
     except ValueError as error:
-        folder.tell_error(CONFIG, error)
+        folder.add_error(CONFIG, error)
 
 
 def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
     """Config, tensors and tokenizer of a model."""
     tensors = {name: stored for held in files.values() for name, stored in held.items()}
     config = _guard(folder, CONFIG, lambda: _config(folder, layout, raw))
-    official = config.official if isinstance(config, VLMConfig) else raw
+    model = config if isinstance(config, VLMConfig) else None
     if layout != "llm":
-        tensors = weights.unwrap(folder, tensors, official)
+        tensors = weights.unwrap(folder, tensors, model.official if model else raw)
     complete = bool(files) and not any(
         f.severity == "error" and f.file.endswith(("tensors", "index.json")) for f in folder.findings
     )
     if config is not None and complete:
-        weights.compare(folder, tensors, weights.expected(config, layout), tied=weights.is_tied(config))
+        weights.compare(folder, tensors, config, layout)
     if layout in layouts():
-        vocabulary = config.llm.vocab_size if isinstance(config, VLMConfig) else None
+        vocabulary = model.llm.vocab_size if model else None
         rows = _guard(folder, CONFIG, lambda: weights.check_rows(folder, tensors, vocabulary))
-        model = config if isinstance(config, VLMConfig) else None
         _guard(folder, tokens.SETTINGS, lambda: tokens.check_tokens(folder, model, rows))
 
 
@@ -167,56 +155,48 @@ def _config(folder: Folder, layout: str, raw: Mapping[str, Any]) -> VLMConfig | 
         else:
             return None
     except ConfigError as error:
-        folder.tell("error", CONFIG, str(error), "copy config.json from the original checkpoint")
+        folder.add("error", CONFIG, str(error), "copy config.json from the original checkpoint")
         return None
     if isinstance(config, VLMConfig):
         folder.facts["language model"] = config.llm.architecture
         folder.facts["tile"] = f"{config.image_size} px, {config.tokens_per_tile} tokens, up to {config.max_tiles}"
         if config.defaults:
             what = f"does not say everything; taken for granted: {listed(list(config.defaults), 12)}"
-            folder.tell("warning", CONFIG, what, "compare with the original checkpoint and write these fields down")
+            folder.add("warning", CONFIG, what, "compare with the original checkpoint and write these fields down")
     return config
 
 
-def _is_path(name: str) -> bool:
-    return name.startswith(".") or Path(name).is_absolute()
-
-
-def _adapter(folder: Folder, files: Mapping[str, Mapping[str, Any]]) -> None:
+def _adapter(folder: Folder, files: weights.Files) -> None:
     """A PEFT adapter: its settings, its pairs of matrices, its base."""
     settings = folder.json(ADAPTER) or {}
     kind, rank, base = (settings.get(name) for name in ("peft_type", "r", "base_model_name_or_path"))
     folder.facts["adapter"] = f"{kind}, rank {rank}, of {base or 'an unnamed base'}"
+    place = Path(str(base))
     if not base:
         remedy = "set base_model_name_or_path to the checkpoint it was trained on"
-        folder.tell("warning", ADAPTER, "does not say what it adapts", remedy)
-    elif _is_path(str(base)) and not any(place.is_dir() for place in (folder.path / str(base), Path(str(base)))):
+        folder.add("warning", ADAPTER, "does not say what it adapts", remedy)
+    elif (str(base).startswith(".") or place.is_absolute()) and not ((folder.path / place).is_dir() or place.is_dir()):
         remedy = "set base_model_name_or_path to where the base is now, or give the base when loading"
-        folder.tell("warning", ADAPTER, f"names a base that is not here: {base}", remedy)
-    tensors = {name: stored for held in files.values() for name, stored in held.items()}
-    downs = {name.replace("lora_A", "lora_B") for name in tensors if "lora_A" in name}
-    ups = {name for name in tensors if "lora_B" in name}
-    alone = sorted(downs ^ ups)
-    if alone:
-        what = f"low-rank matrices without their partner: {listed(alone)}"
-        folder.tell("error", ADAPTER_WEIGHTS, what, "save or fetch the adapter again")
-    if files and not ups:
-        folder.tell("error", ADAPTER_WEIGHTS, "holds no low-rank matrices", "save or fetch the adapter again")
-    if not alone and ups:
-        try:
-            for line in read_weights(folder.path):
-                folder.tell("warning", ADAPTER, line, "correct the name, or leave the field out")
-        except CheckpointError as error:
-            folder.tell_error(ADAPTER, error)
-    elif settings:
+        folder.add("warning", ADAPTER, f"names a base that is not here: {base}", remedy)
+    names = [name for held in files.values() for name in held]
+    ups = {name for name in names if "lora_B" in name}
+    alone = sorted(ups ^ {name.replace("lora_A", "lora_B") for name in names if "lora_A" in name})
+    if alone or (files and not ups):
+        what = f"low-rank matrices without their partner: {listed(alone)}" if alone else "holds no low-rank matrices"
+        folder.add("error", WEIGHTS, what, "save or fetch the adapter again")
+    try:
+        for line in read_weights(folder.path) if ups and not alone else ():
+            folder.add("warning", ADAPTER, line, "correct the name, or leave the field out")
         read_adapter(folder.path)
+    except CheckpointError as error:
+        folder.add_error(ADAPTER, error)
 
 
 def _remote_code(folder: Folder) -> None:
     """Code that comes with the folder, which is never run here, or that auto_map names and does not come."""
     present = folder.names("*.py")
     if present:
-        folder.tell("note", present[0], f"code of the folder is not run: {listed(present)}", "")
+        folder.add("note", present[0], f"code of the folder is not run: {listed(present)}", "")
     for name in (CONFIG, tokens.SETTINGS):
         entries = (folder.json(name) or {}).get("auto_map")
         texts = re.findall(r"[\w\-./]+\.\w+", json.dumps(entries)) if entries else []
@@ -225,7 +205,7 @@ def _remote_code(folder: Folder) -> None:
         if missing:
             what = f"auto_map names code that is not in the folder: {listed(missing)}"
             remedy = "nothing here needs it; for programs that run such code copy these files, else delete auto_map"
-            folder.tell("warning", name, what, remedy)
+            folder.add("warning", name, what, remedy)
 
 
 def _leftovers(folder: Folder) -> None:
@@ -239,6 +219,6 @@ def _leftovers(folder: Folder) -> None:
             what = "is left from a save that was interrupted"
             if path.name == f"{begin}old" and not place.exists():
                 what += ", and is the only copy that is whole"
-                folder.tell("error", path.name, what, f"rename {path} to {place}")
+                folder.add("error", path.name, what, f"rename {path} to {place}")
             else:
-                folder.tell("warning", path.name, what, f"if no save is running, delete {path}")
+                folder.add("warning", path.name, what, f"if no save is running, delete {path}")

@@ -216,7 +216,7 @@ def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[t
     backbone = llms.find(config.llm.architecture)
     table, head = None, False
     for key, tensor in tensors:
-        name = _one_spelling(key)
+        name = one_spelling(key)
         place = name.find(".attention.")
         part = name[place + len(".attention.") :]
         if name.startswith("vision_tower.") and place >= 0 and part[:7] in ("q_proj.", "k_proj.", "v_proj."):
@@ -400,7 +400,7 @@ def _given(raw: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _one_spelling(key: str) -> str:
+def one_spelling(key: str) -> str:
     """``model.language_model.*`` and top-level ``lm_head`` in the other spelling."""
     if key.startswith("lm_head."):
         return f"language_model.{key}"
