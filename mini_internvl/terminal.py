@@ -48,11 +48,12 @@ def duration(seconds: float) -> str:
 class ProgressBar:
     """Shows a counted step: title, done of total, a note, time left.
 
-    Without a note of its own the time left is estimated from what was done since the first call.
+    Without a note of its own, or with a ``unit`` whose pace is shown, the time left is estimated from what was done
+    since the first call.
     """
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, title: str, *, unit: str = "") -> None:
+        self.title, self.unit = title, unit
         self.bar: Progress | None = None
         self.began: float | None = None
         self.last = self.first = 0.0
@@ -65,9 +66,13 @@ class ProgressBar:
         self.ended, now = done >= total, time.monotonic()
         if self.began is None:
             self.began, self.first = now, done
-        fresh = done - self.first
-        if not note and fresh and not self.ended:
-            note = f"{duration((now - self.began) / fresh * (total - done))} left"
+        fresh, seconds = done - self.first, now - self.began
+        notes = [note] if note else []
+        if fresh and not self.ended and (self.unit or not note):
+            notes.insert(0, f"{duration(seconds / fresh * (total - done))} left")
+        if fresh and seconds and self.unit:
+            notes.insert(0, f"{fresh / seconds:.1f} {self.unit}/s")
+        note = "  ".join(notes)
         if not self.ended and now - self.last < (DRAW_SECONDS if err.is_terminal else LOG_SECONDS):
             return
         self.last = now

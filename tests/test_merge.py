@@ -42,7 +42,7 @@ def outputs(model):
 
 
 def test_merged_is_proved_and_saved(adapter, base, tmp_path, capsys):
-    command.run(str(adapter), tmp_path / "merged", base=None, as_json=True)
+    command.command(str(adapter), tmp_path / "merged", base=None, json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["difference"] <= told["tolerance"] == 1e-4
     assert told["changed"] > 0.01
@@ -59,7 +59,7 @@ def test_merged_is_proved_and_saved(adapter, base, tmp_path, capsys):
 
 
 def test_the_table_for_people(adapter, tmp_path, capsys):
-    command.run(str(adapter), tmp_path / "merged", base=None, as_json=False)
+    command.command(str(adapter), tmp_path / "merged", base=None, json=False)
     shown = capsys.readouterr().out
     for words in ("8 vision, 14 llm layers merged", "merged, float32", "100.00%", "merged: "):
         assert words in shown
@@ -73,8 +73,8 @@ def test_the_type_and_layout_of_the_base_are_kept(adapter, base, tmp_path):
     raw["auto_mapping"] = None  # as written by peft, which knows no hash
     (adapter / "adapter_config.json").write_text(json.dumps(raw))
     done = command.merge(adapter, tmp_path / "merged", base=str(half))
-    assert done.dtype == "bfloat16"
-    assert done.difference <= 1e-4 < done.saved_difference < 0.1
+    assert done["dtype"] == "bfloat16"
+    assert done["difference"] <= 1e-4 < done["saved_difference"] < 0.1
     assert json.loads((tmp_path / "merged/config.json").read_text())["model_type"] == "internvl"
     assert load_model(tmp_path / "merged").dtype == torch.float32
 

@@ -64,7 +64,9 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
 def _check_index(folder: Folder, files: Files) -> None:
     """Report files that hold other tensors than the index says."""
     places = (folder.json(INDEX) or {}).get("weight_map")
-    for name, held in files.items() if isinstance(places, dict) else ():
+    if not isinstance(places, dict):
+        return
+    for name, held in files.items():
         promised = {key for key, place in places.items() if place == name}
         differences = ("lacks {}", promised - held.keys()), ("holds {} on top", held.keys() - promised)
         parts = [text.format(listed(sorted(names))) for text, names in differences if names]

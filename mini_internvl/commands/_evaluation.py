@@ -1,8 +1,7 @@
-"""``minivl eval``: one model on benchmarks; a folder of answers and scores, a table for each."""
+"""The work of ``minivl eval``: one model on benchmarks; a folder of answers and scores, a table for each."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ import typer
 
 from mini_internvl import plugins, terminal
 from mini_internvl import report as reports
+from mini_internvl.commands._options import echo_json
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.cache import AnswerCache
@@ -32,40 +32,24 @@ SYNTH = "synth"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is evaluated on what, as the command line gives it."""
+    """The options of ``minivl eval``, whose help says what each means; ``minivl score`` uses some of them."""
 
     benchmarks: Sequence[str]
-    """Names."""
     model: str | None = None
-    """Checkpoint, hub id, address of a server; ``None`` for nano."""
     data: Path | None = None
-    """Folder of the official files."""
     split: str | None = None
-    """Split; the benchmark's first when ``None``."""
     protocol: str | None = None
-    """Protocol; the paper's when ``None``."""
     limit: int | None = None
-    """Size of a random sample; for synth the number of images of each kind."""
     seed: int | None = None
-    """Seed of the sample; for synth of the images."""
     kinds: str = "shapes,words,charts"
-    """Kinds of synth, separated by commas, or all."""
     output: Path | None = None
-    """Folder of the results; runs/eval/MODEL when ``None``."""
     judge: str = ""
-    """Address of a judge model."""
     name: str = ""
-    """Name of the model in results; taken from ``model`` when empty."""
     max_tiles: int | None = None
-    """Tile limit instead of the benchmarks' own; scores then get a footnote in the paper's tables."""
     batch_size: int = 64
-    """Questions answered together."""
     device: str = "auto"
-    """Device."""
     dtype: str = "auto"
-    """Type of the weights."""
     report: bool = True
-    """Whether the report is written."""
 
     @property
     def folder(self) -> Path:
@@ -85,47 +69,40 @@ class Outcome:
     """Benchmark -> what went wrong."""
 
 
-def find_benchmarks(names: Sequence[str]) -> dict[str, ModuleType]:
-    """Name -> benchmark; an unknown name is wrong usage, and the nearest are offered."""
+def find_benchmarks(settings: Settings) -> dict[str, ModuleType]:
+    """Name -> benchmark, checked before a model is loaded; an unknown name is wrong usage, the nearest are offered.
+
+    Raises:
+        ValueError: a folder is missing, or a split, protocol or address could only fail later; names what is known.
+    """
+    names = settings.benchmarks
     try:
         found = {plugins.short_name(name): plugins.find("benchmarks", name) for name in names}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if len(found) < len(set(names)):
         raise typer.BadParameter(f"two benchmarks share a name, and so a folder of results: {', '.join(names)}")
-    return found
-
-
-def check(settings: Settings, benchmarks: Mapping[str, ModuleType]) -> None:
-    """Refuse, before a model is loaded, a split, a protocol or an address that could only fail later.
-
-    Raises:
-        ValueError: names the benchmark and what it knows.
-    """
-    for name, benchmark in benchmarks.items():
-        for what, value, known in (
-            ("split", settings.split, benchmark.SPLITS),
-            ("protocol", settings.protocol, benchmark.PROTOCOLS),
-        ):
+    for name, benchmark in found.items():
+        if settings.data is None and name != SYNTH:
+            raise ValueError(f"{name} reads its questions from a folder; give it with --data")
+        choices = ("split", settings.split, benchmark.SPLITS), ("protocol", settings.protocol, benchmark.PROTOCOLS)
+        for what, value, known in choices:
             if value is not None and value not in known:
                 raise ValueError(f'{name} has no {what} "{value}"; there are: {", ".join(known)}')
     for address in (settings.judge, settings.model if is_remote(settings.model) else ""):
         if address:
             Address.read(address)
+    return found
 
 
 def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -> int:
     """Evaluate; returns the exit code, 1 when anything failed."""
-    benchmarks = find_benchmarks(settings.benchmarks)
-    if settings.data is None and any(name != SYNTH for name in benchmarks):
-        name = next(name for name in benchmarks if name != SYNTH)
-        raise ValueError(f"{name} reads its questions from a folder; give it with --data")
-    check(settings, benchmarks)
+    benchmarks = find_benchmarks(settings)
     outcome = Outcome()
     with ranks() as mine, ExitStack() as ends:
         asked: list[Questions] = []
         for name, benchmark in benchmarks.items():  # all files are looked at before anything is asked
-            with _told(name, outcome, mine):
+            with _report_errors(name, outcome, mine):
                 asked.append(read(name, benchmark, settings))
         for failures in mine.exchange(outcome.failed):  # what one process cannot read, none asks
             outcome.failed = {**failures, **outcome.failed}
@@ -139,7 +116,7 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
             outputs.check_model(settings.folder, evaluated.facts)
             cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
             for questions in asked:
-                with _told(questions.name, outcome, mine):
+                with _report_errors(questions.name, outcome, mine):
                     _evaluate(questions, settings, evaluated, cache, mine, outcome, should_stop)
         if mine.first:
             _finish(settings, model, outcome, as_json=as_json)
@@ -147,13 +124,13 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
 
 
 @contextmanager
-def _told(name: str, outcome: Outcome, ranks: Ranks) -> Iterator[None]:
+def _report_errors(name: str, outcome: Outcome, ranks: Ranks) -> Iterator[None]:
     """An error in one benchmark is printed and counted; the others go on."""
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
         outcome.failed[name] = " ".join(str(error).split())
-        _complain(ranks, f"{name}: {outcome.failed[name]}")
+        _echo_error(ranks, f"{name}: {outcome.failed[name]}")
 
 
 def _finish(settings: Settings, model: str, outcome: Outcome, *, as_json: bool) -> None:
@@ -174,14 +151,12 @@ def _finish(settings: Settings, model: str, outcome: Outcome, *, as_json: bool) 
     if as_json:
         exported = {name: [str(path) for path in paths] for name, paths in outcome.exported.items()}
         content = {"output": str(settings.folder), "report": report, "results": outcome.results}
-        typer.echo(
-            json.dumps({**content, "exported": exported, "failed": outcome.failed}, ensure_ascii=False, indent=1)
-        )
+        echo_json({**content, "exported": exported, "failed": outcome.failed})
     elif report:
         typer.echo(f"report: {report}")
 
 
-def _complain(ranks: Ranks, text: str) -> None:
+def _echo_error(ranks: Ranks, text: str) -> None:
     if ranks.first:
         typer.secho(f"minivl: {text}", err=True, fg="red" if terminal.err.is_terminal else None)
 
@@ -227,7 +202,7 @@ def _evaluate(
         outcome.results.append(result)
         if judge and judge.failed:
             outcome.failed[asked.name] = result["partial"]
-            _complain(ranks, f"{asked.name}: {result['partial']}")
+            _echo_error(ranks, f"{asked.name}: {result['partial']}")
     finished = {"split": asked.split, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
     timing = progress.timing(asking, predictions) | finished
     if judge:
@@ -246,10 +221,9 @@ class Asking:
     """One live line: answered items, pace, time left, share of right answers so far."""
 
     def __init__(self, name: str, benchmark: ModuleType, *, scored: bool, quiet: bool) -> None:
-        self.name, self.right_of, self.quiet = name, benchmark.right if scored else None, quiet
-        self.bar, self.began = terminal.ProgressBar(name), time.monotonic()
-        self.first: int | None = None
-        self.right = self.seen = 0
+        self.right_of, self.quiet = benchmark.right if scored else None, quiet
+        self.bar = terminal.ProgressBar(name, unit="items")
+        self.right = self.seen = self.cached = 0
 
     def answered(self, item: Item, text: str) -> None:
         """Count an answer."""
@@ -258,28 +232,20 @@ class Asking:
             self.right += bool(self.right_of(item, text))
 
     def count(self, done: int, total: int) -> None:
-        """Show the line."""
-        if self.first is None:
-            self.first = done
-        if self.quiet:
-            return
-        fresh, seconds, notes = done - self.first, time.monotonic() - self.began, []
-        if fresh and seconds:
-            notes.append(f"{fresh / seconds:.1f} items/s")
-            if done < total:
-                notes.append(f"{terminal.duration(seconds / fresh * (total - done))} left")
-        if self.right_of and self.seen:
-            notes.append(f"right {100 * self.right / self.seen:.1f} %")
-        self.bar(done, total, "  ".join(notes))
+        """Show the line; the first call comes with the answers that the cache held."""
+        if self.bar.began is None:
+            self.cached = done
+        if not self.quiet:
+            self.bar(done, total, f"right {100 * self.right / self.seen:.1f} %" if self.right_of and self.seen else "")
 
     def timing(self, seconds: float, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """What the clock says."""
-        fresh = self.seen - (self.first or 0)
+        asked = self.seen - self.cached
         return {
-            "asked": fresh,
-            "cached": self.first or 0,
+            "asked": asked,
+            "cached": self.cached,
             "seconds": round(seconds, 2),
-            "items_per_s": round(fresh / seconds, 3) if seconds else 0.0,
+            "items_per_s": round(asked / seconds, 3) if seconds else 0.0,
             "answer_seconds": round(sum(prediction.seconds for prediction in predictions), 2),
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,23 +26,11 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Assemble a starting checkpoint for training: an InternViT, a plain language model and a fresh projector."""
-
-    echo_facts(run(vision, llm, output, template=template, seed=seed, max_tiles=max_tiles), as_json=json)
-
-
-def run(
-    vision: str, llm: str, output: Path, *, template: str | None = None, seed: int = 0, max_tiles: int = 12
-) -> dict[str, Any]:
-    """Join the parts (folders or hub ids) and sum the result up.
-
-    Raises:
-        ValueError: see :func:`mini_internvl.train.build.join_parts`.
-    """
     folder = join_parts(
         hub.resolve(vision), hub.resolve(llm), output, template=template, seed=seed, max_tiles=max_tiles
     )
     config = read_config(folder)
-    return {
+    facts = {
         "checkpoint": str(folder),
         "language model kind": config.llm.architecture,
         "template": config.template,
@@ -50,3 +38,4 @@ def run(
         "id of <IMG_CONTEXT>": config.image_token_id,
         "total": count_parameters(config)["total"],
     }
+    echo_facts(facts, as_json=json)

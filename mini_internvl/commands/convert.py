@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from torch import Tensor
 
+from mini_internvl import terminal
 from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine import hub
 from mini_internvl.files import check_new, copy_file, new_folder, write_json
@@ -16,12 +17,7 @@ from mini_internvl.inputs.native_files import write_native_files, write_official
 from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model import layouts
 from mini_internvl.model.checkpoint import ADAPTER, CONFIG, as_dtype, image_token_id, layout_of, read_config
-from mini_internvl.model.files import (
-    SHARD_BYTES,
-    CheckpointError,
-    read_tensors,
-    write_tensors,
-)
+from mini_internvl.model.files import SHARD_BYTES, CheckpointError, read_tensors, write_tensors
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 
@@ -37,8 +33,6 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Write a checkpoint in another layout, with its tokenizer, every value kept."""
-    from mini_internvl import terminal
-
     counter = terminal.ProgressBar("converting, MB")
     done = convert(source, target, to, dtype=dtype, shard_bytes=round(shard_gb * 1e9), progress=counter)
     if json:
@@ -50,10 +44,6 @@ def command(
     )
 
 
-Progress = Callable[[int, int], None]
-"""Called with the megabytes written and their number."""
-
-
 def convert(
     source: str | Path,
     target: str | Path,
@@ -61,12 +51,12 @@ def convert(
     *,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write ``source`` in the layout ``to`` (official, native or mini) with its tokenizer files.
 
     Tensors stream from memory-mapped files; at most one shard is held. ``target`` must be new, and appears complete or
-    not at all.
+    not at all. ``progress`` is called with the megabytes written and their number.
 
     Returns:
         What was done: both layouts, number of tensors, bytes, files.
@@ -95,8 +85,7 @@ def convert(
         for name, tensor in there.write(state, config):
             converted = tensor if dtype is None else tensor.to(kept)
             count, size = count + 1, size + converted.nbytes
-            if progress:
-                progress(size // 10**6, total // 10**6)
+            progress(size // 10**6, total // 10**6)
             yield name, converted
 
     with new_folder(target) as temporary:
@@ -118,10 +107,10 @@ def _check(state: dict[str, Tensor], config: Any, folder: Path) -> None:
     """Names and shapes against the model's own, before anything is written."""
     with shapes_only():
         wanted = {name: tuple(value.shape) for name, value in InternVL(config).state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:
-        listed = ", ".join(f"{n} (is {given.get(n, 'missing')}, must be {wanted.get(n, 'absent')})" for n in wrong[:4])
+        listed = ", ".join(f"{n} (is {found.get(n, 'missing')}, must be {wanted.get(n, 'absent')})" for n in wrong[:4])
         raise CheckpointError(f"{folder}: {len(wrong)} tensors do not fit config.json: {listed}; see minivl doctor")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from mini_internvl.commands.adapt import run as run_adapt
 from mini_internvl.records import Part
 
 EXAMPLE = "minivl demo"
+DEMO_KINDS = ("shapes", "words", "charts")
 
 
 def command(
@@ -23,20 +23,11 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Run a demo in minutes: nano answers about images, is adapted to driving, and a report compares both."""
-
-    with stoppable() as should_stop:
-        run(output, should_stop, as_json=json)
-
-
-SHOWN = ("shapes", "words", "charts")
-
-
-def run(output: Path, should_stop: Callable[[], bool], *, as_json: bool = False) -> None:
-    """Show a few answers, then ``minivl adapt driving-sim`` with settings for a quick look."""
-    if not as_json:
+    if not json:
         _show_answers(output / "images")
     config = AdaptConfig(domain="driving-sim", output=output, command=f"minivl demo --output {output}")
-    run_adapt(config, should_stop, as_json=as_json)
+    with stoppable() as should_stop:
+        run_adapt(config, should_stop, as_json=json)
 
 
 def _show_answers(folder: Path) -> None:
@@ -44,7 +35,7 @@ def _show_answers(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     engine = load()
     typer.echo("The nano model that ships with the package, on images it has never seen:")
-    for kind in (kind for kind in SHOWN if synth.missing(kind) is None):
+    for kind in (kind for kind in DEMO_KINDS if synth.missing(kind) is None):
         image, (asked, *_) = synth.draw(kind, 4, 1, "test")
         path = folder / f"{kind}.png"
         image.save(path)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
 
 from mini_internvl import terminal
-from mini_internvl.commands._options import AsJson
+from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine import hub
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine, Prompt
@@ -28,6 +26,9 @@ from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
 
 EXAMPLE = "minivl merge runs/lora/best checkpoints/merged"
+TOLERANCE = 1e-4
+"""Largest difference of float32 logits, relative to the largest logit, that rounding explains."""
+PARTS = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
 
 
 def command(
@@ -37,83 +38,41 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Merge an adapter into its base, proving first that the logits stay the same; a difference refuses the merge."""
-
-    run(adapter, output, base=base, as_json=json)
-
-
-TOLERANCE = 1e-4
-"""Largest difference of float32 logits, relative to the largest logit, that rounding explains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merged:
-    """What was merged and how well it was proved."""
-
-    folder: str
-    """The merged checkpoint."""
-    base: str
-    """The base's folder."""
-    layers: dict[str, int]
-    """Adapted layers of each part: vision, projector, llm."""
-    projector: bool
-    """Whether the adapter brought a projector that was trained in full."""
-    prompts: int
-    """Prompts that were compared."""
-    changed: float
-    """Largest difference of logits that the adapter makes, relative to the scale: what merging must not lose."""
-    difference: float
-    """Largest difference between unmerged and merged float32 logits, relative to the scale."""
-    weights: float
-    """Largest difference between the merged weights and float64 sums made from the files, over the largest weight."""
-    argmax: float
-    """Share of positions with the same likeliest token, unmerged and merged."""
-    scale: float
-    """Largest logit of the unmerged model."""
-    tolerance: float
-    """Allowed ``difference``."""
-    dtype: str
-    """Type of the saved weights: that of the base's files."""
-    saved_difference: float
-    """As ``difference``, after the weights were rounded to that type."""
-    saved_argmax: float
-    """As ``argmax``, after rounding."""
+    done = merge(adapter, output, base=base)
+    if json:
+        echo_json(done)
+        return
+    rows = [
+        ("merged, float32", f"{done['difference']:.1e}", f"{done['argmax']:.2%}"),
+        (f"merged, as saved ({done['dtype']})", f"{done['saved_difference']:.1e}", f"{done['saved_argmax']:.2%}"),
+        ("weights, against the files", f"{done['weights']:.1e}", ""),
+        ("without the adapter", f"{done['changed']:.1e}", ""),
+    ]
+    layers = ", ".join(f"{count} {part}" for part, count in done["layers"].items() if count)
+    what = f"{layers} layers{' and the projector' * done['projector']} merged"
+    title = f"{what}; {done['prompts']} prompts, differences over the largest logit"
+    terminal.table(title, ("", "logits differ by", "same best token"), rows)
+    typer.echo(f"merged: {done['folder']}")
 
 
-def run(adapter: str, output: Path, *, base: str | None, as_json: bool) -> None:
-    """Merge and print the proof.
+def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict[str, Any]:
+    """Merge an adapter into its base and save a whole checkpoint, in the base's layout and in the type of its weights.
 
     Args:
         adapter: folder or hub id of an adapter.
-        output: the merged checkpoint, in the base's layout and in the type of its weights.
+        output: the merged checkpoint.
         base: folder or hub id of the base; ``None`` takes the one that the adapter names.
-        as_json: print JSON.
+
+    Returns:
+        Where and what was merged, and the proof: largest differences of float32 logits over the largest logit
+        ("scale"), and shares of positions with the same likeliest token ("argmax"). "difference" is between unmerged
+        and merged, "saved_difference" after rounding to the saved type, "changed" what the adapter itself makes of the
+        base, "weights" between the merged weights and float64 sums made from the files.
 
     Raises:
         CheckpointError: the adapter or base cannot be read or do not belong together, or the merged logits differ
             from the unmerged ones by more than :data:`TOLERANCE`; nothing is written then.
     """
-    done = merge(adapter, output, base=base)
-    if as_json:
-        typer.echo(json.dumps(asdict(done), indent=1))
-        return
-    layers = ", ".join(f"{count} {part}" for part, count in done.layers.items() if count)
-    rows = [
-        ("merged, float32", f"{done.difference:.1e}", f"{done.argmax:.2%}"),
-        (f"merged, as saved ({done.dtype})", f"{done.saved_difference:.1e}", f"{done.saved_argmax:.2%}"),
-        ("weights, against the files", f"{done.weights:.1e}", ""),
-        ("without the adapter", f"{done.changed:.1e}", ""),
-    ]
-    what = f"{layers} layers{' and the projector' * done.projector} merged"
-    terminal.table(
-        f"{what}; {done.prompts} prompts, differences over the largest logit",
-        ("", "logits differ by", "same best token"),
-        rows,
-    )
-    typer.echo(f"merged: {done.folder}")
-
-
-def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merged:
-    """Merge an adapter folder into its base and save a whole checkpoint; see :func:`run`."""
     output = Path(output)
     check_new(output)
     folder = hub.resolve(adapter)
@@ -123,11 +82,11 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
         check_base(folder, info, tensors_hash(home))
     dtype = next(tensor.dtype for _, tensor in read_tensors(home))
     model = load_model(home)
-    prompts = _prompts(model, home)
+    engine = Engine(model, home)
+    prompts = [engine.prepare(messages, max_tiles=2) for messages in default_prompts().values()]
     plain = _logits(model, prompts)
     load_adapter(model, folder)
     names = list(lora_layers(model))
-    parts = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
     before = _logits(model.eval(), prompts)
     after = _logits(merge_lora(model), prompts)
     difference, argmax = _compare(before, after)
@@ -137,25 +96,27 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> Merg
             "nothing was written"
         )
     weights = _against_the_files(model, home, info)
-    saved_difference, saved_argmax = _compare(before, _logits(_rounded(model, dtype), prompts))
+    for parameter in model.parameters():  # as they are saved, computed on in float32
+        parameter.data = parameter.data.to(dtype).to(parameter.dtype)
+    saved_difference, saved_argmax = _compare(before, _logits(model, prompts))
     files = [home / name for name in FILES if (home / name).exists()]
     save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files)
-    return Merged(
-        folder=str(output),
-        base=str(home),
-        layers={part: sum(name.startswith(prefix) for name in names) for part, prefix in parts.items()},
-        projector=info.projector,
-        prompts=len(prompts),
-        changed=_compare(before, plain)[0],
-        difference=difference,
-        weights=weights,
-        argmax=argmax,
-        scale=max(float(logits.abs().max()) for logits in before),
-        tolerance=TOLERANCE,
-        dtype=str(dtype).removeprefix("torch."),
-        saved_difference=saved_difference,
-        saved_argmax=saved_argmax,
-    )
+    return {
+        "folder": str(output),
+        "base": str(home),
+        "layers": {part: sum(name.startswith(prefix) for name in names) for part, prefix in PARTS.items()},
+        "projector": info.projector,
+        "prompts": len(prompts),
+        "changed": _compare(before, plain)[0],
+        "difference": difference,
+        "weights": weights,
+        "argmax": argmax,
+        "scale": max(float(logits.abs().max()) for logits in before),
+        "tolerance": TOLERANCE,
+        "dtype": str(dtype).removeprefix("torch."),
+        "saved_difference": saved_difference,
+        "saved_argmax": saved_argmax,
+    }
 
 
 def _against_the_files(model: InternVL, home: Path, info: Adapter) -> float:
@@ -193,12 +154,6 @@ def _against_the_files(model: InternVL, home: Path, info: Adapter) -> float:
     return worst
 
 
-def _prompts(model: InternVL, home: Path) -> list[Prompt]:
-    """Fixed prompts, with drawn images and without, as this model reads them."""
-    engine = Engine(model, home)
-    return [engine.prepare(messages, max_tiles=2) for messages in default_prompts().values()]
-
-
 @torch.no_grad()
 def _logits(model: InternVL, prompts: Sequence[Prompt]) -> list[Tensor]:
     """(tokens, vocabulary) of each prompt."""
@@ -215,11 +170,3 @@ def _compare(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[float, 
     largest = torch.stack([(a - b).abs().max() for a, b in zip(first, second, strict=True)]).max()
     equal = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(first, second, strict=True))
     return float(largest) / scale, equal / sum(len(logits) for logits in first)
-
-
-def _rounded(model: InternVL, dtype: torch.dtype) -> InternVL:
-    """The model with weights as they are saved, still computing in float32."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype))
-    return model

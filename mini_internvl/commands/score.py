@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,12 @@ from typing import Annotated
 import typer
 
 from mini_internvl.commands import _evaluation as evaluate
-from mini_internvl.commands._options import AsJson, Data, JudgeModel, Kinds, ProtocolName, Seed, Split
+from mini_internvl.commands._options import AsJson, Data, JudgeModel, Kinds, ProtocolName, Seed, Split, echo_json
 from mini_internvl.evaluate import external, keys, outputs
 from mini_internvl.evaluate.cache import AnswerCache
 
 EXAMPLE = "minivl score chartqa answers.jsonl --data data"
+SHOWN_IDS = 3
 
 
 def command(
@@ -31,9 +31,7 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Score answers that another tool, or an earlier run, has written."""
-    from mini_internvl.commands._evaluation import Settings
-
-    settings = Settings(
+    settings = evaluate.Settings(
         benchmarks=[benchmark],
         data=data,
         split=split,
@@ -47,15 +45,9 @@ def command(
     raise typer.Exit(run(settings, answers, as_json=json))
 
 
-SHOWN = 3
-
-
 def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     """Read, match, score, print; with an output folder write it as ``minivl eval`` does. Returns the exit code."""
-    [(name, benchmark)] = evaluate.find_benchmarks(settings.benchmarks).items()
-    if settings.data is None and name != evaluate.SYNTH:
-        raise ValueError(f"{name} reads its questions from a folder; give it with --data")
-    evaluate.check(settings, {name: benchmark})
+    [(name, benchmark)] = evaluate.find_benchmarks(settings).items()
     pairs = external.read(answers)
     asked = evaluate.read(name, benchmark, settings)
     if not asked.scored:
@@ -64,7 +56,7 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     if not matched.predictions:
         ids = f"its ids are {_some(matched.unmatched)}, not {_some(matched.missing)}"
         raise ValueError(f"no answer of {answers} belongs to {name}, split {asked.split}: {ids}")
-    _tell(matched, len(asked.items), answers)
+    _report_mismatches(matched, len(asked.items), answers)
     model = {"name": answers.stem, "path": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
     if settings.output:
         outputs.check_model(settings.output, model)
@@ -77,23 +69,23 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
     if cache:
         cache.close()
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+        echo_json(result)
     else:
         evaluate.print_score(result, answers.stem)
     return int(bool(judge and judge.failed))
 
 
-def _tell(matched: external.Matched, items: int, path: Path) -> None:
-    if matched.unmatched:
-        typer.echo(f"{path}: {len(matched.unmatched)} answers name no item: {_some(matched.unmatched)}", err=True)
-    if matched.missing:
-        typer.echo(
-            f"{len(matched.missing)} of {items} items have no answer and count as empty: {_some(matched.missing)}",
-            err=True,
-        )
-    if matched.doubled:
-        typer.echo(f"{path}: {matched.doubled} items are answered again; the last answer counts", err=True)
+def _report_mismatches(matched: external.Matched, items: int, path: Path) -> None:
+    missing, unmatched = matched.missing, matched.unmatched
+    lines = {
+        f"{path}: {len(unmatched)} answers name no item: {_some(unmatched)}": unmatched,
+        f"{len(missing)} of {items} items have no answer and count as empty: {_some(missing)}": missing,
+        f"{path}: {matched.doubled} items are answered again; the last answer counts": matched.doubled,
+    }
+    for line, found in lines.items():
+        if found:
+            typer.echo(line, err=True)
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN_IDS]) + (", ..." if len(names) > SHOWN_IDS else "")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mini_internvl.commands._options import AsJson
+from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.evaluate import formats, tables
 from mini_internvl.evaluate.paper_tables import PAPER_TABLES
 
@@ -26,25 +24,16 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Print the paper's tables, with your scores beneath the published ones."""
-
-    run(names or [], runs or [], form, as_json=json)
-
-
-def run(names: Sequence[str], runs: Sequence[Path], form: str, *, as_json: bool) -> None:
-    """Read the runs, fill the tables, print them.
-
-    Raises:
-        ValueError: an unknown table or format, or a run folder that cannot be read.
-    """
+    runs = list(dict.fromkeys(runs or []))
     if form not in formats.FORMATS:
         raise ValueError(f'there is no format "{form}"; known: {", ".join(formats.FORMATS)}')
-    scores = [tables.read_run(folder) for folder in dict.fromkeys(runs)]
+    scores = [tables.read_run(folder) for folder in runs]
     filled = [table for name in dict.fromkeys(names or PAPER_TABLES) for table in tables.build(name, scores)]
-    if as_json:
-        typer.echo(json.dumps([formats.data(table) for table in filled], ensure_ascii=False, indent=1))
+    if json:
+        echo_json([formats.data(table) for table in filled])
     else:
         typer.echo("\n".join(formats.FORMATS[form](table) for table in filled), nl=False)
     known = {column.benchmark for name in names or PAPER_TABLES for s in PAPER_TABLES[name] for column in s.columns}
-    for folder, found in zip(dict.fromkeys(runs), scores, strict=True):
+    for folder, found in zip(runs, scores, strict=True):
         if not known & {score.benchmark for score in found}:
             typer.echo(f"{folder} has no score of these tables' benchmarks", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mini_internvl import terminal
-from mini_internvl.commands._options import AsJson, Device, Dtype
+from mini_internvl.commands._options import AsJson, Device, Dtype, echo_json
 from mini_internvl.data.rows import read_samples
 from mini_internvl.engine import load
 from mini_internvl.engine.compare import Comparison, PromptComparison, compare
@@ -35,64 +34,20 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Compare two checkpoints: token ids, logits and greedy answers. Exit code 1 when they differ."""
-
-    code = run(
-        first,
-        second,
-        prompts=prompts,
-        max_new_tokens=max_new_tokens,
-        tolerance=tolerance,
-        dtype=dtype,
-        device=device,
-        as_json=json,
-    )
-    raise typer.Exit(code)
-
-
-def run(
-    first: str,
-    second: str,
-    *,
-    prompts: Path | None = None,
-    max_new_tokens: int = 24,
-    tolerance: float | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    as_json: bool = False,
-) -> int:
-    """Load both, compare, print.
-
-    Args:
-        first: folder or hub id.
-        second: folder or hub id.
-        prompts: jsonl of OpenAI messages (or InternVL's conversations); ``None`` for the built-in ones.
-        max_new_tokens: longest greedy answer.
-        tolerance: allowed difference of logits; ``None`` chooses by the types.
-        dtype: of both models.
-        device: of both models.
-        as_json: print JSON and nothing else.
-
-    Returns:
-        The exit code: 0 when everything agrees, else 1.
-
-    Raises:
-        ValueError: a checkpoint or the file of prompts cannot be read.
-    """
-    chosen = None if prompts is None else read_prompts(prompts)
-    engines = [load(path, dtype=dtype, device=device) for path in (first, second)]
+    messages = None if prompts is None else read_prompts(prompts)
     result = compare(
-        engines[0],
-        engines[1],
-        chosen,
+        load(first, dtype=dtype, device=device),
+        load(second, dtype=dtype, device=device),
+        messages,
         max_new_tokens=max_new_tokens,
         tolerance=tolerance,
-        progress=lambda done: terminal.err.print(f"  {_told(done)}", markup=False, soft_wrap=True),
+        progress=lambda done: terminal.err.print(f"  {_describe(done)}", markup=False, soft_wrap=True),
     )
-    if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(result), "equal": result.equal}, ensure_ascii=False, indent=1))
+    if json:
+        echo_json({**dataclasses.asdict(result), "equal": result.equal})
     else:
         _print(first, second, result)
-    return 0 if result.equal else 1
+    raise typer.Exit(0 if result.equal else 1)
 
 
 def read_prompts(path: Path) -> dict[str, Sequence[Message]]:
@@ -112,15 +67,14 @@ def read_prompts(path: Path) -> dict[str, Sequence[Message]]:
     return prompts
 
 
-def _told(prompt: PromptComparison) -> str:
+def _describe(prompt: PromptComparison) -> str:
     if prompt.problem:
         return f"{prompt.name}: {prompt.problem}"
-    where = prompt.answer_difference
-    parted = ""
-    if where:
+    text = f"{prompt.name}: logits within {prompt.logits:.3g}, {prompt.agreement:.0%} of the answer equal"
+    if where := prompt.answer_difference:
         gap = "" if where.gap is None else f", preferred by {where.gap:.3g}"
-        parted = f"; answers part at token {where.index}: {where.first}{gap}, and {where.second}"
-    return f"{prompt.name}: logits within {prompt.logits:.3g}, {prompt.agreement:.0%} of the answer equal{parted}"
+        text += f"; answers part at token {where.index}: {where.first}{gap}, and {where.second}"
+    return text
 
 
 def _print(first: str, second: str, result: Comparison) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from mini_internvl.commands import verify
 from mini_internvl.engine import Engine, GenerationConfig, load
@@ -168,14 +169,21 @@ def prompts(tmp_path: Path, image: Path) -> Path:
     return path
 
 
+def run(first: str, second: str, **options: object) -> int:
+    """The exit code of the command."""
+    with pytest.raises(typer.Exit) as done:
+        verify.command(first, second, **options)
+    return done.value.exit_code
+
+
 def test_the_command_on_prompts_of_a_file(checkpoint, prompts, tmp_path, capsys):
     copy = save_model(load_model(checkpoint), tmp_path / "copy", extra_files=_tokenizer(checkpoint))
-    assert verify.run(str(checkpoint), str(copy), prompts=prompts, max_new_tokens=3, device="cpu") == 0
+    assert run(str(checkpoint), str(copy), prompts=prompts, max_new_tokens=3, device="cpu") == 0
     out, err = capsys.readouterr()
     assert "the same model" in out
     assert "both float32" in out
     assert err.count("logits within 0") == 2
-    code = verify.run(str(checkpoint), str(copy), prompts=prompts, max_new_tokens=3, device="cpu", as_json=True)
+    code = run(str(checkpoint), str(copy), prompts=prompts, max_new_tokens=3, device="cpu", json=True)
     fields = json.loads(capsys.readouterr().out)
     assert (code, fields["equal"]) == (0, True)
     assert [prompt["name"] for prompt in fields["prompts"]] == ["1", "b"]
@@ -186,7 +194,7 @@ def test_the_command_on_different_models(checkpoint, prompts, tmp_path, capsys):
     with torch.no_grad():
         model.mlp1[3].weight.add_(1.0)
     other = save_model(model, tmp_path / "other", extra_files=_tokenizer(checkpoint))
-    assert verify.run(str(checkpoint), str(other), prompts=prompts, max_new_tokens=3, device="cpu") == 1
+    assert run(str(checkpoint), str(other), prompts=prompts, max_new_tokens=3, device="cpu") == 1
     out = capsys.readouterr().out
     assert "not the same model" in out
     assert "differs" in out
@@ -194,10 +202,10 @@ def test_the_command_on_different_models(checkpoint, prompts, tmp_path, capsys):
 
 def test_a_bad_file_of_prompts_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.jsonl is missing"):
-        verify.run("a", "b", prompts=tmp_path / "none.jsonl")
+        verify.command("a", "b", prompts=tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"empty\.jsonl holds no prompts"):
-        verify.run("a", "b", prompts=tmp_path / "empty.jsonl")
+        verify.command("a", "b", prompts=tmp_path / "empty.jsonl")
 
 
 def _tokenizer(folder: Path) -> list[Path]:
