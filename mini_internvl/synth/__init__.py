@@ -11,16 +11,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from ..plugins import list_names
-from ..records import Message, Part, PatchAnnotation, Sample
-from .base import QA
-
-if TYPE_CHECKING:
-    from PIL import Image
+from ..records import Message, Part, Sample
+from .base import QA, Annotated, Drawn
 
 __all__ = ["KINDS", "QA", "corpus", "draw", "make", "missing"]
 
@@ -41,42 +37,41 @@ def _rng(*parts: object) -> random.Random:
     return random.Random(int.from_bytes(digest, "big"))
 
 
-def draw(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.Image, list[QA]]:
+def draw(kind: str, seed: int, index: int, split: str = "train") -> Drawn:
     """The image (RGB) and the questions of one sample, with their tasks.
 
     Test samples have exactly one question. Raises ValueError for an unknown kind or split and for a kind whose data
     package is not installed.
     """
-    image, questions, _ = _drawn(kind, seed, index, split)
+    image, questions, _ = _draw_annotated(kind, seed, index, split)
     return image, questions
 
 
-def _drawn(kind: str, seed: int, index: int, split: str) -> tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]:
-    """What ``draw`` gives, and what stands where in the image for the kinds that tell."""
+def _draw_annotated(kind: str, seed: int, index: int, split: str) -> Annotated:
+    """As ``draw``, and what stands where in the image for the kinds that annotate it."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of image {kind!r}; known: {', '.join(KINDS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
     rng = _rng(kind, seed, index, split)
     module = _module(kind)
-    patch_annotations: Sequence[PatchAnnotation] = ()
-    if hasattr(module, "draw_marked"):
-        image, questions, patch_annotations = module.draw_marked(rng, split)
+    if hasattr(module, "draw_annotated"):
+        image, questions, annotations = module.draw_annotated(rng, split)
     else:
-        image, questions = module.draw(rng, split)
+        (image, questions), annotations = module.draw(rng, split), ()
     if split == "test":
-        return image, [rng.choice([q for q in questions if q.main])], patch_annotations
+        return image, [rng.choice([q for q in questions if q.main])], annotations
     rng.shuffle(questions)
-    return image, questions[:MAX_TURNS], patch_annotations
+    return image, questions[:MAX_TURNS], annotations
 
 
 def _module(kind: str) -> ModuleType:
     return importlib.import_module(f".kinds.{kind}", __package__)
 
 
-def marked_kinds() -> list[str]:
+def annotated_kinds() -> list[str]:
     """Kinds whose images come with patch annotations."""
-    return [kind for kind in KINDS if hasattr(_module(kind), "draw_marked")]
+    return [kind for kind in KINDS if hasattr(_module(kind), "draw_annotated")]
 
 
 def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
@@ -85,14 +80,14 @@ def make(kind: str, seed: int, index: int, split: str = "train") -> Sample:
     In nine of ten samples the questions are independent, each learnt as a first question; the tenth is a conversation.
     ``index`` counts the samples of one (kind, seed); raises like ``draw``.
     """
-    image, questions, patch_annotations = _drawn(kind, seed, index, split)
+    image, questions, annotations = _draw_annotated(kind, seed, index, split)
     messages: list[Message] = []
     for turn, qa in enumerate(questions):
         first: list[Part] = [{"type": "image", "image": image}, {"type": "text", "text": qa.question}]
         messages.append({"role": "user", "content": first if turn == 0 else qa.question})
         messages.append({"role": "assistant", "content": qa.answer})
     return Sample(id=f"{kind}-{split}-{seed}-{index}", messages=messages, source=f"synth-{kind}", max_tiles=MAX_TILES,
-                  patch_annotations=patch_annotations, independent=index % 10 > 0)  # fmt: skip
+                  patch_annotations=annotations, independent=index % 10 > 0)  # fmt: skip
 
 
 def missing(kind: str) -> str | None:

@@ -113,20 +113,25 @@ def fit(path: str, text: str, width: int, height: int, largest: int, smallest: i
     return fonts.load(path, size)
 
 
-def text_marks(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, float], size: tuple[int, int],
+def character_box(font: ImageFont.FreeTypeFont, character: str, at: tuple[float, float],
+                  size: tuple[int, int]) -> tuple[float, float, float, float]:  # fmt: skip
+    """The box of a character drawn at ``at`` (pixels) in an image of ``size``, in shares of it, a line's height."""
+    _, cap, _, base = size_of(font, "Hg")
+    left, top, right, bottom = size_of(font, character)
+    (x, y), (width, height) = at, size
+    return (x + left) / width, (y + min(top, cap + 2)) / height, (x + right) / width, (y + max(bottom, base)) / height
+
+
+def annotate_text(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, float], size: tuple[int, int],
                line: int | None = 0, colour: str | None = None) -> list[PatchAnnotation]:  # fmt: skip
     """One patch annotation for every visible character of a text drawn at ``at`` (pixels) in an image of ``size``."""
-    _, cap, _, base = size_of(font, "Hg")
-    patch_annotations = []
-    for place, character in enumerate(text):
-        if character == " ":
-            continue
-        left, top, right, bottom = size_of(font, character)
-        x, y = at[0] + font.getlength(text[:place]), at[1]
-        box = (x + left, y + min(top, cap + 2), x + right, y + max(bottom, base))
-        shares = (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
-        patch_annotations.append(PatchAnnotation(text=character, box=shares, place=place, line=line, colour=colour))
-    return patch_annotations
+    return [
+        PatchAnnotation(
+            text=character, place=place, line=line, colour=colour,
+            box=character_box(font, character, (at[0] + font.getlength(text[:place]), at[1]), size),
+        )
+        for place, character in enumerate(text) if character != " "
+    ]  # fmt: skip
 
 
 def centre(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text: str, font: ImageFont.FreeTypeFont,

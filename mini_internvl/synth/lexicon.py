@@ -85,11 +85,11 @@ def _plate(rng: random.Random) -> str:
     return letters + rng.choice(("-", " ", "")) + digits
 
 
-def _kept(rng: random.Random, split: str, make: Callable[[random.Random], str]) -> str:
-    """Draws until the text belongs to the split."""
+def of_split(split: str, make: Callable[[], str], short_too: bool = False) -> str:
+    """Draws until the text belongs to the split; ``short_too`` takes one of one or two characters for either split."""
     while True:
-        text = make(rng)
-        if is_test(text) == (split == "test"):
+        text = make()
+        if is_test(text) == (split == "test") or (short_too and len(text) <= 2):
             return text
 
 
@@ -108,7 +108,7 @@ def word(rng: random.Random, split: str) -> str:
     Without them a small model learns the 1,755 training words by heart and takes unseen ones for the nearest of them.
     """
     if split == "train" and rng.random() < 0.5:
-        text = _kept(rng, split, _blend)
+        text = of_split(split, lambda: _blend(rng))
     else:
         choices = words(split)
         text = choices[int(rng.random() * len(choices))]
@@ -119,14 +119,14 @@ def word(rng: random.Random, split: str) -> str:
 def random_text(rng: random.Random, split: str, length: int) -> str:
     """A random string of the length; three characters or more in the test split."""
     length = max(3, length) if split == "test" else length
-    return _kept(rng, split, lambda r: _random_text(r, length))
+    return of_split(split, lambda: _random_text(rng, length))
 
 
 def number(rng: random.Random, split: str) -> str:
     """A number as signs and tickets show it, at most 8 characters."""
-    return _kept(rng, split, _number)
+    return of_split(split, lambda: _number(rng))
 
 
 def plate(rng: random.Random, split: str) -> str:
     """A plate-like code of at most 8 characters."""
-    return _kept(rng, split, _plate)
+    return of_split(split, lambda: _plate(rng))

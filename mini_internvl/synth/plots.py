@@ -35,7 +35,7 @@ class Pen(ImageDraw.ImageDraw):
         """Lay an image over this one."""
         self.image.paste(image, at)
 
-    def mark(self, text: str, box: tuple[float, float, float, float], colour: str) -> None:
+    def annotate(self, text: str, box: tuple[float, float, float, float], colour: str) -> None:
         """Note a part of the chart; ``box`` in pixels."""
         width, height = self.size
         shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
@@ -99,7 +99,7 @@ def _write(pen: Pen, x: float, y: float, text: str, font: Font, fill: canvas.RGB
     x -= {"l": left, "m": (left + right) / 2, "r": right}[anchor[0]]
     at = (round(x), round(y - (top + bottom) / 2))
     pen.text(at, text, font=font, fill=fill)
-    pen.patch_annotations += canvas.text_marks(font, text, at, pen.size, line=None)
+    pen.patch_annotations += canvas.annotate_text(font, text, at, pen.size, line=None)
 
 
 def rgb(name: str) -> canvas.RGB:
@@ -174,7 +174,7 @@ def bars(rng: random.Random, pen: Pen, plot: Plot) -> None:
         x, y = left + i * slot, bottom - (value - low) / (high - low) * (bottom - top)
         bar = (round(x + gap), round(min(y, zero)), round(x + slot - gap), round(max(y, zero)))
         pen.rectangle(bar, fill=rgb(plot.colours[i]), outline=edge)
-        pen.mark("bar", bar, plot.colours[i])
+        pen.annotate("bar", bar, plot.colours[i])
         _write(pen, x + slot / 2, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
         if plot.printed:
             _write(pen, x + slot / 2, min(y, zero) - plot.tall / 2 - 3, plot.shown[i], number, plot.ink)
@@ -208,7 +208,7 @@ def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
         y, x = top + i * slot, left + value / high * room
         bar = (left, round(y + gap), max(left + 1, round(x)), round(y + slot - gap))
         pen.rectangle(bar, fill=rgb(plot.colours[i]))
-        pen.mark("bar", bar, plot.colours[i])
+        pen.annotate("bar", bar, plot.colours[i])
         _write(pen, left - 4, y + slot / 2, plot.labels[i], font, plot.ink, "rm")
         if plot.printed:
             _write(pen, x + 4, y + slot / 2, plot.shown[i], number, plot.ink, "lm")
@@ -233,7 +233,7 @@ def line(rng: random.Random, pen: Pen, plot: Plot) -> None:
     for i, (x, y) in enumerate(points):
         point = (x - radius, y - radius, x + radius, y + radius)
         pen.ellipse(point, fill=colour)
-        pen.mark("point", point, plot.colours[0])
+        pen.annotate("point", point, plot.colours[0])
         _write(pen, x, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
     for i, (x, y) in enumerate(points if plot.printed else []):
         valley = ys[i] <= y >= ys[i + 2] and y + plot.tall + 8 < bottom
@@ -283,7 +283,7 @@ def pie(rng: random.Random, pen: Pen, plot: Plot) -> None:
             _write(pen, x, y, plot.shown[i], number, (255, 255, 255) if light else (0, 0, 0))
         lx, ly = legend[i]
         pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=rgb(plot.colours[i]))
-        pen.mark("slice", (x - diameter / 8, y - diameter / 8, x + diameter / 8, y + diameter / 8), plot.colours[i])
+        pen.annotate("slice", (x - diameter / 8, y - diameter / 8, x + diameter / 8, y + diameter / 8), plot.colours[i])
         _write(pen, lx + 14, ly, plot.labels[i], font, plot.ink, "lm")
 
 

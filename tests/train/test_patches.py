@@ -18,7 +18,7 @@ from mini_internvl.train.losses.patches import IGNORE, LINES, PLACES, SHADES, TH
 from mini_internvl.train.run import run_recipe, sample_processor
 
 
-def mark(text, left, top, right, bottom, place=None, line=None):
+def annotate(text, left, top, right, bottom, place=None, line=None):
     return PatchAnnotation(text=text, box=(left, top, right, bottom), place=place, line=line)
 
 
@@ -26,7 +26,7 @@ RED_RING = PatchAnnotation(text="ring", box=(0.5, 0.5, 1, 1), colour="red")
 
 
 def test_a_patch_is_labelled_with_what_covers_most_of_it():
-    patch_annotations = [mark("a", 0.0, 0.0, 0.3, 0.25, 2, 1), mark("B", 0.3, 0.0, 0.5, 0.25, 3, 1), RED_RING]
+    patch_annotations = [annotate("a", 0.0, 0.0, 0.3, 0.25, 2, 1), annotate("B", 0.3, 0.0, 0.5, 0.25, 3, 1), RED_RING]
     labels = patch_labels(patch_annotations, (1, 1), False, 4)
     assert labels.shape == (1, 16, 4)
     things = labels[0, :, 0].reshape(4, 4)
@@ -39,7 +39,7 @@ def test_a_patch_is_labelled_with_what_covers_most_of_it():
 
 
 def test_tiles_come_row_by_row_and_the_thumbnail_last():
-    patch_annotations = [mark("a", 0.5, 0.0, 0.75, 0.5, 0, 0), mark("star", 0, 0.5, 0.5, 1)]
+    patch_annotations = [annotate("a", 0.5, 0.0, 0.75, 0.5, 0, 0), annotate("star", 0, 0.5, 0.5, 1)]
     labels = patch_labels(patch_annotations, (2, 2), True, 4)
     assert labels.shape == (5, 16, 4)
     present = [set(tile[:, 0].tolist()) - {0} for tile in labels]
@@ -48,15 +48,15 @@ def test_tiles_come_row_by_row_and_the_thumbnail_last():
 
 
 def test_what_is_too_small_or_unknown_is_not_asked_for_and_late_places_share_a_label():
-    small = patch_labels([mark("a", 0, 0, 0.2, 0.05)], (1, 1), False, 4)
-    unknown = patch_labels([mark("中", 0, 0, 0.25, 0.25, 1, 1)], (1, 1), False, 4)
+    small = patch_labels([annotate("a", 0, 0, 0.2, 0.05)], (1, 1), False, 4)
+    unknown = patch_labels([annotate("中", 0, 0, 0.25, 0.25, 1, 1)], (1, 1), False, 4)
     assert small[0, 0].tolist() == [IGNORE] * 4 or small[0, 0, 0] == 0
     assert unknown[0, 0].tolist() == [IGNORE] * 4
-    late = patch_labels([mark("a", 0, 0, 0.25, 0.25, 99, 99)], (1, 1), False, 4)
+    late = patch_labels([annotate("a", 0, 0, 0.25, 0.25, 99, 99)], (1, 1), False, 4)
     assert late[0, 0].tolist() == [THINGS["a"], PLACES - 1, LINES - 1, IGNORE]
 
 
-@pytest.mark.parametrize("kind", synth.marked_kinds())
+@pytest.mark.parametrize("kind", synth.annotated_kinds())
 def test_marks_lie_on_ink(kind):
     """Colours differ within every marked box and its rim."""
     for index in range(20):

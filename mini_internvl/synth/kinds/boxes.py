@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image
-
-from ..base import QA
+from ..base import QA, Drawn
 from ..scene import Scene, Shape, compose
 from .shapes import region
 
@@ -30,7 +28,7 @@ def _expressions(scene: Scene) -> list[tuple[str, Shape]]:
     return made
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """A scene with two to five questions, most of them about where something is."""
     while True:
         scene = compose(rng)

@@ -6,9 +6,8 @@ import random
 
 from PIL import Image
 
-from ...records import PatchAnnotation
 from .. import canvas, fonts, plots, tables
-from ..base import QA
+from ..base import QA, Annotated
 
 SIZES = ((224, 224, 6), (224, 112, 3), (336, 224, 1))
 STYLES = (("bars", 4), ("rows", 3), ("line", 3), ("pie", 2), ("table", 2))
@@ -111,7 +110,7 @@ def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
     return made
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
+def draw_annotated(rng: random.Random, split: str) -> Annotated:
     """A chart near 224 x 112, 224 x 224 or 336 x 224 pixels with its questions, and what stands where in it."""
     while True:
         style = rng.choices([s for s, _ in STYLES], weights=[w for _, w in STYLES])[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from .. import canvas, fonts, lexicon
-from ..base import QA
+from ..base import QA, Drawn
 from ..scene import SHAPE_COLOURS, SHAPES, Scene, compose
 
 _NAMES = ("圆形", "正方形", "三角形", "星形", "五边形", "六边形", "菱形", "十字形", "圆环")
@@ -34,13 +34,11 @@ SIDES = {"左边": (-1, 0), "右边": (1, 0), "上面": (0, -1), "下面": (0, 1
 
 def _text(rng: random.Random, split: str) -> str:
     """One to four characters; three or four in the test split, where the whole string is unseen."""
-    while True:
-        text = "".join(rng.choices(CHARACTERS, k=rng.randint(3, 4) if split == "test" else rng.randint(1, 4)))
-        if lexicon.is_test(text) == (split == "test"):
-            return text
+    least = 3 if split == "test" else 1
+    return lexicon.of_split(split, lambda: "".join(rng.choices(CHARACTERS, k=rng.randint(least, 4))))
 
 
-def _read(rng: random.Random, split: str, path: str) -> tuple[Image.Image, list[QA]]:
+def _read(rng: random.Random, split: str, path: str) -> Drawn:
     """Characters on 112 x 112 pixels or 224 x 112."""
     text = _text(rng, split)
     wide = 112 if rng.random() < 0.7 else 224
@@ -86,7 +84,7 @@ def _ask(rng: random.Random, scene: Scene) -> list[QA]:
     return made
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """Shapes with Chinese questions, or characters to read (never without a Chinese font)."""
     path = fonts.pick_cjk(rng)
     if path is not None and rng.random() < 0.4:

@@ -7,7 +7,7 @@ import random
 from PIL import Image
 
 from .. import canvas, glyphs
-from ..base import QA
+from ..base import QA, Drawn
 
 WHICH = ("What is shown in the picture?", "Which piece of clothing is this?", "What kind of clothing is this?",
          "What item is this?", "What do you see?", "What is this?")  # fmt: skip
@@ -25,7 +25,7 @@ def _is_it(name: str) -> str:
     return f"Is this {'an' if name[0] in 'aeiou' else 'a'} {name}?"
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """One piece on about 112 x 112 pixels, in grey on black as in the data set or tinted on another background."""
     images, classes = glyphs.clothes(split)
     at = rng.randrange(len(classes))

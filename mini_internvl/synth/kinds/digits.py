@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image
-
 from .. import canvas, glyphs
-from ..base import QA
+from ..base import QA, Drawn
 
 WHICH = ("What digit is this?", "Which digit is written here?", "Which number is shown?",
          "What is the digit in the picture?", "Which digit do you see?")  # fmt: skip
@@ -17,7 +15,7 @@ VERIFY = ("Is this a {0}?", "Is the digit a {0}?", "Does the picture show a {0}?
 NAMES = tuple(str(d) for d in range(10))
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """One digit on about 112 x 112 pixels, or a row on 112 x 112 to 224 x 112."""
     images, labels = glyphs.digits(split)
     count = rng.choice((1, 1, 1, 2, 3, 4))

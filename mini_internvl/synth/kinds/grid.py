@@ -11,14 +11,14 @@ import random
 from PIL import Image, ImageDraw
 
 from .. import canvas, fonts, lexicon
-from ..base import QA
+from ..base import QA, Drawn
 
 CHARACTERS = lexicon.UPPER + lexicon.CLEAR_LOWER + lexicon.DIGITS
 READ = "Read the characters."
 SIDES = (1, 2, 3, 4, 4, 4)
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """One to four rows of as many characters on about 112 x 112 pixels; the answer has them in reading order."""
     side = rng.choice(SIDES[1:] if split == "test" else SIDES)
     size = (rng.randint(106, 118), rng.randint(106, 118))
@@ -29,10 +29,7 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
 
 def characters(rng: random.Random, split: str, side: int, choice: str) -> str:
     """side x side random characters that belong to the split."""
-    while True:
-        text = "".join(rng.choice(choice) for _ in range(side * side))
-        if len(text) < 3 or lexicon.is_test(text) == (split == "test"):
-            return text
+    return lexicon.of_split(split, lambda: "".join(rng.choice(choice) for _ in range(side * side)), short_too=True)
 
 
 def draw_characters(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image
-
 from .. import lexicon
-from ..base import QA
+from ..base import QA, Drawn
 from . import grid
 
 SIDES = (2, 4, 4, 4)
 COLOURS = ((0, 0, 0), (255, 255, 255))
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """Two or four rows of as many digits on 112 x 112 pixels."""
     side = rng.choice(SIDES)
     text = grid.characters(rng, split, side, lexicon.DIGITS)

@@ -6,10 +6,8 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
-from PIL import Image
-
 from ...records import PatchAnnotation
-from ..base import QA
+from ..base import QA, Annotated
 from ..scene import SHAPE_COLOURS, SHAPES, Scene, Shape, compose
 
 COUNT_ALL = ("How many shapes are there?", "How many shapes are in the picture?", "Count the shapes.",
@@ -239,7 +237,7 @@ def patch_annotations(scene: Scene) -> list[PatchAnnotation]:
                  colour=s.colour, place=ranks[0][i], line=ranks[1][i]) for i, s in enumerate(scene.shapes)]  # fmt: skip
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
+def draw_annotated(rng: random.Random, split: str) -> Annotated:
     """A scene with its questions, and where its shapes are."""
     scene = compose(rng)
     if split == "test":

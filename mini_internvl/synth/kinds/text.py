@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
-from .. import canvas, fonts
-from ..base import QA
-from .text_easy import READ, token
+from .. import canvas, fonts, pages
+from ..base import QA, Drawn
+from .text_easy import token
 
-READ_ALL = (*READ, "Read all the text.", "Write down the text in the picture.", "What are the lines of text?")
 SIZES = ((112, 112, 3), (224, 112, 5), (336, 112, 2), (112, 224, 1), (224, 224, 2), (336, 224, 1))
 """Width, height, weight; each is near a grid of 112-pixel tiles."""
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -52,7 +51,7 @@ def _details(rng: random.Random, lines: list[str]) -> list[QA]:
     return rng.sample(made, min(len(made), rng.randint(0, 2)))
 
 
-def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
+def draw(rng: random.Random, split: str) -> Drawn:
     """One to five lines on 112 x 112 up to 336 x 224 pixels; letters of about 14 to 30 pixels."""
     wide, high, _ = rng.choices(SIZES, weights=[s[2] for s in SIZES])[0]
     width, height = wide - rng.randint(0, wide // 12), high - rng.randint(0, high // 12)
@@ -79,5 +78,5 @@ def draw(rng: random.Random, split: str) -> tuple[Image.Image, list[QA]]:
         pen.text((x + shift, y + i * pitch - top + 2), line, font=font, fill=ink)
     if rng.random() < 0.12 and rows <= 3:
         image = canvas.turned(rng, image, paper, 2.5)
-    questions = [QA(rng.choice(READ_ALL), "\n".join(lines), "read"), *_details(rng, lines)]
+    questions = [QA(rng.choice(pages.READ_ALL), "\n".join(lines), "read"), *_details(rng, lines)]
     return canvas.damage(rng, image, 0.12), questions

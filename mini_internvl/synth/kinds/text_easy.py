@@ -7,13 +7,8 @@ import random
 from PIL import Image, ImageDraw
 
 from ...records import PatchAnnotation
-from .. import canvas, fonts, lexicon
-from ..base import QA
-
-READ = (
-    "Read the text.", "What does it say?", "What is written here?", "What text is in the picture?",
-    "Read the text in the image.", "What is the text?", "Transcribe the text.",
-)  # fmt: skip
+from .. import canvas, fonts, lexicon, pages
+from ..base import QA, Annotated
 
 
 def token(rng: random.Random, split: str, longest: int) -> str:
@@ -30,7 +25,7 @@ def token(rng: random.Random, split: str, longest: int) -> str:
             return text
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
+def draw_annotated(rng: random.Random, split: str) -> Annotated:
     """One line of up to 8 characters, or two of up to 4, on about 112 x 112 pixels, and where its characters are."""
     two = rng.random() < 0.25
     width, height = rng.randint(104, 120), rng.randint(104, 120)
@@ -52,10 +47,10 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
         x = rng.randint(3, max(3, width - (right - left) - 3)) - left
         y = i * row + rng.randint(3, max(3, row - (bottom - top) - 3)) - top
         pen.text((x, y), line, font=font, fill=ink)
-        patch_annotations += canvas.text_marks(font, line, (x, y), image.size, line=i)
+        patch_annotations += canvas.annotate_text(font, line, (x, y), image.size, line=i)
     if rng.random() < 0.2:
         image = canvas.turned(rng, image, paper, 3)
-    questions = [QA(rng.choice(READ), "\n".join(lines), "read")]
+    questions = [QA(rng.choice(pages.READ), "\n".join(lines), "read")]
     text = rng.choice(lines)
     if rng.random() < 0.3:
         where = f" of line {lines.index(text) + 1}" if two else ""

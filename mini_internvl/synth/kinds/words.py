@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
-from ...records import PatchAnnotation
 from .. import canvas, fonts, lexicon
-from ..base import QA
+from ..base import QA, Annotated
 
 LAYOUTS = ("sign", "label", "button", "ticket", "screen", "plain", "plain")
 SIZES = ((112, 112, 7), (224, 112, 3))
@@ -88,7 +87,7 @@ def _room(rng: random.Random, width: int, height: int, layout: str) -> Box:
     return margin, top, width - margin, top + tall
 
 
-def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], list[PatchAnnotation]]:
+def draw_annotated(rng: random.Random, split: str) -> Annotated:
     """An image near 112 x 112 or 224 x 112 pixels with letters of 14 to 48 pixels, and where its characters are."""
     layout = rng.choice(LAYOUTS)
     shown, sort = text(rng, split)
@@ -120,7 +119,7 @@ def draw_marked(rng: random.Random, split: str) -> tuple[Image.Image, list[QA], 
             image = canvas.turned(rng, image, paper, 4)
     else:
         at = canvas.centre(pen, room, shown, font, ink)
-    patch_annotations = canvas.text_marks(font, shown, at, image.size, colour=ink_name)
+    patch_annotations = canvas.annotate_text(font, shown, at, image.size, colour=ink_name)
     return (
         canvas.damage(rng, image, 0.15),
         _ask(rng, split, shown, sort, layout, ink_name, paper_name),

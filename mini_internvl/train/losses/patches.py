@@ -108,14 +108,14 @@ def targets(
         return {"patches": torch.full((sum(len(image.tiles) for image in images), side * side, 4), IGNORE)}
     raise ValueError(
         "no patch annotations of one image, which the patches loss needs; use synth kinds that have them: "
-        + ", ".join(synth.marked_kinds())
+        + ", ".join(synth.annotated_kinds())
     )
 
 
 def held_out(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:
     """Those held-out sources, and the test splits of the stage's own, that have patch annotations."""
     tests = [dataclasses.replace(source, split="test") for source in stage.data]
-    names = {source.name: source for source in (*recipe.held_out, *tests) if source.name in synth.marked_kinds()}
+    names = {source.name: source for source in (*recipe.held_out, *tests) if source.name in synth.annotated_kinds()}
     return tuple(names.values())
 
 
