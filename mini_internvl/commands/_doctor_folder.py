@@ -36,7 +36,6 @@ class Finding:
     file: str
     """File name inside the folder, or the folder's."""
     what: str
-    """What is wrong."""
     remedy: str
     """How to fix it; "" for a note that asks for nothing."""
 
@@ -46,7 +45,6 @@ class Diagnosis:
     """All that was found in one folder."""
 
     folder: str
-    """As it was given."""
     layout: str
     """A key of ``LAYOUTS``, or the name of another layout."""
     facts: Mapping[str, str | int]
@@ -70,7 +68,6 @@ class Folder:
         self.json = functools.cache(self._read_json)
 
     def has(self, name: str) -> bool:
-        """Whether a file of that name is there."""
         return (self.path / name).is_file()
 
     def names(self, *patterns: str) -> list[str]:
@@ -78,7 +75,6 @@ class Folder:
         return sorted(path.name for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
 
     def add(self, severity: Severity, file: str, what: str, remedy: str) -> None:
-        """Note a finding."""
         self.findings.append(Finding(severity=severity, file=plain(file), what=plain(what), remedy=plain(remedy)))
 
     def add_error(self, file: str, error: Exception) -> None:

@@ -59,14 +59,11 @@ class Settings:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What came of all benchmarks."""
+    """What came of all benchmarks: contents of the score files, and by benchmark files for its server and errors."""
 
     results: list[dict[str, Any]] = field(default_factory=list)
-    """Contents of the score files."""
     exported: dict[str, list[Path]] = field(default_factory=dict)
-    """Benchmark -> files for its server."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Benchmark -> what went wrong."""
 
 
 def find_benchmarks(settings: Settings) -> dict[str, ModuleType]:
@@ -211,10 +208,8 @@ def _evaluate(
 
 
 def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
-    """The judge that was asked for, if any."""
-    if not settings.judge:
-        return None
-    return Judge(RemoteEngine(Address.read(settings.judge)), cache)
+    """The judge of the settings, if any."""
+    return Judge(RemoteEngine(Address.read(settings.judge)), cache) if settings.judge else None
 
 
 class Asking:

@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mini_internvl.commands._options import (
-    AsJson,
-    Data,
-    Device,
-    Dtype,
-    Evaluated,
-    JudgeModel,
-    Kinds,
-    ProtocolName,
-    Seed,
-    Split,
-)
+from mini_internvl.commands import _options as options
 from mini_internvl.commands._stop import stoppable
 
 EXAMPLE = "minivl eval chartqa docvqa --data data --model OpenGVLab/InternVL2-1B"
@@ -26,24 +15,24 @@ EXAMPLE = "minivl eval chartqa docvqa --data data --model OpenGVLab/InternVL2-1B
 
 def command(
     benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks, for instance chartqa docvqa.")],
-    model: Evaluated = None,
-    data: Data = None,
-    split: Split = None,
-    protocol: ProtocolName = None,
+    model: options.Evaluated = None,
+    data: options.Data = None,
+    split: options.Split = None,
+    protocol: options.ProtocolName = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Size of a random sample (synth: images per kind).")] = None,
-    seed: Seed = None,
-    kinds: Kinds = "shapes,words,charts",
+    seed: options.Seed = None,
+    kinds: options.Kinds = "shapes,words,charts",
     output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/eval/MODEL when left out.")] = None,
-    judge: JudgeModel = "",
+    judge: options.JudgeModel = "",
     name: Annotated[str, typer.Option(help="Name of the model in results; from --model when left out.")] = "",
     max_tiles: Annotated[
         int | None, typer.Option(min=1, help="Most tiles of a question's images, instead of the benchmark's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    json: AsJson = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json: options.AsJson = False,
 ) -> None:
     """Score a model on benchmarks. Every answer is kept: the same command resumes a stopped run."""
     from mini_internvl.commands._evaluation import Settings, run

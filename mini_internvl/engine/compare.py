@@ -45,10 +45,9 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptComparison:
-    """One prompt."""
+    """One prompt, by its name."""
 
     name: str
-    """The prompt's."""
     tokens: int
     """Length of the first engine's prompt."""
     tiles: tuple[int, ...]
@@ -71,16 +70,12 @@ class PromptComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All prompts."""
+    """All prompts, in their order; ``reason`` says where the tolerance of the logits comes from."""
 
     prompts: tuple[PromptComparison, ...]
-    """In the order they were given."""
     tolerance: float
-    """Allowed difference of logits."""
     reason: str
-    """Where the tolerance comes from."""
     max_new_tokens: int
-    """Longest greedy answer."""
 
     @property
     def equal(self) -> bool:
@@ -97,13 +92,10 @@ def compare(
     tolerance: float | None = None,
     progress: Callable[[PromptComparison], None] = lambda done: None,
 ) -> Comparison:
-    """Compare two engines.
+    """Compare two engines, on any devices and in any types.
 
     Args:
-        first: what ``second`` is held against.
-        second: on any device, in any type.
         prompts: name -> messages, last turn from the user; ``None`` for :func:`default_prompts`.
-        max_new_tokens: longest greedy answer.
         tolerance: allowed difference of logits; ``None`` chooses by the two types.
         progress: called after each prompt.
 
@@ -179,12 +171,12 @@ def _prompt_problem(first: Engine, second: Engine, ours: Prompt, theirs: Prompt)
         return f"images are cut into {ours.tiles} tiles and {theirs.tiles}", where
     if where:
         return f"ids differ from place {where.index} on: {where.first} and {where.second}", where
-    sizes = ours.pixel_values.shape[1:], theirs.pixel_values.shape[1:]
-    if ours.tiles and sizes[0] != sizes[1]:
-        return f"tiles have {sizes[0][-1]} and {sizes[1][-1]} pixels a side", None
-    counts = [engine.model.config.llm.vocab_size for engine in (first, second)]
-    if max(ours.input_ids) >= min(counts):
-        return f"id {max(ours.input_ids)} has no row in a vocabulary of {min(counts)}", None
+    sides = ours.pixel_values.shape[-1], theirs.pixel_values.shape[-1]
+    if ours.tiles and sides[0] != sides[1]:
+        return f"tiles have {sides[0]} and {sides[1]} pixels a side", None
+    rows = min(engine.model.config.llm.vocab_size for engine in (first, second))
+    if max(ours.input_ids) >= rows:
+        return f"id {max(ours.input_ids)} has no row in a vocabulary of {rows}", None
     return "", None
 
 
@@ -238,7 +230,6 @@ def _token(engine: Engine, ids: Sequence[int], index: int) -> str:
 
 
 def _scene() -> Image.Image:
-    """Four shapes on a pale ground."""
     image = Image.new("RGB", (448, 448), (236, 240, 232))
     pen = ImageDraw.Draw(image)
     pen.ellipse((40, 50, 190, 200), fill=(206, 43, 55))
@@ -249,7 +240,6 @@ def _scene() -> Image.Image:
 
 
 def _words() -> Image.Image:
-    """Two lines of text."""
     image = Image.new("RGB", (520, 260), "white")
     pen = ImageDraw.Draw(image)
     pen.text((30, 50), "Platform 7", fill="black", font=ImageFont.load_default(72))

@@ -60,7 +60,7 @@ class Engine:
 
     Args:
         model: loaded weights, also in training.
-        folder: holds its tokenizer files and generation_config.json (:func:`mini_internvl.engine.hub.base_folder`).
+        folder: holds its tokenizer files and generation_config.json.
         fast_images: resize images with the faster path, equal within 1/255.
     """
 
@@ -145,8 +145,8 @@ class Engine:
         began = time.monotonic()
         shared: dict[Any, Any] = {}
         prompts = [
-            given if isinstance(given, Prompt) else self.prepare(given, max_tiles=max_tiles, shared=shared)
-            for given in conversations
+            messages if isinstance(messages, Prompt) else self.prepare(messages, max_tiles=max_tiles, shared=shared)
+            for messages in conversations
         ]
         answers: list[list[Step]] = [[] for _ in prompts]
         for steps in self.generate(prompts, config or GenerationConfig()):
@@ -165,18 +165,18 @@ class Engine:
         began = time.monotonic()
         prompt = self.prepare(messages, max_tiles=max_tiles)
         steps: list[Step] = []
-        shown = ""
+        sent = ""
         for [step] in self.generate([prompt], config or GenerationConfig()):
             steps.append(step)
             text = self.tokenizer.decode(_ids(steps))
-            if not text.endswith("\ufffd") and text.startswith(shown):
-                if text != shown:
-                    yield text[len(shown) :]
-                shown = text
+            if not text.endswith("\ufffd") and text.startswith(sent):
+                if text != sent:
+                    yield text[len(sent) :]
+                sent = text
         reply = self._reply(prompt, steps, time.monotonic() - began)
         whole = self.tokenizer.decode(_ids(steps))
-        if whole != shown:
-            yield whole[len(shown) :]
+        if whole != sent:
+            yield whole[len(sent) :]
         return reply
 
     def generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[list[Step]]:
@@ -270,9 +270,7 @@ def load_model(
 
     Args:
         path_or_hub_id: a checkpoint folder in any known layout, an adapter folder, or a hub id.
-        dtype: "float32", "bfloat16", "float16" or a torch dtype.
-        device: where the weights go.
-        strict: see :func:`mini_internvl.model.checkpoint.load_model`.
+        dtype, device, strict: see :func:`mini_internvl.model.checkpoint.load_model`.
 
     Raises:
         CheckpointError, ConfigError: the folder or hub id cannot be used; the message says why.

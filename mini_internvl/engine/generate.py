@@ -109,7 +109,6 @@ def generate(
         model: in eval mode.
         prompts: token ids of each row, the assistant's turn open, shorter than the model's context.
         visual: (N, tokens per tile, hidden) of each row, or ``None``.
-        config: how tokens are drawn.
         stop_ids: tokens that end an answer.
         image_keys: names the images of each row; see :func:`mini_internvl.engine.prefill.prefill`.
         unused_ids: (n,) rows of the vocabulary that are no token and cannot be drawn, on the model's device.

@@ -100,12 +100,8 @@ class RemoteEngine:
 
     def _chat(self, messages: Messages, config: GenerationConfig, requests: _Requests) -> Reply:
         began = time.monotonic()
-        body: dict[str, Any] = {
-            "model": self.address.model,
-            "messages": to_wire(messages),
-            "max_tokens": config.max_new_tokens,
-            "temperature": config.temperature,
-        }
+        body: dict[str, Any] = {"model": self.address.model, "messages": to_wire(messages)}
+        body |= {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
         if config.top_p < 1:
             body["top_p"] = config.top_p
         if config.seed is not None:
@@ -168,14 +164,14 @@ class RemoteEngine:
         data = json.dumps(body).encode()
         wait = self.pause
         for number in range(1, self.tries + 1):
-            reason, asked_wait, passing = self._try(url, data, requests)
-            if isinstance(reason, dict):
+            result, server_wait, passing = self._try(url, data, requests)
+            if isinstance(result, dict):
                 self.reached = True
-                return reason
+                return result
             if not passing or number == self.tries or requests.ended.is_set():
                 tried = f" ({number} tries)" if number > 1 else ""
-                raise RemoteError(f"{url}: {reason}{tried}")
-            requests.ended.wait(min(max(wait, asked_wait), LONGEST_WAIT))
+                raise RemoteError(f"{url}: {result}{tried}")
+            requests.ended.wait(min(max(wait, server_wait), LONGEST_WAIT))
             wait *= 2
         raise AssertionError("every try returns or raises")
 
@@ -317,8 +313,8 @@ def _reason(status: int, content: bytes) -> str:
         return "a redirect, which is not followed; give the address that it leads to if you trust it"
     raw = content[:4000].decode("utf-8", "replace")
     try:
-        told = json.loads(raw)
-        inner = told.get("error", told) if isinstance(told, dict) else told
+        answer = json.loads(raw)
+        inner = answer.get("error", answer) if isinstance(answer, dict) else answer
         raw = str(inner.get("message", inner)) if isinstance(inner, dict) else str(inner)
     except (ValueError, RecursionError):
         pass
