@@ -102,7 +102,6 @@ class TrainingBar:
         self.bar: ProgressBar | None = None
 
     def __call__(self, progress: TrainingProgress) -> None:
-        """Show the state after a step."""
         p = progress
         if self.bar is None or self.bar.title != p.stage:
             self.bar = ProgressBar(p.stage)

@@ -53,7 +53,6 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where results go."""
         return self.output or Path("runs") / "eval" / short_name(self.model)
 
 
@@ -221,7 +220,6 @@ class Asking:
         self.right = self.seen = self.cached = 0
 
     def answered(self, item: Item, text: str) -> None:
-        """Count an answer."""
         self.seen += 1
         if self.right_of and not self.quiet:
             self.right += bool(self.right_of(item, text))
@@ -234,7 +232,6 @@ class Asking:
             self.bar(done, total, f"right {100 * self.right / self.seen:.1f} %" if self.right_of and self.seen else "")
 
     def timing(self, seconds: float, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """What the clock says."""
         asked = self.seen - self.cached
         return {
             "asked": asked,

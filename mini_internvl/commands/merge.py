@@ -73,7 +73,6 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
         CheckpointError: the adapter or base cannot be read or do not belong together, or the merged logits differ
             from the unmerged ones by more than :data:`TOLERANCE`; nothing is written then.
     """
-    output = Path(output)
     check_new(output)
     folder = hub.resolve(adapter)
     home = hub.base_folder(folder, base)
@@ -99,7 +98,7 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
     for parameter in model.parameters():  # as they are saved, computed on in float32
         parameter.data = parameter.data.to(dtype).to(parameter.dtype)
     saved_difference, saved_argmax = _compare(before, _logits(model, prompts))
-    files = [home / name for name in FILES if (home / name).exists()]
+    files = (home / name for name in FILES if (home / name).exists())
     save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files)
     return {
         "folder": str(output),

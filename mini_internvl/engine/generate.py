@@ -135,16 +135,16 @@ def generate(
         if unused_ids is not None:
             logits.index_fill_(-1, unused_ids, -torch.inf)
         tokens = pick(logits, config, generators)
-        going, found = [], []
-        for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-            if token in stop_ids:
-                found.append(Step(row, None, "stop"))
-            elif step == limits[row]:
-                found.append(Step(row, token, "length" if step == config.max_new_tokens else "context"))
-            else:
-                found.append(Step(row, token, None))
-                going.append(place)
+        pairs = zip(rows, tokens.tolist(), strict=True)
+        at_limit: FinishReason = "length" if step == config.max_new_tokens else "context"
+        found = [
+            Step(row, None, "stop")
+            if token in stop_ids
+            else Step(row, token, at_limit if step == limits[row] else None)
+            for row, token in pairs
+        ]
         yield found
+        going = [place for place, one in enumerate(found) if one.finish_reason is None]
         if not going:
             return
         if len(going) < len(rows):

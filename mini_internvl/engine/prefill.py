@@ -56,11 +56,9 @@ def prefill(
     cache: KVCache,
     image_keys: Sequence[Hashable] | None = None,
 ) -> Tensor:
-    """Read the prompts into an empty cache.
+    """Read the prompts (token ids of each row) into an empty cache.
 
     Args:
-        model: in eval mode.
-        prompts: token ids of each row.
         visual: (N, tokens per tile, hidden) of each row, or ``None``.
         cache: of as many rows; receives keys and values up to the longest prompt.
         image_keys: names the images of each row; rows with equal keys and an equal prompt up to the last image share
