@@ -60,7 +60,6 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
 
     Args:
         adapter: folder or hub id of an adapter.
-        output: the merged checkpoint.
         base: folder or hub id of the base; ``None`` takes the one that the adapter names.
 
     Returns:

@@ -106,7 +106,6 @@ def generate(
     """Answer a batch of prompts.
 
     Args:
-        model: in eval mode.
         prompts: token ids of each row, the assistant's turn open, shorter than the model's context.
         visual: (N, tokens per tile, hidden) of each row, or ``None``.
         stop_ids: tokens that end an answer.
@@ -137,12 +136,8 @@ def generate(
         tokens = pick(logits, config, generators)
         pairs = zip(rows, tokens.tolist(), strict=True)
         at_limit: FinishReason = "length" if step == config.max_new_tokens else "context"
-        found = [
-            Step(row, None, "stop")
-            if token in stop_ids
-            else Step(row, token, at_limit if step == limits[row] else None)
-            for row, token in pairs
-        ]
+        ends = {row: at_limit if step == limits[row] else None for row in rows}
+        found = [Step(row, None, "stop") if token in stop_ids else Step(row, token, ends[row]) for row, token in pairs]
         yield found
         going = [place for place, one in enumerate(found) if one.finish_reason is None]
         if not going:
