@@ -1,12 +1,11 @@
 """Observe the PTB tokenizer from outside: write mini_internvl/metrics/ptb_lists.py, compare our tokens with its tokens.
 
 Run ``python scripts/ptb_rules.py FOLDER`` to write the lists and tests/metrics/ptb_sample.json again, or with
-``--check N --seed S`` to compare N made captions and N hostile strings. FOLDER holds the jar of the pycocoevalcap package
+``--check N --seed S`` to compare N made captions and N hostile strings. FOLDER holds the jar of pycocoevalcap
 (``pip download --no-deps pycocoevalcap==1.2`` and unzip); Java must be installed. Only the program's command line is
 used: texts go in, tokens come out. docs/ptb.md says where the candidates come from and what is not covered.
 """
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import argparse
@@ -203,33 +202,42 @@ bow-and-arrow 4x4 F-16 Boeing-747 St.-Bernard U.S.-flag lung lesion nodule CT-sc
 café naïveté jalapeño Zürich
 """
 PLACES = """
-London|New York, N.Y.|Washington, D.C.|St. Louis|Mt. Fuji|the U.S.|the U.K.|Cambridge, Mass.|Los Angeles, Calif.|Tokyo (東京)
+London|New York, N.Y.|Washington, D.C.|St. Louis|Mt. Fuji|the U.S.|the U.K.|Cambridge, Mass.
+|Los Angeles, Calif.|Tokyo (東京)
 |5th Ave.|10 Downing St.|I-95|Route 66|Côte d'Azur|O'Hare|Hawai'i|Martha's Vineyard|Terminal 2|Gate B12|Москва
 """.replace("\n", "").split("|")
 PEOPLE = """
-Mr. Smith|Mrs. O'Neil|Dr. J. K. Rowling|Prof. d'Artagnan|Jean-Luc|Sgt. Pepper|Martin Luther King, Jr.|a man|two women|the driver
+Mr. Smith|Mrs. O'Neil|Dr. J. K. Rowling|Prof. d'Artagnan|Jean-Luc|Sgt. Pepper|Martin Luther King, Jr.|a man
+|two women|the driver
 |John B. Good|Ms. Li|Gen. Lee|J.R.R. Tolkien|my mother-in-law|y'all|somebody|they|María José|Capt. Hook|Plan B
 """.replace("\n", "").split("|")
 COUNTS = """
-2|10|1,200|3.5|1/2|3 1/2|½|22nd|1990s|'90s|10:30 a.m.|12/03/2019|2019-03-12|-5|+3|50%|$5|US$ 1,000.50|€7.99|£8|50¢|5'6"|20 °C
+2|10|1,200|3.5|1/2|3 1/2|½|22nd|1990s|'90s|10:30 a.m.|12/03/2019|2019-03-12|-5|+3|50%|$5|US$ 1,000.50|€7.99|£8
+|50¢|5'6"|20 °C
 |100km/h|1.5m|3x|#1|no. 5|Fig. 3|pp. 5-7|(415) 555-1212|555-1212|+44 20 7946 0958|Jan. 5|5 p.m.|10²|twenty-one|1st
 """.replace("\n", "").split("|")
 SAYINGS = """
-it's|isn't|can't|won't|they've|he'll|I'd|we're|there's|doesn’t|it’s|cannot|gonna|wanna|'tis|let's|who's|ain't|o'clock|rock 'n' roll
+it's|isn't|can't|won't|they've|he'll|I'd|we're|there's|doesn’t|it’s|cannot|gonna|wanna|'tis|let's|who's|ain't
+|o'clock|rock 'n' roll
 |C'mon|y'know|must've|shouldn't|o'er|'em|’til
 """.replace("\n", "").split("|")
 EXTRAS = """
 www.example.com|https://a.org/b?c=1|me@here.org|@user|#sunset|AT&T|R&D|C++|file.txt|photo.jpg|and/or|<b>bold</b>|<unk>|&amp;|:)|:-D
-|(^_^)|...|…|--|—|– |a.k.a.|e.g.|i.e.|etc.|Inc.|Ltd.|vs.|Ph.D.|[sic]|{x}|*|~|™|©|🚗|👍🏽|«quoted»|“so”|‘so’|"so"|``so''|_under_
-|non\u2011breaking|soft\xadhyphen|a\xa0b|<c1,CAM_FRONT,714.3,503.6>|<box>[[10, 20, 30, 40]]</box>|\\n|A+B|x_1|H₂O|μm|±2|3×3
+|(^_^)|...|…|--|—|– |a.k.a.|e.g.|i.e.|etc.|Inc.|Ltd.|vs.|Ph.D.|[sic]|{x}|*|~|™|©|🚗|👍🏽|«quoted»|“so”|‘so’|"so"
+|``so''|_under_
+|non\u2011breaking|soft\xadhyphen|a\xa0b|<c1,CAM_FRONT,714.3,503.6>|<box>[[10, 20, 30, 40]]</box>|\\n|A+B|x_1
+|H₂O|μm|±2|3×3
 """.replace("\n", "").split("|")
 SHAPES = """
 A {thing} is parked next to {count} {thing}s in {place}.|{person} {saying} sure that the {thing} in {place} is {count}
 |{person}'s {thing}, {extra}, stands behind the {thing}'s {thing}; {saying} {count}!|the {thing}s' {thing} at {count}
 |In {place} {person} says "{saying} a {thing}" ({extra})|Is the {thing} left of {person}? {saying} {count} {thing}.
-|{extra} {thing}/{thing} - {count}: {person} & {person}|The car slows down because {saying} {count} {thing}s ahead, {extra}
-|CT image of {count} {thing} {extra}; {person} {saying} {saying}.|{count} {thing} and {count} {thing} near {place}, {extra}.
-|There are {count} {thing}s in the image (see {extra}). {person} {saying} there|{place}: {person}, {count}, {thing} {extra}
+|{extra} {thing}/{thing} - {count}: {person} & {person}
+|The car slows down because {saying} {count} {thing}s ahead, {extra}
+|CT image of {count} {thing} {extra}; {person} {saying} {saying}.
+|{count} {thing} and {count} {thing} near {place}, {extra}.
+|There are {count} {thing}s in the image (see {extra}). {person} {saying} there
+|{place}: {person}, {count}, {thing} {extra}
 """.replace("\n", "").split("|")
 
 

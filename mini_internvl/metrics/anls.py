@@ -9,9 +9,7 @@ Source: InternVL ``infographicsvqa_eval.py``, the RRC server's script; VLMEvalKi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from mini_internvl.metrics.edit_distance import edit_distance
 
@@ -52,24 +50,6 @@ def anls(answer: str, golds: Iterable[str], *, threshold: float = THRESHOLD) -> 
     return found if found >= threshold else 0.0
 
 
-def anls_report(rows: Iterable[Mapping[str, Any]], *, threshold: float = THRESHOLD) -> dict[str, Any]:
-    """The official report of rows with ``answer``, ``golds`` and, by group of :data:`LABELS`, lists of labels.
-
-    Returns:
-        ``anls``, the mean over rows, and ``groups``: group -> printed name -> mean, for labels that occur (a label
-        that no row has stops the official script).
-    """
-    scores: list[float] = []
-    groups: dict[str, dict[str, list[float]]] = {group: {} for group in LABELS}
-    for row in rows:
-        scores.append(anls(row["answer"], row["golds"], threshold=threshold))
-        for group in LABELS:
-            for name in label_names(group, row.get(group) or ()):
-                groups[group].setdefault(name, []).append(scores[-1])
-    means = {group: {name: _mean(values) for name, values in names.items()} for group, names in groups.items()}
-    return {"anls": _mean(scores), "groups": means}
-
-
 def label_names(group: str, labels: Sequence[str]) -> list[str]:
     """Printed names of labels; one that the official script does not know keeps its own."""
     return [LABELS.get(group, {}).get(label, label) for label in labels]
@@ -77,7 +57,3 @@ def label_names(group: str, labels: Sequence[str]) -> list[str]:
 
 def _plain(text: str) -> str:
     return " ".join(text.strip().lower().split())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0

@@ -73,11 +73,11 @@ def caption_scores(
     said = ptb.tokenize(hypotheses, line_breaks=line_breaks)
     item = np.repeat(np.arange(len(references)), [len(group) for group in references])  # item of each reference
     counts = _Counts.of(said, heard, item)
-    bleu = _bleu(counts)
-    per_item: dict[str, Sequence[float]] = {f"Bleu_{n + 1}": column for n, column in enumerate(bleu.items.T.tolist())}
+    bleu, bleu_items = _bleu(counts)
+    per_item: dict[str, Sequence[float]] = {f"Bleu_{n + 1}": column for n, column in enumerate(bleu_items.T.tolist())}
     per_item["ROUGE_L"] = _rouge_l(said, heard, item)
     per_item["CIDEr"] = _cider(counts).tolist()
-    corpus = {f"Bleu_{n + 1}": value for n, value in enumerate(bleu.corpus.tolist())}
+    corpus = {f"Bleu_{n + 1}": value for n, value in enumerate(bleu.tolist())}
     for name in ("ROUGE_L", "CIDEr"):
         corpus[name] = math.fsum(per_item[name]) / len(said)
     return CaptionScores(corpus=corpus, per_item=per_item)
@@ -145,16 +145,8 @@ class _Counts:
         return _Counts(said_length=length[: len(said)], heard_length=length[len(said) :], item=item, grams=grams)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bleu:
-    corpus: np.ndarray
-    """(ORDERS,) values over all items."""
-    items: np.ndarray
-    """(N, ORDERS) values of each item."""
-
-
-def _bleu(counts: _Counts) -> _Bleu:
-    """Clipped n-gram precision with brevity penalty, for the corpus and for each item."""
+def _bleu(counts: _Counts) -> tuple[np.ndarray, np.ndarray]:
+    """Clipped n-gram precision with brevity penalty: (ORDERS,) for the corpus, (N, ORDERS) for the items."""
     length = counts.said_length
     matched = np.empty((len(length), ORDERS))
     for order, grams in enumerate(counts.grams):
@@ -164,10 +156,8 @@ def _bleu(counts: _Counts) -> _Bleu:
         matched[:, order] = np.bincount(owner, clipped, len(length))
     guessed = np.maximum(0, length[:, None] - np.arange(ORDERS))
     closest = _closest_lengths(counts)
-    return _Bleu(
-        corpus=_bleu_values(matched.sum(0)[None], guessed.sum(0)[None], length.sum()[None], closest.sum()[None])[0],
-        items=_bleu_values(matched, guessed, length, closest),
-    )
+    sums = [part.sum(0)[None] for part in (matched, guessed, length, closest)]
+    return _bleu_values(*sums)[0], _bleu_values(matched, guessed, length, closest)
 
 
 def _bleu_values(matched: np.ndarray, guessed: np.ndarray, length: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -220,13 +220,6 @@ def language_part(scores: Mapping[str, float]) -> float:
 
 
 def final_score(*, accuracy: float, chatgpt: float, match: float, language: Mapping[str, float]) -> float:
-    """The challenge's score, 0 to 1.
-
-    Args:
-        accuracy: 0 to 1.
-        chatgpt: 0 to 100.
-        match: 0 to 100.
-        language: of :func:`language_scores`.
-    """
+    """The challenge's score, 0 to 1, of accuracy (0 to 1), chatgpt and match (0 to 100) and :func:`language_scores`."""
     parts = {"chatgpt": chatgpt / 100, "language": language_part(language), "match": match / 100, "accuracy": accuracy}
     return sum(parts[name] * weight for name, weight in WEIGHTS.items())

@@ -10,7 +10,7 @@ Source: MultimodalOCR ``OCRBench/example.py``; VLMEvalKit ``image_vqa.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 RECOGNITION = (
     "Regular Text Recognition",
@@ -46,16 +46,6 @@ def contains_gold(answer: str, golds: str | Sequence[str], *, formula: bool) -> 
     plain = _formula if formula else _text
     said = plain(answer)
     return any(plain(gold) in said for gold in ([golds] if isinstance(golds, str) else golds))
-
-
-def points(results: Iterable[tuple[str, bool]]) -> dict[str, int]:
-    """The official report of (category, right): points by category, of "Text Recognition" and "Final Score"."""
-    report = {"Text Recognition": 0, **dict.fromkeys(CATEGORIES, 0), "Final Score": 0}
-    for category, right in results:
-        names = [category, "Final Score"] + (["Text Recognition"] if category in RECOGNITION else [])
-        for name in names:
-            report[name] = report.get(name, 0) + int(right)
-    return report
 
 
 def _text(text: str) -> str:

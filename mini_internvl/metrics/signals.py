@@ -17,14 +17,14 @@ def signal_scores(predictions: Sequence[float], references: Sequence[float]) -> 
     """``rmse`` in the signal's unit and ``A_0.1`` .. ``A_10.0`` as fractions.
 
     Args:
-        predictions, truths: the same number of values; several steps of a sample count as samples of their own.
+        predictions, references: the same number of values; several steps of a sample count as samples of their own.
 
     Raises:
         ValueError: no values, or different numbers of them.
     """
     guessed, true = np.asarray(predictions, np.float32).ravel(), np.asarray(references, np.float32).ravel()
     if not len(true) or len(guessed) != len(true):
-        raise ValueError(f"{len(guessed)} predictions against {len(true)} true values")
+        raise ValueError(f"{len(guessed)} predictions against {len(true)} references")
     error = np.abs(true - guessed)
     rmse = float(np.sqrt(np.mean(np.square(error), dtype=np.float64)))
     return {"rmse": rmse} | {f"A_{tau}": float(np.mean(error < np.float32(tau))) for tau in THRESHOLDS}

@@ -296,6 +296,16 @@ def test_ocrbench_points(folders):
     assert ocrbench.score([formula], given, protocol="official").values["score"] == 1.0
 
 
+def test_ocrbench_points_by_category():
+    asked = [("Digit String Recognition", "a"), ("Doc-oriented VQA", "a"), ("Doc-oriented VQA", "b"), ("new", "a")]
+    items = [
+        Item(id=str(n), messages=[], reference={"category": kind, "data_set": "", "answers": [gold]})
+        for n, (kind, gold) in enumerate(asked)
+    ]
+    values = ocrbench.score(items, answered(items, ["a"] * 4)).values
+    assert [values[name] for name in ("Text Recognition", "Doc-oriented VQA", "new", "score")] == [1, 1, 1, 3]
+
+
 def test_ocrbench_damaged_table(copy):
     root = copy(ocrbench)
     lines = (root / "OCRBench.tsv").read_text().splitlines()

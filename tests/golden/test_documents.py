@@ -7,8 +7,7 @@ import json
 import pytest
 
 from mini_internvl.benchmarks import ai2d, chartqa, docvqa, infovqa, ocrbench
-from mini_internvl.metrics.anls import anls, anls_report, similarity
-from mini_internvl.metrics.ocrbench import points
+from mini_internvl.metrics.anls import anls, similarity
 from mini_internvl.metrics.options import infer_option
 from mini_internvl.records import Item, Prediction
 
@@ -113,14 +112,13 @@ def test_anls_aggregates(golden, benchmark):
     assert _close(score.values["anls"], wanted["vlmevalkit_overall_percent"])
     for key in (key for key in wanted if key.startswith("anls_threshold_")):
         threshold = float(key.removeprefix("anls_threshold_"))
-        assert _close(anls_report(rows, threshold=threshold)["anls"], wanted[key]), key
-    groups = anls_report(rows)["groups"]
+        found = [anls(row["answer"], row["golds"], threshold=threshold) for row in rows]
+        assert _close(sum(found) / len(found), wanted[key]), key
     for group, official in LABELS.items():
         recorded = wanted.get("scores_by_types", {}).get(official, {})
         for label, value in recorded.items():
             if not _recorded(value):
                 continue
-            assert _close(groups[group][label], value), label
             assert _close(score.values[f"{group}/{label}"], 100 * value), label
 
 
@@ -182,9 +180,6 @@ def test_ocrbench_suite(golden):
     _check_points(score, suite["vlmevalkit"])
     assert _close(score.values["share"], suite["vlmevalkit"]["Final Score Norm"])
     _check_points(ocrbench.score(items, predictions, protocol="official"), suite["official_report"])
-    pairs = zip(items, predictions, strict=True)
-    report = points((item.reference["category"], ocrbench.right(item, given.text)) for item, given in pairs)
-    assert report == suite["official_report"]
 
 
 def _check_points(score, wanted):
