@@ -134,6 +134,14 @@ def annotate_text(font: ImageFont.FreeTypeFont, text: str, at: tuple[float, floa
     ]  # fmt: skip
 
 
+def anywhere(rng: random.Random, font: ImageFont.FreeTypeFont, text: str, room: tuple[int, int],
+             margin: int) -> tuple[int, int]:  # fmt: skip
+    """A random place (pixels) to draw the text at, its ink inside a room of that width and height."""
+    left, top, right, bottom = size_of(font, text)
+    x = rng.randint(margin, max(margin, room[0] - (right - left) - margin)) - left
+    return x, rng.randint(margin, max(margin, room[1] - (bottom - top) - margin)) - top
+
+
 def centre(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text: str, font: ImageFont.FreeTypeFont,
            fill: RGB) -> tuple[float, float]:  # fmt: skip
     """Draws the text so that its ink is centred in the box; returns where it began."""

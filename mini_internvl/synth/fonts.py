@@ -27,22 +27,7 @@ BUILT_IN = "<pillow>"
 TEST_SHARE = 0.15
 """Share of font families kept for test images."""
 
-FONT_PACKAGES: tuple[str, ...] = (
-    "fonts-adf-accanthis", "fonts-adf-baskervald", "fonts-adf-berenis", "fonts-adf-gillius", "fonts-adf-libris",
-    "fonts-adf-romande", "fonts-adf-switzera", "fonts-adf-universalis", "fonts-adf-verana", "fonts-anonymous-pro",
-    "fonts-averia-sans-gwf", "fonts-averia-serif-gwf", "fonts-b612", "fonts-cabin", "fonts-cantarell",
-    "fonts-clear-sans", "fonts-comfortaa", "fonts-comic-neue", "fonts-courier-prime", "fonts-crosextra-caladea",
-    "fonts-crosextra-carlito", "fonts-dejavu-core", "fonts-dejavu-extra", "fonts-dosis",
-    "fonts-ebgaramond", "fonts-ecolier-court", "fonts-fantasque-sans", "fonts-firacode", "fonts-freefont-ttf",
-    "fonts-go", "fonts-hack", "fonts-inconsolata", "fonts-inter", "fonts-jetbrains-mono",
-    "fonts-junction", "fonts-jura", "fonts-karla", "fonts-lato", "fonts-league-spartan", "fonts-liberation2",
-    "fonts-linuxlibertine", "fonts-lobstertwo", "fonts-manrope", "fonts-mononoki", "fonts-nanum", "fonts-noto-mono",
-    "fonts-ocr-b", "fonts-oldstandard", "fonts-open-sans", "fonts-opendin", "fonts-opendyslexic", "fonts-paratype",
-    "fonts-play", "fonts-quattrocento", "fonts-quicksand", "fonts-roboto-hinted", "fonts-roboto-slab",
-    "fonts-sil-andika", "fonts-sil-charis", "fonts-sil-gentium-basic", "fonts-sora", "fonts-stix", "fonts-tuffy",
-    "fonts-ubuntu-title", "fonts-urw-base35", "fonts-vollkorn", "fonts-wqy-microhei", "fonts-wqy-zenhei",
-    "fonts-yanone-kaffeesatz",
-)  # fmt: skip
+FONT_PACKAGES = tuple(Path(__file__).with_name("font_packages.txt").read_text("ascii").split())
 """Debian packages that the shipped model's images were drawn with."""
 
 _FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts",

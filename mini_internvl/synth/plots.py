@@ -31,10 +31,6 @@ class Pen(ImageDraw.ImageDraw):
         self.image, self.size = image, image.size
         self.patch_annotations: list[PatchAnnotation] = []
 
-    def paste(self, image: Image.Image, at: tuple[int, int]) -> None:
-        """Lay an image over this one."""
-        self.image.paste(image, at)
-
     def annotate(self, text: str, box: tuple[float, float, float, float], colour: str) -> None:
         """Note a part of the chart; ``box`` in pixels."""
         width, height = self.size
@@ -102,9 +98,9 @@ def _write(pen: Pen, x: float, y: float, text: str, font: Font, fill: canvas.RGB
     pen.patch_annotations += canvas.annotate_text(font, text, at, pen.size, line=None)
 
 
-def rgb(name: str) -> canvas.RGB:
-    """The colour of a name."""
-    return canvas.COLOURS[name]
+def _mix(plot: Plot, parts: int) -> tuple[int, ...]:
+    """A faint colour: one part of ink in so many parts of paper."""
+    return tuple(((parts - 1) * p + i) // parts for p, i in zip(plot.paper, plot.ink, strict=True))
 
 
 def _title(pen: Pen, plot: Plot, width: int) -> int:
@@ -135,49 +131,66 @@ def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
     return [(v, f"{v + 0.0:.{decimals}f}") for v in values]
 
 
-def _frame(rng: random.Random, pen: Pen, plot: Plot, size: tuple[int, int], from_zero: bool,
-           font: Font) -> tuple[float, float, float, float, float, float]:  # fmt: skip
-    """Axes of a vertical chart: left, top, right, bottom of the plot area, lowest and highest axis value."""
-    width, height = size
-    top = _title(pen, plot, width) + (plot.tall + 5 if plot.printed else 4)
-    bottom = height - plot.tall - 9
-    low, high, step = _scale(plot, from_zero)
-    left = 6.0
-    if not plot.printed or rng.random() < 0.4:
-        ticks = _ticks(low, high, step)
-        small = sized(plot.path, 7)
-        left = 8 + max(_width(small, text) for _, text in ticks)
-        faint = tuple((3 * p + i) // 4 for p, i in zip(plot.paper, plot.ink, strict=True))
-        for value, text in ticks:
-            y = bottom - (value - low) / (high - low) * (bottom - top)
-            pen.line((left, y, width - 4, y), fill=faint)
-            _write(pen, left - 3, y, text, small, plot.ink, "rm")
-    pen.line((left, bottom, width - 4, bottom), fill=plot.ink)
-    if rng.random() < 0.6:
-        pen.line((left, top, left, bottom), fill=plot.ink)
-    return left, top, width - 4.0, bottom, low, high
+class _Columns:
+    """A vertical chart without its bars or points: title, axes and ticks drawn, a column for each label."""
+
+    def __init__(self, rng: random.Random, pen: Pen, plot: Plot, always_from_zero: bool) -> None:
+        self.pen, self.plot = pen, plot
+        width, height = pen.size
+        slot = (width - (10 if plot.printed else 34)) / len(plot.labels)
+        self.font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
+        self.number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
+        from_zero = always_from_zero or rng.random() < 0.3
+        top = _title(pen, plot, width) + (plot.tall + 5 if plot.printed else 4)
+        self.bottom = height - plot.tall - 9
+        self.low, high, step = _scale(plot, from_zero)
+        self.span, self.height = high - self.low, self.bottom - top
+        self.left = 6.0
+        if not plot.printed or rng.random() < 0.4:
+            ticks = _ticks(self.low, high, step)
+            small = sized(plot.path, 7)
+            self.left = 8 + max(_width(small, text) for _, text in ticks)
+            for value, text in ticks:
+                pen.line((self.left, self.y(value), width - 4, self.y(value)), fill=_mix(plot, 4))
+                _write(pen, self.left - 3, self.y(value), text, small, plot.ink, "rm")
+        pen.line((self.left, self.bottom, width - 4, self.bottom), fill=plot.ink)
+        if rng.random() < 0.6:
+            pen.line((self.left, top, self.left, self.bottom), fill=plot.ink)
+        self.slot = (width - 4.0 - self.left) / len(plot.labels)
+        if max(_width(self.font, t) for t in plot.labels) > self.slot - 2:
+            raise TooNarrow
+        if max(_width(self.number, t) for t in plot.shown) > self.slot:
+            raise TooNarrow
+
+    def x(self, i: float) -> float:
+        """Left edge of column ``i``."""
+        return self.left + i * self.slot
+
+    def y(self, value: float) -> float:
+        """Row of a value on the axis."""
+        return self.bottom - (value - self.low) / self.span * self.height
+
+    def label(self, i: int, middle: float) -> None:
+        """Write the label of column ``i`` below it."""
+        plot = self.plot
+        _write(self.pen, middle, self.bottom + plot.tall / 2 + 4, plot.labels[i], self.font, plot.ink)
 
 
 def bars(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Vertical bars from zero with labels below."""
-    slot = (pen.size[0] - (10 if plot.printed else 34)) / len(plot.labels)
-    font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
-    number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
-    left, top, right, bottom, low, high = _frame(rng, pen, plot, pen.size, True, number)
-    slot = (right - left) / len(plot.labels)
-    if max(_width(font, t) for t in plot.labels) > slot - 2 or max(_width(number, t) for t in plot.shown) > slot:
-        raise TooNarrow
+    columns = _Columns(rng, pen, plot, True)
+    slot = columns.slot
     gap = slot * rng.uniform(0.1, 0.25)
-    zero = bottom - (0 - low) / (high - low) * (bottom - top) if low < 0 else bottom
+    zero = columns.y(0) if columns.low < 0 else columns.bottom
     edge = plot.ink if rng.random() < 0.3 else None
     for i, value in enumerate(plot.values):
-        x, y = left + i * slot, bottom - (value - low) / (high - low) * (bottom - top)
+        x, y = columns.x(i), columns.y(value)
         bar = (round(x + gap), round(min(y, zero)), round(x + slot - gap), round(max(y, zero)))
-        pen.rectangle(bar, fill=rgb(plot.colours[i]), outline=edge)
+        pen.rectangle(bar, fill=canvas.COLOURS[plot.colours[i]], outline=edge)
         pen.annotate("bar", bar, plot.colours[i])
-        _write(pen, x + slot / 2, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
+        columns.label(i, x + slot / 2)
         if plot.printed:
-            _write(pen, x + slot / 2, min(y, zero) - plot.tall / 2 - 3, plot.shown[i], number, plot.ink)
+            _write(pen, x + slot / 2, min(y, zero) - plot.tall / 2 - 3, plot.shown[i], columns.number, plot.ink)
 
 
 def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
@@ -196,18 +209,17 @@ def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
         high = max(plot.values) or 1.0
     else:
         small = sized(plot.path, 7)
-        faint = tuple((3 * p + i) // 4 for p, i in zip(plot.paper, plot.ink, strict=True))
         ticks = _ticks(low, high, step)
         ticks = ticks[::2] if sum(_width(small, t) + 6 for _, t in ticks) > room else ticks
         for value, text in ticks:
             x = left + value / high * room
-            pen.line((x, top, x, bottom), fill=faint)
+            pen.line((x, top, x, bottom), fill=_mix(plot, 4))
             _write(pen, x, bottom + plot.tall / 2 + 3, text, small, plot.ink)
     gap = slot * rng.uniform(0.12, 0.25)
     for i, value in enumerate(plot.values):
         y, x = top + i * slot, left + value / high * room
         bar = (left, round(y + gap), max(left + 1, round(x)), round(y + slot - gap))
-        pen.rectangle(bar, fill=rgb(plot.colours[i]))
+        pen.rectangle(bar, fill=canvas.COLOURS[plot.colours[i]])
         pen.annotate("bar", bar, plot.colours[i])
         _write(pen, left - 4, y + slot / 2, plot.labels[i], font, plot.ink, "rm")
         if plot.printed:
@@ -217,30 +229,23 @@ def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
 
 def line(rng: random.Random, pen: Pen, plot: Plot) -> None:
     """Points joined by a line; values above the points."""
-    slot = (pen.size[0] - (10 if plot.printed else 34)) / len(plot.labels)
-    font = fitted(plot.path, plot.labels, slot - 5, plot.tall)
-    number = fitted(plot.path, plot.shown, slot - 3, plot.tall)
-    left, top, right, bottom, low, high = _frame(rng, pen, plot, pen.size, rng.random() < 0.3, number)
-    slot = (right - left) / len(plot.labels)
-    if max(_width(font, t) for t in plot.labels) > slot - 2 or max(_width(number, t) for t in plot.shown) > slot:
-        raise TooNarrow
-    points = [(left + (i + 0.5) * slot, bottom - (v - low) / (high - low) * (bottom - top))
-              for i, v in enumerate(plot.values)]  # fmt: skip
+    columns = _Columns(rng, pen, plot, False)
+    points = [(columns.x(i + 0.5), columns.y(value)) for i, value in enumerate(plot.values)]
     ys = [points[0][1], *(y for _, y in points), points[-1][1]]
-    colour = rgb(plot.colours[0])
+    colour = canvas.COLOURS[plot.colours[0]]
     pen.line(points, fill=colour, width=rng.choice((2, 2, 3)), joint="curve")
     radius = rng.choice((3, 3, 4))
     for i, (x, y) in enumerate(points):
         point = (x - radius, y - radius, x + radius, y + radius)
         pen.ellipse(point, fill=colour)
         pen.annotate("point", point, plot.colours[0])
-        _write(pen, x, bottom + plot.tall / 2 + 4, plot.labels[i], font, plot.ink)
+        columns.label(i, x)
     for i, (x, y) in enumerate(points if plot.printed else []):
-        valley = ys[i] <= y >= ys[i + 2] and y + plot.tall + 8 < bottom
+        valley = ys[i] <= y >= ys[i + 2] and y + plot.tall + 8 < columns.bottom
         middle = y + plot.tall / 2 + 6 if valley else y - plot.tall / 2 - 6
-        half = _width(number, plot.shown[i]) / 2 + 1
+        half = _width(columns.number, plot.shown[i]) / 2 + 1
         pen.rectangle((x - half, middle - plot.tall / 2, x + half, middle + plot.tall / 2), fill=plot.paper)
-        _write(pen, x, middle, plot.shown[i], number, plot.ink)
+        _write(pen, x, middle, plot.shown[i], columns.number, plot.ink)
 
 
 def pie(rng: random.Random, pen: Pen, plot: Plot) -> None:
@@ -271,18 +276,18 @@ def pie(rng: random.Random, pen: Pen, plot: Plot) -> None:
     spots = []
     for i, value in enumerate(plot.values):
         extent = 360 * value / total
-        big_pen.pieslice((0, 0, 2 * diameter - 1, 2 * diameter - 1), angle, angle + extent, fill=rgb(plot.colours[i]),
-                         outline=plot.paper, width=3)  # fmt: skip
+        big_pen.pieslice((0, 0, 2 * diameter - 1, 2 * diameter - 1), angle, angle + extent,
+                         fill=canvas.COLOURS[plot.colours[i]], outline=plot.paper, width=3)  # fmt: skip
         turn = math.radians(angle + extent / 2)
         spots.append((middle[0] + math.cos(turn) * diameter * 0.33, middle[1] + math.sin(turn) * diameter * 0.33))
         angle += extent
-    pen.paste(big.reduce(2), (int(box_left), int(top)))
+    pen.image.paste(big.reduce(2), (int(box_left), int(top)))
     for i, (x, y) in enumerate(spots):
         if plot.printed:
-            light = canvas.luminance(rgb(plot.colours[i])) < 140
+            light = canvas.luminance(canvas.COLOURS[plot.colours[i]]) < 140
             _write(pen, x, y, plot.shown[i], number, (255, 255, 255) if light else (0, 0, 0))
         lx, ly = legend[i]
-        pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=rgb(plot.colours[i]))
+        pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=canvas.COLOURS[plot.colours[i]])
         pen.annotate("slice", (x - diameter / 8, y - diameter / 8, x + diameter / 8, y + diameter / 8), plot.colours[i])
         _write(pen, lx + 14, ly, plot.labels[i], font, plot.ink, "lm")
 
@@ -295,12 +300,12 @@ def table(rng: random.Random, pen: Pen, plot: Plot) -> None:
     tall = min(plot.tall + 2, int(slot * 0.6))
     font = fitted(plot.path, (*plot.labels, *plot.shown), width * 0.44, tall)
     split = width * rng.uniform(0.5, 0.56)
-    striped, tint = rng.random() < 0.5, tuple((7 * p + i) // 8 for p, i in zip(plot.paper, plot.ink, strict=True))
+    striped = rng.random() < 0.5
     align = rng.choice(("lm", "rm"))
     for i, label in enumerate(plot.labels):
         y = top + i * slot
         if striped and i % 2 == 0:
-            pen.rectangle((4, y, width - 5, y + slot), fill=tint)
+            pen.rectangle((4, y, width - 5, y + slot), fill=_mix(plot, 8))
         elif not striped:
             pen.line((4, y, width - 5, y), fill=plot.ink)
         _write(pen, 9, y + slot / 2, label, font, plot.ink, "lm")

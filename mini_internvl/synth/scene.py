@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from PIL import Image, ImageDraw
 
@@ -60,6 +63,13 @@ class Scene:
         scale = (1000 / width, 1000 / height) * 2
         scaled = (min(1000, max(0, round(v * s))) for v, s in zip(shape.box, scale, strict=True))
         return "[[" + ", ".join(map(str, scaled)) + "]]"
+
+
+def unique(shapes: Sequence[Shape], attribute: str = "label") -> list[Shape]:
+    """Shapes whose attribute (``label``, ``name`` or ``colour``) no other shape has."""
+    look = attrgetter(attribute)
+    counts = Counter(map(look, shapes))
+    return [shape for shape in shapes if counts[look(shape)] == 1]
 
 
 def _star(points: int, inner: float, turn: float) -> list[tuple[float, float]]:

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import random
 
-from ..base import QA, Drawn
-from ..scene import Scene, Shape, compose
+from ..base import QA, Drawn, wordings
+from ..scene import Scene, Shape, compose, unique
 from .shapes import region
 
-DETECT = ("Detect <ref>{0}</ref>", "Detect <ref>{0}</ref>", "Detect <ref>{0}</ref>.", "Locate <ref>{0}</ref>.",
-          "Find <ref>{0}</ref>.", "Give the box of <ref>{0}</ref>.",
-          "Please provide the bounding box coordinate of the region this sentence describes: <ref>{0}</ref>",
-          )  # fmt: skip
+ASK = wordings("boxes")
 
 
 def _expressions(scene: Scene) -> list[tuple[str, Shape]]:
     """Expressions that fit exactly one shape: colour and name, name alone, colour alone."""
-    made = []
-    for shape in scene.shapes:
-        others = [s for s in scene.shapes if s is not shape]
-        if all(s.label != shape.label for s in others):
-            made.append((f"the {shape.label}", shape))
-        if all(s.name != shape.name for s in others):
-            made.append((f"the {shape.name}", shape))
-        if all(s.colour != shape.colour for s in others):
-            made.append((f"the {shape.colour} shape", shape))
-    return made
+    said = {"label": "the {0.label}", "name": "the {0.name}", "colour": "the {0.colour} shape"}
+    once = {attribute: unique(scene.shapes, attribute) for attribute in said}
+    return [(wording.format(shape), shape) for shape in scene.shapes for attribute, wording in said.items()
+            if shape in once[attribute]]  # fmt: skip
 
 
 def draw(rng: random.Random, split: str) -> Drawn:
@@ -39,7 +30,7 @@ def draw(rng: random.Random, split: str) -> Drawn:
     made = []
     for expression, shape in rng.sample(expressions, min(wanted, len(expressions))):
         answer = f"<ref>{expression}</ref><box>{scene.box(shape)}</box>"
-        made.append(QA(rng.choice(DETECT).format(expression), answer, "detect"))
+        made.append(QA(rng.choice(ASK["detect"]).format(expression), answer, "detect"))
     made.append(region(rng, scene))
     if split == "test" and rng.random() < 0.75:
         made.pop()

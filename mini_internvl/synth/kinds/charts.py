@@ -7,36 +7,15 @@ import random
 from PIL import Image
 
 from .. import canvas, fonts, plots, tables
-from ..base import QA, Annotated
+from ..base import QA, Annotated, wordings
+
+ASK = wordings("charts")
 
 SIZES = ((224, 224, 6), (224, 112, 3), (336, 224, 1))
 STYLES = (("bars", 4), ("rows", 3), ("line", 3), ("pie", 2), ("table", 2))
 TYPE = {"bars": "bar chart", "rows": "bar chart", "line": "line chart", "pie": "pie chart", "table": "table"}
 ITEM = {"bars": "bar", "rows": "bar", "line": "point", "pie": "slice", "table": "row"}
 PALETTE = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "gray", "cyan")
-
-VALUE = ("What is the value of {0}?", "What is the value for {0}?", "How much is {0}?", "Read the value of {0}.",
-         "Which number is shown for {0}?", "What value does {0} have?", "{0}: what is the value?")  # fmt: skip
-HIGHEST = ("Which {0} is the highest?", "Which category has the highest value?", "What has the largest value?",
-           "Which label has the greatest value?", "Where is the maximum?")  # fmt: skip
-LOWEST = ("Which {0} is the lowest?", "Which category has the lowest value?", "What has the smallest value?",
-          "Which label has the least value?", "Where is the minimum?")  # fmt: skip
-COUNT = ("How many {0}s are there?", "How many {0}s does the {1} have?", "Count the {0}s.",
-         "How many {0}s can you see?", "How many categories are shown?")  # fmt: skip
-TITLE = ("What is the title?", "What is the title of the {0}?", "Read the title.", "What does the title say?",
-         "What is this {0} about?")  # fmt: skip
-KIND = ("What kind of chart is this?", "What type of chart is shown?",
-        "Is this a bar chart, a line chart, a pie chart or a table?", "What sort of figure is this?",
-        "Which type of chart do you see?")  # fmt: skip
-GREATER = ("Is {0} greater than {1}?", "Is {0} higher than {1}?", "Is the value of {0} larger than the value of {1}?",
-           "Is {0} more than {1}?", "Does {0} have a higher value than {1}?")  # fmt: skip
-COLOUR = ("What colour is the {0} of {1}?", "What color is {1}?", "Which colour is {1}?", "What is the colour of {1}?",
-          "What is the color of the {0} for {1}?")  # fmt: skip
-WHOSE = ("Which {0} has the value {1}?", "What has the value {1}?", "Which category has the value {1}?",
-         "Which label belongs to {1}?", "Where is the value {1}?")  # fmt: skip
-
-LABELS = ("Read all labels.", "Which labels are there?", "List the labels.")
-VALUES = ("Read all labels and values.", "List all values.", "Write down the data.")
 
 
 def _rows_of(rng: random.Random, split: str, style: str) -> tuple[tables.Table, list[int]]:
@@ -78,35 +57,48 @@ def _plot(rng: random.Random, split: str, style: str) -> plots.Plot:
                       tall=rng.choice((9, 10, 11, 12)))  # fmt: skip
 
 
+def _value(rng: random.Random, plot: plots.Plot, i: int) -> QA:
+    return QA(rng.choice(ASK["value"]).format(plot.labels[i]), plot.shown[i], "value")
+
+
+def _whose(rng: random.Random, plot: plots.Plot, i: int, item: str) -> list[QA]:
+    """Whose value it is, if only one part has it."""
+    shown = plot.shown[i]
+    if plot.shown.count(shown) > 1:
+        return []
+    return [QA(rng.choice(ASK["whose"]).format(item, shown), plot.labels[i], "whose")]
+
+
+def _colour(rng: random.Random, plot: plots.Plot, i: int, item: str) -> QA:
+    return QA(rng.choice(ASK["colour"]).format(item, plot.labels[i]), plot.colours[i], "colour")
+
+
 def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
     """Questions that the pixels answer: exact values only where they are printed, comparisons only where visible."""
     item, whole = ITEM[style], "table" if style == "table" else "chart"
-    order = sorted(range(len(plot.values)), key=lambda i: plot.values[i])
-    extent = max(plot.values) - (0 if style in ("bars", "rows") and min(plot.values) >= 0 else min(plot.values))
+    values, labels, indices = plot.values, plot.labels, range(len(plot.values))
+    order = sorted(indices, key=lambda i: values[i])
+    (lowest, low), (high, highest) = order[:2], order[-2:]
+    extent = max(values) - (0 if style in ("bars", "rows") and min(values) >= 0 else min(values))
     visible = max(extent * 0.04, 1e-9)
     made = [
-        QA(rng.choice(TITLE).format(whole), plot.title, "title"),
-        QA(rng.choice(KIND), TYPE[style], "type"),
-        QA(rng.choice(COUNT).format(item, whole), str(len(plot.values)), "count"),
+        QA(rng.choice(ASK["title"]).format(whole), plot.title, "title"),
+        QA(rng.choice(ASK["kind"]), TYPE[style], "type"),
+        QA(rng.choice(ASK["count"]).format(item, whole), str(len(values)), "count"),
     ]
-    if plot.values[order[-1]] - plot.values[order[-2]] >= visible:
-        made += [QA(rng.choice(HIGHEST).format(item), plot.labels[order[-1]], "highest")] * 2
-    if plot.values[order[1]] - plot.values[order[0]] >= visible:
-        made += [QA(rng.choice(LOWEST).format(item), plot.labels[order[0]], "lowest")] * 2
-    first, second = rng.sample(range(len(plot.values)), 2)
-    if abs(plot.values[first] - plot.values[second]) >= visible:
-        greater = plot.values[first] > plot.values[second]
-        made += [QA(rng.choice(GREATER).format(plot.labels[first], plot.labels[second]), "Yes" if greater else "No",
-                    "compare")] * 2  # fmt: skip
+    if values[highest] - values[high] >= visible:
+        made += [QA(rng.choice(ASK["highest"]).format(item), labels[highest], "highest")] * 2
+    if values[low] - values[lowest] >= visible:
+        made += [QA(rng.choice(ASK["lowest"]).format(item), labels[lowest], "lowest")] * 2
+    first, second = rng.sample(indices, 2)
+    if abs(values[first] - values[second]) >= visible:
+        question = rng.choice(ASK["greater"]).format(labels[first], labels[second])
+        made += [QA(question, "Yes" if values[first] > values[second] else "No", "compare")] * 2
     if len(set(plot.colours)) > 1:
-        made += [QA(rng.choice(COLOUR).format(item, plot.labels[i]), plot.colours[i], "colour")
-                 for i in rng.sample(range(len(plot.labels)), 2)]  # fmt: skip
+        made += [_colour(rng, plot, i, item) for i in rng.sample(indices, 2)]
     if plot.printed:
-        made += [QA(rng.choice(VALUE).format(plot.labels[i]), plot.shown[i], "value")
-                 for i in rng.sample(range(len(plot.labels)), 3)]  # fmt: skip
-        at = rng.randrange(len(plot.labels))
-        if plot.shown.count(plot.shown[at]) == 1:
-            made.append(QA(rng.choice(WHOSE).format(item, plot.shown[at]), plot.labels[at], "whose"))
+        made += [_value(rng, plot, i) for i in rng.sample(indices, 3)]
+        made += _whose(rng, plot, rng.choice(indices), item)
     return made
 
 
@@ -137,13 +129,11 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
 def reading(rng: random.Random, item: str, plot: plots.Plot) -> list[QA]:
     """What can be read off each part of the chart: its value, whose value it is, its colour. The hardest questions."""
     made = []
-    for label, shown, colour in zip(plot.labels, plot.shown, plot.colours, strict=True):
+    for i in range(len(plot.labels)):
         if plot.printed:
-            made.append(QA(rng.choice(VALUE).format(label), shown, "value"))
-        if plot.printed and plot.shown.count(shown) == 1:
-            made.append(QA(rng.choice(WHOSE).format(item, shown), label, "whose"))
+            made += [_value(rng, plot, i), *_whose(rng, plot, i, item)]
         if len(set(plot.colours)) > 1:
-            made.append(QA(rng.choice(COLOUR).format(item, label), colour, "colour"))
+            made.append(_colour(rng, plot, i, item))
     return made
 
 
@@ -151,5 +141,5 @@ def listing(rng: random.Random, plot: plots.Plot) -> QA:
     """All labels in order, with their values where they are printed: much to learn from for one question."""
     if plot.printed:
         rows = (f"{label}: {shown}" for label, shown in zip(plot.labels, plot.shown, strict=True))
-        return QA(rng.choice(VALUES), "; ".join(rows), "data", main=False)
-    return QA(rng.choice(LABELS), "; ".join(plot.labels), "data", main=False)
+        return QA(rng.choice(ASK["values"]), "; ".join(rows), "data", main=False)
+    return QA(rng.choice(ASK["labels"]), "; ".join(plot.labels), "data", main=False)

@@ -7,14 +7,11 @@ import random
 from PIL import Image
 
 from .. import canvas, glyphs
-from ..base import QA, Drawn
+from ..base import QA, Drawn, wordings
 
-WHICH = ("What is shown in the picture?", "Which piece of clothing is this?", "What kind of clothing is this?",
-         "What item is this?", "What do you see?", "What is this?")  # fmt: skip
-NAME = ("Which piece of clothing is this?", "What kind of clothing is this?", "Name the piece of clothing.",
-        "What clothing item is shown?", "Which item of clothing do you see?")  # fmt: skip
+ASK = wordings("clothes")
+
 CLASSIFY = "Classify the image within one of the given classes: {0}. Answer with one word or short phrase."
-FEET = ("Is this worn on the feet?", "Is this a kind of shoe?")
 _FEET = {"sandal", "sneaker", "ankle boot"}
 
 
@@ -39,7 +36,10 @@ def draw(rng: random.Random, split: str) -> Drawn:
     side = rng.randint(76, min(width, height))
     box = (rng.randint(0, width - side), rng.randint(0, height - side), side)
     glyphs.place(images[at], image, box, ink)
-    questions = [glyphs.choices(rng, rng.choice(WHICH), name, glyphs.CLOTHES), QA(rng.choice(NAME), name, "name")]
+    questions = [
+        glyphs.choices(rng, rng.choice(ASK["which"]), name, glyphs.CLOTHES),
+        QA(rng.choice(ASK["name"]), name, "name"),
+    ]
     if rng.random() < 0.4:
         listed = rng.sample(glyphs.CLOTHES, len(glyphs.CLOTHES))
         questions.append(QA(CLASSIFY.format(", ".join(listed)), name, "classify"))
@@ -47,5 +47,5 @@ def draw(rng: random.Random, split: str) -> Drawn:
     questions.append(QA(_is_it(other), "Yes" if other == name else "No", "verify", main=False))
     worn = "Yes" if name in _FEET else "No"
     if rng.random() < 0.3:
-        questions.append(QA(rng.choice(FEET), worn, "feet", main=False))
+        questions.append(QA(rng.choice(ASK["feet"]), worn, "feet", main=False))
     return canvas.damage(rng, image, 0.08), questions

@@ -5,13 +5,10 @@ from __future__ import annotations
 import random
 
 from .. import canvas, glyphs
-from ..base import QA, Drawn
+from ..base import QA, Drawn, wordings
 
-WHICH = ("What digit is this?", "Which digit is written here?", "Which number is shown?",
-         "What is the digit in the picture?", "Which digit do you see?")  # fmt: skip
-READ = ("Read the digits.", "Which digits are written here?", "What number is written by hand?",
-        "Read the handwritten number.", "What are the digits from left to right?")  # fmt: skip
-VERIFY = ("Is this a {0}?", "Is the digit a {0}?", "Does the picture show a {0}?")
+ASK = wordings("digits")
+
 NAMES = tuple(str(d) for d in range(10))
 
 
@@ -33,15 +30,15 @@ def draw(rng: random.Random, split: str) -> Drawn:
         read += str(int(labels[at]))
     image = canvas.damage(rng, image, 0.1)
     if count > 1:
-        questions = [QA(rng.choice(READ), read, "read")]
+        questions = [QA(rng.choice(ASK["read"]), read, "read")]
         if split == "train":
             questions.append(QA("How many digits are there?", str(count), "count", main=False))
             at = rng.randrange(count)
             where = ("first", "second", "third", "fourth")[at]
             questions.append(QA(f"What is the {where} digit?", read[at], "part", main=False))
         return image, questions
-    questions = [glyphs.choices(rng, rng.choice(WHICH), read, NAMES), QA(rng.choice(WHICH), read, "name")]
+    questions = [glyphs.choices(rng, rng.choice(ASK["which"]), read, NAMES), QA(rng.choice(ASK["which"]), read, "name")]
     other = read if rng.random() < 0.5 else rng.choice(NAMES)
-    question = rng.choice(VERIFY).format(other)
+    question = rng.choice(ASK["verify"]).format(other)
     questions.append(QA(question, "Yes" if other == read else "No", "verify", main=False))
     return image, questions

@@ -7,32 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 
 from ...records import PatchAnnotation
-from ..base import QA, Annotated
-from ..scene import SHAPE_COLOURS, SHAPES, Scene, Shape, compose
+from ..base import QA, Annotated, wordings
+from ..scene import SHAPE_COLOURS, SHAPES, Scene, Shape, compose, unique
 
-COUNT_ALL = ("How many shapes are there?", "How many shapes are in the picture?", "Count the shapes.",
-             "How many objects are there?", "What is the number of shapes?")  # fmt: skip
-COUNT = ("How many {0}s are there?", "How many {0}s do you see?", "Count the {0}s.",
-         "How many {0}s are in the picture?", "What is the number of {0}s?")  # fmt: skip
-COUNT_COLOUR = ("How many {0} shapes are there?", "How many {0} shapes do you see?", "Count the {0} shapes.",
-                "How many shapes are {0}?", "How many {0} objects are there?")  # fmt: skip
-COLOUR = ("What colour is the {0}?", "What color is the {0}?", "Which colour is the {0}?",
-          "What is the colour of the {0}?", "What is the color of the {0}?")  # fmt: skip
-NAME = ("Which shape is {0}?", "What shape is {0}?", "What is the shape of the {0} object?", "What {0} shape is there?",
-        "What is the {0} shape?")  # fmt: skip
-THERE = ("Is there a {0}?", "Is there a {0} in the picture?", "Can you see a {0}?", "Do you see a {0}?",
-         "Does the picture show a {0}?")  # fmt: skip
-SIDE = ("Is the {0} {2} the {1}?", "Is the {0} placed {2} the {1}?", "Does the {0} stand {2} the {1}?")
-NEXT = ("What is {1} the {0}?", "Which shape is {1} the {0}?", "What shape is {1} the {0}?",
-        "What do you see {1} the {0}?")  # fmt: skip
-LARGER = ("Which is larger, the {0} or the {1}?", "Which is bigger, the {0} or the {1}?",
-          "Which shape is larger: the {0} or the {1}?")  # fmt: skip
-SMALLER = ("Which is smaller, the {0} or the {1}?", "Which shape is smaller: the {0} or the {1}?")
-PLACE = ("Where is the {0}?", "In which part of the picture is the {0}?", "Which corner is the {0} nearest to?",
-         "Where in the picture is the {0}?")  # fmt: skip
-REGION = ("What object is in this location<box>{0}</box>", "What object is in this location <box>{0}</box>?",
-          "What is in this region<box>{0}</box>?", "Name the object in <box>{0}</box>.")  # fmt: skip
-LIST = ("List the shapes from {0}.", "Name the shapes from {0}.", "Which shapes are there, from {0}?")
+ASK = wordings("shapes")
+
 ORDERS = (("left to right", 0, 1), ("right to left", 0, -1), ("top to bottom", 1, 1), ("bottom to top", 1, -1))
 """How it is said, axis, sign."""
 SIDES = ("left of", "right of", "above", "below")
@@ -41,12 +20,6 @@ SIDES = ("left of", "right of", "above", "below")
 def article(text: str) -> str:
     """``a red circle`` or ``an orange star``."""
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
-
-
-def _once(shapes: tuple[Shape, ...]) -> list[Shape]:
-    """Shapes whose colour and name occur once."""
-    labels = [s.label for s in shapes]
-    return [s for s in shapes if labels.count(s.label) == 1]
 
 
 def _offset(first: Shape, second: Shape, side: str) -> float:
@@ -59,39 +32,38 @@ def count(rng: random.Random, scene: Scene) -> QA:
     """Counting all, a colour, a kind, or a colour and kind; 0 now and then."""
     shapes, style = scene.shapes, rng.random()
     if style < 0.35:
-        return QA(rng.choice(COUNT_ALL), str(len(shapes)), "count")
+        return QA(rng.choice(ASK["count_all"]), str(len(shapes)), "count")
     some = rng.choice(shapes)
     absent = rng.random() < 0.15
     colour = rng.choice(SHAPE_COLOURS) if absent else some.colour
     name = rng.choice(SHAPES) if absent else some.name
+    plural = "crosse" if name == "cross" else name
     if style < 0.6:
-        total = sum(s.colour == colour for s in shapes)
-        return QA(rng.choice(COUNT_COLOUR).format(colour), str(total), "count")
-    if style < 0.8:
-        total = sum(s.name == name for s in shapes)
-        return QA(rng.choice(COUNT).format("crosse" if name == "cross" else name), str(total), "count")
-    total = sum(s.colour == colour and s.name == name for s in shapes)
-    return QA(rng.choice(COUNT).format(f"{colour} {'crosse' if name == 'cross' else name}"), str(total), "count")
+        wording, subject, total = "count_colour", colour, sum(s.colour == colour for s in shapes)
+    elif style < 0.8:
+        wording, subject, total = "count", plural, sum(s.name == name for s in shapes)
+    else:
+        label = f"{colour} {name}"
+        wording, subject, total = "count", f"{colour} {plural}", sum(s.label == label for s in shapes)
+    return QA(rng.choice(ASK[wording]).format(subject), str(total), "count")
 
 
 def colour(rng: random.Random, scene: Scene) -> QA | None:
     """The colour of a kind that occurs once."""
-    names = [s.name for s in scene.shapes]
-    once = [s for s in scene.shapes if names.count(s.name) == 1]
+    once = unique(scene.shapes, "name")
     if not once:
         return None
     shape = rng.choice(once)
-    return QA(rng.choice(COLOUR).format(shape.name), shape.colour, "colour")
+    return QA(rng.choice(ASK["colour"]).format(shape.name), shape.colour, "colour")
 
 
 def name(rng: random.Random, scene: Scene) -> QA | None:
     """The kind of the only shape of a colour."""
-    colours = [s.colour for s in scene.shapes]
-    once = [s for s in scene.shapes if colours.count(s.colour) == 1]
+    once = unique(scene.shapes, "colour")
     if not once:
         return None
     shape = rng.choice(once)
-    return QA(rng.choice(NAME).format(shape.colour), shape.name, "name")
+    return QA(rng.choice(ASK["name"]).format(shape.colour), shape.name, "name")
 
 
 def there(rng: random.Random, scene: Scene) -> QA:
@@ -99,7 +71,7 @@ def there(rng: random.Random, scene: Scene) -> QA:
     label = rng.choice(scene.shapes).label
     if rng.random() < 0.5:
         label = _near_miss(rng, scene)
-    return _there(rng.choice(THERE), scene, label)
+    return _there(rng.choice(ASK["there"]), scene, label)
 
 
 def _near_miss(rng: random.Random, scene: Scene) -> str:
@@ -118,12 +90,12 @@ def _there(wording: str, scene: Scene, label: str) -> QA:
 def side(rng: random.Random, scene: Scene) -> QA | None:
     """Whether one shape is left of, right of, above or below another, clearly one or the other."""
     found = _clear_side(rng, scene)
-    return _side(rng.choice(SIDE), *found) if found else None
+    return _side(rng.choice(ASK["side"]), *found) if found else None
 
 
 def _clear_side(rng: random.Random, scene: Scene) -> tuple[Shape, Shape, str] | None:
     """Two shapes and a side on which the first clearly does or does not stand of the second."""
-    once = _once(scene.shapes)
+    once = unique(scene.shapes)
     for _ in range(4 if len(once) > 1 else 0):
         first, second = rng.sample(once, 2)
         where = rng.choice(SIDES)
@@ -140,59 +112,60 @@ def _side(wording: str, first: Shape, second: Shape, where: str) -> QA:
 
 def opposed(rng: random.Random, scene: Scene) -> list[QA]:
     """Pairs of questions that differ only in what the image shows, one answered Yes and one No."""
-    wording, labels = rng.choice(THERE), [s.label for s in scene.shapes]
+    wording, labels = rng.choice(ASK["there"]), [s.label for s in scene.shapes]
     absent = _near_miss(rng, scene)
     while absent in labels:
         absent = _near_miss(rng, scene)
     made = [_there(wording, scene, rng.choice(labels)), _there(wording, scene, absent)]
     found = _clear_side(rng, scene)
     if found:
-        (first, second, where), wording = found, rng.choice(SIDE)
+        (first, second, where), wording = found, rng.choice(ASK["side"])
         made += [_side(wording, first, second, where), _side(wording, second, first, where)]
     return made
 
 
 def neighbour(rng: random.Random, scene: Scene) -> QA | None:
     """What stands on one side of a shape, where exactly one other does and no other is near the line."""
-    for shape in rng.sample(_once(scene.shapes), len(_once(scene.shapes))):
+    once = unique(scene.shapes)
+    for shape in rng.sample(once, len(once)):
         for where in rng.sample(SIDES, 4):
             offsets = [(_offset(s, shape, where), s) for s in scene.shapes if s is not shape]
             there = [s for o, s in offsets if o > shape.size / 3]
             if len(there) == 1 and all(abs(o) > shape.size / 3 for o, _ in offsets):
-                return QA(rng.choice(NEXT).format(shape.label, where), there[0].label, "neighbour")
+                return QA(rng.choice(ASK["next"]).format(shape.label, where), there[0].label, "neighbour")
     return None
 
 
 def size(rng: random.Random, scene: Scene) -> QA | None:
     """The larger or smaller of two shapes of clearly different size."""
-    once = _once(scene.shapes)
+    once = unique(scene.shapes)
     pairs = [(a, b) for a in once for b in once if a.size > 1.3 * b.size]
     if not pairs:
         return None
     large, small = rng.choice(pairs)
     first, second = (large, small) if rng.random() < 0.5 else (small, large)
-    wanted, wordings = (large, LARGER) if rng.random() < 0.6 else (small, SMALLER)
+    wanted, wordings = (large, ASK["larger"]) if rng.random() < 0.6 else (small, ASK["smaller"])
     return QA(rng.choice(wordings).format(first.label, second.label), wanted.label, "size")
 
 
 def place(rng: random.Random, scene: Scene) -> QA | None:
     """The quadrant of a shape that stands clearly in one."""
     width, height = scene.image.size
-    clear = [s for s in _once(scene.shapes)
+    clear = [s for s in unique(scene.shapes)
              if abs(s.centre[0] / width - 0.5) > 0.1 and abs(s.centre[1] / height - 0.5) > 0.1]  # fmt: skip
     if not clear:
         return None
     shape = rng.choice(clear)
     row = "top" if shape.centre[1] < height / 2 else "bottom"
     column = "left" if shape.centre[0] < width / 2 else "right"
-    return QA(rng.choice(PLACE).format(shape.label), f"{row} {column}", "place")
+    return QA(rng.choice(ASK["place"]).format(shape.label), f"{row} {column}", "place")
 
 
 def region(rng: random.Random, scene: Scene) -> QA:
     """The shape in a box given in text, answered with the box repeated."""
     shape = rng.choice(scene.shapes)
     box = scene.box(shape)
-    return QA(rng.choice(REGION).format(box), f"<ref>{shape.label}</ref><box>{box}</box>", "region")
+    return QA(rng.choice(ASK["region"]).format(box), f"<ref>{shape.label}</ref><box>{box}</box>", "region")
 
 
 def listing(rng: random.Random, scene: Scene) -> QA | None:
@@ -202,7 +175,7 @@ def listing(rng: random.Random, scene: Scene) -> QA | None:
     gaps = [abs(a.centre[axis] - b.centre[axis]) for a, b in itertools.pairwise(ordered)]
     if min(gaps, default=9.0) < 5:
         return None
-    return QA(rng.choice(LIST).format(how), ", ".join(s.label for s in ordered), "list", main=False)
+    return QA(rng.choice(ASK["list"]).format(how), ", ".join(s.label for s in ordered), "list", main=False)
 
 
 Asker = tuple[Callable[[random.Random, Scene], QA | None], int]
@@ -229,12 +202,11 @@ def questions(rng: random.Random, scene: Scene, wanted: int, askers: Sequence[As
 def patch_annotations(scene: Scene) -> list[PatchAnnotation]:
     """Where the shapes are; in a scene of one tile also their numbers from the left (place) and from the top (line)."""
     width, height = scene.image.size
-    ranks: list[dict[int, int | None]] = []
-    for axis in (0, 1):
-        order = sorted(range(len(scene.shapes)), key=lambda i: scene.shapes[i].centre[axis])
-        ranks.append({i: rank if max(width, height) <= 112 else None for rank, i in enumerate(order)})
+    one_tile = max(width, height) <= 112
+    across, down = (sorted(scene.shapes, key=lambda s: s.centre[axis]) for axis in (0, 1))
     return [PatchAnnotation(text=s.name, box=(s.box[0] / width, s.box[1] / height, s.box[2] / width, s.box[3] / height),
-                 colour=s.colour, place=ranks[0][i], line=ranks[1][i]) for i, s in enumerate(scene.shapes)]  # fmt: skip
+                            colour=s.colour, place=across.index(s) if one_tile else None,
+                            line=down.index(s) if one_tile else None) for s in scene.shapes]  # fmt: skip
 
 
 def draw_annotated(rng: random.Random, split: str) -> Annotated:
@@ -242,10 +214,7 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
     scene = compose(rng)
     if split == "test":
         return scene.image, questions(rng, scene, 1), patch_annotations(scene)
-    asked = [*opposed(rng, scene), *questions(rng, scene, rng.randint(4, 6), OPEN)]
+    made = [*opposed(rng, scene), *questions(rng, scene, rng.randint(4, 6), OPEN)]
+    made = list({qa.question: qa for qa in made}.values())
     listed = listing(rng, scene)
-    return (
-        scene.image,
-        [*{qa.question: qa for qa in asked}.values(), *([listed] if listed else [])],
-        patch_annotations(scene),
-    )
+    return scene.image, [*made, listed] if listed else made, patch_annotations(scene)

@@ -40,12 +40,11 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
     font = canvas.fit(path, wide, width - 10, row - 8, largest)
     patch_annotations: list[PatchAnnotation] = []
     for i, line in enumerate(lines):
-        left, top, right, bottom = canvas.size_of(font, line)
+        left, _, right, _ = canvas.size_of(font, line)
         if right - left > width - 6:
             font = canvas.fit(path, line, width - 8, row - 8, int(font.size))
-            left, top, right, bottom = canvas.size_of(font, line)
-        x = rng.randint(3, max(3, width - (right - left) - 3)) - left
-        y = i * row + rng.randint(3, max(3, row - (bottom - top) - 3)) - top
+        x, y = canvas.anywhere(rng, font, line, (width, row), 3)
+        y += i * row
         pen.text((x, y), line, font=font, fill=ink)
         patch_annotations += canvas.annotate_text(font, line, (x, y), image.size, line=i)
     if rng.random() < 0.2:
@@ -54,8 +53,6 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
     text = rng.choice(lines)
     if rng.random() < 0.3:
         where = f" of line {lines.index(text) + 1}" if two else ""
-        if rng.random() < 0.5:
-            questions.append(QA(f"What is the first character{where}?", text[0], "character", main=False))
-        else:
-            questions.append(QA(f"What is the last character{where}?", text[-1], "character", main=False))
+        which, character = ("first", text[0]) if rng.random() < 0.5 else ("last", text[-1])
+        questions.append(QA(f"What is the {which} character{where}?", character, "character", main=False))
     return canvas.damage(rng, image, 0.08), questions, patch_annotations

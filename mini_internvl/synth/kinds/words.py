@@ -7,18 +7,12 @@ import random
 from PIL import ImageDraw
 
 from .. import canvas, fonts, lexicon
-from ..base import QA, Annotated
+from ..base import QA, Annotated, wordings
+
+ASK = wordings("words")
 
 LAYOUTS = ("sign", "label", "button", "ticket", "screen", "plain", "plain")
 SIZES = ((112, 112, 7), (224, 112, 3))
-READ_WORD = ("What word is written?", "Which word is shown?", "Read the word.", "What word do you see?",
-             "What is the word in the picture?")  # fmt: skip
-READ_NUMBER = ("Read the number.", "What number is shown?", "Which number do you see?", "What is the number?",
-               "What number is written?")  # fmt: skip
-READ_ANY = ("What does the {0} say?", "What is written on the {0}?", "Read the {0}.", "What is on the {0}?",
-            "What text is on the {0}?")  # fmt: skip
-READ_CHINESE = ("图中写的是什么？", "读出图中的文字。", "图片上写着什么？")
-WHAT = ("What is shown in the picture?", "What kind of object is it?", "What is it?")
 DARK = ("black", "blue", "red", "green", "purple", "brown")
 LIGHT = ("white", "yellow", "cyan", "pink", "orange")
 Box = tuple[int, int, int, int]
@@ -110,30 +104,24 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
     largest = rng.randint(22, 48 if wide > 112 else 40)
     font = canvas.fit(path, shown, room[2] - room[0] - 2, room[3] - room[1] - 2, largest)
     if layout == "plain":
-        left, top, right, bottom = canvas.size_of(font, shown)
-        x = rng.randint(4, max(4, width - 4 - (right - left))) - left
-        y = rng.randint(4, max(4, height - 4 - (bottom - top))) - top
-        pen.text((x, y), shown, font=font, fill=ink)
-        at: tuple[float, float] = (x, y)
+        at: tuple[float, float] = canvas.anywhere(rng, font, shown, image.size, 4)
+        pen.text(at, shown, font=font, fill=ink)
         if rng.random() < 0.25:
             image = canvas.turned(rng, image, paper, 4)
     else:
         at = canvas.centre(pen, room, shown, font, ink)
-    patch_annotations = canvas.annotate_text(font, shown, at, image.size, colour=ink_name)
-    return (
-        canvas.damage(rng, image, 0.15),
-        _ask(rng, split, shown, sort, layout, ink_name, paper_name),
-        patch_annotations,
-    )
+    annotations = canvas.annotate_text(font, shown, at, image.size, colour=ink_name)
+    image = canvas.damage(rng, image, 0.15)
+    return image, _ask(rng, split, shown, sort, layout, ink_name, paper_name), annotations
 
 
 def _ask(rng: random.Random, split: str, shown: str, sort: str, layout: str, ink: str, paper: str) -> list[QA]:
     """The reading question first, in training a helper after it."""
-    generic = READ_WORD if sort == "word" else READ_NUMBER
+    generic = ASK["read_word"] if sort == "word" else ASK["read_number"]
     named = layout != "plain" and rng.random() < 0.6
-    question = rng.choice(READ_ANY).format(layout) if named else rng.choice(generic)
+    question = rng.choice(ASK["read_any"]).format(layout) if named else rng.choice(generic)
     if rng.random() < 0.05:
-        question = rng.choice(READ_CHINESE)
+        question = rng.choice(ASK["read_chinese"])
     made = [QA(question, shown, "read")]
     if split == "test":
         return made
@@ -144,7 +132,7 @@ def _ask(rng: random.Random, split: str, shown: str, sort: str, layout: str, ink
            "back_colour", main=False),
     ]  # fmt: skip
     if layout != "plain":
-        others.append(QA(rng.choice(WHAT), f"a {layout}", "object", main=False))
+        others.append(QA(rng.choice(ASK["what"]), f"a {layout}", "object", main=False))
     if rng.random() < 0.5:
         other = shown if rng.random() < 0.5 else text(rng, split)[0]
         subject = "text" if layout == "plain" else layout
