@@ -47,13 +47,7 @@ def _end(line: str, start: int) -> int:
 
 
 def read_box(text: str, width: float, height: float) -> Box | None:
-    """The answered box in pixels, clipped to the image; ``None`` where the official scorer reads none.
-
-    Args:
-        text: the answer, with coordinates from 0 to 1000.
-        width: of the image in pixels.
-        height: of the image in pixels.
-    """
+    """An answer's box (0 to 1000) in the image's pixels, clipped; ``None`` where the official scorer has none."""
     found = first_brackets(text)
     if found is None:
         return None
@@ -69,15 +63,10 @@ def _pixels(value: float, side: float) -> float:
 
 
 def iou(first: Sequence[float], second: Sequence[float], *, inclusive: bool = True) -> float:
-    """Intersection over union of two boxes in the same unit.
+    """Intersection over union of two boxes (left, top, right, bottom) in the same unit.
 
-    Args:
-        first: left, top, right, bottom.
-        second: left, top, right, bottom.
-        inclusive: count both end pixels, as the official scorer does; otherwise the plain areas.
-
-    Returns:
-        0 to 1, for boxes whose corners are in order; 0 for an empty union; NaN where a coordinate is.
+    ``inclusive`` counts both end pixels, as the official scorer does; otherwise the areas are plain. The value is 0 to
+    1 for boxes whose corners are in order, 0 for an empty union, and NaN where a coordinate is.
     """
     more = 1 if inclusive else 0
     left, top = max(first[0], second[0]), max(first[1], second[1])

@@ -36,13 +36,7 @@ TOTAL = 1000
 
 
 def contains_gold(answer: str, golds: str | Sequence[str], *, formula: bool) -> bool:
-    """Whether a gold answer is a part of the answer.
-
-    Args:
-        answer: what the model wrote.
-        golds: one gold answer or several.
-        formula: compare as handwritten formulas are.
-    """
+    """Whether a gold answer is a part of the answer; ``formula``: compared as handwritten formulas are."""
     plain = _formula if formula else _text
     said = plain(answer)
     return any(plain(gold) in said for gold in ([golds] if isinstance(golds, str) else golds))

@@ -43,15 +43,9 @@ _NOT_A_VALUE = frozenset({"", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "n
 
 
 def infer_option(answer: str, options: Mapping[str, str], *, version: str) -> str | None:
-    """The letter of the option that VLMEvalKit reads in an answer without asking a judge.
+    """The letter of the option (letter -> text) that a version of VLMEvalKit reads without asking a judge.
 
-    Args:
-        answer: what the model wrote; it is not stripped.
-        options: letter -> text.
-        version: ``"2024-10"`` or ``"head"``.
-
-    Returns:
-        A letter, ``"Z"`` for a refusal, ``None`` if nothing can be inferred.
+    The answer is not stripped. ``"Z"`` stands for a refusal, ``None`` for an answer that says nothing.
     """
     assert version in VERSIONS, version
     head = version == "head"

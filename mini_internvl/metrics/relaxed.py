@@ -23,10 +23,7 @@ TOLERANCE = 0.05
 def relaxed_right(answer: str, golds: str | Sequence[str], *, relative_to: Literal["answer", "gold"]) -> bool:
     """Whether an answer is close enough to one of the gold answers; the answer is stripped, the gold ones are not.
 
-    Args:
-        answer: what the model wrote.
-        golds: one gold answer or several.
-        relative_to: what the tolerance is a share of: ``"answer"`` as in InternVL's script, or ``"gold"``.
+    The tolerance is a share of ``relative_to``: ``"answer"`` as in InternVL's script, or ``"gold"``.
     """
     answer = answer.strip()
     every = [golds] if isinstance(golds, str) else golds
@@ -44,9 +41,7 @@ def exact_right(answer: str, golds: str | Sequence[str]) -> bool:
 def vlmevalkit_golds(golds: str | Sequence[str], *, texts_only: bool = False) -> list[str]:
     """The gold answers that VLMEvalKit sees: those of a list, also where it is only spelled as a text.
 
-    Args:
-        golds: one gold answer or several.
-        texts_only: none for a list that holds anything but texts; the version of October 2024 stops there.
+    ``texts_only``: none for a list that holds anything but texts, where the version of October 2024 stops.
     """
     listed = read_list(golds) if isinstance(golds, str) else list(golds)
     if listed is None:
