@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mini_internvl.files import copy_file, new_folder, write_json
 from mini_internvl.inputs.tokenizer_files import FILES
-from mini_internvl.model.checkpoint import CONFIG, to_official
+from mini_internvl.model.checkpoint import to_official
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.files import write_tensors
+from mini_internvl.model.files import CONFIG, write_tensors
 from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 

@@ -10,8 +10,16 @@ from torch import Tensor
 
 from mini_internvl.commands._doctor_folder import Folder, listed
 from mini_internvl.model.config import VisionConfig, VLMConfig
-from mini_internvl.model.files import CONFIG, INDEX, PICKLES, WEIGHTS, CheckpointError, weight_files
-from mini_internvl.model.headers import Stored, read_header
+from mini_internvl.model.files import (
+    CONFIG,
+    INDEX,
+    PICKLES,
+    WEIGHTS,
+    CheckpointError,
+    Stored,
+    read_header,
+    weight_files,
+)
 from mini_internvl.model.layouts import layouts, native, official
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vision import InternViT
@@ -53,7 +61,7 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
     headers = {}
     for name in {**dict.fromkeys(present), **dict.fromkeys(used)}:
         try:
-            headers[name] = dict(read_header(folder.path / name).tensors)
+            headers[name] = read_header(folder.path / name)
         except CheckpointError as error:
             folder.add_error(name, error)
     files = {name: headers[name] for name in used if name in headers}

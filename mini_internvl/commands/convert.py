@@ -16,8 +16,8 @@ from mini_internvl.files import check_new, copy_file, new_folder, write_json
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
 from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model import layouts
-from mini_internvl.model.checkpoint import ADAPTER, CONFIG, as_dtype, image_token_id, layout_of, read_config
-from mini_internvl.model.files import SHARD_BYTES, CheckpointError, read_tensors, write_tensors
+from mini_internvl.model.checkpoint import as_dtype, image_token_id, layout_of, read_config, read_state
+from mini_internvl.model.files import ADAPTER, CONFIG, SHARD_BYTES, CheckpointError, write_tensors
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 
@@ -72,7 +72,7 @@ def convert(
     if (folder / ADAPTER).exists():
         raise CheckpointError(f"{folder} is an adapter; merge it into its base first (minivl merge)")
     here, config = layout_of(folder), read_config(folder)
-    state = dict(here.read(read_tensors(folder), config))
+    state = dict(read_state(folder))
     _check(state, config, folder)
     kept = next(iter(state.values())).dtype if dtype is None else as_dtype(dtype)
     token = image_token_id(folder, config)

@@ -185,9 +185,9 @@ def _adapter(folder: Folder, files: weights.Files) -> None:
         what = f"low-rank matrices without their partner: {listed(alone)}" if alone else "holds no low-rank matrices"
         folder.add("error", WEIGHTS, what, "save or fetch the adapter again")
     try:
-        for line in read_weights(folder.path) if ups and not alone else ():
+        adapter = read_adapter(folder.path)
+        for line in read_weights(adapter)[2] if ups and not alone else ():
             folder.add("warning", ADAPTER, line, "correct the name, or leave the field out")
-        read_adapter(folder.path)
     except CheckpointError as error:
         folder.add_error(ADAPTER, error)
 

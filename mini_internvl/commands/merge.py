@@ -19,7 +19,7 @@ from mini_internvl.files import check_new
 from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.adapter import WEIGHTS, check_base, load_adapter, present_name, tensors_hash
 from mini_internvl.model.adapter_config import Adapter, layers, read_adapter
-from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
+from mini_internvl.model.checkpoint import layout_of, load_model, read_state, save_model
 from mini_internvl.model.files import CheckpointError, read_file, read_tensors
 from mini_internvl.model.layouts import native
 from mini_internvl.model.lora import lora_layers, merge_lora
@@ -129,8 +129,7 @@ def _against_the_files(model: InternVL, home: Path, info: Adapter) -> float:
     left = {present_name(name): tensor for name, tensor in read_file(info.folder / WEIGHTS)}
     modules = {name.removesuffix(".lora_A.weight") for name in left if name.endswith(".lora_A.weight")}
     settings, _ = layers(info, {name: [name] for name in modules})
-    config = read_config(home)
-    stored, state = dict(layout_of(home).read(read_tensors(home), config)), model.state_dict()
+    stored, state, config = dict(read_state(home)), model.state_dict(), model.config
     base = native.write({name: stored[name] for name in state}, config)
     worst = 0.0
     for (name, wanted), (_, merged) in zip(base, native.write(state, config), strict=True):

@@ -22,12 +22,11 @@ from torch import Tensor
 
 from mini_internvl.files import new_folder, recover_folder, write_json
 from mini_internvl.model import lora
-from mini_internvl.model.adapter_config import CONFIG, HASH, Adapter, layers, read_adapter
-from mini_internvl.model.checkpoint import layout_of, load_model, read_config
-from mini_internvl.model.files import CheckpointError, read_file, read_tensors
+from mini_internvl.model.adapter_config import HASH, Adapter, layers, read_adapter
+from mini_internvl.model.checkpoint import load_model, read_state
+from mini_internvl.model.files import ADAPTER, CheckpointError, read_file, write_file
 from mini_internvl.model.layouts import native
-from mini_internvl.model.native_lora import Low, from_native, pairs, to_native
-from mini_internvl.model.stream import write_safetensors
+from mini_internvl.model.native_lora import LoraFactors, from_native, pairs, to_native
 from mini_internvl.model.vlm import InternVL
 
 WEIGHTS = "adapter_model.safetensors"
@@ -42,7 +41,7 @@ _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 def is_adapter(folder: str | Path) -> bool:
     """Whether the folder holds an adapter instead of a whole model."""
     recover_folder(Path(folder))
-    return (Path(folder) / CONFIG).exists()
+    return (Path(folder) / ADAPTER).exists()
 
 
 def find_base(folder: str | Path, base: str | None = None) -> str:
@@ -56,7 +55,7 @@ def find_base(folder: str | Path, base: str | None = None) -> str:
     """
     name = base or read_adapter(folder).base
     if not name:
-        raise CheckpointError(f"{Path(folder) / CONFIG} names no base model; give its folder")
+        raise CheckpointError(f"{Path(folder) / ADAPTER} names no base model; give its folder")
     if base is None and (Path(folder) / name).is_dir():
         return str((Path(folder) / name).resolve())
     return name
@@ -70,26 +69,15 @@ def tensors_hash(folder: str | Path) -> str:
     Raises:
         CheckpointError: the folder has no readable safetensors weights.
     """
-    folder = Path(folder)
-    tensors = dict(layout_of(folder).read(read_tensors(folder), read_config(folder)))
     digest = hashlib.sha256()
-    for key in sorted(tensors):
-        tensor = tensors[key]
+    for key, tensor in sorted(read_state(Path(folder)), key=lambda pair: pair[0]):
         head = [key, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         digest.update(json.dumps(head).encode() + b"\n")
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def save_adapter(
-    model: InternVL,
-    folder: str | Path,
-    *,
-    base: str,
-    base_hash: str,
-    projector: bool = False,
-    full: Sequence[str] = (),
-) -> Path:
+def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: str, full: Sequence[str] = ()) -> Path:
     """Write the adapter of a model as a PEFT folder, complete or not at all.
 
     Args:
@@ -97,35 +85,33 @@ def save_adapter(
         folder: appears whole; an older one of that name is replaced only then.
         base: folder or hub id of the base, written as given.
         base_hash: its :func:`tensors_hash`.
-        projector: save the projector too, for it was trained in full.
-        full: native names of other modules outside the blocks to save whole, such as "lm_head".
+        full: native names of modules outside the blocks to save whole, for they were trained in full: "lm_head",
+            :data:`PROJECTOR`.
 
     Raises:
         ValueError: the model has no adapters, or no module of that name.
     """
-    native = to_native(model)
-    if not native:
+    factors = to_native(model)
+    if not factors:
         raise ValueError("the model has no adapters to save")
     tensors: dict[str, Tensor] = {}
-    for name, low in native.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = low.a
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = low.b
-    modules = list(dict.fromkeys([*([PROJECTOR] if projector else []), *full]))
-    tensors |= {f"{_PREFIX}{name}": value for name, value in _whole_modules(model, modules).items()}
-    dropout = max(layer.dropout for layer in lora.lora_layers(model).values())
-    raw = _config(model, native, dropout) | {
+    for name, product in factors.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = product.a
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = product.b
+    tensors |= {f"{_PREFIX}{name}": value for name, value in _whole_modules(model, full).items()}
+    raw = _config(model, factors) | {
         "auto_mapping": {
             "base_model_class": "InternVLForConditionalGeneration",
             "parent_library": "transformers.models.internvl.modeling_internvl",
             HASH: base_hash,
         },
         "base_model_name_or_path": base,
-        "modules_to_save": modules or None,
+        "modules_to_save": list(full) or None,
     }
     folder = Path(folder)
     with new_folder(folder) as temporary:
-        write_json(temporary / CONFIG, raw)
-        write_safetensors(tensors, temporary / WEIGHTS, {"format": "pt"})
+        write_json(temporary / ADAPTER, raw)
+        write_file(tensors, temporary / WEIGHTS, {"format": "pt"})
     return folder
 
 
@@ -151,18 +137,18 @@ def load_adapter(
         raise ValueError("the model has adapters already; merge them first")
     if not allow_other_base:
         check_base(folder, info, base_hash)
-    factors, whole, told = _read_weights(folder, info)
-    for line in told:
+    factors, whole, unused = read_weights(info)
+    for line in unused:
         _log.warning("%s: %s", folder, line)
     found = from_native(model, factors, str(folder / WEIGHTS), info.rank)
     if whole:
         _put_whole(model, whole, folder / WEIGHTS)
     model.requires_grad_(False)
-    for name, low in found.items():
-        layer = lora.wrap(model, name, len(low.a), low.scale, info.dropout)
+    for name, product in found.items():
+        layer = lora.wrap(model, name, len(product.a), product.scale, info.dropout)
         with torch.no_grad():
-            layer.lora_A.copy_(low.a)
-            layer.lora_B.copy_(low.b)
+            layer.lora_A.copy_(product.a)
+            layer.lora_B.copy_(product.b)
     return info
 
 
@@ -199,24 +185,24 @@ def load_adapted(
     return model.eval()
 
 
-def _config(model: InternVL, native: Mapping[str, Low], dropout: float) -> dict[str, Any]:
-    ranks = {name: len(low.a) for name, low in native.items()}
-    alphas = {name: low.scale * len(low.a) for name, low in native.items()}
-    rank, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
+def _config(model: InternVL, factors: Mapping[str, LoraFactors]) -> dict[str, Any]:
+    ranks = {name: len(product.a) for name, product in factors.items()}
+    alphas = {name: _number(product.scale * len(product.a)) for name, product in factors.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     all_native = [name for _, names in pairs(model) for name in names]
     return {
         "peft_type": "LORA",
         "task_type": None,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": _number(alpha),
-        "lora_dropout": dropout,
+        "lora_alpha": alpha,
+        "lora_dropout": max(layer.dropout for layer in lora.lora_layers(model).values()),
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
-        "target_modules": sorted(_short({name: 1 for name in native}, all_native)),
+        "target_modules": sorted(_short(dict.fromkeys(factors, True), all_native)),
         "rank_pattern": {k: v for k, v in _short(ranks, all_native).items() if v != rank},
-        "alpha_pattern": {k: _number(v) for k, v in _short(alphas, all_native).items() if v != alpha},
+        "alpha_pattern": {k: v for k, v in _short(alphas, all_native).items() if v != alpha},
     }
 
 
@@ -234,60 +220,64 @@ def _short(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def read_weights(folder: str | Path) -> list[str]:
-    """Read and check an adapter's weights without its base; returns what of its config has no effect.
+def read_weights(info: Adapter) -> tuple[dict[str, LoraFactors], dict[str, Tensor], list[str]]:
+    """Read and check an adapter's weights without its base.
+
+    Returns:
+        Native name -> product; native name -> tensor of what is saved whole; what of the config has no effect.
 
     Raises:
         CheckpointError: as :func:`load_adapter`, but for what needs the base.
     """
-    folder = Path(folder)
-    return _read_weights(folder, read_adapter(folder))[2]
-
-
-def _read_weights(folder: Path, info: Adapter) -> tuple[dict[str, Low], dict[str, Tensor], list[str]]:
-    """Native name -> product; native name -> tensor of what is saved whole; what of the config has no effect."""
+    folder = info.folder
     path = folder / WEIGHTS
     if not path.exists() and (folder / "adapter_model.bin").exists():
         raise CheckpointError(
             f"{folder / 'adapter_model.bin'} is a pickle file, which can run code when loaded; "
             "convert it to safetensors first"
         )
-    factors: dict[str, dict[str, Tensor]] = {}
+    halves: dict[str, dict[str, Tensor]] = {}
     spellings: dict[str, list[str]] = {}
     whole: dict[str, Tensor] = {}
     unknown = []
     for key, tensor in read_file(path):
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {key} holds NaN or infinity; go back to an earlier save")
-        written = key.removeprefix(_PREFIX)
         name = present_name(key)
         match = _FACTOR.fullmatch(name)
         if match and tensor.ndim == 2:
-            factors.setdefault(match["module"], {})[match["which"]] = tensor.float()
-            old = _FACTOR.fullmatch(written)
-            spellings[match["module"]] = [old["module"] if old else match["module"], match["module"]]
-        elif lora.MARK in name or not key.startswith(_PREFIX):
+            module, written = match["module"], _FACTOR.fullmatch(key.removeprefix(_PREFIX))
+            halves.setdefault(module, {})[match["which"]] = tensor.float()
+            spellings[module] = [written["module"] if written else module, module]
+        elif lora.LORA_INFIX in name or not key.startswith(_PREFIX):
             unknown.append(key)
         else:
             whole[name] = tensor
-    unknown += [name for name, pair in factors.items() if len(pair) < 2 or len(pair["A"]) != pair["B"].shape[1]]
-    if unknown or not factors:
+    unknown += [name for name, pair in halves.items() if len(pair) < 2 or len(pair["A"]) != pair["B"].shape[1]]
+    if unknown or not halves:
         raise CheckpointError(f"{path}: not readable as LoRA: {', '.join(sorted(unknown)[:4]) or 'it has no adapters'}")
-    settings, told = layers(info, spellings)
+    settings, unused = layers(info, spellings)
+    factors = {}
     for name, layer in settings.items():
-        if len(factors[name]["A"]) != layer.rank:
-            rank = len(factors[name]["A"])
-            raise CheckpointError(f"{path}: {name} has rank {rank}, {CONFIG} says {layer.rank}; save the adapter again")
+        a, b = halves[name]["A"], halves[name]["B"]
+        if len(a) != layer.rank:
+            raise CheckpointError(
+                f"{path}: {name} has rank {len(a)}, {ADAPTER} says {layer.rank}; save the adapter again"
+            )
         if not layer.targeted:
-            raise CheckpointError(f"{path}: {CONFIG} does not mean {name}, so peft would leave it out; mend the config")
+            raise CheckpointError(
+                f"{path}: {ADAPTER} does not mean {name}, so peft would leave it out; mend the config"
+            )
+        factors[name] = LoraFactors(a, b, info.scale(layer.alpha, layer.rank))
     for module in info.full:
-        if not any(f".{module}." in f".{name}" for name in whole):
+        if not any(_is_of(module, name) for name in whole):
             raise CheckpointError(f"{path} lacks {module}, which modules_to_save names; save the adapter again")
-    lows = {
-        name: Low(pair["A"], pair["B"], info.scale(settings[name].alpha, settings[name].rank))
-        for name, pair in factors.items()
-    }
-    return lows, whole, told
+    return factors, whole, unused
+
+
+def _is_of(module: str, name: str) -> bool:
+    """Whether a tensor belongs to a module, given by its whole name or the end of it."""
+    return f".{module}." in f".{name}"
 
 
 def present_name(name: str) -> str:
@@ -301,15 +291,11 @@ def present_name(name: str) -> str:
 def _whole_modules(model: InternVL, modules: Sequence[str]) -> dict[str, Tensor]:
     """Native name -> tensor of the modules outside the blocks that end in one of these names."""
     outside = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
-    found: dict[str, Tensor] = {}
-    for name, value in native.write(outside, model.config) if modules else ():
-        name = present_name(name)
-        if any(f".{module}." in f".{name}" for module in modules):
-            found[name] = value
+    tensors = {present_name(name): value for name, value in native.write(outside, model.config)} if modules else {}
     for module in modules:
-        if not any(f".{module}." in f".{name}" for name in found):
+        if not any(_is_of(module, name) for name in tensors):
             raise ValueError(f'the model has no module "{module}" outside its blocks')
-    return found
+    return {name: value for name, value in tensors.items() if any(_is_of(module, name) for module in modules)}
 
 
 def _put_whole(model: InternVL, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -7,6 +7,7 @@ Source: ``get_pattern_key`` and ``check_target_module_exists`` of peft 0.21.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -17,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.model.fields import Fields, shown
-from mini_internvl.model.files import CheckpointError, read_json
+from mini_internvl.model.fields import Fields, short_repr
+from mini_internvl.model.files import ADAPTER, CheckpointError, read_json
 
-CONFIG = "adapter_config.json"
 HASH = "base_sha256"
 """Where the hash of the base's weights stands: in ``auto_mapping``, the one free-form field of peft's config."""
 SECONDS = 5.0
@@ -34,17 +34,15 @@ REFUSED = (
     "monteclora_config",
 )
 """Fields of variants whose product is not that of plain LoRA."""
-TAKEN = (
+KNOWN = (
     *("peft_type", "base_model_name_or_path", "auto_mapping", "r", "lora_alpha", "use_rslora", "lora_dropout"),
     *("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "modules_to_save", "bias"),
-    *("init_lora_weights", "layers_to_transform", "layers_pattern"),
-)
-"""Fields that take effect."""
-NO_EFFECT = (
+    *("init_lora_weights", "layers_to_transform", "layers_pattern", "fan_in_fan_out"),
+    # these speak of the training or of other programs and change nothing:
     *("task_type", "inference_mode", "revision", "peft_version", "megatron_config", "megatron_core", "loftq_config"),
     *("eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
 )
-"""Fields that speak of the training or of other programs."""
+"""Fields that are read, or rightly left alone; others are reported."""
 PLAIN = re.compile(r"[\w.\-|\\^$]{0,1000}")
 """Patterns without repetition, groups and sets: matched at once."""
 _MATCHER = """
@@ -59,7 +57,6 @@ class Adapter:
     """What an adapter folder says of itself."""
 
     folder: Path
-    """Where it lies."""
     base: str
     """Folder or hub id of the model it was trained on, as written; empty when it names none."""
     base_hash: str | None
@@ -69,7 +66,6 @@ class Adapter:
     alpha: float
     """Alpha of the layers that no pattern names."""
     dropout: float
-    """Dropout it was trained with."""
     rslora: bool
     """Whether the product is scaled by alpha over the root of the rank."""
     full: tuple[str, ...]
@@ -92,9 +88,7 @@ class Layer:
     """What the config says of one adapted layer."""
 
     rank: int
-    """Rows of A."""
     alpha: float
-    """Numerator of the scale."""
     targeted: bool
     """Whether peft would put an adapter there at all."""
 
@@ -105,26 +99,27 @@ def read_adapter(folder: str | Path) -> Adapter:
     Raises:
         CheckpointError: it is missing or broken, a field is wrong, or the product is not that of plain LoRA.
     """
-    path = Path(folder) / CONFIG
+    path = Path(folder) / ADAPTER
     raw = read_json(path)
     fields = _fields(raw, path)
     if raw.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {shown(raw.get('peft_type'))}; only LoRA adapters can be read")
+        raise CheckpointError(
+            f"{path}: peft_type is {short_repr(raw.get('peft_type'))}; only LoRA adapters can be read"
+        )
     for key in REFUSED:
         if raw.get(key):
             raise CheckpointError(f"{path}: {key} is set; only plain LoRA can be read")
     start = raw.get("init_lora_weights")
     if start is not None and start not in HARMLESS_STARTS:
         raise CheckpointError(
-            f"{path}: init_lora_weights is {shown(start)}, which changed the base when training began; save the "
+            f"{path}: init_lora_weights is {short_repr(start)}, which changed the base when training began; save the "
             "adapter again with peft's save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
     fields.text("bias", "none", known=("none", "all", "lora_only"), quiet=True)
-    for name in ("rank_pattern", "alpha_pattern"):
-        table = fields.table(name)
-        for key in table.raw if table else ():
-            assert table is not None
-            table.number(key, open_low=True, high=1e9)
+    for table in (fields.table("rank_pattern"), fields.table("alpha_pattern")):
+        if table is not None:
+            for key in table.raw:
+                table.number(key, above_low=True, high=1e9)
     auto = fields.table("auto_mapping")
     return Adapter(
         folder=Path(folder),
@@ -152,45 +147,43 @@ def layers(info: Adapter, names: Mapping[str, Sequence[str]]) -> tuple[dict[str,
     Raises:
         CheckpointError: a pattern is no regular expression or takes for ever.
     """
-    fields = _fields(info.raw, info.folder / CONFIG)
+    raw, fields = info.raw, _fields(info.raw, info.folder / ADAPTER)
     every = list(dict.fromkeys(name for spellings in names.values() for name in spellings))
-    told = [f"{key} of {CONFIG} is not known here and changes nothing" for key in _unknown(info.raw)]
-    if info.raw.get("lora_alpha") is None:
-        told.append(f"{CONFIG} does not give lora_alpha: peft's default 8 was taken")
-    if info.raw.get("fan_in_fan_out"):
-        told.append(f"fan_in_fan_out of {CONFIG} changes nothing: no layer of this family is stored that way")
-    fits = {key: _fitting(fields, key, every, info) for key in ("target_modules", "exclude_modules")}
+    unused = [
+        f"{key} of {ADAPTER} is not known here and changes nothing"
+        for key, value in raw.items()
+        if value and key not in (*KNOWN, *REFUSED)
+    ]
+    if raw.get("lora_alpha") is None:
+        unused.append(f"{ADAPTER} does not give lora_alpha: peft's default 8 was taken")
+    if raw.get("fan_in_fan_out"):
+        unused.append(f"fan_in_fan_out of {ADAPTER} changes nothing: no layer of this family is stored that way")
+    targets, excluded = (_fitting(fields, key, every, info) for key in ("target_modules", "exclude_modules"))
+    ranks, alphas = (_by_pattern(info, field, every, unused) for field in ("rank_pattern", "alpha_pattern"))
     settings = {}
-    first: dict[str, dict[str, float]] = {}
-    for field in ("rank_pattern", "alpha_pattern"):
-        table = info.raw.get(field) or {}
-        found = _matching(list(table), False, every, info)
-        first[field] = {}
-        for (key, value), row in zip(table.items(), found, strict=True):
-            if not any(row):
-                told.append(f'{field} of {CONFIG} names "{key}", which no adapted layer is called: it changes nothing')
-            for name, hit in zip(every, row, strict=True):
-                if hit:
-                    first[field].setdefault(name, value)
     for layer, spellings in names.items():
-        rank, alpha = (
-            next((first[field][name] for name in spellings if name in first[field]), general)
-            for field, general in (("rank_pattern", info.rank), ("alpha_pattern", info.alpha))
-        )
-        wanted = fits["target_modules"] is None or not fits["target_modules"].isdisjoint(spellings)
-        wanted = wanted and (fits["exclude_modules"] or set()).isdisjoint(spellings)
-        targeted = wanted and _in_chosen_blocks(fields, spellings)
-        settings[layer] = Layer(rank=int(rank), alpha=float(alpha), targeted=targeted)
-    return settings, told
+        rank = next((ranks[name] for name in spellings if name in ranks), info.rank)
+        alpha = next((alphas[name] for name in spellings if name in alphas), info.alpha)
+        wanted = targets is None or not targets.isdisjoint(spellings)
+        wanted = wanted and (excluded or set()).isdisjoint(spellings) and _in_chosen_blocks(fields, spellings)
+        settings[layer] = Layer(rank=int(rank), alpha=float(alpha), targeted=wanted)
+    return settings, unused
+
+
+def _by_pattern(info: Adapter, field: str, every: Sequence[str], unused: list[str]) -> dict[str, float]:
+    """Name -> value of the first pattern that fits it; patterns that fit none are added to ``unused``."""
+    table = info.raw.get(field) or {}
+    found: dict[str, float] = {}
+    for (key, value), fits in zip(table.items(), _matching(list(table), False, every, info), strict=True):
+        if not any(fits):
+            unused.append(f'{field} of {ADAPTER} names "{key}", which no adapted layer is called: it changes nothing')
+        for name in itertools.compress(every, fits):
+            found.setdefault(name, value)
+    return found
 
 
 def _fields(raw: Mapping[str, Any], path: Path) -> Fields:
     return Fields(raw, error=lambda text: CheckpointError(f"{path}: {text}"))
-
-
-def _unknown(raw: Mapping[str, Any]) -> list[str]:
-    known = {*TAKEN, *NO_EFFECT, *REFUSED, "fan_in_fan_out"}
-    return [key for key, value in raw.items() if key not in known and value]
 
 
 def _fitting(fields: Fields, name: str, every: Sequence[str], info: Adapter) -> set[str] | None:
@@ -203,8 +196,7 @@ def _fitting(fields: Fields, name: str, every: Sequence[str], info: Adapter) -> 
         return None
     whole = isinstance(value, str)
     keys = [value] if whole else [re.escape(end) for end in _texts(fields, name)]
-    found = _matching(keys, whole, every, info)
-    return {every[place] for row in found for place, hit in enumerate(row) if hit}
+    return {name for fits in _matching(keys, whole, every, info) for name in itertools.compress(every, fits)}
 
 
 def _texts(fields: Fields, name: str) -> list[str]:
@@ -222,8 +214,8 @@ def _in_chosen_blocks(fields: Fields, spellings: Iterable[str]) -> bool:
     numbers = chosen if isinstance(chosen, list) else [chosen]
     if not all(isinstance(number, int) for number in numbers):
         fields.refuse("layers_to_transform", "it must be a list of block numbers")
-    given = fields.raw.get("layers_pattern")
-    ends = [given] if isinstance(given, str) else _texts(fields, "layers_pattern")
+    lists = fields.raw.get("layers_pattern")
+    ends = [lists] if isinstance(lists, str) else _texts(fields, "layers_pattern")
     for name in spellings:
         blocks = re.findall(r"([^.]*)\.(\d+)(?=\.)", name)  # the first number is the block's
         block = next((int(number) for end, number in blocks if not ends or end in ends), None)
@@ -238,7 +230,7 @@ def _matching(keys: Sequence[str], whole: bool, names: Sequence[str], info: Adap
     Raises:
         CheckpointError: one is no regular expression, or all together take longer than :data:`SECONDS`.
     """
-    where = info.folder / CONFIG
+    where = info.folder / ADAPTER
     patterns = list(keys) if whole else [rf"(.*\.)?({key})" for key in keys]
     if all(map(PLAIN.fullmatch, keys)):
         try:
@@ -246,9 +238,10 @@ def _matching(keys: Sequence[str], whole: bool, names: Sequence[str], info: Adap
         except re.error as error:
             raise CheckpointError(f"{where}: {error.pattern!r:.80} is no regular expression ({error.msg})") from None
     command = [sys.executable, "-I", "-c", _MATCHER]
-    given = json.dumps([patterns, names])
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(
+            command, input=json.dumps([patterns, names]), capture_output=True, text=True, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise CheckpointError(
             f"{where}: its patterns take more than {SECONDS:g} s to match; write the names of the layers instead"

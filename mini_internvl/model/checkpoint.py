@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,16 +20,14 @@ from torch import Tensor
 from mini_internvl.files import copy_file, new_folder, recover_folder, write_json
 from mini_internvl.model import layouts
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
-from mini_internvl.model.fields import is_integer, shown
+from mini_internvl.model.fields import is_integer, short_repr
 from mini_internvl.model.files import (
+    ADAPTER,
     CONFIG,
-    INDEX,
     SHARD_BYTES,
-    WEIGHTS,
     CheckpointError,
     read_json,
     read_tensors,
-    weight_files,
     write_tensors,
 )
 from mini_internvl.model.layouts import official
@@ -37,28 +35,8 @@ from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vision import InternViT
 from mini_internvl.model.vlm import InternVL
 
-__all__ = [
-    "CONFIG",
-    "INDEX",
-    "WEIGHTS",
-    "CheckpointError",
-    "as_dtype",
-    "image_token_id",
-    "layout_of",
-    "load_model",
-    "load_vision",
-    "read_config",
-    "read_json",
-    "read_tensors",
-    "save_model",
-    "to_official",
-    "weight_files",
-]
-
-ADAPTER = "adapter_config.json"
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 _VISION = "vision_model."
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +77,7 @@ def load_model(
         _log.warning("%s says nothing of %s: defaults were taken", folder / CONFIG, ", ".join(config.defaults))
     with shapes_only():
         model = InternVL(config)
-    tensors = layout_of(folder).read(read_tensors(folder, shapes_only=device == "meta"), config)
+    tensors = read_state(folder, shapes_only=device == "meta")
     _assign(model, tensors, folder, as_dtype(dtype), device, strict, float32)
     model.image_token_id = image_token_id(folder, config)
     return model.eval()
@@ -109,16 +87,15 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
     """Load an InternViT (the 300M or the 6B teacher): a bare folder, or the encoder of a whole model's folder."""
     folder = Path(folder)
     raw = read_json(folder / CONFIG)
-    tensors: Iterable[tuple[str, Tensor]]
-    stored = read_tensors(folder, shapes_only=device == "meta")
+    on_meta = device == "meta"
     if "hidden_size" in raw and "patch_size" in raw:
-        config = _named(folder, lambda: VisionConfig.from_official(raw))
-        tensors = stored
+        with _naming(folder):
+            config = VisionConfig.from_official(raw)
+        tensors = read_tensors(folder, shapes_only=on_meta)
     elif "vision_config" in raw or "official" in raw:
-        whole = read_config(folder)
-        config = whole.vision
-        pairs = layout_of(folder).read(stored, whole)
-        tensors = ((key.removeprefix(_VISION), value) for key, value in pairs if key.startswith(_VISION))
+        config = read_config(folder).vision
+        whole = read_state(folder, shapes_only=on_meta)
+        tensors = ((key.removeprefix(_VISION), value) for key, value in whole if key.startswith(_VISION))
     else:
         raise ConfigError(f"{folder / CONFIG}: this is no InternViT config")
     with shapes_only():
@@ -129,18 +106,27 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
 
 def layout_of(folder: Path) -> ModuleType:
     """The layout of a folder (a module of ``model/layouts``); errors name the file."""
-    return _named(folder, lambda: layouts.detect(read_json(folder / CONFIG)))
+    with _naming(folder):
+        return layouts.detect(read_json(folder / CONFIG))
 
 
 def read_config(folder: Path) -> VLMConfig:
     """config.json of a folder in any layout; errors name the file."""
     layout = layout_of(folder)
-    return _named(folder, lambda: VLMConfig.from_official(layout.to_official_config(read_json(folder / CONFIG))))
+    with _naming(folder):
+        return VLMConfig.from_official(layout.to_official_config(read_json(folder / CONFIG)))
 
 
-def _named(folder: Path, read: Callable[[], T]) -> T:
+def read_state(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a folder in any layout under our name, memory-mapped; see :func:`read_tensors`."""
+    return layout_of(folder).read(read_tensors(folder, shapes_only=shapes_only), read_config(folder))
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Names the file in errors about its fields."""
     try:
-        return read()
+        yield
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG}: {error}") from None
 
@@ -162,9 +148,9 @@ def _check_depth(folder: Path, config: VLMConfig) -> None:
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """ "float32" -> torch.float32; ValueError lists the known names."""
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if isinstance(dtype, torch.dtype):
         return dtype
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
         raise ValueError(f'unknown dtype "{dtype}"; known: {", ".join(known)}')
     return known[dtype]
@@ -193,26 +179,17 @@ def _assign(
         if strict:
             raise CheckpointError(f"{folder}: {what}the weights do not fit; minivl doctor {folder} says more")
         _log.warning("%s: %sloaded all the same", folder, what)
-        for key in extra:
-            del state[key]
-    model.load_state_dict(state, assign=True, strict=strict)
-    if missing:
-        _make_fresh(model, missing, dtype, device)
-
-
-def _make_fresh(model: torch.nn.Module, names: list[str], dtype: torch.dtype, device: str) -> None:
-    """Give tensors that no file holds a start: norms and scales one, biases zero, the rest normal of deviation 0.02."""
     generator = torch.Generator().manual_seed(0)
-    for name in names:
-        owner, _, leaf = name.rpartition(".")
-        shape = model.get_parameter(name).shape
-        if leaf == "bias":
-            value = torch.zeros(shape)
-        elif len(shape) == 1:
-            value = torch.ones(shape)
-        else:
-            value = torch.empty(shape).normal_(0.0, 0.02, generator=generator)
-        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value.to(device, dtype)))
+    for key in missing:
+        state[key] = _fresh(key, wanted[key], generator).to(device, dtype)
+    model.load_state_dict({key: state[key] for key in wanted}, assign=True)
+
+
+def _fresh(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """The start of a tensor that no file holds: norms and scales one, biases zero, the rest normal."""
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    return torch.ones(shape) if len(shape) == 1 else torch.empty(shape).normal_(0.0, 0.02, generator=generator)
 
 
 def _listed(what: str, keys: list[str]) -> str:
@@ -231,22 +208,22 @@ def image_token_id(folder: Path, config: VLMConfig) -> int:
     """Id of <IMG_CONTEXT>: from config.json or the added tokens, else by the official order of the nine at the end."""
     if config.image_token_id is not None:
         return config.image_token_id
-    ids: dict[str, Any] = {}
-    if (folder / "tokenizer.json").exists():
-        rows = read_json(folder / "tokenizer.json").get("added_tokens")
-        found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        ids["tokenizer.json"] = next((row.get("id") for row in found if row.get("content") == IMAGE_TOKEN), None)
-    if (folder / "added_tokens.json").exists():
-        ids["added_tokens.json"] = read_json(folder / "added_tokens.json").get(IMAGE_TOKEN)
-    for file, number in reversed(ids.items()):
-        if number is not None:
-            if not is_integer(number) or not 0 <= number < config.llm.vocab_size:
-                raise CheckpointError(
-                    f"{folder / file}: {IMAGE_TOKEN} has the id {shown(number)}, beyond the "
-                    f"{config.llm.vocab_size} rows of the vocabulary; copy the tokenizer files of the same checkpoint"
-                )
-            return int(number)
-    return config.llm.vocab_size - 7
+    file, number = folder / "added_tokens.json", None
+    if file.exists():
+        number = read_json(file).get(IMAGE_TOKEN)
+    if number is None and (folder / "tokenizer.json").exists():
+        file = folder / "tokenizer.json"
+        rows = read_json(file).get("added_tokens")
+        tokens = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        number = next((token.get("id") for token in tokens if token.get("content") == IMAGE_TOKEN), None)
+    if number is None:
+        return config.llm.vocab_size - 7
+    if not is_integer(number) or not 0 <= number < config.llm.vocab_size:
+        raise CheckpointError(
+            f"{file}: {IMAGE_TOKEN} has the id {short_repr(number)}, beyond the {config.llm.vocab_size} rows of the "
+            "vocabulary; copy the tokenizer files of the same checkpoint"
+        )
+    return int(number)
 
 
 def save_model(
@@ -269,9 +246,8 @@ def save_model(
     folder = Path(folder)
     form = layouts.find(layout)
     target = as_dtype(dtype) if dtype is not None else model.dtype
-    raw: dict[str, Any] = form.from_official_config(
-        model.config.official, model.image_token_id, str(target).removeprefix("torch.")
-    )
+    name = str(target).removeprefix("torch.")
+    raw = form.from_official_config(model.config.official, model.image_token_id, name)
     with new_folder(folder) as temporary:
         for file in extra_files:
             copy_file(file, temporary / file.name)

@@ -234,7 +234,7 @@ class VLMConfig:
             llm=llm,
             template=fields.text("template"),
             system_message=fields.text("system_message", None, quiet=True),
-            downsample_ratio=fields.number("downsample_ratio", 0.5, open_low=True, high=1.0),
+            downsample_ratio=fields.number("downsample_ratio", 0.5, above_low=True, high=1.0),
             ps_version=fields.text("ps_version", "v1"),
             select_layer=fields.integer("select_layer", -1, low=-MAX_LAYERS, high=MAX_LAYERS),
             image_size=fields.integer("force_image_size", vision.image_size, high=MAX_SIDE),

@@ -19,11 +19,8 @@ Error = Callable[[str], ValueError]
 """Makes the error of a message."""
 
 
-class _Needed:
-    """Stands for "no default": the field must be there."""
-
-
-NEEDED: Any = _Needed()
+NEEDED: Any = object()
+"""Stands for "no default": the field must be there."""
 
 
 class Fields:
@@ -42,7 +39,7 @@ class Fields:
         self.where, self.error = where, error
         self.taken: list[str] = [] if taken is None else taken
         if not isinstance(raw, Mapping):
-            raise error(f"{where or 'the configuration'} is {shown(raw)}; it must be an object with fields")
+            raise error(f"{where or 'the configuration'} is {short_repr(raw)}; it must be an object with fields")
         self.raw: Mapping[str, Any] = raw
 
     def path(self, name: str) -> str:
@@ -51,7 +48,7 @@ class Fields:
 
     def refuse(self, name: str, expected: str) -> NoReturn:
         """Raise the error of a field that is not as expected."""
-        raise self.error(f"{self.path(name)} is {shown(self.raw.get(name))}; {expected}")
+        raise self.error(f"{self.path(name)} is {short_repr(self.raw.get(name))}; {expected}")
 
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
@@ -65,20 +62,27 @@ class Fields:
         return value
 
     def number(
-        self, name: str, default: Any = NEEDED, *, low: float = 0.0, high: float, open_low: bool = False, **how: bool
+        self,
+        name: str,
+        default: Any = NEEDED,
+        *,
+        low: float = 0.0,
+        high: float,
+        above_low: bool = False,
+        quiet: bool = False,
     ) -> Any:
-        """A finite number; ``open_low`` leaves ``low`` itself out."""
-        value = self._value(name, default, how.get("quiet", False))
+        """A finite number; ``above_low`` leaves ``low`` itself out."""
+        value = self._value(name, default, quiet)
         if not self.has(name):
             return value
-        if not (is_number(value) and low <= value <= high) or (open_low and value == low):
-            self.refuse(name, f"it must be a number {'above' if open_low else 'from'} {low:g} to {high:g}")
+        if not (is_number(value) and low <= value <= high) or (above_low and value == low):
+            self.refuse(name, f"it must be a number {'above' if above_low else 'from'} {low:g} to {high:g}")
         return float(value)
 
-    def flag(self, name: str, default: Any = NEEDED, *, quiet: bool = False) -> Any:
+    def flag(self, name: str, default: bool, *, quiet: bool = False) -> bool:
         """True or false."""
         value = self._value(name, default, quiet)
-        if self.has(name) and not (isinstance(value, int) and value in (0, 1)):
+        if not (isinstance(value, int) and value in (0, 1)):
             self.refuse(name, "it must be true or false")
         return bool(value)
 
@@ -95,7 +99,7 @@ class Fields:
         """``count`` finite numbers above zero."""
         values = self._value(name, NEEDED, False)
         if not isinstance(values, list | tuple) or len(values) != count:
-            held = f"holds {len(values)} numbers" if isinstance(values, list | tuple) else f"is {shown(values)}"
+            held = f"holds {len(values)} numbers" if isinstance(values, list | tuple) else f"is {short_repr(values)}"
             raise self.error(f"{self.path(name)} {held}, not {count}")
         if not all(is_number(value) and value > 0 for value in values):
             self.refuse(name, "all its numbers must be above zero")
@@ -142,7 +146,7 @@ def is_number(value: object) -> bool:
     return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value of unknown kind, short enough for a message."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"

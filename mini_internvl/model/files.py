@@ -1,38 +1,61 @@
-"""Weight files of a checkpoint folder: memory-mapped safetensors, one file or shards with an index.
+"""Weight files of a checkpoint folder: safetensors, read memory-mapped and written one tensor at a time.
 
-Pickle files are refused by name, since loading one runs code. Files are opened and written by ``mini_internvl.files``.
+One file, or shards with an index. Pickle files are refused by name, since loading one runs code. A safetensors file is
+8 bytes of length (little endian), that many bytes of JSON, then the tensors' bytes, each between the two offsets that
+the JSON gives.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from mini_internvl.files import FileError, check_file, read_object, write_json
-from mini_internvl.model.stream import write_safetensors
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mini_internvl.files import LFS_POINTER, FileError, check_file, read_object, write_json
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD_BYTES = 5_000_000_000
 """Largest file of a saved checkpoint, as in the released 4B."""
-
-
-TYPES = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+MAX_HEADER = 100_000_000
+"""Longest header in bytes that safetensors itself accepts."""
+REAL = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
-"""Types that weights may have: safetensors' name -> torch's."""
+"""Types that weights may have, by safetensors' names."""
+NAMES = {dtype: name for name, dtype in REAL.items()} | {
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
+    **{torch.uint8: "U8", torch.bool: "BOOL"},
+}
+"""Types that can be written."""
 
 
 class CheckpointError(FileError):
     """A checkpoint folder that cannot be read; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """One tensor as its file's header describes it."""
+
+    dtype: str
+    """safetensors' name of the type, for instance "BF16"."""
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -43,31 +66,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, checked to be there.
+    """The safetensors files of a folder.
 
     Raises:
         CheckpointError: none found, a shard of the index is missing, or the weights are pickled.
     """
     if (folder / INDEX).exists():
-        places = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-            raise CheckpointError(f"{folder / INDEX} has no map from tensors to files; fetch it again")
-        names = sorted(set(places.values()))
-        outside = [name for name in names if not stays_inside(name)]
-        if outside:
-            raise CheckpointError(
-                f"{folder / INDEX} names {outside[0]!r:.200}, outside the folder; put the weights beside the index"
-            )
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing or not names:
-            raise CheckpointError(
-                f"{folder / INDEX} names {missing or 'no files'}, not in the folder; fetch them again"
-            )
-        for name in names:
-            check_file(folder / name, error=CheckpointError)
-        return [folder / name for name in names]
+        return _indexed_files(folder)
     if (folder / WEIGHTS).exists():
-        check_file(folder / WEIGHTS, error=CheckpointError)
         return [folder / WEIGHTS]
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickled:
@@ -75,6 +81,22 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder / pickled[0]} is a pickle file, which can run code when loaded; convert it to safetensors first"
         )
     raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+
+
+def _indexed_files(folder: Path) -> list[Path]:
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{folder / INDEX} has no map from tensors to files; fetch it again")
+    names = sorted(set(places.values()))
+    for name in names:
+        if not stays_inside(name):
+            raise CheckpointError(
+                f"{folder / INDEX} names {name!r:.200}, outside the folder; put the weights beside the index"
+            )
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing or not names:
+        raise CheckpointError(f"{folder / INDEX} names {missing or 'no files'}, not in the folder; fetch them again")
+    return [folder / name for name in names]
 
 
 def stays_inside(name: str) -> bool:
@@ -101,19 +123,88 @@ def read_file(path: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, T
             keys = file.keys()  # a safetensors file is no mapping
             for key in keys:
                 part = file.get_slice(key)
-                if part.get_dtype() not in TYPES:
-                    kind = part.get_dtype()
+                kind = part.get_dtype()
+                if kind not in REAL:
                     raise CheckpointError(f"{path}: {key:.200} is of type {kind}; save the weights as real numbers")
-                yield key, _empty(part) if shapes_only else file.get_tensor(key)
+                if shapes_only:
+                    yield key, torch.empty(part.get_shape(), dtype=REAL[kind], device="meta")
+                else:
+                    yield key, file.get_tensor(key)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({error}); fetch or save it again") from None
 
 
-def _empty(part: Any) -> Tensor:
-    """A tensor without memory, of the type and shape that a file's header gives."""
-    import torch
+def read_header(path: Path) -> dict[str, Stored]:
+    """Name -> type and shape of a file's tensors, checked against the file's length; no weight is read.
 
-    return torch.empty(part.get_shape(), dtype=getattr(torch, TYPES[part.get_dtype()]), device="meta")
+    Raises:
+        CheckpointError: the file is cut off, longer than its header says, or no safetensors file at all.
+    """
+    size = check_file(path, error=CheckpointError)
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(LFS_POINTER))
+            length = int.from_bytes(begin[:8], "little")
+            file.seek(8)
+            text = file.read(length) if length <= min(size - 8, MAX_HEADER) else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); fetch it again") from None
+    if begin == LFS_POINTER:
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run git lfs pull")
+    if size < 8 or length > size - 8:
+        if begin[:1] in (b"<", b"{"):
+            raise CheckpointError(f"{path} is a text file, not weights (a saved error page?); fetch it again")
+        raise CheckpointError(f"{path} is cut off inside its header, at {size:,} bytes; fetch or save it again")
+    if length > MAX_HEADER:
+        raise CheckpointError(f"{path} is no safetensors file; fetch it again")
+    try:
+        tensors, end = _parse(text)
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} has a damaged header ({type(error).__name__}: {error}); fetch it again"
+        ) from None
+    held = size - 8 - length
+    if held < end:
+        raise CheckpointError(f"{path} is cut off: {held:,} of {end:,} bytes of weights; fetch or save it again")
+    if held > end:
+        raise CheckpointError(f"{path} is {held - end:,} bytes longer than its header says; fetch or save it again")
+    return tensors
+
+
+def _parse(text: bytes) -> tuple[dict[str, Stored], int]:
+    """Tensors of a header, and the number of bytes that they take."""
+    tensors, end = {}, 0
+    for name, row in json.loads(text).items():
+        if name == "__metadata__":
+            continue
+        begin, stop = map(int, row["data_offsets"])
+        tensors[name] = Stored(dtype=str(row["dtype"]), shape=tuple(map(int, row["shape"])))
+        if not 0 <= begin <= stop or any(length < 0 for length in tensors[name].shape):
+            raise ValueError(f"{name} has impossible offsets or lengths")
+        end = max(end, stop)
+    return tensors, end
+
+
+def write_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; tensors may be on any device and share storage.
+
+    Unlike ``safetensors.torch.save_file`` nothing is copied as a whole in memory, equal contents give equal bytes
+    (there the metadata stands in random order), and a full disk is an OSError.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide types first: all aligned
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].nbytes
+        dtype, shape = NAMES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(flat.numpy().data)
 
 
 def write_tensors(
@@ -127,28 +218,25 @@ def write_tensors(
     shards: list[list[str]] = []
     held: dict[str, Tensor] = {}
     size = total = 0
-    header = {"format": "pt", **(metadata or {})}
 
     def flush() -> None:
-        write_safetensors(held, folder / f"{len(shards)}.part", header)
+        write_file(held, folder / f"{len(shards)}.part", {"format": "pt", **(metadata or {})})
         shards.append(list(held))
         held.clear()
 
     for name, tensor in tensors:
-        tensor = tensor.detach().cpu().contiguous()
         if held and size + tensor.nbytes > shard_bytes:
             flush()
             size = 0
-        held[name] = tensor
+        held[name] = tensor.detach().cpu()
         size, total = size + tensor.nbytes, total + tensor.nbytes
     flush()
-    if len(shards) == 1:
-        os.replace(folder / "0.part", folder / WEIGHTS)
-        return [folder / WEIGHTS]
-    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    count = len(shards)
+    names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)] if count > 1 else [WEIGHTS]
     for i, name in enumerate(names):
         os.replace(folder / f"{i}.part", folder / name)
-    places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    write_json(folder / INDEX, index)
+    if count > 1:
+        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        write_json(folder / INDEX, index)
     return [folder / name for name in names]

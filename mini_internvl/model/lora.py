@@ -17,20 +17,7 @@ from torch import Tensor, nn
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LoraRecipe as LoraConfig
 
-__all__ = [
-    "LoraConfig",
-    "LoraLinear",
-    "adapted",
-    "adapter_parameters",
-    "add_lora",
-    "lora_layers",
-    "lora_state",
-    "merge_lora",
-    "set_dropout",
-    "targeted",
-    "wrap",
-]
-MARK = ".lora_"
+LORA_INFIX = ".lora_"
 """Part of every adapter tensor's name and of no other's."""
 
 
@@ -55,7 +42,7 @@ class LoraLinear(nn.Linear):
 
     @property
     def rank(self) -> int:
-        """Rank of the product."""
+        """Rows of A, columns of B."""
         return self.lora_A.shape[0]
 
     @property
@@ -69,13 +56,13 @@ class LoraLinear(nn.Linear):
         low = F.dropout(x, self.dropout, self.training).to(self.lora_A.dtype)
         return y + (self.scale * F.linear(F.linear(low, self.lora_A), self.lora_B)).to(y.dtype)
 
-    def delta(self) -> Tensor:
-        """(out, in) float32: what the adapter adds to the weight."""
-        return self.scale * (self.lora_B.detach().float() @ self.lora_A.detach().float())
-
     def extra_repr(self) -> str:
         """As of a Linear, with rank and scale."""
         return f"{super().extra_repr()}, rank={self.rank}, scale={self.scale}"
+
+    def delta(self) -> Tensor:
+        """(out, in) float32: what the adapter adds to the weight."""
+        return self.scale * (self.lora_B.detach().float() @ self.lora_A.detach().float())
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
@@ -85,7 +72,7 @@ def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
 
 def adapted(module: nn.Module) -> bool:
     """Whether the module holds an adapter."""
-    return any(isinstance(layer, LoraLinear) for layer in module.modules())
+    return bool(lora_layers(module))
 
 
 def adapter_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -96,7 +83,7 @@ def adapter_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 def lora_state(model: nn.Module) -> dict[str, Tensor]:
     """The adapter's tensors, and no others, under the names of the state dict."""
-    return {name: value for name, value in model.state_dict().items() if MARK in name}
+    return {name: value for name, value in model.state_dict().items() if LORA_INFIX in name}
 
 
 def targeted(model: InternVL, config: LoraConfig) -> list[str]:
@@ -122,10 +109,8 @@ def wrap(model: nn.Module, name: str, rank: int, scale: float, dropout: float = 
     base = model.get_submodule(name)
     assert type(base) is nn.Linear, f"{name} is no plain Linear"
     layer = LoraLinear(base, rank, scale, dropout)
-    base.weight.requires_grad_(False)
-    if base.bias is not None:
-        base.bias.requires_grad_(False)
     layer.train(base.training)
+    base.requires_grad_(False)
     model.set_submodule(name, layer)
     return layer
 
@@ -148,8 +133,7 @@ def add_lora(model: InternVL, config: LoraConfig, seed: int = 0) -> InternVL:
     model.requires_grad_(False)
     for name in names:
         layer = wrap(model, name, config.rank, config.scale, config.dropout)
-        first = torch.empty(layer.lora_A.shape)
-        nn.init.kaiming_uniform_(first, a=math.sqrt(5), generator=generator)
+        first = nn.init.kaiming_uniform_(torch.empty(layer.lora_A.shape), a=math.sqrt(5), generator=generator)
         with torch.no_grad():
             layer.lora_A.copy_(first)
     return model

@@ -1,4 +1,4 @@
-"""Low-rank products between our layers and those of the Hugging Face native model, exact both ways.
+"""LoraFactors-rank products between our layers and those of the Hugging Face native model, exact both ways.
 
 Most layers are ours under another name. Two kinds differ:
 
@@ -21,19 +21,14 @@ from mini_internvl.model.files import CheckpointError
 from mini_internvl.model.lora import lora_layers
 from mini_internvl.model.vlm import InternVL
 
-PROJECTOR = "model.multi_modal_projector."
-
 
 @dataclass(frozen=True)
-class Low:
-    """One low-rank product: scale * b @ a."""
+class LoraFactors:
+    """One low-rank product, scale * b @ a: a is (rank, in), b is (out, rank), both float32."""
 
     a: Tensor
-    """(rank, in) float32."""
     b: Tensor
-    """(out, rank) float32."""
     scale: float
-    """alpha / rank."""
 
 
 def pairs(model: InternVL) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -50,11 +45,14 @@ def pairs(model: InternVL) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     for index in range(len(model.vision_model.encoder.layers)):
         ours, theirs = f"vision_model.encoder.layers.{index}.", f"model.vision_tower.encoder.layer.{index}."
         yield (f"{ours}attn.qkv",), tuple(f"{theirs}attention.{part}_proj" for part in "qkv")
-        yield (f"{ours}attn.proj",), (f"{theirs}attention.projection_layer",)
-        yield (f"{ours}mlp.fc1",), (f"{theirs}mlp.fc1",)
-        yield (f"{ours}mlp.fc2",), (f"{theirs}mlp.fc2",)
-    yield ("mlp1.1",), (f"{PROJECTOR}linear_1",)
-    yield ("mlp1.3",), (f"{PROJECTOR}linear_2",)
+        for name, native in (
+            ("attn.proj", "attention.projection_layer"),
+            ("mlp.fc1", "mlp.fc1"),
+            ("mlp.fc2", "mlp.fc2"),
+        ):
+            yield (ours + name,), (theirs + native,)
+    yield ("mlp1.1",), ("model.multi_modal_projector.linear_1",)
+    yield ("mlp1.3",), ("model.multi_modal_projector.linear_2",)
     yield ("language_model.lm_head",), ("lm_head",)
 
 
@@ -64,24 +62,22 @@ def _rows(model: InternVL, ours: Sequence[str], native: Sequence[str]) -> list[i
     return outputs if len(ours) > 1 else [outputs[0] // len(native)] * len(native)
 
 
-def to_native(model: InternVL) -> dict[str, Low]:
+def to_native(model: InternVL) -> dict[str, LoraFactors]:
     """Native name -> product, of every adapter of the model."""
-    layers = lora_layers(model)
-    lows = {
-        name: Low(layer.lora_A.detach().float(), layer.lora_B.detach().float(), layer.scale)
-        for name, layer in layers.items()
+    left = {
+        name: LoraFactors(layer.lora_A.detach().float(), layer.lora_B.detach().float(), layer.scale)
+        for name, layer in lora_layers(model).items()
     }
-    native: dict[str, Low] = {}
+    native: dict[str, LoraFactors] = {}
     for ours, theirs in pairs(model):
-        given = [lows.pop(name, None) for name in ours]
-        if not any(given):
-            continue
-        native.update(_convert(given, theirs, _rows(model, ours, theirs), rank=0, fill=True))
-    assert not lows, f"adapters with no native place: {sorted(lows)}"
+        parts = [left.pop(name, None) for name in ours]
+        if any(parts):
+            native |= _convert(parts, theirs, _rows(model, ours, theirs), rank=0, fill=True)
+    assert not left, f"adapters with no native place: {sorted(left)}"
     return native
 
 
-def from_native(model: InternVL, native: Mapping[str, Low], where: str, rank: int) -> dict[str, Low]:
+def from_native(model: InternVL, native: Mapping[str, LoraFactors], where: str, rank: int) -> dict[str, LoraFactors]:
     """Our name -> product.
 
     Args:
@@ -93,39 +89,37 @@ def from_native(model: InternVL, native: Mapping[str, Low], where: str, rank: in
     Raises:
         CheckpointError: a product fits no layer of this model.
     """
-    found: dict[str, Low] = {}
+    found: dict[str, LoraFactors] = {}
     left = dict(native)
     for ours, theirs in pairs(model):
-        given = [left.pop(name, None) for name in theirs]
-        if not any(given):
+        parts = [left.pop(name, None) for name in theirs]
+        if not any(parts):
             continue
         rows = _rows(model, ours, theirs)
         columns = model.get_parameter(f"{ours[0]}.weight").shape[1]
-        for name, low, n in zip(theirs, given, rows if len(theirs) > 1 else [sum(rows)], strict=True):
-            if low and (len(low.b), low.a.shape[1]) != (n, columns):
-                has = (len(low.b), low.a.shape[1])
-                raise CheckpointError(f"{where}: {name} adapts a layer of shape {has}, the base's is {(n, columns)}")
-        found.update(_convert(given, ours, rows, rank=rank, fill=False))
+        for name, factors, n in zip(theirs, parts, rows if len(theirs) > 1 else [sum(rows)], strict=True):
+            shape = (len(factors.b), factors.a.shape[1]) if factors else (n, columns)
+            if shape != (n, columns):
+                raise CheckpointError(f"{where}: {name} adapts a layer of shape {shape}, the base's is {(n, columns)}")
+        found |= _convert(parts, ours, rows, rank=rank, fill=False)
     if left:
         raise CheckpointError(f"{where}: this model has no layer {', '.join(sorted(left)[:4])}; is it another base?")
     return found
 
 
 def _convert(
-    given: Sequence[Low | None], names: Sequence[str], rows: Sequence[int], *, rank: int, fill: bool
-) -> dict[str, Low]:
+    parts: list[LoraFactors | None], names: Sequence[str], rows: Sequence[int], *, rank: int, fill: bool
+) -> dict[str, LoraFactors]:
     """The products of one side -> those of the other; ``names`` are the other side's."""
-    if len(given) == len(names):
-        parts = list(given)
-    elif len(names) == 1:
-        parts = [_fuse(given, rows, fill=fill)]
-    else:
-        assert given[0] is not None
-        parts = _cut(given[0], rows, rank=rank)
-    return {name: low for name, low in zip(names, parts, strict=True) if low}
+    if len(parts) > len(names):
+        parts = [_fuse(parts, rows, fill=fill)]
+    elif len(parts) < len(names):
+        assert parts[0] is not None
+        parts = _cut(parts[0], rows, rank=rank)
+    return {name: factors for name, factors in zip(names, parts, strict=True) if factors}
 
 
-def _fuse(parts: Sequence[Low | None], rows: Sequence[int], *, fill: bool) -> Low:
+def _fuse(parts: Sequence[LoraFactors | None], rows: Sequence[int], *, fill: bool) -> LoraFactors:
     """Products of stacked outputs -> one product.
 
     With ``fill`` a missing part gets zero rows of A, so that the blocks can be told apart again.
@@ -134,27 +128,27 @@ def _fuse(parts: Sequence[Low | None], rows: Sequence[int], *, fill: bool) -> Lo
     first = present[0]
     rank, columns = first.a.shape if fill else (0, first.a.shape[1])
     whole = [
-        part or Low(first.a.new_zeros(rank, columns), first.b.new_zeros(n, rank), first.scale)
+        part or LoraFactors(first.a.new_zeros(rank, columns), first.b.new_zeros(n, rank), first.scale)
         for part, n in zip(parts, rows, strict=True)
     ]
     bs = [part.b if part.scale == first.scale else part.b * (part.scale / first.scale) for part in whole]
     if len(present) == len(parts) and all(torch.equal(part.a, first.a) for part in present):
-        return Low(first.a, torch.cat(bs), first.scale)
-    return Low(torch.cat([part.a for part in whole]), torch.block_diag(*bs), first.scale)
+        return LoraFactors(first.a, torch.cat(bs), first.scale)
+    return LoraFactors(torch.cat([part.a for part in whole]), torch.block_diag(*bs), first.scale)
 
 
-def _cut(low: Low, rows: Sequence[int], *, rank: int) -> list[Low | None]:
+def _cut(whole: LoraFactors, rows: Sequence[int], *, rank: int) -> list[LoraFactors | None]:
     """One product -> the products of its output rows: blocks where B is block diagonal, else all with the whole A.
 
     ``rank`` is the rank of one block where that is known: it tells blocks of a fresh adapter, whose B is zero.
     """
-    count, total = len(rows), len(low.a)
-    bs, width = low.b.split(list(rows)), total // len(rows)
-    shared: list[Low | None] = [Low(low.a, b, low.scale) for b in bs]
-    if total % count or not (low.b.any() or total == count * rank):
+    count, total = len(rows), len(whole.a)
+    bs, width = whole.b.split(list(rows)), total // len(rows)
+    shared: list[LoraFactors | None] = [LoraFactors(whole.a, b, whole.scale) for b in bs]
+    if total % count or not (whole.b.any() or total == count * rank):
         return shared
     spans = [slice(i * width, (i + 1) * width) for i in range(count)]
     if any(b[:, other].any() for i, b in enumerate(bs) for j, other in enumerate(spans) if i != j):
         return shared
-    blocks = [Low(low.a[span], b[:, span], low.scale) for b, span in zip(bs, spans, strict=True)]
+    blocks = [LoraFactors(whole.a[span], b[:, span], whole.scale) for b, span in zip(bs, spans, strict=True)]
     return [block if block.a.any() or block.b.any() else None for block in blocks]

@@ -25,6 +25,7 @@ from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.inputs.tokenizer_files import FILES, load_tokenizer
 from mini_internvl.model.adapter import (
+    PROJECTOR,
     WEIGHTS,
     Adapter,
     find_base,
@@ -33,7 +34,8 @@ from mini_internvl.model.adapter import (
     save_adapter,
     tensors_hash,
 )
-from mini_internvl.model.checkpoint import CONFIG, layout_of, load_model, read_config, read_json, save_model
+from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
+from mini_internvl.model.files import CONFIG, read_json
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
@@ -137,8 +139,7 @@ def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, 
         facts: dict[str, Any] = {
             "base": base,
             "base_hash": start.base_hash,
-            "projector": start.projector,
-            "full": start.full,
+            "full": tuple(dict.fromkeys([*([PROJECTOR] if start.projector else []), *start.full])),
         }
         return save_adapter(start.model, folder, **facts)
     files = [start.folder / name for name in FILES if (start.folder / name).exists()]

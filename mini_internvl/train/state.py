@@ -17,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mini_internvl.files import new_folder, recover_folder, write_json
-from mini_internvl.model.files import CheckpointError
-from mini_internvl.model.stream import write_safetensors
+from mini_internvl.model.files import CheckpointError, write_file
 from mini_internvl.model.vlm import InternVL
 
 STATE, COUNTERS = "state.safetensors", "state.json"
@@ -42,7 +41,7 @@ def save_state(
     """
     with new_folder(folder) as temporary:
         if learner is not None and optimizer is not None:
-            write_safetensors(_tensors(learner, optimizer, kept), temporary / STATE)
+            write_file(_tensors(learner, optimizer, kept), temporary / STATE)
         write_json(temporary / COUNTERS, counters)
 
 

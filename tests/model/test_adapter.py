@@ -174,7 +174,7 @@ def test_adapters_that_peft_wrote_are_read(folder, settings, inputs, native, tmp
     info = load_adapter(model, tmp_path / "theirs", base_hash="unknown to peft")
     assert info.base_hash is None
     torch.testing.assert_close(logits_of(model, ids, pixels), theirs, rtol=0, atol=1e-4)
-    save_adapter(model, tmp_path / "ours", base="", base_hash="", projector=info.projector)
+    save_adapter(model, tmp_path / "ours", base="", base_hash="", full=info.full)
     again = PeftModel.from_pretrained(native(load_model(folder)), tmp_path / "ours")
     torch.testing.assert_close(logits_of(again.eval(), ids, pixels), theirs, rtol=0, atol=1e-4)
     torch.testing.assert_close(logits_of(merge_lora(model), ids, pixels), theirs, rtol=0, atol=1e-4)

@@ -14,12 +14,15 @@ Source: ``configuration_internvl.py`` and ``modeling_internvl.py`` of transforme
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model import llms
-from mini_internvl.model.config import ConfigError, DecoderConfig, VLMConfig
+from mini_internvl.model.config import ConfigError, DecoderConfig, RopeConfig, VLMConfig
 from mini_internvl.model.fields import Fields, is_integer
+from mini_internvl.model.layouts.official import with_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +35,12 @@ TIED = "native_tied_embeddings"
 QWEN2_5_IMAGE_TOKEN = 151667
 """Id of <IMG_CONTEXT> in every Qwen2.5 based member; the 2.0 family ends before it."""
 
-_TEXT = {"qwen2": "Qwen2ForCausalLM", "llama": "InternLM2ForCausalLM", "phi3": "Phi3ForCausalLM"}
-_TEXT_CLASSES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM"}
-_OFFICIAL_TYPES = {"qwen2": "qwen2", "llama": "internlm2", "phi3": "phi3"}
-_TEMPLATES = {"qwen2": "Hermes-2", "llama": "internlm2-chat", "phi3": "phi3-chat"}
+_TEXT = {
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2ForCausalLM", "qwen2"),
+    "llama": ("LlamaForCausalLM", "InternLM2ForCausalLM", "internlm2"),
+    "phi3": ("Phi3ForCausalLM", "Phi3ForCausalLM", "phi3"),
+}
+"""Native type of the text model -> its native class, the official class and the official type."""
 _SAME_TEXT = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "max_position_embeddings"),
@@ -58,14 +63,8 @@ _VISION = {
     "initializer_factor": ("layer_scale_init_value", "layer_scale", 0.1),
 }
 """The encoder's fields: official name -> native name, ours, and what its absence means in a native config."""
-_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "qwen2": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32},
-    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
-}
-"""What an absent field of a text config means, where the backbones differ."""
-
-_VISION_KEYS = {
+_KEYS = {
+    "vision_model.": "vision_tower.",
     "embeddings.class_embedding": "embeddings.cls_token",
     "embeddings.position_embedding": "embeddings.position_embeddings",
     "embeddings.patch_embedding.": "embeddings.patch_embeddings.projection.",
@@ -77,9 +76,13 @@ _VISION_KEYS = {
     ".attn.proj.": ".attention.projection_layer.",
     ".attn.q_norm.": ".attention.q_norm.",
     ".attn.k_norm.": ".attention.k_norm.",
+    "mlp1.0.": "multi_modal_projector.layer_norm.",
+    "mlp1.1.": "multi_modal_projector.linear_1.",
+    "mlp1.3.": "multi_modal_projector.linear_2.",
 }
-"""Ours -> native inside the encoder; the fused ``attn.qkv`` is cut into three beside this table."""
-_PROJECTOR_KEYS = {"mlp1.0.": "layer_norm.", "mlp1.1.": "linear_1.", "mlp1.3.": "linear_2."}
+"""Ours -> native in encoder and projector; the fused ``attn.qkv`` is cut into three beside this table."""
+_QKV = re.compile(r"(.+)\.attention\.([qkv])_proj\.(.+)")
+_LLM = "language_model."
 
 
 def matches(raw: Mapping[str, Any]) -> bool:
@@ -103,15 +106,18 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     _check_readable(fields, text, vision)
     kind = text.text("model_type", "qwen2", known=tuple(_TEXT), quiet=True)
     kept = copy.deepcopy(dict(stored.raw)) if (stored := fields.table(EXTRA)) else {}
-    kept_vision, kept_llm = (kept.pop(name, None) or {} for name in ("vision_config", "llm_config"))
+    kept_vision, kept_llm = (
+        Fields(kept.pop(name, None) or {}, f"{EXTRA}.{name}").raw for name in ("vision_config", "llm_config")
+    )
     image_size = _side(vision, "image_size", 448)
     token = fields.integer("image_token_id", QWEN2_5_IMAGE_TOKEN, low=0, high=10_000_000)
-    llm = _official_llm(kind, text, Fields(kept_llm, f"{EXTRA}.llm_config").raw)
+    llm = _official_llm(kind, text, kept_llm)
     modern = kind == "qwen2" and (token == QWEN2_5_IMAGE_TOKEN or llm["vocab_size"] > 151660)
+    whole, encoder = _present(raw), _present(vision.raw)
     official = {
         "architectures": ["InternVLChatModel"],
         "model_type": "internvl_chat",
-        "template": "internvl2_5" if modern else _TEMPLATES[kind],
+        "template": "internvl2_5" if modern else llms.find(_TEXT[kind][1]).TEMPLATE,
         "ps_version": "v2",
         "force_image_size": image_size,
         "dynamic_image_size": True,
@@ -120,31 +126,30 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         "max_dynamic_patch": 12,
         "pad2square": False,
         **kept,
-        "downsample_ratio": _given(raw, "downsample_ratio", 0.5),
-        "select_layer": _given(raw, "vision_feature_layer", -1),
+        "downsample_ratio": whole.get("downsample_ratio", 0.5),
+        "select_layer": whole.get("vision_feature_layer", -1),
         "img_context_token_id": token,
         "tie_word_embeddings": False,
+        "vision_config": {
+            "architectures": ["InternVisionModel"],
+            "model_type": "intern_vit_6b",
+            **kept_vision,
+            **{key: encoder.get(name, default) for key, (name, _, default) in _VISION.items()},
+            "qkv_bias": vision.flag("attention_bias", False),
+            "qk_normalization": vision.flag("use_qk_norm", False),
+            "initializer_factor": vision.number("layer_scale_init_value", 0.1, low=-1e6, high=1e6),
+            "hidden_act": encoder.get("hidden_act", "gelu"),
+            "dropout": encoder.get("projection_dropout", 0.0),
+            "image_size": image_size,
+            "patch_size": _side(vision, "patch_size", 14),
+        },
+        "llm_config": llm,
     }
-    dtype = raw.get("dtype") or raw.get("torch_dtype")
-    if dtype:
+    if dtype := raw.get("dtype") or raw.get("torch_dtype"):
         official["torch_dtype"] = dtype
     tied = fields.flag("tie_word_embeddings", True, quiet=True)
     if tied or text.flag("tie_word_embeddings", False, quiet=True):
         official[TIED] = True
-    official["vision_config"] = {
-        "architectures": ["InternVisionModel"],
-        "model_type": "intern_vit_6b",
-        **Fields(kept_vision, f"{EXTRA}.vision_config").raw,
-        **{key: _given(vision.raw, name, default) for key, (name, _, default) in _VISION.items()},
-        "qkv_bias": vision.flag("attention_bias", False),
-        "qk_normalization": vision.flag("use_qk_norm", False),
-        "initializer_factor": vision.number("layer_scale_init_value", 0.1, low=-1e6, high=1e6),
-        "hidden_act": _given(vision.raw, "hidden_act", "gelu"),
-        "dropout": _given(vision.raw, "projection_dropout", 0.0),
-        "image_size": image_size,
-        "patch_size": _side(vision, "patch_size", 14),
-    }
-    official["llm_config"] = llm
     return official
 
 
@@ -200,82 +205,61 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
 
 
 def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """Native tensors, of either spelling, under the names of ``InternVL.state_dict()``.
+    """Native tensors, of either spelling, under the names of ``InternVL.state_dict()``, every value as it was.
 
     The encoder's q, k and v are held back until all three are there. Parts of an incomplete triple come last under
     their native names, so that the caller lists them; so do tensors of unknown name.
-
-    Args:
-        tensors: (native name, tensor) in any order.
-        config: read from this folder's config.json.
-
-    Yields:
-        (our name, tensor), every value as it was.
     """
+    return with_head(_renamed(tensors, config), tied=bool(config.official.get(TIED)))
+
+
+def _renamed(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
     waiting: dict[str, dict[str, tuple[str, Tensor]]] = {}
-    backbone = llms.find(config.llm.architecture)
-    table, head = None, False
     for key, tensor in tensors:
-        name = one_spelling(key)
-        place = name.find(".attention.")
-        part = name[place + len(".attention.") :]
-        if name.startswith("vision_tower.") and place >= 0 and part[:7] in ("q_proj.", "k_proj.", "v_proj."):
-            fused = _our_vision_key(name[:place]) + ".attn.qkv." + part[7:]
+        name = _our_name(key)
+        cut = _QKV.fullmatch(name)
+        if name.startswith(_LLM):
+            for inner, part in _backbone(config).split(name.removeprefix(_LLM), tensor, config.llm):
+                yield _LLM + inner, part
+        elif cut and name.startswith("vision_model."):
+            fused = f"{cut[1]}.attn.qkv.{cut[3]}"
             parts = waiting.setdefault(fused, {})
-            parts[part[0]] = (key, tensor)
+            parts[cut[2]] = (key, tensor)
             if len(parts) == 3:
-                yield fused, _cat([parts[letter][1] for letter in "qkv"])
+                yield fused, torch.cat([parts[letter][1] for letter in "qkv"])
                 del waiting[fused]
-        elif name.startswith("vision_tower."):
-            yield _our_vision_key(name), tensor
-        elif name.startswith("multi_modal_projector."):
-            yield _renamed(name.removeprefix("multi_modal_projector."), _back(_PROJECTOR_KEYS), key), tensor
-        elif name.startswith("language_model."):
-            inner = name.removeprefix("language_model.")
-            parts_of = [(inner, tensor)] if config.llm.architecture == _TEXT["llama"] else None
-            for ours, value in parts_of or backbone.split(inner, tensor, config.llm):
-                ours = ours.removeprefix("model.")
-                table = value if ours == "embed_tokens.weight" else table
-                head = head or ours == "lm_head.weight"
-                yield f"language_model.{ours}", value
         else:
-            yield key, tensor
-    if table is not None and not head and config.official.get(TIED):
-        yield "language_model.lm_head.weight", table.clone()  # a parameter of its own: it may train apart
+            yield name, tensor
     for parts in waiting.values():
         yield from parts.values()
 
 
 def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``InternVL.state_dict()`` under their native names; the fused q, k, v is cut in three.
+    """The tensors of ``InternVL.state_dict()`` under their native names, every value as it was.
 
-    Args:
-        state: our tensors.
-        config: of the model.
-
-    Yields:
-        (native name, tensor), every value as it was. Cut tensors share memory with the whole.
+    The fused q, k, v is cut in three, which share memory with the whole.
     """
     llm: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if key.startswith("language_model."):
-            llm[key.removeprefix("language_model.")] = tensor
+        name = _replaced(key, _KEYS)
+        if key.startswith(_LLM):
+            llm[key.removeprefix(_LLM)] = tensor
         elif ".attn.qkv." in key:
-            block, kind = _native_vision_key(key).split(".attn.qkv.")
+            block, kind = name.split(".attn.qkv.")
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
                 yield f"{block}.attention.{letter}_proj.{kind}", part
-        elif key.startswith("vision_model."):
-            yield _native_vision_key(key), tensor
         else:
-            yield f"multi_modal_projector.{_renamed(key, _PROJECTOR_KEYS, key)}", tensor
-    if config.llm.architecture == _TEXT["llama"]:
-        joined: Iterable[tuple[str, Tensor]] = (
-            (name if name.startswith("lm_head") else f"model.{name}", tensor) for name, tensor in llm.items()
-        )
-    else:
-        joined = llms.find(config.llm.architecture).join(llm, config.llm)
-    for name, tensor in joined:
-        yield f"language_model.{name}", tensor
+            yield name, tensor
+    for name, tensor in _backbone(config).join(llm, config.llm):
+        yield _LLM + name, tensor
+
+
+def _backbone(config: VLMConfig) -> ModuleType:
+    """The file of ``model/llms`` whose names the text model has: Llama, which stands for InternLM2, has Qwen2's."""
+    name = config.llm.architecture
+    return llms.find("Qwen2ForCausalLM" if name == "InternLM2ForCausalLM" else name)
 
 
 def _check_readable(fields: Fields, text: Fields, vision: Fields) -> None:
@@ -308,45 +292,46 @@ def _check_writable(config: VLMConfig) -> None:
         raise ConfigError(
             f"layer_norm_eps is {config.vision.norm_eps}; native norms queries and keys with 1e-06 always"
         )
-    if config.llm.architecture == _TEXT["phi3"] and config.llm.rope.kind not in ("default", "longrope"):
+    if config.llm.architecture == "Phi3ForCausalLM" and config.llm.rope.kind not in ("default", "longrope"):
         raise ConfigError(f'rope_scaling is "{config.llm.rope.kind}"; native Phi-3 has default and longrope only')
-    if config.llm.architecture not in _TEXT.values():
-        raise ConfigError(f'"{config.llm.architecture}" has no native text model; known: {", ".join(_TEXT.values())}')
+    known = [official for _, official, _ in _TEXT.values()]
+    if config.llm.architecture not in known:
+        raise ConfigError(f'"{config.llm.architecture}" has no native text model; known: {", ".join(known)}')
 
 
 def _official_llm(kind: str, text: Fields, kept: Mapping[str, Any]) -> dict[str, Any]:
     """text_config -> llm_config; ``kept`` gives the fields that text_config does not have."""
-    defaults = _TEXT_DEFAULTS[kind]
-    given = {key: value for key, value in text.raw.items() if value is not None}
-    same = {**defaults, **{key: given[key] for key in _SAME_TEXT if key in given}}
-    official = {
-        **kept,
-        **same,
-        "architectures": [_TEXT[kind]],
-        "model_type": _OFFICIAL_TYPES[kind],
-        "tie_word_embeddings": False,
-    }
+    _, architecture, model_type = _TEXT[kind]
+    given = _present(text.raw)
+    if kind == "qwen2":
+        given.setdefault("num_key_value_heads", 32)
     for name in ("rope_scaling", "rope_parameters") if kind == "phi3" else ():
         if isinstance(given.get(name), Mapping):  # older releases of transformers know longrope by two more names
             given[name] = {key: "longrope" if value in ("su", "yarn") else value for key, value in given[name].items()}
-    checked = llms.base_config(
-        Fields({**defaults, **given}, text.where),
-        architecture=_TEXT[kind],
-        norm_eps=defaults["rms_norm_eps"],
-        max_positions=defaults["max_position_embeddings"],
-    )
+    checked: DecoderConfig = llms.find(architecture).read_config(Fields(given, text.where))
+    official = {
+        **kept,
+        "rms_norm_eps": checked.norm_eps,
+        "max_position_embeddings": checked.rope.max_positions,
+        **{key: given[key] for key in _SAME_TEXT if key in given},
+        "architectures": [architecture],
+        "model_type": model_type,
+        "tie_word_embeddings": False,
+    }
     rope = checked.rope
     if rope.kind == "longrope":
         official["original_max_position_embeddings"] = rope.original_max_positions
     if kept and _same_rope(official, checked):  # keep the spelling that was there
         return official
     official.pop("rope_parameters", None)
-    scaling: dict[str, Any] | None = None
-    if rope.kind == "longrope":  # the official Phi-3 code knows it as "su"
-        scaling = {"type": "su", "short_factor": list(rope.short_factor), "long_factor": list(rope.long_factor)}
-    elif rope.kind != "default":
-        scaling = {"type": rope.kind, "factor": rope.factor}
-    return {**official, "rope_theta": rope.theta, "rope_scaling": scaling}
+    # the official Phi-3 code knows longrope as "su"
+    return {**official, "rope_theta": rope.theta, "rope_scaling": _rope_scaling(rope, longrope="su")}
+
+
+def _rope_scaling(rope: RopeConfig, *, longrope: str) -> dict[str, Any] | None:
+    if rope.kind == "longrope":  # older releases of transformers refuse a fourth key
+        return {"type": longrope, "short_factor": list(rope.short_factor), "long_factor": list(rope.long_factor)}
+    return None if rope.kind == "default" else {"type": rope.kind, "factor": rope.factor}
 
 
 def _same_rope(official: Mapping[str, Any], checked: DecoderConfig) -> bool:
@@ -360,11 +345,11 @@ def _same_rope(official: Mapping[str, Any], checked: DecoderConfig) -> bool:
 
 def _native_text(llm: Mapping[str, Any], config: VLMConfig) -> dict[str, Any]:
     """llm_config -> text_config, rotary settings in the older spelling, which old and current releases read."""
-    kind = next(name for name, architecture in _TEXT.items() if architecture == config.llm.architecture)
+    kind = next(name for name, (_, official, _) in _TEXT.items() if official == config.llm.architecture)
     rope, ours = config.llm.rope, config.llm
     text = {key: llm[key] for key in _SAME_TEXT if key in llm}
     text |= {
-        "architectures": [_TEXT_CLASSES[kind]],
+        "architectures": [_TEXT[kind][0]],
         "model_type": kind,
         "num_key_value_heads": ours.kv_heads,
         "hidden_act": "silu",
@@ -372,70 +357,48 @@ def _native_text(llm: Mapping[str, Any], config: VLMConfig) -> dict[str, Any]:
         "max_position_embeddings": rope.max_positions,
         "initializer_range": ours.initializer_range,
         "rope_theta": rope.theta,
-        "rope_scaling": None,
+        "rope_scaling": _rope_scaling(rope, longrope="longrope"),
         "tie_word_embeddings": False,
     }
     if kind == "llama":
         text |= {"attention_bias": False, "mlp_bias": False, "head_dim": ours.head_dim}
     if rope.kind == "longrope":
         text["original_max_position_embeddings"] = rope.original_max_positions
-        factors = {"short_factor": list(rope.short_factor), "long_factor": list(rope.long_factor)}
-        text["rope_scaling"] = {"type": "longrope", **factors}  # older releases refuse a fourth key
-    elif rope.kind != "default":
-        text["rope_scaling"] = {"type": rope.kind, "rope_type": rope.kind, "factor": rope.factor}
+    elif text["rope_scaling"]:
+        text["rope_scaling"]["rope_type"] = rope.kind
     return text
 
 
 def _side(vision: Fields, name: str, default: int) -> int:
     """A square given as one number or as two."""
-    value = _given(vision.raw, name, default)
+    value = _present(vision.raw).get(name, default)
     sides = list(value) if isinstance(value, list | tuple) else [value]
     if not sides or any(side != sides[0] for side in sides) or not is_integer(sides[0]):
         raise ConfigError(f"{vision.path(name)} is {value!r:.60}; this family has squares")
     return int(sides[0])
 
 
-def _given(raw: Mapping[str, Any], name: str, default: Any) -> Any:
-    value = raw.get(name)
-    return default if value is None else value
+def _present(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not null."""
+    return {key: value for key, value in raw.items() if value is not None}
 
 
 def one_spelling(key: str) -> str:
     """``model.language_model.*`` and top-level ``lm_head`` in the other spelling."""
-    if key.startswith("lm_head."):
-        return f"language_model.{key}"
-    if key.startswith("model.language_model."):
-        return "language_model.model." + key.removeprefix("model.language_model.")
-    return key.removeprefix("model.")
+    name = f"{_LLM}{key}" if key.startswith("lm_head.") else key
+    return re.sub(r"^model\.language_model\.", "language_model.model.", name).removeprefix("model.")
 
 
-def _our_vision_key(name: str) -> str:
-    return "vision_model." + _replaced(name.removeprefix("vision_tower."), _back(_VISION_KEYS))
-
-
-def _native_vision_key(key: str) -> str:
-    return "vision_tower." + _replaced(key.removeprefix("vision_model."), _VISION_KEYS)
+def _our_name(key: str) -> str:
+    """A native name of either spelling as ours, the fused parts of the encoder apart; others stay."""
+    name = one_spelling(key)
+    if name.startswith(_LLM):
+        return name
+    ours = _replaced(name, {native: ours for ours, native in _KEYS.items()})
+    return key if ours == name else ours
 
 
 def _replaced(name: str, table: Mapping[str, str]) -> str:
     for old, new in table.items():
         name = name.replace(old, new)
     return name
-
-
-def _renamed(name: str, table: Mapping[str, str], unknown: str) -> str:
-    """``name`` with its beginning renamed, or ``unknown``."""
-    for old, new in table.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return unknown
-
-
-def _back(table: Mapping[str, str]) -> dict[str, str]:
-    return {new: old for old, new in table.items()}
-
-
-def _cat(parts: list[Tensor]) -> Tensor:
-    import torch
-
-    return torch.cat(parts)

@@ -42,19 +42,28 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
 
 def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
     """Official names -> ours; the language model's fused matrices are cut, a shared embedding table is given twice."""
+    return with_head(_cut(tensors, config), tied=is_tied(config))
+
+
+def _cut(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
     backbone = llms.find(config.llm.architecture)
-    table: Tensor | None = None
-    has_head = False
     for key, tensor in tensors:
         if key.startswith(_LLM):
             for name, part in backbone.split(key.removeprefix(_LLM), tensor, config.llm):
-                has_head |= name == "lm_head.weight"
-                table = part if name == "embed_tokens.weight" else table
                 yield _LLM + name, part
         else:
             yield key, tensor
-    if is_tied(config) and not has_head and table is not None:
-        yield f"{_LLM}lm_head.weight", table.clone()  # a parameter of its own: it may train apart
+
+
+def with_head(tensors: Iterable[tuple[str, Tensor]], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors; where a tied model has no output matrix, a copy of the embedding table, which may train apart."""
+    table: Tensor | None = None
+    for name, tensor in tensors:
+        tied = tied and name != f"{_LLM}lm_head.weight"
+        table = tensor if name == f"{_LLM}embed_tokens.weight" else table
+        yield name, tensor
+    if tied and table is not None:
+        yield f"{_LLM}lm_head.weight", table.clone()
 
 
 def is_tied(config: VLMConfig) -> bool:
@@ -69,13 +78,9 @@ def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str,
     for key, value in state.items():
         if not key.startswith(_LLM):
             yield key, value
-    if is_tied(config) and _equal(llm["lm_head.weight"], llm["embed_tokens.weight"]):
-        del llm["lm_head.weight"]
+    if is_tied(config):
+        head, table = llm["lm_head.weight"], llm["embed_tokens.weight"]
+        if head.is_meta or head.equal(table):
+            del llm["lm_head.weight"]
     for name, tensor in llms.find(config.llm.architecture).join(llm, config.llm):
         yield _LLM + name, tensor
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    import torch
-
-    return first.is_meta or bool(torch.equal(first, second))

@@ -137,7 +137,7 @@ def read_rope(fields: Fields, *, head_dim: int, max_positions: int) -> RopeConfi
             short_factor=source.numbers("short_factor", head_dim // 2),
             long_factor=source.numbers("long_factor", head_dim // 2),
         )
-    factor = source.number("factor", open_low=True, high=1e6)
+    factor = source.number("factor", above_low=True, high=1e6)
     return RopeConfig(theta=theta, kind=kind, factor=factor, max_positions=limit)
 
 
@@ -152,7 +152,7 @@ def _check_factors(rope: Fields, limit: int, original: int) -> None:
 
 
 def _theta(fields: Fields, name: str) -> float:
-    return fields.number(name, open_low=True, high=1e12)
+    return fields.number(name, above_low=True, high=1e12)
 
 
 def _share(fields: Fields, name: str) -> float:
