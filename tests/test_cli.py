@@ -369,7 +369,7 @@ def test_chat_answers_line_by_line(minivl, checkpoint, image, monkeypatch, tmp_p
     monkeypatch.setattr(Engine, "stream", stream)
     code, out, err = minivl("chat", "--model", checkpoint, "--image", image)
     assert (code, out) == (0, "fine\nfine\n")
-    assert "none.png does not exist" in err
+    assert "none.png is missing" in err
     assert "commands: /image PATH, /new, /quit" in err
     assert [len(messages) for messages in asked] == [1, 3]
     images = [sum(part["type"] == "image" for part in messages[-1]["content"]) for messages in asked]

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import codecs
 import contextlib
 import io
 import logging
 import os
-import stat
 import struct
 import threading
 import urllib.parse
@@ -24,7 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from mini_internvl.files import FileError, check_file
 
 MAX_PIXELS = 100_000_000
 """Largest accepted image, width times height."""
@@ -38,18 +38,6 @@ MAX_SCANS = 16
 """Passes over a JPEG of the largest size; a smaller one may have more in proportion. Encoders write about 10."""
 MAX_ICON_PIXELS = 2**22
 """Largest accepted image within an icon file, whose directory cannot tell its size."""
-EXIF_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-"""What Pillow raises for damaged EXIF, as fuzzing shows."""
 MAX_RATIO = 200
 """Largest accepted ratio of the sides; beyond it tiles show nothing but smear."""
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -60,65 +48,64 @@ _log = logging.getLogger(__name__)
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's log is for programs, not for the terminal
 
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what puts the image upright."""
+ImageSource = str | os.PathLike[str] | bytes | bytearray | Image.Image
+"""Path, ``data:`` URL, bytes or a PIL image, which is not changed; an object with ``read()`` gives its bytes."""
+
+
 class ImageError(ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 
-def load_image(
-    source: str | os.PathLike[str] | bytes | bytearray | Image.Image, *, max_pixels: int | None = None
-) -> Image.Image:
-    """Open an image.
+def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
+    """Open an image as RGB of 8 bits, upright, its sides enlarged ``scale`` times, bilinearly.
 
-    Args:
-        source: path, ``data:`` URL, bytes, or a PIL image (which is not changed).
-        max_pixels: refuse larger ones before decoding; ``None`` takes the environment variable MINIVL_MAX_PIXELS, or
-            100 million. Modes and formats that take more memory than 10 bytes a pixel are refused sooner.
-
-    Returns:
-        An RGB image of 8 bits, upright. Grey of more bits is scaled by its range (see :func:`_to_8_bits`).
+    Grey of more bits is scaled by its range (see :func:`_to_8_bits`).
 
     Raises:
-        ImageError: missing, no image, cut off, too large, too thin, or without pixels.
+        ImageError: missing, no image, cut off, too large, too thin, or without pixels. The environment variable
+            MINIVL_MAX_PIXELS raises the limit of 100 million pixels; modes and formats that take more memory than 10
+            bytes a pixel are refused sooner.
     """
-    limit = _limit() if max_pixels is None else max_pixels
+    with _opened(source, scale) as (image, name):
+        image = _decoded(image, name)
+        turn = TURNS.get(_orientation(image))
+        image = _to_rgb(image if turn is None else image.transpose(turn), name)
+    return image if scale == 1 else image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
+
+
+def image_dimensions(source: ImageSource, *, scale: int = 1) -> tuple[int, int]:
+    """(width, height) that :func:`load_image` would give, from the header alone; the same errors, but for damage."""
+    with _opened(source, scale) as (image, _):
+        hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look for EXIF
+        turned = image.format == "TIFF"  # Pillow gives its size as it will be
+        sideways = not hidden and not turned and _orientation(image) >= 5
+        width, height = image.width * scale, image.height * scale
+        return (height, width) if sideways else (width, height)
+
+
+@contextlib.contextmanager
+def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]]:
+    """An image, not decoded yet, whose header promises nothing too large, and its name for messages."""
     if isinstance(source, Image.Image):
-        return _finish(source, "the image", limit)
+        _check_size(source, "the image", scale)
+        yield source, "the image"
+        return
     name, stream = open_source(source)
     with stream:
         image = _header(stream, name)
-        _check_scans(image, stream, name, limit)
-        return _finish(image, name, limit)
-
-
-def enlarged(source: Any, scale: int) -> Image.Image:
-    """An image whose sides are enlarged ``scale`` times, bilinearly; ImageError also where it would be too large."""
-    image = load_image(source)
-    width, height = image.width * scale, image.height * scale
-    if width * height > _limit():
-        raise ImageError(
-            f"an image of {image.width}x{image.height} enlarged {scale} times is too large; lower its scale"
-        )
-    return image if scale == 1 else image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def image_dimensions(source: str | os.PathLike[str] | bytes | bytearray | Image.Image) -> tuple[int, int]:
-    """(width, height) of the upright image; of a file only the header is read.
-
-    Raises:
-        ImageError: missing, or no image.
-    """
-    if isinstance(source, Image.Image):
-        return _upright_size(source)
-    name, stream = open_source(source)
-    with stream:
-        return _upright_size(_header(stream, name))
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look for EXIF
-    turned = image.format == "TIFF"  # Pillow gives its size as it will be
-    width, height = image.size
-    return (height, width) if not hidden and not turned and _orientation(image) >= 5 else (width, height)
+        _check_size(image, name, scale)
+        _check_scans(image, stream, name)
+        yield image, name
 
 
 def _orientation(image: Image.Image) -> int:
@@ -126,8 +113,18 @@ def _orientation(image: Image.Image) -> int:
     try:
         with _metadata():
             found = image.getexif().get(0x0112, 1)
-    except EXIF_ERRORS:
-        return 1
+    except (
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ):
+        return 1  # all kinds that fuzzing shows
     return found if found in range(1, 9) else 1
 
 
@@ -159,25 +156,10 @@ def open_source(source: object) -> tuple[str, BinaryIO]:
     path = os.fspath(source)  # may make the file first
     name = short(str(path))
     try:
-        return name, _open_file(path)
-    except FileNotFoundError:
-        raise ImageError(f"{name} does not exist; check the path") from None
-    except OSError as error:
-        raise ImageError(f"{name} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # for instance a null character in the path
-        raise ImageError(f"{name} is no path: {error}") from None
-
-
-def _open_file(path: str | bytes) -> BinaryIO:
-    """A regular file of a sane size. A pipe is not waited for, and nothing is asked twice about a path."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    found = os.fstat(number)
-    if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
-        return os.fdopen(number, "rb")
-    os.close(number)
-    if stat.S_ISREG(found.st_mode):
-        raise OSError(f"it has {found.st_size:,} bytes, more than {MAX_BYTES:,}")
-    raise OSError("it is a folder, a pipe or a device; give a regular file")
+        check_file(Path(path), limit=MAX_BYTES)
+        return name, open(path, "rb")
+    except (FileError, OSError) as error:
+        raise ImageError(str(error).replace(str(path), name)) from None
 
 
 def refuse_web(source: object) -> None:
@@ -218,7 +200,7 @@ def _metadata() -> Iterator[None]:
 
 def _header(stream: BinaryIO, name: str) -> Image.Image:
     """Open an image without decoding it."""
-    # Pillow's own size limit would hide the size from our message and could not be raised by max_pixels. Its only
+    # Pillow's own size limit would hide the size from our message and could not be raised. Its only
     # switch is global, so it is off only while a header is read; the lock keeps our own threads apart. An icon is
     # decoded already here, and only Pillow sees the size of what is in it: it refuses twice its limit.
     icon = stream.read(4) == b"\0\0\1\0"
@@ -247,19 +229,12 @@ def _why_unknown(stream: BinaryIO, name: str) -> str:
     start = stream.read(512)
     if not start:
         return f"{name} is empty; fetch it again"
-    kind = "its content is text" if _is_text(start) else "its first bytes are of no known format, or it is cut off"
+    text = b"\0" not in start and start.decode("utf-8", "replace").count("\ufffd") <= 1  # its end may be cut
+    kind = "its content is text" if text else "its first bytes are of no known format, or it is cut off"
     return f"{name} is not an image: {kind}; give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
 
 
-def _is_text(start: bytes) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()  # the last character may be cut
-    try:
-        return "\0" not in decoder.decode(start)
-    except UnicodeDecodeError:
-        return False
-
-
-def _check_scans(image: Image.Image, stream: BinaryIO, name: str, limit: int) -> None:
+def _check_scans(image: Image.Image, stream: BinaryIO, name: str) -> None:
     """Refuse a JPEG that a decoder would go over again and again: each pass costs the whole image's time."""
     if image.format not in ("JPEG", "MPO") or not image.info.get("progressive"):
         return
@@ -267,7 +242,7 @@ def _check_scans(image: Image.Image, stream: BinaryIO, name: str, limit: int) ->
     stream.seek(0)
     scans = stream.read().count(b"\xff\xda")  # the marker cannot stand within coded data
     stream.seek(place)
-    if scans * image.width * image.height > MAX_SCANS * limit:
+    if scans * image.width * image.height > MAX_SCANS * _limit():
         raise ImageError(
             f"{name} is a progressive JPEG of {scans} passes over {image.width}x{image.height} pixels, which would "
             "take too long; save it anew"
@@ -285,43 +260,38 @@ def _cost(image: Image.Image) -> int:
     return stored + max(converted, decoder)
 
 
-def _finish(image: Image.Image, name: str, limit: int) -> Image.Image:
-    """Check the size, decode, turn upright and convert."""
+def _check_size(image: Image.Image, name: str, scale: int) -> None:
+    """Refuse what has no pixels, or too many of them, by the header."""
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width}x{height}: it has no pixels")
+    limit = _limit()
     allowed = limit * PIXEL_BYTES // max(PIXEL_BYTES, _cost(image))
     if width * height > allowed:
         kind = f" for {image.mode} in {image.format}" if allowed < limit else ""
         raise ImageError(
             f"{name} is {width}x{height}, that is {width * height:,} pixels, more than the limit of {allowed:,}{kind}; "
-            f"scale it down, or raise max_pixels or {MAX_PIXELS_VARIABLE} if you trust the file"
+            f"scale it down, or raise {MAX_PIXELS_VARIABLE} if you trust the file"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(
             f"{name} is {width}x{height}: one side is more than {MAX_RATIO} times the other; crop it or pad it"
         )
+    if scale**2 * width * height > limit:
+        raise ImageError(f"{name} is {width}x{height}; enlarged {scale} times it is too large; lower its scale")
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
     try:
         with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
             image.load()
     except Exception as error:  # decoders raise many kinds
         raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
-    return _to_rgb(_upright(image), name)
+    return image
 
 
 def _line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; EXIF that cannot be read, or not be written again, says nothing."""
-    if _orientation(image) == 1:
-        return image
-    try:
-        with _metadata():
-            return ImageOps.exif_transpose(image)
-    except EXIF_ERRORS:
-        return image
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

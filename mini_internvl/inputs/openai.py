@@ -44,7 +44,7 @@ def to_wire(messages: Messages) -> list[dict[str, Any]]:
 
 def data_url(part: ImagePart) -> str:
     """An image as it is where servers take its type, as PNG otherwise; one with a scale is enlarged here."""
-    source = part.source if part.scale == 1 else images.enlarged(part.source, part.scale)
+    source = part.source if part.scale == 1 else images.load_image(part.source, scale=part.scale)
     if not isinstance(source, Image.Image):
         if isinstance(source, str) and source.startswith("data:"):
             return source

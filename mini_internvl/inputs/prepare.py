@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.images import enlarged, image_dimensions
+from mini_internvl.inputs.images import image_dimensions, load_image
 from mini_internvl.inputs.messages import ImagePart, Messages, image_parts, normalise
 from mini_internvl.inputs.tiles import TileConfig, count_tiles, split_tiles
 from mini_internvl.inputs.tiles import normalise as normalise_tiles
@@ -115,11 +115,10 @@ class Processor:
         return chat.render(messages, template=self.template, system_message=self.system_message)
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
-        """Tiles that :meth:`cut` would give, read from the images' headers alone; the same errors."""
+        """Tiles that :meth:`cut` would give, read from the images' headers alone; the same errors, but for damage."""
         total = 0
         for part, tiles in self._limits(messages, max_tiles):
-            width, height = image_dimensions(part.source)
-            total += count_tiles(width * part.scale, height * part.scale, tiles)
+            total += count_tiles(*image_dimensions(part.source, scale=part.scale), tiles)
         return total
 
     def _limits(self, messages: Messages, max_tiles: int | None) -> list[tuple[ImagePart, TileConfig]]:
@@ -141,7 +140,7 @@ class Processor:
 
 
 def _cut(part: ImagePart, tiles: TileConfig) -> CutImage:
-    image = enlarged(part.source, part.scale)
+    image = load_image(part.source, scale=part.scale)
     return CutImage(tiles=torch.from_numpy(split_tiles(image, tiles)), grid=tiles.grid(image.width, image.height))
 
 

@@ -26,7 +26,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 MOST_TILES = 1_000
 """Largest accepted tile limit: the time to choose a grid grows with its square."""
-LARGE = 600_000
+LARGE_IMAGE_PIXELS = 600_000
 """Pixels of an image from which threads pay."""
 
 
@@ -111,7 +111,7 @@ def _vertical_first(width: int, height: int, target: tuple[int, int]) -> bool:
 
 def _resize_pillow(image: Image.Image, targets: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Resize to each (width, height), bicubic; a large image half by half on two threads."""
-    if image.width * image.height < LARGE:
+    if image.width * image.height < LARGE_IMAGE_PIXELS:
         return [np.asarray(image.resize(target)) for target in targets]
     outputs = [np.empty((height, width, 3), np.uint8) for width, height in targets]
     _on_threads([functools.partial(_resize_half, image, outputs, half) for half in (0, 1)])
@@ -155,7 +155,7 @@ def _resize_torch(image: Image.Image, targets: Sequence[tuple[int, int]]) -> lis
         return resized[0].permute(1, 2, 0).numpy()
 
     jobs = [functools.partial(one, *target) for target in targets]
-    return _on_threads(jobs) if image.width * image.height >= LARGE else [job() for job in jobs]
+    return _on_threads(jobs) if image.width * image.height >= LARGE_IMAGE_PIXELS else [job() for job in jobs]
 
 
 def _shared(pixels: np.ndarray) -> Tensor:

@@ -92,10 +92,10 @@ def test_a_canvas_is_one_bicubic_resize():
 
 def test_threads_change_no_bit(monkeypatch):
     image = scene(1100, 700)
-    assert image.width * image.height > tiles.LARGE
+    assert image.width * image.height > tiles.LARGE_IMAGE_PIXELS
     config = TileConfig(image_size=112, max_tiles=12)
     threaded = split_tiles(image, config)
-    monkeypatch.setattr(tiles, "LARGE", 10**9)
+    monkeypatch.setattr(tiles, "LARGE_IMAGE_PIXELS", 10**9)
     monkeypatch.setattr(tiles, "_on_threads", None)  # the plain path must not need it
     assert np.array_equal(split_tiles(image, config), threaded)
 
@@ -107,7 +107,7 @@ def test_threads_change_no_bit_for_any_shape(width, height, columns, rows):
     image = scene(width, height)
     targets = [(columns * 28, rows * 28), (28, 28), (columns * 7, rows * 7)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "LARGE", 0)
+        patch.setattr(tiles, "LARGE_IMAGE_PIXELS", 0)
         threaded = tiles._resize_pillow(image, targets)
     for target, pixels in zip(targets, threaded, strict=True):
         assert np.array_equal(pixels, np.asarray(image.resize(target))), target

@@ -81,7 +81,7 @@ def test_a_bad_sample_ends_the_steps_where_it_stands_in_plain_words(stage, rows,
     steps, seen = step_batches(dataset, 0, workers), []
     with pytest.raises(DataError) as caught:
         seen.extend(next(steps) for _ in range(6))
-    assert str(caught.value) == f"{path}:6, sample rows/r5: {tmp_path}/lost.png does not exist; check the path"
+    assert str(caught.value) == f"{path}:6, sample rows/r5: {tmp_path}/lost.png is missing; check the path"
     order = [dataset.sample(number).id for number in range(6)]
     assert len(seen) == order.index("r5")
 
@@ -145,7 +145,7 @@ def test_images_of_a_sample_share_its_tiles(process, start):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png does not exist"),
+        ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png is missing"),
         ("<image>", "sample set/7: turn 1 has 1 <image> placeholders but 0 images"),
         ("word " * 600, r"sample set/7: it has \d+ tokens, more than max_length 500; raise max_length"),
     ],
