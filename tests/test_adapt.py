@@ -8,17 +8,19 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mini_internvl import adapt as adaptation
 from mini_internvl import plugins
-from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_mean, make_plan
+from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_mean, make_plan, make_recipe
 from mini_internvl.benchmarks._bddx import example_clip, example_frames
 from mini_internvl.benchmarks._example import Files
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
 from mini_internvl.domains._rows import convert
-from mini_internvl.engine import Engine
+from mini_internvl.engine import Engine, load
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Interrupted
 
@@ -169,6 +171,29 @@ def test_it_trains_on_the_device_that_scores(run):
     settings, _, _ = run
     recipe = json.loads((settings.output / "train/recipe.json").read_text(encoding="utf-8"))
     assert recipe["device"] == settings.device == "cpu"
+
+
+def test_a_device_that_is_named_is_the_one_that_trains(checkpoint):
+    config = AdaptConfig(domain="driving-sim", output=Path("x"), model=str(checkpoint), device="cuda:1")
+    assert make_recipe(config, make_plan(config), {"train": {"rows": 8}}).device == "cuda:1"
+
+
+def test_validation_answers_end_where_the_checkpoints_own_settings_say(checkpoint, tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoint, tmp_path / "m")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 4]}', encoding="utf-8")
+    stops, benchmark = [], plugins.find("benchmarks", "synth")
+
+    def answered(engine, benchmark, items):
+        stops.append(engine.stop_ids)
+        return SimpleNamespace(values={benchmark.PRIMARY_METRIC: 50.0}), []
+
+    monkeypatch.setattr(adaptation, "evaluate", answered)
+    engine = load(folder, device="cpu")
+    asked = SimpleNamespace(benchmark=benchmark, name="synth", items=[])
+    found = adaptation._probe(folder, [asked])(engine.model)
+    assert found["score"] == pytest.approx(0.5, abs=0.02)
+    assert stops == [engine.stop_ids]
+    assert {3, 4} < engine.stop_ids
 
 
 def test_a_domain_of_ones_own_goes_the_whole_way_from_the_command_line(minivl, ships, checkpoint, tmp_path):

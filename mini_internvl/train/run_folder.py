@@ -179,8 +179,10 @@ def _lock(path: Path) -> int:
                 os.close(lock)
                 continue
         _locks.add(lock)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n".encode())
+        name = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n"
+        with suppress(OSError):  # the lock holds without the name, on a full disk too
+            os.ftruncate(lock, 0)
+            os.write(lock, name.encode())
         return lock
 
 

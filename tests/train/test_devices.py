@@ -15,6 +15,7 @@ from mini_internvl.model.sizes import official_config
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch
+from mini_internvl.train import run
 from mini_internvl.train.data import to_device
 from mini_internvl.train.losses import Learner
 from mini_internvl.train.optim import make_optimizer
@@ -90,3 +91,20 @@ def test_no_tensor_of_a_forward_stays_on_the_cpu(size):
         assert model(ids[:, :1], cache=cache).is_meta
         positions = mask.cumsum(1)
         assert model.hidden(ids, tiles, position_ids=positions, segment_ids=mask, document_ids=mask).is_meta
+
+
+def test_a_run_loads_its_model_on_its_own_device(recipe, monkeypatch):
+    """``meta`` stands for the GPU that ``auto`` finds."""
+    found = {"auto": torch.device("meta"), "cpu": torch.device("cpu")}
+    monkeypatch.setattr(run, "resolve_device", found.__getitem__)
+    for name, device in found.items():
+        model = run.open_initial(recipe(device=name)).model
+        assert {tensor.device for tensor in model.parameters()} == {device}
+
+
+@pytest.mark.parametrize(("device", "precision"), [("auto", "bf16"), ("cpu", "fp32")])
+def test_the_precision_is_that_of_the_device_that_trains(recipe, tmp_path, monkeypatch, device, precision):
+    """A GPU that is fast with bfloat16 says nothing of a run on the CPU beside it."""
+    monkeypatch.setattr(run, "resolve_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    monkeypatch.setattr(run, "fast_bfloat16", lambda asked: asked.type == "cuda")
+    assert run.check_folder(recipe(device=device, precision="auto"), tmp_path).precision == precision

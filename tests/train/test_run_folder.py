@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import re
@@ -242,6 +243,50 @@ def test_a_full_disk_is_one_line_and_the_old_state_stays(recipe, tmp_path):
     assert "\n" not in str(caught.value)
     assert json.loads((tmp_path / "state/state.json").read_text())["step"] == 1
     run_recipe(settings, tmp_path, workers=0)
+
+
+@pytest.fixture
+def full_disk():
+    """``with full_disk(1000):`` no file may grow beyond so many bytes, as on a disk that fills up."""
+
+    @contextlib.contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+@pytest.mark.parametrize("size", [0, 300, 1_500, 5_000, 60_000, 150_000])
+def test_a_disk_that_fills_up_at_any_file_costs_nothing_that_was_saved(recipe, tmp_path, full_disk, size):
+    """The limit hits the log, the recipe, the state's texts or its tensors; the same command then goes on."""
+    settings = recipe({"steps": 4}, save_every=1, held_out=())
+    run_recipe(settings, tmp_path / "whole", workers=0)
+    stopped(settings, tmp_path / "run")
+    kept = (tmp_path / "run/recipe.json").read_bytes()
+    with full_disk(size), pytest.raises((RunFolderError, OSError)) as caught:
+        run_recipe(settings, tmp_path / "run", workers=0)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run/recipe.json").read_bytes() == kept
+    assert json.loads((tmp_path / "run/state/state.json").read_text())["step"] >= 1
+    run_recipe(settings, tmp_path / "run", workers=0)
+    assert [row["step"] for row in read_log(tmp_path / "run/metrics.jsonl")] == [1, 2, 3, 4]
+    wanted, found = (load_file(tmp_path / f"{name}/best/model.safetensors") for name in ("whole", "run"))
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_start_on_a_full_disk_claims_nothing(recipe, tmp_path, full_disk, size):
+    settings = recipe({"steps": 1}, held_out=())
+    with full_disk(size), pytest.raises((RunFolderError, OSError)):
+        run_recipe(settings, tmp_path / "run", workers=0)
+    run_recipe(settings, tmp_path / "run", workers=0)
+    assert [row["step"] for row in read_log(tmp_path / "run/metrics.jsonl")] == [1]
 
 
 def test_a_data_error_saves_the_state_first(recipe, own_rows, tmp_path):
