@@ -24,8 +24,8 @@ from mini_internvl.model import attention
 from mini_internvl.records import Batch
 from mini_internvl.train import independent
 from mini_internvl.train.data import MixedDataset, micro_batches, step_batches
+from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import accumulate, make_optimizer
-from mini_internvl.train.losses import Learner
 from mini_internvl.train.run import open_initial, sample_processor
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"

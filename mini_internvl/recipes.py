@@ -27,7 +27,7 @@ PARTS = ("vision", "projector", "llm")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("fp32", "bf16", "auto")
 LORA_PARTS = ("llm", "vision")
-FREE: dict[str, Any] = {"free": True}
+MAY_CHANGE: dict[str, Any] = {"free": True}
 """Metadata of a field that may change while a run goes on: it changes the result by rounding at most, or is guarded by
 a hash in the run's state."""
 T = TypeVar("T", bound="DataclassInstance")
@@ -46,7 +46,7 @@ class SourceRecipe:
     (drawn on the fly), ``domain`` (a folder of raw records), or the name or path of a row format."""
     name: str = ""
     """Synth kind, or domain name or path."""
-    path: str = dataclasses.field(default="", metadata=FREE)
+    path: str = dataclasses.field(default="", metadata=MAY_CHANGE)
     """File or folder of rows, or folder of a domain's raw records."""
     format: str = ""
     """Name or path of the rows' format; left out, each row's keys tell it."""
@@ -122,11 +122,11 @@ class StageRecipe:
     """Largest norm of the gradient."""
     batch_size: int = 32
     """Samples per optimiser step."""
-    micro_batch: int = dataclasses.field(default=16, metadata=FREE)
+    micro_batch: int = dataclasses.field(default=16, metadata=MAY_CHANGE)
     """Samples per forward pass; the rest of the batch is accumulated."""
     max_tiles: int = 12
     """Most tiles of a sample, shared by its images, thumbnails not counted."""
-    max_length: int = dataclasses.field(default=8192, metadata=FREE)
+    max_length: int = dataclasses.field(default=8192, metadata=MAY_CHANGE)
     """Longest sample in tokens; a longer one is an error, never cut."""
     drop_path: float = 0.0
     """Stochastic depth of the encoder's last block."""
@@ -227,17 +227,17 @@ class LoraRecipe:
 class Recipe:
     """A run."""
 
-    name: str = dataclasses.field(metadata=FREE)
+    name: str = dataclasses.field(metadata=MAY_CHANGE)
     """Names the run and its default folder."""
     stages: tuple[StageRecipe, ...]
     """Run one after the other."""
-    model: str = dataclasses.field(default="", metadata=FREE)
+    model: str = dataclasses.field(default="", metadata=MAY_CHANGE)
     """Folder of the starting checkpoint or adapter; empty with ``build`` for a fresh model."""
-    build: str = dataclasses.field(default="", metadata=FREE)
+    build: str = dataclasses.field(default="", metadata=MAY_CHANGE)
     """Folder of a config.json with tokenizer files from which a fresh model is made."""
     precision: str = "fp32"
     """``fp32``; ``bf16``: float32 weights, bfloat16 arithmetic; ``auto``: bf16 where the processor is fast at it."""
-    device: str = dataclasses.field(default="auto", metadata=FREE)
+    device: str = dataclasses.field(default="auto", metadata=MAY_CHANGE)
     """Where the model trains: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:1``."""
     seed: int = 0
     """Seed of mixing, fresh weights and drop path."""
@@ -245,9 +245,9 @@ class Recipe:
     """Sources of the held-out loss."""
     held_out_samples: int = 64
     """Samples of the held-out loss."""
-    eval_every: int = dataclasses.field(default=200, metadata=FREE)
+    eval_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between held-out measurements."""
-    save_every: int = dataclasses.field(default=200, metadata=FREE)
+    save_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between checkpoints from which a stopped run goes on."""
     lora: LoraRecipe | None = None
     """Adapters that train instead of the weights; left out, the weights themselves train."""
@@ -300,7 +300,7 @@ def to_dict(value: Any) -> Any:
 def differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, old, new) of what would change the result of a run that goes on with another recipe.
 
-    Fields marked :data:`FREE` may change, and the last stage may get longer: from where it is, the learning rate then
+    Fields marked :data:`MAY_CHANGE` may change, and the last stage may get longer: from where it is, the learning rate then
     follows the schedule of the new length.
     """
     if dataclasses.is_dataclass(before) and type(before) is type(now):

@@ -145,7 +145,7 @@ def bad_image(folder, kind):
     """A file that cannot be used, and a word of the message that it deserves."""
     path = folder / "bad.png"
     if kind == "missing":
-        return path, "does not exist"
+        return path, "is missing"
     if kind == "text":
         path.write_text("no image at all\n" * 100)
         return path, "is not an image"

@@ -23,7 +23,7 @@ from mini_internvl.recipes import RecipeError, StageRecipe
 from mini_internvl.records import Batch, Interrupted
 from mini_internvl.train import state
 from mini_internvl.train.data import DataError, MixedDataset, step_batches, to_device
-from mini_internvl.train.losses import Learner
+from mini_internvl.train.learner import Learner
 from mini_internvl.train.meter import Progress, Throughput
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.run_folder import Position, RunFolder
@@ -164,7 +164,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
     set_trainable(model, stage.train)
     set_drop_path(model, stage.drop_path)
     torch.manual_seed(run.seed)
-    learner, device = Learner(model, stage), model.device
+    learner = Learner(model, stage)
     optimizer = make_optimizer(learner, stage)
     kept = trainable(model, (*run.trained, *stage.train))
     at = run.folder.restore(stage.name, learner, optimizer, kept)
@@ -179,16 +179,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
                 run.folder.save(at, learner, optimizer, kept)
                 raise DataError(f"{error} (step {at.step + 1} of {stage.name}; the state before it is saved)") from None
             lr = learning_rate(stage, at.step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            count = run.sum_counts(sum(learner.count(batch) for batch in batches))
-            mean = accumulate(learner, batches, count, device, run.precision)
-            norm = float(nn.utils.clip_grad_norm_(learner.parameters(), stage.clip))
-            if not math.isfinite(norm):
-                names = ", ".join(name for batch in batches for name in batch.sample_ids)
-                raise NonFiniteLoss(f"the gradient's norm is {norm} on samples {names}")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            mean, norm = _optimise(learner, batches, optimizer, lr, run, stage.clip)
             at.step += 1
             meter.update(sum(int(batch.attention_mask.sum()) for batch in batches))
             held_out: dict[str, float] = {}
@@ -198,14 +189,9 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
             values: dict[str, Any] = {"loss": mean, "lr": lr, "grad_norm": norm, "tokens_per_s": meter.tokens_per_s}
             log.write(at.step, **values, **held_out)
             if run.on_progress:
+                place: dict[str, Any] = {"stage": stage.name, "step": at.step, "steps": stage.steps}
                 left = meter.seconds_left(stage.steps - at.step)
-                place: dict[str, Any] = {
-                    "stage": stage.name,
-                    "step": at.step,
-                    "steps": stage.steps,
-                    "seconds_left": left,
-                }
-                run.on_progress(Progress(**place, **values, held_out=held_out))
+                run.on_progress(Progress(**place, seconds_left=left, **values, held_out=held_out))
             stopping = (run.should_stop() or asked_to_stop()) and not (run.last_stage and at.step == stage.steps)
             if stopping or at.step % run.save_every == 0 or at.step == stage.steps:
                 with meter.paused():
@@ -214,6 +200,23 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
                 raise Interrupted(f"stopped after step {at.step} of {stage.steps} in {stage.name}; the state is saved")
     model.eval()
     return at.measured
+
+
+def _optimise(
+    learner: Learner, batches: Sequence[Batch], optimizer: torch.optim.Optimizer, lr: float, run: Run, clip: float
+) -> tuple[float, float]:
+    """One optimiser step; the mean loss before it and the norm of its gradient."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    count = run.sum_counts(sum(learner.count(batch) for batch in batches))
+    mean = accumulate(learner, batches, count, learner.model.device, run.precision)
+    norm = float(nn.utils.clip_grad_norm_(learner.parameters(), clip))
+    if not math.isfinite(norm):
+        names = ", ".join(name for batch in batches for name in batch.sample_ids)
+        raise NonFiniteLoss(f"the gradient's norm is {norm} on samples {names}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return mean, norm
 
 
 def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:

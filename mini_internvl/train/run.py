@@ -42,8 +42,8 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe
 from mini_internvl.train import losses, run_folder, state
 from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, held_out_set, open_checked
+from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import Run, held_out_loss, run_stage, set_trainable, trainable
-from mini_internvl.train.losses import Learner
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.run_folder import RunFolder, saving
 
@@ -223,6 +223,8 @@ def run_recipe(
             for number, stage in list(enumerate(recipe.stages))[done:]
         }  # of all stages: every row is checked before the first step
         trained = tuple(part for stage in recipe.stages[:done] for part in stage.train)
+        fixed: dict[str, Any] = {"on_progress": on_progress, "should_stop": should_stop, "stoppable": stoppable}
+        fixed |= {name: getattr(recipe, name) for name in ("precision", "seed", "eval_every", "save_every")}
         for stage in recipe.stages[done:]:
             dataset = datasets.pop(stage.name)
             held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
@@ -231,31 +233,27 @@ def run_recipe(
                 at = owned.position()
                 if at is not None and at.stage != stage.name:  # of the stage before, which is finished
                     state.load_weights(owned.state, start.model, trainable(start.model, trained))
-
-            def keep(model: InternVL, measured: Mapping[str, float], name: str = stage.name) -> None:
-                with saving(owned.path / "best"):
-                    save_checkpoint(start, owned.path / "best", {"stage": name})
-
             run = Run(
                 folder=owned,
-                precision=recipe.precision,
-                seed=recipe.seed,
-                eval_every=recipe.eval_every,
-                save_every=recipe.save_every,
                 trained=trained,
                 evaluate=_evaluation(recipe, held_out, probe),
-                on_best=keep,
-                on_progress=on_progress,
-                should_stop=should_stop,
-                stoppable=stoppable,
+                on_best=functools.partial(_save_best, start, owned, stage),
                 last_stage=stage is recipe.stages[-1],
                 workers=workers,
+                **fixed,
             )
             run_stage(start.model, stage, dataset, run)
             trained += stage.train
         with saving(owned.path / "last"):
             save_checkpoint(start, owned.path / "last")
         return _result(owned)
+
+
+def _save_best(
+    start: InitialCheckpoint, owned: RunFolder, stage: StageRecipe, model: InternVL, measured: Mapping[str, float]
+) -> None:
+    with saving(owned.path / "best"):
+        save_checkpoint(start, owned.path / "best", {"stage": stage.name})
 
 
 def _result(owned: RunFolder) -> Path:

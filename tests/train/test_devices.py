@@ -17,7 +17,7 @@ from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train import run
 from mini_internvl.train.data import to_device
-from mini_internvl.train.losses import Learner
+from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
 
 SIZES = ["nano", "1B", *(pytest.param(size, marks=pytest.mark.slow) for size in ("2B", "4B"))]

@@ -16,7 +16,7 @@ from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LossSettings, RecipeError
 from mini_internvl.records import Batch
-from mini_internvl.train.losses import ImageFeatures
+from mini_internvl.train.learner import ImageFeatures
 
 IGNORE = -100
 REACHES = ("vision", "projector", "llm")

@@ -26,7 +26,7 @@ from mini_internvl.recipes import LossSettings, Recipe, SourceRecipe, StageRecip
 from mini_internvl.records import Batch, PatchAnnotation, Sample
 from mini_internvl.synth.canvas import COLOURS
 from mini_internvl.synth.scene import SHAPES
-from mini_internvl.train.losses import ImageFeatures
+from mini_internvl.train.learner import ImageFeatures
 
 IGNORE = -100
 REACHES = ("vision",)

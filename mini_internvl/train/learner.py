@@ -1,0 +1,75 @@
+"""A model and its losses as one module: all that the loop calls."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mini_internvl import plugins
+from mini_internvl.inputs.tiles import normalise
+from mini_internvl.model.vlm import InternVL
+from mini_internvl.recipes import StageRecipe
+from mini_internvl.records import Batch
+from mini_internvl.train.losses import find
+
+
+class ImageFeatures:
+    """What the losses of a batch read of its images; the encoder runs once, and only when it is asked for."""
+
+    def __init__(self, model: InternVL, tiles: Tensor) -> None:
+        self.model, self.tiles = model, tiles
+
+    @cached_property
+    def vision(self) -> Tensor:
+        """(tiles, 1 + patches, hidden) of the encoder."""
+        pixels = normalise(self.tiles).to(self.model.dtype)
+        return self.model.vision_model(pixels, self.model.config.select_layer)
+
+    @cached_property
+    def visual_tokens(self) -> Tensor:
+        """(tiles, tokens per tile, LLM hidden)."""
+        return self.model.project(self.vision)
+
+
+class Learner(nn.Module):
+    """A model and the losses of a stage: the one unit that the loop calls, and that can be wrapped or compiled."""
+
+    def __init__(self, model: InternVL, stage: StageRecipe) -> None:
+        super().__init__()
+        self.model, self.loss = model, nn.ModuleDict()
+        self.weights: dict[str, float] = {}
+        for name, settings in stage.loss_settings().items():
+            key = plugins.short_name(name)
+            self.loss[key], self.weights[key] = find(name).Loss(settings, model.config), settings.weight
+        self.loss.to(model.device)
+        for loss in self.loss.values():
+            for module in getattr(loss, "frozen", {}).values():
+                module.to(model.device).requires_grad_(False).eval()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, the weighted sum over the batch, and ``count``, what sums of the step are divided by."""
+        images = ImageFeatures(self.model, batch.tiles)
+        first, *auxiliary = self.loss
+        total = self.loss[first](self.model, batch, images)
+        if self.training:
+            for name in auxiliary:
+                total = total + self.weights[name] * self.loss[name](self.model, batch, images)
+            if not len(batch.tiles):
+                total = total + self._zero(batch)
+        return {"loss": total, "count": torch.tensor(self.count(batch), dtype=torch.float64)}
+
+    def count(self, batch: Batch) -> float:
+        """What the first loss counts in a batch."""
+        first: Any = self.loss[next(iter(self.loss))]
+        return float(first.count(batch))
+
+    def _zero(self, batch: Batch) -> Tensor:
+        """0 that depends on encoder and projector: in a batch of text alone they get a gradient too, on every rank."""
+        parts = (self.model.vision_model, self.model.mlp1)
+        if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):
+            return torch.zeros((), device=self.model.device)
+        blank = torch.zeros(1, *batch.tiles.shape[1:], dtype=torch.uint8, device=self.model.device)
+        return ImageFeatures(self.model, blank).visual_tokens.float().sum() * 0.0
