@@ -300,7 +300,7 @@ def to_dict(value: Any) -> Any:
 def differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, old, new) of what would change the result of a run that goes on with another recipe.
 
-    Fields marked :data:`MAY_CHANGE` may change, and the last stage may get longer: from where it is, the learning rate then
+    Fields marked :data:`MAY_CHANGE` may, and the last stage may get longer: from where it is, the learning rate then
     follows the schedule of the new length.
     """
     if dataclasses.is_dataclass(before) and type(before) is type(now):
