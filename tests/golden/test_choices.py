@@ -11,7 +11,7 @@ import string
 import pytest
 
 from mini_internvl.benchmarks import gmai_mmbench, mmbench_cn, mmbench_en, mmmu
-from mini_internvl.benchmarks._example import Example, ExampleImage
+from mini_internvl.benchmarks._example import ExampleImage, Files
 from mini_internvl.metrics import mmmu as metric
 from mini_internvl.metrics.options import answered_letters, infer_option, internvl_answer, multi_answer, through_table
 from mini_internvl.records import Prediction
@@ -35,7 +35,7 @@ def _items(benchmark, folder, name, rows, protocol):
     official = [
         {"A": "", "B": ""} | {k: "" if v is None else v for k, v in row.items() if k not in OURS} for row in rows
     ]
-    Example(files={name: [{**row, "image": IMAGE} for row in official]}, good=(), bad=()).write(folder)
+    Files(files={name: [{**row, "image": IMAGE} for row in official]}).write(folder)
     return list(benchmark.items(folder, protocol=protocol))
 
 

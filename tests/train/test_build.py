@@ -308,9 +308,10 @@ def test_a_released_size_with_another_tokenizer_is_refused(vision, tmp_path):
         join_parts(vision, llm, tmp_path / "joined", template=None, seed=0, max_tiles=1)
 
 
-def test_the_command_sums_up(vision, tmp_path):
+def test_the_command_sums_up(vision, tmp_path, capsys):
     llm = language_model("phi3", tmp_path / "llm")
-    facts = command.run(str(vision), str(llm), tmp_path / "joined", seed=1, max_tiles=3)
+    command.command(tmp_path / "joined", str(vision), str(llm), seed=1, max_tiles=3, json=True)
+    facts = json.loads(capsys.readouterr().out)
     assert facts["vocabulary"] == 32020
     assert facts["id of <IMG_CONTEXT>"] == 32013
     assert facts["template"] == "phi3-chat"
