@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -61,32 +62,12 @@ def command(
 
     Settings that are left out come from the domain, which has some for nano and some for the released models.
     """
-    config = AdaptConfig(
-        domain=domain,
-        model=model,
-        output=output or Path("runs") / Path(domain).stem,
-        data=data,
-        build=dict(_number(text) for text in build or []),
-        max_faults=max_faults,
-        epochs=epochs,
-        lr=lr,
-        ratio=ratio,
-        batch_size=batch_size,
-        max_tiles=max_tiles,
-        max_length=max_length,
-        loss_reduction=loss_reduction,
-        lora=lora,
-        freeze_vision=freeze_vision,
-        general=general,
-        probe=None if probe is None else probe.split(","),
-        probe_data=probe_data,
-        probe_items=probe_items,
-        device=device,
-        precision=precision,
-        workers=workers,
-        seed=seed,
-        command=" ".join(["minivl", *sys.argv[1:]]),
-    )
+    given = dict(locals())  # every option by its name, which is that of the setting
+    given["output"] = output or Path("runs") / Path(domain).stem
+    given["build"] = dict(_number(text) for text in build or [])
+    given["probe"] = None if probe is None else probe.split(",")
+    given["command"] = " ".join(["minivl", *sys.argv[1:]])
+    config = AdaptConfig(**{field.name: given[field.name] for field in fields(AdaptConfig) if field.name in given})
     with stoppable() as should_stop:
         run(config, should_stop, report=report, as_json=json)
 

@@ -1,0 +1,202 @@
+"""What an adaptation will do, settled and checked before a model is loaded: settings, recipe, general data, probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mini_internvl import plugins, synth
+from mini_internvl.domains import AdaptRecipe, Domain, load_domain
+from mini_internvl.engine.hub import NANO, base_folder, resolve
+from mini_internvl.model.checkpoint import read_config
+from mini_internvl.recipes import PARTS, LoraRecipe, Recipe, SourceRecipe
+
+DRAWN = "synth"
+"""What ``general`` and ``probe`` call the drawn images, whose training data nano's came from."""
+DRAWN_SHARES = {"shapes": 3.0, "words": 3.0, "charts": 4.0, "text": 1.0}
+"""Drawn general samples that are mixed in, with their shares."""
+NONE = "none"
+RECIPE_FIELDS = ("epochs", "lr", "ratio", "batch_size", "max_tiles", "max_length", "loss_reduction")
+"""Settings of an adaptation that replace those of the domain's recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """Settings of one adaptation; ``None`` leaves one to the domain's recipe for the model."""
+
+    domain: str
+    """Name of a domain, or path of a domain file."""
+    output: Path
+    """Run folder."""
+    model: str | None = None
+    """Starting checkpoint; ``None`` for nano."""
+    data: Path | None = None
+    """Folder of raw records; ``None`` lets the domain build its own in the run folder."""
+    build: Mapping[str, int] = field(default_factory=dict)
+    """Numbers for the domain's ``build``."""
+    max_faults: float = 0.01
+    """Share of the records that may be unusable; more stop the run."""
+    epochs: float | None = None
+    """Passes over the training split."""
+    lr: float | None = None
+    """Peak learning rate."""
+    ratio: float | None = None
+    """General to domain samples, the paper's r."""
+    batch_size: int | None = None
+    """Samples per optimiser step."""
+    max_tiles: int | None = None
+    """Most tiles of a sample that sets no limit itself."""
+    max_length: int | None = None
+    """Longest sample in tokens."""
+    loss_reduction: str | None = None
+    """How a token weighs: token, square or sample."""
+    lora: int | None = None
+    """Rank of the adapters that train instead of the weights; ``None`` trains the weights."""
+    freeze_vision: bool = False
+    """Whether the encoder stays as it is."""
+    general: str | None = None
+    """General training data: a meta file or a file of rows, ``synth`` or ``none``; ``None`` is synth for nano only."""
+    probe: Sequence[str] | None = None
+    """Benchmarks of general ability; ``None`` is synth for nano and nothing for other models."""
+    probe_data: Path | None = None
+    """Folder of their official files."""
+    probe_items: int = 100
+    """Questions of each of them (synth: of each kind)."""
+    validation_items: int = 48
+    """Validation questions per benchmark of the metric measured while training."""
+    device: str = "auto"
+    """Where the model is scored and trained."""
+    precision: str = "auto"
+    """Arithmetic of the training: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor is fast at it)."""
+    workers: int = 1
+    """Processes that prepare batches."""
+    seed: int = 0
+    """Seed of the data, the mixing and the training."""
+    command: str = ""
+    """The command line, for the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is settled before the work begins."""
+
+    domain: Domain
+    """The domain file."""
+    base: Path
+    """Folder of the starting checkpoint."""
+    recipe: AdaptRecipe
+    """Settings of the training."""
+    general: tuple[SourceRecipe, ...]
+    """General training data; the weights sum to the ratio."""
+    probe: Mapping[str, ModuleType]
+    """Benchmarks of general ability, by name."""
+    lines: Sequence[str]
+    """The plan in words."""
+
+
+def make_plan(config: AdaptConfig) -> Plan:
+    """Settle model, settings, general data and probe, and check them.
+
+    Raises:
+        ValueError: something is unknown, missing or out of range; the message names it and the fix.
+    """
+    domain = load_domain(config.domain)
+    if config.data is None and domain.build is None:
+        raise ValueError(f"the domain {domain.name} cannot make its own records; give their folder with --data")
+    if config.data is not None and not config.data.is_dir():
+        raise ValueError(f"{config.data} is no folder; --data takes the folder of the raw records")
+    base = resolve(config.model)
+    nano = read_config(base_folder(base)) == read_config(NANO)
+    recipe = domain.nano_recipe if nano else domain.recipe
+    given = {name: getattr(config, name) for name in RECIPE_FIELDS if getattr(config, name) is not None}
+    if config.lora is not None and "lr" in given:
+        given["lora_lr"] = given["lr"]
+    recipe = replace(recipe, **given)
+    general = config.general or (DRAWN if nano else NONE)
+    if general == NONE and recipe.ratio:
+        if config.ratio:
+            raise ValueError(f"ratio {config.ratio:g} mixes general data in; say which with --general")
+        recipe = replace(recipe, ratio=0.0)
+    sources, told = _general(general, recipe.ratio, config.seed)
+    names = list(config.probe) if config.probe is not None else [DRAWN] if nano else []
+    probe = {plugins.short_name(name): plugins.find("benchmarks", name) for name in names if name != NONE}
+    if config.probe_data is None and any(name != DRAWN for name in probe):
+        name = next(name for name in probe if name != DRAWN)
+        raise ValueError(f"the probe {name} reads its questions from a folder; give it with --probe-data")
+    for name in probe:
+        if name in domain.benchmarks:
+            raise ValueError(f"{name} scores the domain already; it cannot be the probe of general ability too")
+    trained = "adapters of rank " + str(config.lora) if config.lora else "all weights"
+    lines = [
+        f"{config.model or 'nano'}, adapted to {domain.title}: {trained}{', encoder frozen' * config.freeze_vision}",
+        f"epochs {recipe.epochs:g}, lr {recipe.lora_lr if config.lora else recipe.lr:g}, batches of "
+        f"{recipe.batch_size}, at most {recipe.max_tiles} tiles and {recipe.max_length:,} tokens, loss by "
+        f"{recipe.loss_reduction}" + (" (settings for nano)" if nano else ""),
+        told,
+        f"general ability is probed with {', '.join(probe)}"
+        if probe
+        else "general ability is not probed; name benchmarks with --probe to see what is forgotten",
+    ]
+    return Plan(domain=domain, base=base, recipe=recipe, general=sources, probe=probe, lines=lines)
+
+
+def _general(general: str, ratio: float, seed: int) -> tuple[tuple[SourceRecipe, ...], str]:
+    """The sources of general samples, and a line about them."""
+    if general == NONE or not ratio:
+        return (), "no general data: more is forgotten without it; give some with --general"
+    if general != DRAWN:
+        if not Path(general).is_file():
+            raise ValueError(f"the general data {general} is no file; --general takes a meta file or a file of rows")
+        return (SourceRecipe(kind="rows", path=general, weight=ratio),), f"general data: {general}, {ratio:g} to 1"
+    total = sum(DRAWN_SHARES.values())
+    for kind in DRAWN_SHARES:
+        if reason := synth.missing(kind):
+            raise ValueError(f"{reason}; or leave the drawn images out with --general none")
+    sources = [
+        SourceRecipe(kind="synth", name=kind, weight=ratio * share / total, seed=7 + seed)
+        for kind, share in DRAWN_SHARES.items()
+    ]
+    return tuple(sources), f"general data: drawn images, {ratio:g} to 1"
+
+
+def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """The training recipe: one stage on the domain's rows, with general samples mixed in."""
+    rows = {split: str(config.output / "rows" / f"{split}.jsonl") for split, found in kept.items() if found["rows"]}
+    first, *rest = kept
+    parts = tuple(part for part in PARTS if not (part == "vision" and config.freeze_vision))
+    if config.lora is not None:
+        parts = tuple(part for part in parts if part != "projector")
+    source = SourceRecipe(kind="rows", path=rows[first])
+    stage = plan.recipe.stage(
+        (source, *plan.general), rows=kept[first]["rows"], train=parts, lora=config.lora is not None
+    )
+    return Recipe(
+        name=f"adapt-{plan.domain.name}",
+        model=str(plan.base),
+        stages=(stage,),
+        precision=config.precision,
+        device=config.device,
+        seed=config.seed,
+        held_out=tuple(SourceRecipe(kind="rows", path=rows[split]) for split in rest if split in rows),
+        held_out_samples=32,
+        eval_every=-(-stage.steps // 4),  # the last measurement is of the last step
+        save_every=max(1, stage.steps // 8),
+        lora=None if config.lora is None else LoraRecipe(rank=config.lora, parts=parts),
+    )
+
+
+def used_settings(config: AdaptConfig, plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    """The settings that were used, flat, for the report."""
+    return {
+        **asdict(plan.recipe),
+        "steps": recipe.stages[0].steps,
+        "trains": list(recipe.stages[0].train),
+        "lora": config.lora or 0,
+        "general": [source.path or source.name for source in plan.general],
+        "device": config.device,
+        "precision": config.precision,
+        "seed": config.seed,
+    }
