@@ -95,13 +95,15 @@ def trainable(turns: Sequence[Turn]) -> None:
     for turn in turns:
         for image in turn.images:
             source = image.source
-            if isinstance(source, str) and not source.startswith("data:") and not _is_file(source):
-                raise ValueError(f"the image {source} is missing; check the path")
+            if isinstance(source, str) and not source.startswith("data:"):
+                _need_file(source)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _is_file(path: str) -> bool:
-    return os.path.isfile(path)
+def _need_file(path: str) -> None:
+    """Raise ValueError where there is no file; that it was missing is not remembered, so that it can be put there."""
+    if not os.path.isfile(path):
+        raise ValueError(f"the image {path} is missing; check the path")
 
 
 def odd(turns: Sequence[Turn]) -> Iterator[str]:

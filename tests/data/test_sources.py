@@ -76,6 +76,14 @@ def test_every_bad_row_is_listed_before_the_start(tmp_path):
     assert message.endswith("and 16 more; mend the rows or take them out")
 
 
+def test_an_image_that_is_put_in_its_place_is_found(tmp_path):
+    path = write(tmp_path / "r.jsonl", [row(0, image="late.png")])
+    with pytest.raises(DataError, match="late.png is missing"):
+        source(path)
+    Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
+    assert len(source(path)) == 1
+
+
 @pytest.mark.parametrize("kind", ["fifo", "folder", "web"])
 def test_what_is_no_image_file_is_found_without_opening_it(tmp_path, kind):
     import os
