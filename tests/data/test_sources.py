@@ -78,7 +78,7 @@ def test_every_bad_row_is_listed_before_the_start(tmp_path):
 
 def test_an_image_that_is_put_in_its_place_is_found(tmp_path):
     path = write(tmp_path / "r.jsonl", [row(0, image="late.png")])
-    with pytest.raises(DataError, match="late.png is missing"):
+    with pytest.raises(DataError, match=r"late\.png is missing"):
         source(path)
     Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
     assert len(source(path)) == 1
