@@ -192,19 +192,16 @@ def read_tsv(
         if isinstance(row, Fault):
             faults.add(number, row.reason)
             continue
-        cells: dict[str, Any] = {}
-        for column, cell in row.raw.items():
-            name = rename(column)
-            cells[name] = cell
-            if name == IMAGES and (len(cell) > LONGEST_INDEX or not cell.strip()):
-                try:
-                    parts = range(_check_images(cell))
-                    cells[name] = [
-                        TableImage(table=table, start=start, size=size, column=column, part=p) for p in parts
-                    ]
-                except ValueError as error:
-                    cells[name] = None
-                    faults.add(number, str(error))
+        cells: dict[str, Any] = {rename(column): cell for column, cell in row.raw.items()}
+        image = cells.get(IMAGES)
+        if image is not None and (len(image) > LONGEST_INDEX or not image.strip()):
+            try:
+                column = next(column for column in row.raw if rename(column) == IMAGES)
+                place = {"table": table, "start": start, "size": size, "column": column}
+                cells[IMAGES] = [TableImage(**place, part=part) for part in range(_check_images(image))]
+            except ValueError as error:
+                cells[IMAGES] = None
+                faults.add(number, str(error))
         index = cells.get("index", str(number - 1))
         if unique and index in by_index:
             faults.add(number, f"the index {index} is there twice")
