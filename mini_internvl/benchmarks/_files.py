@@ -197,7 +197,7 @@ def read_tsv(
         if image is not None and (len(image) > LONGEST_INDEX or not image.strip()):
             try:
                 column = next(column for column in row.raw if rename(column) == IMAGES)
-                place = {"table": table, "start": start, "size": size, "column": column}
+                place: dict[str, Any] = {"table": table, "start": start, "size": size, "column": column}
                 cells[IMAGES] = [TableImage(**place, part=part) for part in range(_check_images(image))]
             except ValueError as error:
                 cells[IMAGES] = None

@@ -230,9 +230,7 @@ def run_recipe(
             held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
             if stage is recipe.stages[done]:
                 owned.claim(recipe, _facts(recipe, start, [dataset, *datasets.values()], opener))
-                at = owned.position()
-                if at is not None and at.stage != stage.name:  # of the stage before, which is finished
-                    state.load_weights(owned.state, start.model, trainable(start.model, trained))
+                _load_finished(owned, start.model, stage, trained)
             run = Run(
                 folder=owned,
                 trained=trained,
@@ -247,6 +245,13 @@ def run_recipe(
         with saving(owned.path / "last"):
             save_checkpoint(start, owned.path / "last")
         return _result(owned)
+
+
+def _load_finished(owned: RunFolder, model: InternVL, stage: StageRecipe, trained: tuple[str, ...]) -> None:
+    """Take the weights of the stage before, if the run stopped between the two."""
+    at = owned.position()
+    if at is not None and at.stage != stage.name:
+        state.load_weights(owned.state, model, trainable(model, trained))
 
 
 def _save_best(
