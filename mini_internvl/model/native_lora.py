@@ -1,4 +1,4 @@
-"""LoraFactors-rank products between our layers and those of the Hugging Face native model, exact both ways.
+"""Low-rank products between our layers and those of the Hugging Face native model, exact both ways.
 
 Most layers are ours under another name. Two kinds differ:
 
