@@ -30,16 +30,12 @@ def group(
     """Places of the items, batch by batch.
 
     Args:
-        items: all questions.
-        prompts: their text, for its length.
         count_tiles: tiles of an item's images; an ImageError counts as none; it comes up again later.
         images: what the images of each item are; questions about the same ones stay together, as an engine reads
             them once. Without it all are different.
-        batch_size: most items of a batch.
-        most_tiles: most tiles of a batch, but for a single item.
+        most_tiles: of a batch, but for a single item.
     """
     tiles = [_tiles(item, count_tiles) for item in items]
-
     shown = list(images) or [str(i) for i in range(len(items))]
     shortest: dict[str, tuple[int, int]] = {}
     for i, name in enumerate(shown):

@@ -19,7 +19,6 @@ from mini_internvl.records import Item
 LOCK_SECONDS = 60.0
 """Seconds to wait for another process's write."""
 KEYS_PER_QUERY = 500
-"""Keys of one query."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, item TEXT NOT NULL, answer TEXT NOT NULL, seconds REAL NOT NULL
@@ -36,18 +35,13 @@ class CachedAnswer:
     """One kept answer."""
 
     text: str
-    """What was answered."""
     seconds: float = 0.0
-    """What it took."""
     item: str = ""
     """Id of the item that was asked first; for people who look into the file."""
 
 
 class AnswerCache:
     """A file of answers; made, with its folder, when it is missing. A context manager that closes it.
-
-    Args:
-        path: the file.
 
     Raises:
         CacheError: the file is damaged, or cannot be read or written.
@@ -98,7 +92,6 @@ class AnswerCache:
                 raise
 
     def close(self) -> None:
-        """Close the file."""
         self.connection.close()
 
     def __enter__(self) -> AnswerCache:

@@ -23,9 +23,7 @@ class Ranks:
     """This process among all."""
 
     rank: int = 0
-    """Its number."""
     size: int = 1
-    """How many there are."""
     local: int = 0
     """Its number on its machine, which is that of its GPU."""
 

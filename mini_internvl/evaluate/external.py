@@ -29,7 +29,6 @@ class Matched:
     predictions: Sequence[Prediction]
     """In item order."""
     missing: Sequence[str]
-    """Ids of the items without an answer."""
     unmatched: Sequence[str]
     """Ids of the answers that name no item, or no single one."""
     doubled: int

@@ -14,18 +14,12 @@ from mini_internvl.inputs.messages import TextPart, Turn
 from mini_internvl.records import JudgeError
 
 MAX_REPLY_TOKENS = 256
-"""Longest reply in tokens."""
 ODD = "judge: a reply that is no text"
 """The ``item`` of such a reply in the cache, where it is kept to be read."""
 
 
 class Judge:
-    """A callable judge that counts.
-
-    Args:
-        engine: the model that judges.
-        cache: kept replies; receives the new ones.
-    """
+    """A callable judge that counts; the cache holds its replies and receives the new ones."""
 
     def __init__(self, engine: RemoteEngine, cache: AnswerCache | None = None) -> None:
         self.engine, self.cache = engine, cache
@@ -43,18 +37,18 @@ class Judge:
             self.cached += 1
             self.odd += known[key].item == ODD
             return known[key].text
-        said = (("system", system), ("user", prompt)) if system else (("user", prompt),)
-        turns = [Turn(role=role, parts=(TextPart(text=text),)) for role, text in said]  # a mark in an answer is text
+        texts = (("system", system), ("user", prompt)) if system else (("user", prompt),)
+        turns = [Turn(role=role, parts=(TextPart(text=text),)) for role, text in texts]  # a mark in an answer is text
         config = GenerationConfig(max_new_tokens=MAX_REPLY_TOKENS, temperature=temperature)
         try:
             reply = self.engine.chat(turns, config)
         except RemoteError as error:
             self.failed += 1
-            told = ", what it answered is kept" if self.cache else ""
-            raise JudgeError(f"{error}; start the judge and score again{told}") from None
+            kept = ", what it answered is kept" if self.cache else ""
+            raise JudgeError(f"{error}; start the judge and score again{kept}") from None
         self.asked += 1
         self.odd += bool(reply.odd)
         if self.cache:
-            kept = CachedAnswer(text=reply.text, seconds=round(reply.seconds, 4), item=ODD if reply.odd else "judge")
-            self.cache.put({key: kept})
+            name = ODD if reply.odd else "judge"
+            self.cache.put({key: CachedAnswer(text=reply.text, seconds=round(reply.seconds, 4), item=name)})
         return reply.text

@@ -13,7 +13,6 @@ from mini_internvl.inputs.messages import Messages, TextPart, normalise
 from mini_internvl.records import Item
 
 DECODING = "greedy"
-"""How benchmarks are answered."""
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files of a checkpoint that, beside its weights, decide what it answers."""
 
@@ -48,19 +47,8 @@ def plain_prompt(messages: Messages) -> str:
 
 
 def answer_key(model: str, item: Item, prompt: str, images: ImageHashes) -> str:
-    """Names the answer of a model to an item.
-
-    Args:
-        model: stands for weights, settings and arithmetic.
-        item: the question.
-        prompt: its text as the model reads it.
-        images: hashes images.
-    """
-    facts = [
-        *(model, prompt, item.max_tiles, item.max_new_tokens, DECODING),
-        *images.all(item.messages),
-    ]
-    return digest(facts)
+    """Names the answer of a model (weights, settings and arithmetic) to an item whose prompt it reads as ``prompt``."""
+    return digest([model, prompt, item.max_tiles, item.max_new_tokens, DECODING, *images.all(item.messages)])
 
 
 def items_hash(items: Iterable[Item], images: ImageHashes) -> str:

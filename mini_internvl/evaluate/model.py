@@ -23,9 +23,7 @@ class EvaluatedModel:
     """What is evaluated."""
 
     engine: ChatModel
-    """Answers."""
     name: str
-    """Short name, fit for a folder."""
     facts: Mapping[str, Any]
     """Name, hash of the weights, parameters; for the score file."""
     key: str

@@ -16,9 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import mini_internvl
-from mini_internvl.evaluate import keys
 from mini_internvl.files import write_text
-from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import question
 from mini_internvl.records import Item, Prediction, Score
 
@@ -92,44 +90,6 @@ def rows(
         }
         for item in items
     ]
-
-
-def facts(
-    benchmark: ModuleType,
-    items: Sequence[Item],
-    *,
-    split: str,
-    protocol: str,
-    data: Path | None,
-    model: Mapping[str, Any],
-    of: int,
-    limit: int | None,
-    seed: int,
-) -> dict[str, Any]:
-    """What a score was measured on and with, fit for ``score.json``."""
-    cut = len(items) < of
-    prompts = [keys.plain_prompt(item.messages) for item in items]
-    return {
-        "split": split,
-        "protocol": protocol,
-        "items": len(items),
-        "of": of,
-        "limit": limit if cut else None,
-        "seed": seed if cut else None,
-        "model": dict(model),
-        "prompt_sha256": keys.digest(prompts),
-        "max_tiles": _one_or_all(item.max_tiles for item in items),
-        "max_new_tokens": _one_or_all(item.max_new_tokens for item in items),
-        "decoding": keys.DECODING,
-        "data": {"path": None if data is None else str(data), "sha256": keys.items_hash(items, ImageHashes())},
-        "versions": versions(),
-    }
-
-
-def _one_or_all(values: Iterable[Any]) -> Any:
-    """The value that all items share, or the different ones."""
-    found = list(dict.fromkeys(values))
-    return found[0] if len(found) == 1 else sorted(found, key=lambda value: (value is not None, value))
 
 
 def versions() -> dict[str, str]:

@@ -14,9 +14,7 @@ class Column:
     """One printed column and where its number comes from."""
 
     label: str
-    """The paper's heading."""
     group: str = ""
-    """Heading above several columns."""
     benchmark: str = ""
     """Name of the benchmark file; empty for a number that is only published."""
     metric: str = ""
@@ -26,7 +24,6 @@ class Column:
     only: bool = False
     """Whether scores of other splits have no place in the column at all, since they have their own."""
     digits: int = 2
-    """Decimals printed."""
     items: int = 0
     """Items of the official split; a score over clearly fewer is marked as one on other data. 0: not known."""
 
@@ -36,15 +33,12 @@ class PaperTable:
     """A table of the paper before it is filled."""
 
     title: str
-    """Printed above it."""
     columns: tuple[Column, ...]
     """In the order of the published values."""
     rows: tuple[Published, ...]
-    """The published rows."""
     averaged: bool = False
     """Whether the average of the general benchmarks and its share of the largest model follow."""
     remark: str = ""
-    """What a reader should know of the published numbers."""
 
 
 def _general() -> tuple[Column, ...]:

@@ -22,11 +22,9 @@ class Published:
     """One printed row."""
 
     model: str
-    """As the source names it."""
     values: tuple[float | None, ...]
     """In the order of the table's columns; ``None`` where the source prints a dash."""
     source: str
-    """Where it is printed."""
 
 
 def _rows(source: str, rows: Mapping[str, Sequence[float | None]]) -> tuple[Published, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mini_internvl.evaluate import outputs
+from mini_internvl.evaluate import keys, outputs
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.run import score
 from mini_internvl.files import write_json
+from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.records import Item, Prediction
 
 PER_KIND = 200
@@ -23,23 +24,16 @@ class Questions:
     """The items of one benchmark that are asked, with what its score file says of them."""
 
     name: str
-    """The benchmark's name, which is that of its folder of results."""
     benchmark: ModuleType
-    """Its file."""
     items: Sequence[Item]
-    """What is asked."""
     of: int
     """How many items there are in all."""
     split: str
-    """The items' split."""
     protocol: str | None = None
     """How they are asked and scored; ``None`` for the benchmark's first protocol."""
     data: Path | None = None
-    """Folder of the official files."""
     limit: int | None = None
-    """Size of the random sample that was wanted."""
     seed: int = 0
-    """Its seed."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """What else the score file says: how a benchmark without files drew its items, another tile limit."""
 
@@ -54,21 +48,36 @@ class Questions:
         """Score answers; the content of ``score.json``."""
         found = score(self.benchmark, self.items, predictions, protocol=self.protocol, judge=judge)
         if judge is not None:  # what of it came from the cache differs between equal runs, so it is reported elsewhere
-            told = {"model": judge.engine.address.model, "answered": judge.asked + judge.cached, "failed": judge.failed}
+            judged = {
+                "model": judge.engine.address.model,
+                "answered": judge.asked + judge.cached,
+                "failed": judge.failed,
+            }
             odd = f"{judge.odd} replies of the judge were no text; the answer cache holds them" if judge.odd else ""
-            found = replace(found, notes={**found.notes, "judge": told}, partial=found.partial or odd)
-        facts = outputs.facts(
-            self.benchmark,
-            self.items,
-            split=self.split,
-            protocol=self.protocol or next(iter(self.benchmark.PROTOCOLS)),
-            data=self.data,
-            model=model,
-            of=self.of,
-            limit=self.limit,
-            seed=self.seed,
-        )
-        return outputs.result(self.benchmark, found, {**facts, **self.more})
+            found = replace(found, notes={**found.notes, "judge": judged}, partial=found.partial or odd)
+        return outputs.result(self.benchmark, found, self.facts(model))
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """What a score was measured on and with, fit for ``score.json``."""
+        cut = len(self.items) < self.of
+        prompts = [keys.plain_prompt(item.messages) for item in self.items]
+        data = None if self.data is None else str(self.data)
+        return {
+            "split": self.split,
+            "protocol": self.protocol or next(iter(self.benchmark.PROTOCOLS)),
+            "items": len(self.items),
+            "of": self.of,
+            "limit": self.limit if cut else None,
+            "seed": self.seed if cut else None,
+            "model": dict(model),
+            "prompt_sha256": keys.digest(prompts),
+            "max_tiles": _one_or_all(item.max_tiles for item in self.items),
+            "max_new_tokens": _one_or_all(item.max_new_tokens for item in self.items),
+            "decoding": keys.DECODING,
+            "data": {"path": data, "sha256": keys.items_hash(self.items, ImageHashes())},
+            "versions": outputs.versions(),
+            **self.more,
+        }
 
     def write(self, run: Path, predictions: Sequence[Prediction], result: Mapping[str, Any] | None) -> Path:
         """Write answers and score below the run's folder; returns the benchmark's own."""
@@ -78,6 +87,12 @@ class Questions:
         if result is not None:
             write_json(folder / outputs.SCORE, result)
         return folder
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    """The value that all items share, or the different ones."""
+    found = list(dict.fromkeys(values))
+    return found[0] if len(found) == 1 else sorted(found, key=lambda value: (value is not None, value))
 
 
 def read_questions(
@@ -95,9 +110,6 @@ def read_questions(
     """Read a benchmark's files, or draw its items.
 
     Args:
-        name: the benchmark's name.
-        benchmark: its file.
-        data: folder of the official files.
         split: the benchmark's first when ``None``.
         protocol: the paper's when ``None``.
         limit: size of a random sample; of a drawn benchmark the number of images of each kind.
@@ -115,8 +127,8 @@ def read_questions(
         drawn = {"names": names, "count": limit or PER_KIND, "seed": benchmark.SEED if seed is None else seed}
         items = list(benchmark.items(split=split, **drawn))
         return Questions(**fixed, items=items, of=len(items), more=drawn)
-    given = {"protocol": protocol} if protocol else {}
-    every = list(benchmark.items(data, split, **given))
+    options = {"protocol": protocol} if protocol else {}
+    every = list(benchmark.items(data, split, **options))
     if max_tiles:
         every = [replace(item, max_tiles=max_tiles) for item in every]
     items = outputs.sample(benchmark, every, limit, seed or 0)

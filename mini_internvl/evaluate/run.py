@@ -42,7 +42,7 @@ class ChatModel(Protocol):
 
 @dataclass(kw_only=True)
 class PredictCallbacks:
-    """PredictCallbacks of a prediction; each may be left out."""
+    """What a prediction calls while it runs; each may be left out."""
 
     count: Callable[[int, int], None] = lambda done, total: None
     """(answered, all) after each batch."""
@@ -54,7 +54,7 @@ class PredictCallbacks:
 
 @dataclass(kw_only=True)
 class _PredictionRun:
-    """Items with their keys and answers so far."""
+    """Items with the keys of their answers and the answers so far."""
 
     engine: ChatModel
     items: Sequence[Item]
@@ -62,7 +62,7 @@ class _PredictionRun:
     cache: AnswerCache | None
     callbacks: PredictCallbacks
     known: dict[str, CachedAnswer] = field(default_factory=dict)
-    asked: dict[str, CachedAnswer] = field(default_factory=dict)
+    new: dict[str, CachedAnswer] = field(default_factory=dict)
     waiting: dict[str, list[int]] = field(default_factory=dict)
     done: int = 0
     total: int = 0
@@ -85,18 +85,18 @@ class _PredictionRun:
         if self.cache:
             self.cache.put(answers)
         self.known.update(answers)
-        self.asked.update(answers)
-        for key, given in answers.items():
-            self._report(key, given)
+        self.new.update(answers)
+        for key, kept in answers.items():
+            self._report(key, kept)
         self.callbacks.count(self.done, self.total)
 
-    def _report(self, key: str, given: CachedAnswer) -> None:
+    def _report(self, key: str, kept: CachedAnswer) -> None:
         for place in self.waiting.pop(key):
-            self.callbacks.answered(self.items[place], given.text)
+            self.callbacks.answered(self.items[place], kept.text)
             self.done += 1
 
     def check(self) -> None:
-        """Stop when asked to."""
+        """Stop if the callbacks say so."""
         if self.callbacks.should_stop():
             raise Interrupted(f"stopped at {self.done} of {self.total} answers")
 
@@ -115,11 +115,10 @@ def predict(
 
     Args:
         engine: the model that answers.
-        items: questions; ids are unique. Those that ask the same of the same images are asked once.
+        items: ids are unique; those that ask the same of the same images are asked once.
         batch_size: questions answered together.
         cache: kept answers, which are not asked again; it receives the new ones.
         model: names the model's weights in the cache.
-        callbacks: callbacks for progress, answers and stopping.
         ranks: the processes that share the work; each returns all answers.
 
     Returns:
@@ -138,7 +137,7 @@ def predict(
     except Exception as error:  # whatever it is, the others must hear of it: they would wait for ever
         problem = error
     failure = f"{type(problem).__name__}: {problem}" if problem else ""
-    others = ranks.exchange((work.asked if work else {}, failure))
+    others = ranks.exchange((work.new if work else {}, failure))
     if problem:
         raise problem
     assert work is not None
@@ -147,10 +146,14 @@ def predict(
             raise RuntimeError(f"process {rank} failed: {failure}")
         if ranks.first and rank and cache and answers:
             cache.put(answers)
-        work.known.update({key: given for key, given in answers.items() if key not in work.known})
+        work.known.update({key: kept for key, kept in answers.items() if key not in work.known})
     if ranks.size > 1 and cache:
         work.known.update(cache.get([key for key in work.keys if key not in work.known]))
-    return [_prediction(item, work.known[key]) for item, key in zip(items, work.keys, strict=True)]
+    kept_answers = [work.known[key] for key in work.keys]
+    return [
+        Prediction(item_id=item.id, text=kept.text, seconds=kept.seconds)
+        for item, kept in zip(items, kept_answers, strict=True)
+    ]
 
 
 def _plan(
@@ -163,19 +166,20 @@ def _plan(
     ranks: Ranks,
 ) -> tuple[_PredictionRun, list[list[int]]]:
     """The items with the keys of their answers, and this process's batches: places of items, equal ones once."""
-    prompts = [_prompt(engine, item) for item in items]
+    render = getattr(engine, "render", hashes.plain_prompt)
+    prompts = [str(render(item.messages)) for item in items]
     images = ImageHashes()
     name = hashes.digest([model, getattr(engine, "arithmetic", "")])
     keys = [hashes.answer_key(name, item, prompt, images) for item, prompt in zip(items, prompts, strict=True)]
-    places: dict[str, int] = {}
+    first_places: dict[str, int] = {}
     for place, key in enumerate(keys):
-        places.setdefault(key, place)
-    firsts = list(places.values())
+        first_places.setdefault(key, place)
+    firsts = list(first_places.values())
     groups = group(
         [items[i] for i in firsts],
         [prompts[i] for i in firsts],
         lambda item: _tiles(engine, item),
-        images=[_shown(items[i], images) or str(i) for i in firsts],
+        images=[str(images.all(items[i].messages) or i) for i in firsts],
         batch_size=batch_size,
     )
     batches = [[firsts[i] for i in batch] for batch in groups][ranks.rank :: ranks.size]
@@ -206,13 +210,13 @@ def score(
     judge: Callable[..., str] | None = None,
 ) -> Score:
     """A benchmark's score; when its judge fails, the score without one, marked as partial with the reason."""
-    given = {"protocol": protocol} if protocol else {}
+    options = {"protocol": protocol} if protocol else {}
     if judge is None:
-        return benchmark.score(items, predictions, **given)
+        return benchmark.score(items, predictions, **options)
     try:
-        return benchmark.score(items, predictions, **given, judge=judge)
+        return benchmark.score(items, predictions, **options, judge=judge)
     except JudgeError as error:
-        without: Score = benchmark.score(items, predictions, **given)
+        without: Score = benchmark.score(items, predictions, **options)
         return replace(without, partial=f"scored without its judge, which failed: {error}")
 
 
@@ -273,20 +277,6 @@ def _limits(item: Item) -> tuple[int, int | None]:
     return item.max_new_tokens, item.max_tiles
 
 
-def _prompt(engine: ChatModel, item: Item) -> str:
-    render = getattr(engine, "render", hashes.plain_prompt)
-    return str(render(item.messages))
-
-
 def _tiles(engine: ChatModel, item: Item) -> int:
     count = getattr(engine, "count_tiles", None)
     return count(item.messages, max_tiles=item.max_tiles) if count else len(image_parts(item.messages))
-
-
-def _shown(item: Item, images: ImageHashes) -> str:
-    """Names an item's images; empty without any."""
-    return str(images.all(item.messages) or "")
-
-
-def _prediction(item: Item, given: CachedAnswer) -> Prediction:
-    return Prediction(item_id=item.id, text=given.text, seconds=given.seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,17 @@ WHOLE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class RunScore:
-    """One ``score.json``."""
+    """One ``score.json``; texts that it does not say are empty."""
 
     benchmark: str
-    """Name of the benchmark file."""
     values: Mapping[str, float]
-    """Metric name to value."""
     primary_metric: str
-    """The metric that stands for the benchmark."""
     split: str
-    """The split asked, or empty."""
     footnotes: tuple[str, ...]
     """What keeps it from being compared with the paper, one sentence each."""
     model: str
-    """Name of the model."""
     sha256: str
-    """Hash of its weights, or empty."""
     run: Path
-    """The run folder."""
     of: int = 0
     """Items that the data holds, asked or not; 0 where the score does not say."""
 
@@ -65,11 +58,8 @@ class TableRow:
     """One line of a filled table."""
 
     name: str
-    """The model."""
     cells: tuple[Cell, ...]
-    """One for each column."""
     published: bool
-    """Whether it is the paper's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +67,13 @@ class Table:
     """A filled table, ready to be printed in any format."""
 
     name: str
-    """What it is called on the command line."""
     title: str
-    """Printed above it."""
     columns: tuple[Column, ...]
-    """Its columns, averages included."""
     rows: tuple[TableRow, ...]
-    """Published rows, then one's own."""
     notes: tuple[tuple[str, str], ...]
     """(letter, sentence) of the footnotes."""
     source: str
-    """Where the published rows are printed."""
     remark: str
-    """What a reader should know of them."""
 
 
 def read_run(folder: Path) -> list[RunScore]:
@@ -111,13 +95,11 @@ def _read_score(path: Path, run: Path) -> RunScore:
     try:
         model = raw.get("model") or {}
         model = {"name": model} if isinstance(model, str) else model
-        primary_metric = raw.get("primary_metric")
+        primary = raw.get("primary_metric") or ""
         return RunScore(
             benchmark=str(raw["benchmark"]),
             values=_numbers(raw["values"]),
-            primary_metric=str(
-                primary_metric.get("name") if isinstance(primary_metric, dict) else primary_metric or ""
-            ),
+            primary_metric=str(primary.get("name") if isinstance(primary, dict) else primary),
             of=int(raw.get("of") or 0),
             split=str(raw.get("split") or ""),
             footnotes=_missing(raw),
@@ -158,17 +140,9 @@ def _first_protocol(benchmark: str) -> str:
     return next(iter(getattr(plugins.find("benchmarks", benchmark), "PROTOCOLS", {})), "")
 
 
-@dataclass
-class _Notes:
-    """Footnotes in the order in which they are first needed."""
-
-    letters: dict[str, str] = field(default_factory=dict)
-
-    def letters_of(self, sentences: Iterable[str]) -> tuple[str, ...]:
-        return tuple(self.letters.setdefault(sentence, _letter(len(self.letters))) for sentence in sentences)
-
-    def listed(self) -> tuple[tuple[str, str], ...]:
-        return tuple((letter, sentence) for sentence, letter in self.letters.items())
+def _letters(notes: dict[str, str], sentences: Iterable[str]) -> tuple[str, ...]:
+    """The letters of footnotes; ``notes`` (sentence to letter) takes up new ones in the order of their need."""
+    return tuple(notes.setdefault(sentence, _letter(len(notes))) for sentence in sentences)
 
 
 def _letter(number: int) -> str:
@@ -189,33 +163,32 @@ def build(name: str, runs: Sequence[Sequence[RunScore]] = ()) -> list[Table]:
 
 
 def _fill(name: str, paper_table: PaperTable, runs: Sequence[Sequence[RunScore]]) -> Table:
-    notes = _Notes()
+    notes: dict[str, str] = {}
     rows = [_published_row(paper_table, row, notes) for row in paper_table.rows]
-    sides = [side for scores in runs for side in _by_model(scores)]
+    sides: list[list[RunScore]] = []
+    for scores in runs:  # a row must not hold the metrics of two models
+        by_model: dict[tuple[str, str], list[RunScore]] = {}
+        for score in scores:
+            by_model.setdefault((score.model, score.sha256), []).append(score)
+        sides += by_model.values()
     filled = _together([found for side in sides if (found := _place(paper_table, side))])
-    labels = _labels([next(iter(found.values())) for found in filled])
-    rows += [_own_row(paper_table, label, found, notes) for label, found in zip(labels, filled, strict=True)]
+    firsts = [next(iter(found.values())) for found in filled]
+    names = [score.model for score in firsts]
+    for score, found in zip(firsts, filled, strict=True):
+        label = score.model if names.count(score.model) == 1 else f"{score.model} ({score.run})"
+        rows.append(_own_row(paper_table, label, found, notes))
     columns = paper_table.columns
     if paper_table.averaged:
         columns += (Column(label="Avg.", digits=1), Column(label="% of 76B", digits=1))
-    sources = "; ".join(dict.fromkeys(row.source for row in paper_table.rows))
     return Table(
         name=name,
         title=paper_table.title,
         columns=columns,
         rows=tuple(rows),
-        notes=notes.listed(),
-        source=sources,
+        notes=tuple((letter, sentence) for sentence, letter in notes.items()),
+        source="; ".join(dict.fromkeys(row.source for row in paper_table.rows)),
         remark=paper_table.remark,
     )
-
-
-def _by_model(scores: Sequence[RunScore]) -> list[list[RunScore]]:
-    """The scores of a run folder, apart by model: one row must not hold the metrics of two."""
-    sides: dict[tuple[str, str], list[RunScore]] = {}
-    for score in scores:
-        sides.setdefault((score.model, score.sha256), []).append(score)
-    return list(sides.values())
 
 
 def _place(paper_table: PaperTable, scores: Sequence[RunScore]) -> dict[Column, RunScore]:
@@ -257,21 +230,13 @@ def _together(rows: Sequence[dict[Column, RunScore]]) -> list[dict[Column, RunSc
     return joined
 
 
-def _labels(scores: Sequence[RunScore]) -> list[str]:
-    """The model's name; with the run folder where two rows would have the same."""
-    names = [score.model for score in scores]
-    return [
-        name if names.count(name) == 1 else f"{name} ({score.run})" for name, score in zip(names, scores, strict=True)
-    ]
-
-
-def _published_row(paper_table: PaperTable, row: Published, notes: _Notes) -> TableRow:
+def _published_row(paper_table: PaperTable, row: Published, notes: dict[str, str]) -> TableRow:
     assert len(row.values) == len(paper_table.columns), f"{paper_table.title}, {row.model}: one value for each column"
     cells = [_cell(column, value) for column, value in zip(paper_table.columns, row.values, strict=True)]
     return TableRow(name=row.model, cells=(*cells, *_averages(paper_table, cells, notes)), published=True)
 
 
-def _own_row(paper_table: PaperTable, label: str, found: Mapping[Column, RunScore], notes: _Notes) -> TableRow:
+def _own_row(paper_table: PaperTable, label: str, found: Mapping[Column, RunScore], notes: dict[str, str]) -> TableRow:
     cells = []
     for column in paper_table.columns:
         score = found.get(column)
@@ -283,7 +248,7 @@ def _own_row(paper_table: PaperTable, label: str, found: Mapping[Column, RunScor
             sentences.append(f"split {score.split}; the paper's is {column.splits[0]}")
         elif 0 < score.of < WHOLE * column.items:
             sentences.append(f"other data: {score.of:,} items where the official split has {column.items:,}")
-        cells.append(_cell(column, _metric(column, score), notes.letters_of(sentences)))
+        cells.append(_cell(column, _metric(column, score), _letters(notes, sentences)))
     return TableRow(name=label, cells=(*cells, *_averages(paper_table, cells, notes)), published=False)
 
 
@@ -291,7 +256,7 @@ def _cell(column: Column, value: float | None, footnotes: tuple[str, ...] = ()) 
     return Cell(text="-" if value is None else f"{value:.{column.digits}f}", value=value, footnotes=footnotes)
 
 
-def _averages(paper_table: PaperTable, cells: Sequence[Cell], notes: _Notes) -> list[Cell]:
+def _averages(paper_table: PaperTable, cells: Sequence[Cell], notes: dict[str, str]) -> list[Cell]:
     """The average of the general benchmarks and its share of the largest model's, with what must be said of them."""
     if not paper_table.averaged:
         return []
@@ -304,5 +269,5 @@ def _averages(paper_table: PaperTable, cells: Sequence[Cell], notes: _Notes) -> 
         sentences.append(f"average of {len(known)} of {len(asked)} benchmarks")
     if any(cell.footnotes for cell in known):
         sentences.append("average with marked scores in it")
-    footnotes = notes.letters_of(sentences)
+    footnotes = _letters(notes, sentences)
     return [_cell(Column(label="", digits=1), mean, footnotes), _cell(Column(label="", digits=1), share, footnotes)]

@@ -45,13 +45,11 @@ class ReportExample:
     """One item as the page shows it."""
 
     answer: ReportAnswer
-    """What was asked and answered."""
     other: ReportAnswer | None
     """The answer of the other run."""
     state: str
     """Class of the filter."""
     labels: Sequence[Label]
-    """Its categories."""
     sources: list[Any] = field(default_factory=list)
     """Images as the benchmark gives them; emptied when they are drawn."""
     images: list[tuple[str, str | None]] = field(default_factory=list)

@@ -33,15 +33,11 @@ class ReportAnswer:
     """One line of the answers."""
 
     id: str
-    """The item's id."""
     question: str
-    """The question as asked, without images."""
     text: str
-    """What the model answered."""
     right: bool | None
     """The benchmark's check of this answer; None where it has none."""
     reference: Any
-    """The item's reference: JSON data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +45,17 @@ class Result:
     """One benchmark of an evaluation."""
 
     folder: Path
-    """Where its files lie."""
     benchmark: str
-    """Name of the benchmark file."""
     title: str
-    """The benchmark's name in print."""
     primary_metric: str
     """The metric that stands for the benchmark; empty without one."""
     values: Mapping[str, float]
     """Metric name to value; NaN where it could not be computed."""
     errors: Mapping[str, float]
-    """Metric name to standard error."""
     counts: Mapping[str, int]
     """Metric name to the number of items behind it."""
     items: int
-    """How many items were scored."""
     answers: Sequence[ReportAnswer]
-    """In item order."""
     facts: Mapping[str, Any]
     """Everything in score.json, for what is only shown."""
 
@@ -138,7 +128,6 @@ class Parts:
     base: Sequence[Result] | None = None
     """Those of the model before an adaptation."""
     log: Path | None = None
-    """The training log."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """The content of adapt.json, and of the training run's recipe.json under "recipe"."""
 

@@ -35,7 +35,6 @@ UNREADABLE = {
 TOLD_SHARE = 0.05
 """Share of unreadable answers from which a warning says so; all counts stand with the benchmark."""
 WORSE_TOLD = 6
-"""Most metrics that are named as worse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,25 +42,16 @@ class Line:
     """One metric of a benchmark, in one run or two."""
 
     metric: str
-    """The metric's whole name."""
     label: str
-    """The name within its group."""
     value: float
-    """The metric in this run."""
     error: float
     """Standard error of the value, NaN without one."""
     items: int | None
-    """Number of items behind the value."""
     higher_is_better: bool
-    """Direction of the metric."""
     other: float = math.nan
-    """The metric in the other run."""
     other_error: float = math.nan
-    """Standard error of the other run's value."""
     difference: Difference | None = None
-    """This run minus the other."""
     bars: str = ""
-    """Both values as an image (SVG)."""
 
     @property
     def result(self) -> str:
@@ -78,13 +68,9 @@ class Section:
     """One benchmark."""
 
     result: Result
-    """The benchmark in this run."""
     other: Result | None
-    """The benchmark in the other run, where it has it."""
     anchor: str
-    """Id of the heading."""
     lines: Mapping[str, Line]
-    """Metric -> its line."""
     states: Mapping[str, int] = field(default_factory=dict)
     """Class (see :mod:`paired`) -> how many of all items."""
 

@@ -23,7 +23,6 @@ class Series:
     """One line of a chart."""
 
     name: str
-    """What the legend says."""
     points: Sequence[Point]
     """(x, y) in order of x, finite; not more than a chart has pixels for."""
     colour: int = 1

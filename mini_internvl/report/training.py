@@ -66,7 +66,6 @@ class Log:
     borders: list[tuple[float, str]] = field(default_factory=list)
     """(step, stage) where each stage begins."""
     unreadable: int = 0
-    """Lines that are no step."""
     last: float = 0.0
     """The last step, counted over all stages."""
 

@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw
 from mini_internvl import plugins
 from mini_internvl.benchmarks._tally import Tally
 from mini_internvl.evaluate import outputs
+from mini_internvl.evaluate.questions import Questions
 from mini_internvl.files import write_json
 from mini_internvl.records import Item, Prediction
 from mini_internvl.report import build, examples, read_evaluation
@@ -523,8 +524,8 @@ def test_reads_what_an_evaluation_writes(tmp_path: Path, data: Path) -> None:
     tally = Tally()
     for i in range(6):
         tally.add(i < 2, "accuracy")
-    settings: dict[str, Any] = {"split": "test", "protocol": "paper", "data": data, "model": {"name": "nano"}, "of": 6}
-    about = outputs.facts(benchmark, items, **settings, limit=None, seed=0)
+    settings: dict[str, Any] = {"split": "test", "protocol": "paper", "data": data, "of": 6}
+    about = Questions(name="find_it", benchmark=benchmark, items=items, **settings).facts({"name": "nano"})
     folder = tmp_path / "run" / "find_it"
     outputs.write_lines(folder / outputs.PREDICTIONS, outputs.rows(benchmark, items, given))
     write_json(folder / outputs.SCORE, outputs.result(benchmark, tally.score("find_it", items=6), about))
