@@ -36,13 +36,13 @@ def group(
         most_tiles: of a batch, but for a single item.
     """
     tiles = [_tiles(item, count_tiles) for item in items]
-    shown = list(images) or [str(i) for i in range(len(items))]
+    image_names = list(images) or [str(i) for i in range(len(items))]
     shortest: dict[str, tuple[int, int]] = {}
-    for i, name in enumerate(shown):
+    for i, name in enumerate(image_names):
         shortest[name] = min(shortest.get(name, (len(prompts[i]), i)), (len(prompts[i]), i))
 
     def cost(i: int) -> tuple[Any, ...]:
-        return items[i].max_new_tokens, items[i].max_tiles or 0, tiles[i], shortest[shown[i]], len(prompts[i]), i
+        return items[i].max_new_tokens, items[i].max_tiles or 0, tiles[i], shortest[image_names[i]], len(prompts[i]), i
 
     batches: list[list[int]] = []
     held = 0

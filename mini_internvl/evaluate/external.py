@@ -82,8 +82,8 @@ def _rows(path: Path, text: str) -> list[Any]:
         inner = [value for value in whole.values() if isinstance(value, list)]
         if len(inner) == 1:  # a list among settings, as submissions have it
             return inner[0]
-        return [{**value, "id": key} if isinstance(value, dict) else {"id": key, "answer": value}
-                for key, value in whole.items()]  # fmt: skip
+        pairs = whole.items()
+        return [{**(value if isinstance(value, dict) else {"answer": value}), "id": key} for key, value in pairs]
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():

@@ -45,13 +45,9 @@ def short_name(model: str | None) -> str:
 def load_evaluated(
     model: str | None, *, device: str = "auto", dtype: str = "auto", ranks: Ranks = ALONE
 ) -> EvaluatedModel:
-    """Load a checkpoint, or name a server.
+    """Load a checkpoint (folder, hub id, ``None`` for nano) or name a server (``openai:URL#name``).
 
-    Args:
-        model: folder, hub id, ``openai:URL#name``, or ``None`` for nano.
-        device: see :func:`mini_internvl.load`; of several processes each takes its own GPU.
-        dtype: the same.
-        ranks: this process among those that share the work.
+    Device and dtype are those of :func:`mini_internvl.load`; of several processes each takes its own GPU.
 
     Raises:
         ValueError: it cannot be used.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mini_internvl.evaluate import published
@@ -92,23 +92,23 @@ def _medical() -> tuple[Column, ...]:
     return tuple(Column(label=label, benchmark="gmai_mmbench", metric=metric, items=4550) for label, metric in names)
 
 
-def _bddx_text() -> tuple[Column, ...]:
-    kinds, metrics = ("description", "justification", "full"), ("CIDEr", "B4", "ROUGE")
+def _bddx(benchmark: str, groups: Mapping[str, str], metrics: Sequence[str]) -> tuple[Column, ...]:
+    """Every metric of every kind; ``groups`` names the kinds' headings."""
     return tuple(
-        Column(label=metric, group=kind, benchmark="bddx_text", metric=f"{kind}/{metric}", splits=("test",))
-        for kind in kinds
+        Column(label=metric, group=group, benchmark=benchmark, metric=f"{kind}/{metric}", splits=("test",))
+        for kind, group in groups.items()
         for metric in metrics
     )
 
 
-def _bddx_signals() -> tuple[Column, ...]:
-    kinds = {"speed": "speed (m/s)", "turning_angle": "turning angle (degrees)"}
-    metrics = ("RMSE", "A0.1", "A0.5", "A1.0", "A5.0")
-    return tuple(
-        Column(label=metric, group=group, benchmark="bddx_signals", metric=f"{kind}/{metric}", splits=("test",))
-        for kind, group in kinds.items()
-        for metric in metrics
-    )
+_BDDX_TEXT = _bddx(
+    "bddx_text", {kind: kind for kind in ("description", "justification", "full")}, ("CIDEr", "B4", "ROUGE")
+)
+_BDDX_SIGNALS = _bddx(
+    "bddx_signals",
+    {"speed": "speed (m/s)", "turning_angle": "turning angle (degrees)"},
+    ("RMSE", "A0.1", "A0.5", "A1.0", "A5.0"),
+)
 
 
 def _drivelm() -> tuple[Column, ...]:
@@ -133,8 +133,8 @@ PAPER_TABLES: Mapping[str, tuple[PaperTable, ...]] = {
     "remote": (PaperTable(title="Remote sensing", columns=_remote(), rows=published.REMOTE),),
     "medical": (PaperTable(title="Medical images: GMAI-MMBench", columns=_medical(), rows=published.MEDICAL),),
     "bddx": (
-        PaperTable(title="BDD-X: description and justification", columns=_bddx_text(), rows=published.BDDX_TEXT),
-        PaperTable(title="BDD-X: control signals", columns=_bddx_signals(), rows=published.BDDX_SIGNALS),
+        PaperTable(title="BDD-X: description and justification", columns=_BDDX_TEXT, rows=published.BDDX_TEXT),
+        PaperTable(title="BDD-X: control signals", columns=_BDDX_SIGNALS, rows=published.BDDX_SIGNALS),
     ),
     "drivelm": (PaperTable(title="DriveLM", columns=_drivelm(), rows=published.DRIVELM),),
 }

@@ -52,8 +52,8 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     if others is not None and not any(section.other for section in sections):
         known = [", ".join(sorted({result.benchmark for result in side})) for side in (parts.results, others)]
         raise ValueError(f"{run} ({known[0]}) and {against} ({known[1]}) have no benchmark in common")
-    shown = [examples.collect(section.result, section.other, len(sections)) for section in sections]
-    examples.draw_images([example for part in shown for example in part.examples])
+    chosen = [examples.collect(section.result, section.other, len(sections)) for section in sections]
+    examples.draw_images([example for part in chosen for example in part.examples])
     names = _names(parts, run, others, against)
     script = SCRIPT.read_text(encoding="utf-8")
     page = render(
@@ -68,7 +68,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         compared=others is not None,
         verdict=_verdict(parts, sections, names, against) if others is not None else "",
         groups=_groups(parts, sections),
-        sections=list(zip(sections, shown, strict=True)),
+        sections=list(zip(sections, chosen, strict=True)),
         alone=[other.title for other in others or () if not any(other is section.other for section in sections)],
         states=STATES if others is None else {**STATES, "unjudged": "Not compared"},
         unfolded=len(sections) <= UNFOLDED,
@@ -138,5 +138,5 @@ def _groups(parts: Parts, sections: Sequence[Section]) -> list[tuple[str, list[S
 def _verdict(parts: Parts, sections: Sequence[Section], names: tuple[str, str], against: str | Path | None) -> str:
     if parts.base is not None and against is None:
         names = ("the adapted model", "the base")
-    said = " General ability: ".join(verdict(part, names) for _, part in _groups(parts, sections) if part)
-    return said[0].upper() + said[1:] if said.startswith(("the ", "no ")) else said
+    text = " General ability: ".join(verdict(part, names) for _, part in _groups(parts, sections) if part)
+    return text[0].upper() + text[1:] if text.startswith(("the ", "no ")) else text

@@ -83,13 +83,13 @@ class ReportExample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class BenchmarkExamples:
     """The examples of one benchmark."""
 
     examples: Sequence[ReportExample]
     """Those that are shown."""
     problem: str
-    """Why there are no images; empty where there are."""
+    """Why there are no images, or empty."""
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
@@ -100,10 +100,10 @@ class Shown:
         return {key: values for key, values in found.items() if len(values) > 1}
 
 
-def collect(result: Result, other: Result | None, benchmarks: int) -> Shown:
+def collect(result: Result, other: Result | None, benchmarks: int) -> BenchmarkExamples:
     """The examples of one of so many benchmarks, with their images still to be drawn."""
     examples = choose(result, other, max(4, min(PER_BENCHMARK, IN_ALL // benchmarks)))
-    return Shown(examples=examples, problem=load(result, examples))
+    return BenchmarkExamples(examples=examples, problem=load(result, examples))
 
 
 def choose(result: Result, other: Result | None, most: int) -> list[ReportExample]:

@@ -13,7 +13,7 @@ NEVER = ("answer", "answers", "question", "query", "options", "choices", "hint",
 """Keys that hold no label."""
 USUAL = ("category", "kind", "type", "task", "part", "subject", "subfield", "topic", "question type", "modality")
 """Keys whose values are labels, whatever the metrics are called."""
-LONGEST = 80
+MAX_LABEL_CHARS = 80
 """Characters of a label; anything longer is none."""
 
 
@@ -52,5 +52,5 @@ def _pairs(reference: Any) -> Iterator[Label]:
             yield from _pairs(value)
             continue
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str | int) and not isinstance(one, bool) and 0 < len(str(one)) <= LONGEST:
+            if isinstance(one, str | int) and not isinstance(one, bool) and 0 < len(str(one)) <= MAX_LABEL_CHARS:
                 yield str(key), str(one)

@@ -6,7 +6,7 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
-LONGEST_TEXT = 600
+MAX_ANSWER_CHARS = 600
 """Characters of one answer that are shown."""
 
 
@@ -35,6 +35,18 @@ def number(value: float, digits: int = 2, sign: str = "") -> str:
     return f"{rounded:{sign if rounded else ''},.{digits}f}".replace("-", "−")
 
 
+def significant(value: float) -> str:
+    """A value in three or four significant digits: "0.42", "12.3", "1,310", "4e-4"."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 0.001:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    decimals = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 0.1 else 4
+    return f"{value:,.{decimals}f}"
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A difference, "+12.30", "−0.50" or "0.00"."""
     return number(value, digits, "+")
@@ -54,7 +66,7 @@ def duration(seconds: object) -> str:
     return text.replace(" ", "\u00a0")
 
 
-def short(text: str, most: int = LONGEST_TEXT) -> str:
+def short(text: str, most: int = MAX_ANSWER_CHARS) -> str:
     """A text cut after ``most`` characters, saying how many are left out."""
     left = len(text) - most
     return text if left <= 0 else f"{text[:most]} … ({left:,} more characters)"

@@ -32,9 +32,9 @@ UNREADABLE = {
     "broken": "could not be read and count as wrong",
 }
 """Counts in a score's notes that a reader must know first -> what such answers are."""
-TOLD_SHARE = 0.05
+UNREADABLE_SHARE = 0.05
 """Share of unreadable answers from which a warning says so; all counts stand with the benchmark."""
-WORSE_TOLD = 6
+MAX_WORSE_NAMED = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +144,11 @@ def compare(results: Sequence[Result], others: Sequence[Result] | None = None) -
 
 def _partner(result: Result, others: Sequence[Result]) -> Result | None:
     """The other run's result of the same benchmark, best with the same split and protocol."""
-    same = [other for other in others if other.benchmark == result.benchmark]
-    return max(
-        same, key=lambda other: sum(other.text(key) == result.text(key) for key in ("split", "protocol")), default=None
-    )
+
+    def alike(other: Result) -> int:
+        return sum(other.text(key) == result.text(key) for key in ("split", "protocol"))
+
+    return max((other for other in others if other.benchmark == result.benchmark), key=alike, default=None)
 
 
 def _line(metric: str, result: Result, other: Result | None) -> Line:
@@ -178,13 +179,13 @@ def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:
     found = Counter(section.primary.result for section in compared)
     if len(compared) == 1:
         line, title = compared[0].primary, compared[0].result.title
-        said = f"{this} is {line.result} than {other} on {title}"
+        finding = f"{this} is {line.result} than {other} on {title}"
         if line.result not in ("better", "worse"):
-            said = f"no clear difference between {this} and {other} on {title}"
+            finding = f"no clear difference between {this} and {other} on {title}"
         if line.difference is None or math.isnan(line.difference.value):
-            return f"{said}."
+            return f"{finding}."
         error = "" if math.isnan(line.difference.error) else f" ± {number(line.difference.error)}"
-        return f"{said}: {words(line.metric)} {signed(line.difference.value)}{error} on {line.items:,} items."
+        return f"{finding}: {words(line.metric)} {signed(line.difference.value)}{error} on {line.items:,} items."
     unclear = len(compared) - found["better"] - found["worse"]
     end = f"; no clear difference on {unclear}" if unclear else ""
     return (
@@ -202,8 +203,8 @@ def warnings(sections: Sequence[Section], names: tuple[str, str], others: Sequen
         yield from (f"{result.title}{name}: {sentence.rstrip('.')}." for _, sentence in result.badges)
     worse = [f"{s.result.title} {words(m)}" for s in sections for m, line in s.lines.items() if line.result == "worse"]
     if worse:
-        more = f" and {len(worse) - WORSE_TOLD} more" if len(worse) > WORSE_TOLD else ""
-        yield f"Clearly worse than {names[1]}: {', '.join(worse[:WORSE_TOLD])}{more}."
+        more = f" and {len(worse) - MAX_WORSE_NAMED} more" if len(worse) > MAX_WORSE_NAMED else ""
+        yield f"Clearly worse than {names[1]}: {', '.join(worse[:MAX_WORSE_NAMED])}{more}."
     for results, name in (([s.result for s in sections], names[0]), (others or (), names[1])):
         models = {str(settings.model(result).get("sha256") or settings.model(result).get("name")) for result in results}
         if len(models) > 1:
@@ -222,9 +223,9 @@ def _unreadable(sides: Sequence[tuple[Result, str]]) -> Iterator[str]:
         for key, value in result.notes.items():
             counts = list(value.values()) if isinstance(value, Mapping) else [value]
             number = sum(n for n in counts if isinstance(n, int))
-            if key in UNREADABLE and number and number >= TOLD_SHARE * result.items:
+            if key in UNREADABLE and number and number >= UNREADABLE_SHARE * result.items:
                 found.setdefault(UNREADABLE[key], []).append(f"{result.title}{name}: {number:,} of {result.items:,}")
-    yield from (f"Answers that {reason}: {'; '.join(told)}." for reason, told in found.items())
+    yield from (f"Answers that {reason}: {'; '.join(counts)}." for reason, counts in found.items())
 
 
 def _asked_differently(section: Section) -> Iterator[str]:
@@ -237,8 +238,8 @@ def _asked_differently(section: Section) -> Iterator[str]:
     keys = [key for key in CONDITIONS if old == new or key not in OF_ITEMS]
     changed = [key for key in keys if mine.get(key) != theirs.get(key)]
     if changed:
-        told = "; ".join(f"{words(key)} {_cut(theirs.get(key))} and {_cut(mine.get(key))}" for key in changed)
-        yield f"{title} was not asked alike in the two runs: {told}."
+        settings_text = "; ".join(f"{words(key)} {_cut(theirs.get(key))} and {_cut(mine.get(key))}" for key in changed)
+        yield f"{title} was not asked alike in the two runs: {settings_text}."
     if old != new:
         shared = f"the runs share {len(old & new):,} items of {len(old):,} and {len(new):,}"
         yield f"{title}: {shared}; differences are over the shared ones where that is possible."

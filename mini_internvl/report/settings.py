@@ -55,15 +55,12 @@ def next_commands(parts: Parts, run: Path) -> list[tuple[str, str]]:
     else:
         facts = model(parts.results[0])
         path = "" if facts.get("url") else str(facts.get("path") or "")
-    told = []
-    if path:
-        told.append(("Ask the model", f'minivl ask IMAGE "your question"{model_option(path)}'))
-        told.append(("Talk about images", f"minivl chat{model_option(path)}"))
-    if not parts.results:
-        told.append(("Score it", f"minivl eval BENCHMARK --data FOLDER{model_option(path)}"))
-    else:
-        told.append(("Compare with another run", f"minivl report {shlex.quote(str(run))} --against OTHER_RUN"))
-    return told
+    model_text = model_option(path)
+    ask = ("Ask the model", f'minivl ask IMAGE "your question"{model_text}')
+    chat = ("Talk about images", f"minivl chat{model_text}")
+    score = ("Score it", f"minivl eval BENCHMARK --data FOLDER{model_text}")
+    against = ("Compare with another run", f"minivl report {shlex.quote(str(run))} --against OTHER_RUN")
+    return [*((ask, chat) if path else ()), against if parts.results else score]
 
 
 def commands(results: Sequence[Result]) -> list[str]:
@@ -77,18 +74,20 @@ def commands(results: Sequence[Result]) -> list[str]:
         options = {"data": data.get("path"), **{k: result.facts.get(k) for k in ("split", "protocol", "limit", "seed")}}
         if result.facts.get("names"):  # drawn images: kinds, and how many of each
             options |= {"kinds": ",".join(result.facts["names"]), "limit": result.facts.get("count")}
-        told = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
-        lines.setdefault(f"{model_option(source)}{told}", []).append(result.benchmark)
-    return [f"minivl eval {' '.join(map(shlex.quote, names))}{told}" for told, names in lines.items()]
+        arguments = "".join(
+            f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None
+        )
+        lines.setdefault(f"{model_option(source)}{arguments}", []).append(result.benchmark)
+    return [f"minivl eval {' '.join(map(shlex.quote, names))}{arguments}" for arguments, names in lines.items()]
 
 
 def of_run(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What adapt.json records besides the scores."""
     keys = ("domain", "created", "model", "data", "settings", "versions", "machine")
-    shown = {key: facts[key] for key in keys if key in facts}
-    times = facts.get("seconds")
-    told = [(f"time {key}", duration(value)) for key, value in times.items()] if isinstance(times, Mapping) else []
-    return [*flat(shown), *told]
+    listed = flat({key: facts[key] for key in keys if key in facts})
+    seconds = facts.get("seconds")
+    times = seconds if isinstance(seconds, Mapping) else {}
+    return [*listed, *((f"time {key}", duration(value)) for key, value in times.items())]
 
 
 def common(results: Sequence[Result]) -> list[tuple[str, str]]:

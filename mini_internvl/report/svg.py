@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from mini_internvl.report.page import significant
+
 WIDTH, HEIGHT = 360, 224
 LEFT, RIGHT, TOP, BOTTOM = 44, 48, 28, 40
 LABEL_GAP = 13.0
@@ -47,8 +49,10 @@ def line_chart(
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     scale = _Scale(xs, ys)
-    told = "; ".join(describe(line, x_title) for line in drawn if not line.faint)
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}. {told}")}">']
+    spoken = "; ".join(describe(line, x_title) for line in drawn if not line.faint)
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}. {spoken}")}">'
+    ]
     parts += _axes(scale, x_title, y_title)
     for x, name in borders:
         across = scale.across(x)
@@ -63,8 +67,10 @@ def line_chart(
 def describe(line: Series, x_title: str) -> str:
     """A line in words: "training: from 3.21 to 0.42 at step 450, between 0.4 and 3.3"."""
     values = [value for _, value in line.points]
-    first, last, low, high = map(number, (values[0], values[-1], min(values), max(values)))
-    return f"{line.name}: from {first} to {last} at {x_title} {number(line.points[-1][0])}, between {low} and {high}"
+    first, last, low, high = map(significant, (values[0], values[-1], min(values), max(values)))
+    return (
+        f"{line.name}: from {first} to {last} at {x_title} {significant(line.points[-1][0])}, between {low} and {high}"
+    )
 
 
 def swatch(line: Series) -> str:
@@ -96,18 +102,6 @@ def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
 
 def _part(value: float, end: float) -> float:
     return min(1.0, max(0.0, value / end)) if end > 0 and math.isfinite(value) else 0.0
-
-
-def number(value: float) -> str:
-    """A value in three or four significant digits: "0.42", "12.3", "1,310", "4e-4"."""
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size < 0.001:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    decimals = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 0.1 else 4
-    return f"{value:,.{decimals}f}"
 
 
 class _Scale:
@@ -146,7 +140,7 @@ def _ticks(low: float, high: float, count: int, least: float = 0.0) -> tuple[flo
 
 
 def _tick_label(value: float, step: float) -> str:
-    return number(value) if step < 0.001 and abs(value) > step / 2 else f"{value:,.9g}"
+    return significant(value) if step < 0.001 and abs(value) > step / 2 else f"{value:,.9g}"
 
 
 def _axes(scale: _Scale, x_title: str, y_title: str) -> list[str]:
@@ -176,7 +170,7 @@ def _line(line: Series, scale: _Scale) -> list[str]:
     if line.dots or len(placed) == 1:
         for (x, y), (_, value) in zip(placed, line.points, strict=True):
             circle = f'<circle class="dot c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
-            parts.append(f"{circle}<title>{number(value)}</title></circle>")
+            parts.append(f"{circle}<title>{significant(value)}</title></circle>")
     return parts
 
 
@@ -187,5 +181,5 @@ def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
         x, y = line.points[-1]
         height = max(scale.down(y), height + LABEL_GAP)
         place = f'x="{scale.across(x) + 6:.1f}" y="{height + 4:.1f}"'
-        parts.append(f'<text class="value c{line.colour}" {place}>{number(y)}</text>')
+        parts.append(f'<text class="value c{line.colour}" {place}>{significant(y)}</text>')
     return parts

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.report import svg
-from mini_internvl.report.page import words
+from mini_internvl.report.page import significant, words
 from mini_internvl.train.log import read_lines
 
 LOGGED = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
@@ -164,7 +164,7 @@ def summary(log: Log) -> list[tuple[str, str]]:
         ("held-out loss", log.get("held_out_loss").points()),
     ):
         if points:
-            facts.append((name, f"{svg.number(points[0][1])} → {svg.number(points[-1][1])}"))
+            facts.append((name, f"{significant(points[0][1])} → {significant(points[-1][1])}"))
     if speeds := sorted(log.get("tokens_per_s").values):
         facts.append(("tokens/s (median)", f"{speeds[len(speeds) // 2]:,.0f}"))
     return facts
