@@ -80,6 +80,8 @@ def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
         image = _decoded(image, name)
         turn = TURNS.get(_orientation(image))
         image = _to_rgb(image if turn is None else image.transpose(turn), name)
+        if turn is not None:
+            image.info.clear()  # EXIF or XMP would have the copy turned again
     return image if scale == 1 else image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
 
 
@@ -153,13 +155,15 @@ def open_source(source: object) -> tuple[str, BinaryIO]:
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"an image must be a path, data URL, bytes or PIL image, not {type(source).__name__}")
     refuse_web(source)
-    path = os.fspath(source)  # may make the file first
-    name = short(str(path))
+    text = os.fsdecode(source)  # may make the file first
+    path, name = Path(text), short(text) or "the empty path"
     try:
-        check_file(Path(path), limit=MAX_BYTES)
-        return name, open(path, "rb")
-    except (FileError, OSError) as error:
-        raise ImageError(str(error).replace(str(path), name)) from None
+        check_file(path, limit=MAX_BYTES)
+        return name, path.open("rb")
+    except FileError as error:
+        raise ImageError(f"{name}{str(error).removeprefix(str(path))}") from None
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read ({error.strerror}); check its permissions") from None
 
 
 def refuse_web(source: object) -> None:

@@ -342,3 +342,29 @@ def test_pillows_log_does_not_reach_the_terminal(tmp_path):
     command = [sys.executable, "-c", program, tmp_path / "a.tif"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_loaded_image_is_not_turned_again(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    once = load_image(encoded(gradient(), kind, exif=exif))
+    assert once.size == ((12, 8) if orientation < 5 else (8, 12))
+    assert np.array_equal(load_image(once), once)
+    assert image_dimensions(once) == once.size
+
+
+@pytest.mark.parametrize("path", ["./a\nb.png", "./a\x1b[31mb.png"])
+def test_a_path_of_control_characters_is_named_in_one_plain_line(path):
+    with pytest.raises(ImageError, match="is missing; check the path") as caught:
+        load_image(path)
+    assert str(caught.value).isprintable()
+
+
+def test_paths_of_bytes_and_empty_ones(tmp_path):
+    gradient().save(tmp_path / "a.png")
+    [entry] = os.scandir(os.fsencode(tmp_path))
+    assert np.array_equal(load_image(entry), gradient())
+    with pytest.raises(ImageError, match=r"^the empty path is a folder"):
+        load_image("")
