@@ -98,7 +98,7 @@ def normalise(messages: Messages, *, data_urls_only: bool = False) -> tuple[Turn
         ChatError: a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
             differ in number, or an image that may not be opened; web addresses never may.
     """
-    if not isinstance(messages, list | tuple):
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise ChatError(f"the messages are {type(messages).__name__}; give a list of them")
     training = is_sample(messages)
     return tuple(
@@ -186,7 +186,7 @@ def _part(part: Any, where: str, data_urls_only: bool, training: bool) -> TextPa
         raise ChatError(
             f"{where}: videos are not read yet; give some of its frames as images named Frame-1, Frame-2, ..."
         )
-    if kind in PART_TYPES:
+    if kind in tuple(PART_TYPES):  # it may be anything, also what cannot be hashed
         raise ChatError(f'{where}: a part of type "{kind}" needs {PART_TYPES[kind]}')
     raise ChatError(f'{where}: unknown part type "{kind}"; known: {", ".join(PART_TYPES)}')
 
@@ -223,14 +223,14 @@ def _unicode(text: str, where: str, training: bool) -> str:
 
 def _placed(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]:
     """The images at the texts' placeholders, in their order."""
-    images = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
+    in_order = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
     placed: list[TextPart | ImagePart] = []
     for part in parts:
         if isinstance(part, TextPart):
             first, *others = PLACEHOLDERS.split(part.text)
             placed.append(TextPart(text=first))
             for text in others:
-                placed += [next(images), TextPart(text=text)]
+                placed += [next(in_order), TextPart(text=text)]
     return placed
 
 

@@ -66,9 +66,10 @@ def read_reply(answer: Any) -> dict[str, Any]:
     """
     try:
         choice = answer["choices"][0]
-        text, odd = _text(choice["message"].get("content"))
+        content = choice["message"].get("content")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError("the answer has no choices; is this an OpenAI-compatible server?") from None
+    text, odd = _text(content)
     usage = answer.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return {

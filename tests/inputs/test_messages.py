@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,9 @@ def test_half_a_surrogate_pair_is_refused_in_a_sample_and_replaced_in_a_question
     ("messages", "message"),
     [
         ([user([{"type": "audio", "audio": 1}])], 'turn 1: unknown part type "audio"; known: text, image'),
+        ([user([{"type": ["text"], "text": "x"}])], r"""turn 1: unknown part type "\['text'\]"; known: text, image"""),
+        ([user([{"type": {}}])], r'turn 1: unknown part type "\{\}"; known: text, image'),
+        ("words", "the messages are str; give a list of them"),
         (
             [user([{"type": "video", "video": "a.mp4"}])],
             "turn 1: videos are not read yet; give some of its frames as images",
@@ -147,3 +151,7 @@ def test_paths_of_a_data_file_stand_beside_it():
     sources = [part.source for part in image_parts(beside(messages, there)[:2])]
     assert sources == ["/data/set/a.png", "/data/set/b.png", "/x/c.png", URL, URL]
     assert beside(["odd", {"role": "user"}], there) == ["odd", {"role": "user"}]
+
+
+def test_any_sequence_of_messages_is_taken():
+    assert normalise(deque([user("a"), assistant("b")])) == normalise([user("a"), assistant("b")])
