@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +53,20 @@ def chosen(what: str, value: str | None, known: Collection[str]) -> str:
 
 
 def find(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:
-    """The first of the named files in the first folder with one: ``root/benchmark``, ``root/FOLDER`` or ``root``."""
-    places = (Path(root) / folder / name for folder in (benchmark, *folders, "") for name in names)
-    return next((place for place in places if place.is_file()), None)
+    """The first of the named files that is in ``root/benchmark``, ``root/FOLDER`` or ``root``.
+
+    With ``folders``, InternVL's names of a benchmark, the first folder with one of the files counts, otherwise the
+    first name that is found in any.
+    """
+    every = [Path(root) / folder for folder in (benchmark, *folders, "")]
+    by_folder = (folder / name for folder in every for name in names)
+    by_name = (folder / name for name in names for folder in every)
+    return next((place for place in (by_folder if folders else by_name) if place.is_file()), None)
 
 
 def with_val(name: str) -> list[str]:
-    """A file's places in a benchmark's folder: directly, or in ``val/`` as InternVL publishes its domain data."""
-    return [name, f"val/{name}"]
+    """A file's places in a benchmark's folder: in ``val/`` as InternVL publishes its domain data, or directly."""
+    return [f"val/{name}", name]
 
 
 def locate(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequence[str] = ()) -> Path:
@@ -76,7 +81,8 @@ def locate(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequ
     path = find(root, benchmark, names, folders)
     if path is None:
         folder = root / benchmark if (root / benchmark).is_dir() else root
-        raise DataError(f"{folder} lacks {' or '.join(names)}; {help_page} says where the official files come from")
+        lacking = " or ".join(dict.fromkeys(name.removeprefix("val/") for name in names))
+        raise DataError(f"{folder} lacks {lacking}; {help_page} says where the official files come from")
     return path
 
 
@@ -212,6 +218,7 @@ def read_tsv(
         raise DataError(
             f"{path}: the header has no column {', '.join(missing)}; is it the official tab-separated file?"
         )
+    faults.check()
     if not rows:
         faults.add(1, "there are no rows")
     for number, cells in enumerate(rows, 1):
@@ -253,30 +260,29 @@ def _list_cell(cell: str) -> list[str]:
     return [part.strip(" '\"") for part in cell.strip("[] ").split(",")]
 
 
-PUBLISHED = re.compile(r"(\./)?data/[^/]+/")
-"""How InternVL's files begin an image's name."""
-
-
-def image_paths(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
+def image_paths(
+    path: Path,
+    names: Sequence[str],
+    *folders: Path,
+    ways: Callable[[str], Sequence[str]] = lambda name: [name],
+) -> list[str]:
     """Where the images named by a file's rows are: in the first folder that has them.
 
-    A name is tried as it stands, without InternVL's leading ``data/NAME/``, then as a bare name.
-
     Args:
-        path: the file; its own folder is searched first.
+        path: the file.
         names: one a row.
-        folders: further folders.
+        folders: searched in this order.
+        ways: a name as it may be found there, the likeliest first.
 
     Raises:
         DataError: lists the rows whose image is missing.
     """
-    folders = tuple(dict.fromkeys((path.parent, *folders)))
+    folders = tuple(dict.fromkeys(folders))
     faults = Faults(path)
     places: dict[str, Path | None] = {}  # many rows ask about one image
     for number, name in enumerate(names, 1):
         if name not in places:
-            ways = [way for way in (name, PUBLISHED.sub("", name, count=1), Path(name).name) if way]
-            tried = (folder / way for way in ways for folder in folders)
+            tried = (folder / way for way in ways(name) if way for folder in folders)
             places[name] = next((place for place in tried if place.is_file()), None)
         if places[name] is None:
             faults.add(number, f"the image {name} is missing")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -41,7 +40,6 @@ def with_answers(
     """Makes a benchmark's ``score`` of a function of the answered items, the protocol's name and the judge."""
 
     def decorate(function: Callable[[Asked, str, Judge | None], Score]) -> Callable[..., Score]:
-        @functools.wraps(function)
         def score(
             items: Iterable[Item],
             predictions: Iterable[Prediction],
@@ -51,6 +49,7 @@ def with_answers(
         ) -> Score:
             return function(answers(items, predictions), chosen("protocol", protocol, protocols), judge)
 
+        score.__doc__ = function.__doc__
         return score
 
     return decorate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ NEW_TOKENS = 100
 """Answer limit of InternVL's script for short answers."""
 VLMEVALKIT_NEW_TOKENS = 1024
 """Answer limit of VLMEvalKit for every benchmark."""
+PUBLISHED = re.compile(r"(\./)?data/[^/]+/")
+"""How InternVL's files begin an image's name."""
 
 
 def ask(
@@ -85,8 +88,15 @@ def are_texts(value: Any) -> bool:
 
 
 def question_images(path: Path, names: Sequence[str], *folders: Path) -> list[str]:
-    """As :func:`image_paths`; InternVL names images from the folder above its ``data/NAME``."""
-    return image_paths(path, names, *folders, path.parent.parent.parent)
+    """As :func:`image_paths`, in the file's own folder first and at last in the one above InternVL's ``data/NAME``.
+
+    A name is tried as it stands, without the leading ``data/NAME/``, then as a bare name.
+    """
+
+    def ways(name: str) -> list[str]:
+        return [name, PUBLISHED.sub("", name, count=1) if PUBLISHED.match(name) else name, Path(name).name]
+
+    return image_paths(path, names, path.parent, *folders, path.parent.parent.parent, ways=ways)
 
 
 def unique(names: Iterable[object]) -> list[str]:

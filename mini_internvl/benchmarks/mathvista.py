@@ -121,7 +121,8 @@ def _official(path: Path) -> Iterator[_Row]:
         labelled.append({**labels, **problem, "choices": problem.get("choices") or []})
         faults.add(number, *[f"no {', '.join(missing)}"] * bool(missing), *_wrong(labelled[-1]))
     faults.check("take the file with the texts under query, as on the Hugging Face Hub")
-    images = image_paths(path, [row["image"] for row in problems], path.parent / "images", path.parent.parent)
+    folders = (path.parent, path.parent / "images", path.parent.parent)
+    images = image_paths(path, [row["image"] for row in problems], *folders)
     for number, (row, image) in enumerate(zip(labelled, images, strict=True), 1):
         yield str(row.get("pid", number)), image, row["query"], _reference(row)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -253,3 +254,10 @@ def test_a_sample_takes_together_what_counts_together(name: str, tmp_path: Path)
         taken = {item.id for item in outputs.sample(benchmark, items, 2, seed)}
         assert 2 <= len(taken) < len(items) or len(groups) == 1
         assert all(members <= taken or not members & taken for members in groups.values())
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLE)
+def test_help_shows_how_score_is_called(name: str) -> None:
+    score = plugins.find("benchmarks", name).score
+    assert list(inspect.signature(score).parameters) == ["items", "predictions", "protocol", "judge"]
+    assert score.__doc__
