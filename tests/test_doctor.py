@@ -105,6 +105,21 @@ def missing_shard(folder: Path) -> None:
     shards(folder)[1].unlink()
 
 
+def empty_index(folder: Path) -> None:
+    shards(folder)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {}}))
+
+
+def idle_and_missing(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    shards(folder)[1].unlink()
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
 def truncated_shard(folder: Path) -> None:
     cut(shards(folder)[0], 0.5)
 
@@ -204,11 +219,14 @@ FAULTS = {
     "cut weights": (lambda folder: cut(folder / WEIGHTS, 0.9), "error", WEIGHTS, "is cut off", "fetch or save it"),
     "cut header": (lambda folder: cut(folder / WEIGHTS, 0.01), "error", WEIGHTS, "inside its header", "again"),
     "cut shard": (truncated_shard, "error", "model-00001-of-00002.safetensors", "is cut off", "fetch or save it"),
-    "missing shard": (missing_shard, "error", INDEX, "model-00002-of-00002.safetensors", "fetch them again"),
+    "missing shard": (missing_shard, "error", INDEX, "model-00002-of-00002.safetensors", "fetch these files"),
+    "empty index": (empty_index, "error", INDEX, "names no files", "fetch the index again"),
+    "idle beside a missing shard": (idle_and_missing, "warning", WEIGHTS, "is not read", "delete it"),
+    "no weights": (no_weights, "error", WEIGHTS, "is missing: the folder holds no weights", "fetch the safetensors"),
     "no index": (no_index, "error", INDEX, "is missing although there are shards", "fetch model.safetensors.index"),
     "idle shard": (idle_shard, "warning", "model-00003-of-00003.safetensors", "is not read", "delete it"),
     "wrong shard": (wrong_shard, "error", "model-00002-of-00002.safetensors", "lacks", "all of one version"),
-    "pickle": (pickled, "error", "pytorch_model.bin", "pickle", "convert it to safetensors"),
+    "pickle": (pickled, "error", "pytorch_model.bin", "pickle", "convert the weights to safetensors"),
     "idle pickle": (write("pytorch_model.bin", "x"), "note", "pytorch_model.bin", "not read", ""),
     "Git LFS pointer": (write(WEIGHTS, POINTER), "error", WEIGHTS, "Git LFS pointer", "git lfs pull"),
     "error page": (write(WEIGHTS, "<html>Not found</html>"), "error", WEIGHTS, "text file", "fetch it again"),
@@ -337,9 +355,11 @@ def test_a_fault_is_told_with_its_file_and_remedy(folder, fault):
         assert finding.remedy or finding.severity == "note"
 
 
-@pytest.mark.parametrize(
-    "fault", [name for name, row in FAULTS.items() if row[1] != "error" and name != "fewer tokens than rows"]
-)
+BESIDES = ("fewer tokens than rows", "idle beside a missing shard")
+"""Faults whose folder has an error besides the finding."""
+
+
+@pytest.mark.parametrize("fault", [name for name, row in FAULTS.items() if row[1] != "error" and name not in BESIDES])
 def test_what_is_no_error_still_answers(folder, fault):
     FAULTS[fault][0](folder)
     assert diagnose(folder).healthy
@@ -433,6 +453,13 @@ def test_native_names_in_memory_are_known_too(folder, tmp_path):
 
     edit_weights(saved, rename)
     assert not [finding for finding in diagnose(saved).findings if finding.file == WEIGHTS]
+
+
+def test_the_pickle_of_an_adapter_is_named(tmp_path):
+    folder = adapter(tmp_path / "a")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    remedy = "save them as adapter_model.safetensors"
+    told(diagnose(folder), "error", "adapter_model.bin", "holds the weights as a pickle", remedy)
 
 
 def test_a_bare_encoder_is_healthy():

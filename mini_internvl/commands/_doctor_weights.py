@@ -44,13 +44,18 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
     elif present and not indexed:
         remedy = f"fetch {INDEX}, which says which tensor is in which file"
         folder.add("error", INDEX, f"is missing although there are shards ({listed(present)})", remedy)
-    elif single != WEIGHTS and not indexed:
+    elif pickled and not indexed:
+        what = "holds the weights as a pickle, which can run code when it is loaded and is refused"
+        folder.add("error", pickled[0], what, f"convert the weights to safetensors and save them as {single}")
+    elif not indexed:
         folder.add("error", single, "is missing: the folder holds no weights", "fetch the safetensors files")
     else:
         try:
             used = [path.relative_to(folder.path).as_posix() for path in weight_files(folder.path)]
         except CheckpointError as error:
-            folder.add_error(single, error)
+            folder.add_error(INDEX, error)
+            named = set(_places(folder).values())
+            used = [name for name in present if name in named] or present
     idle = [name for name in present if name not in used and not name.startswith("adapter_")]
     if idle:
         why = f"{INDEX} does not name it" if indexed else f"{single} alone is read"
@@ -69,11 +74,16 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
     return files
 
 
+def _places(folder: Folder) -> dict[str, str]:
+    """Tensor -> file as the index has it; nothing where it is broken."""
+    places = (folder.json(INDEX) or {}).get("weight_map")
+    whole = isinstance(places, dict) and all(isinstance(name, str) for name in places.values())
+    return places if isinstance(places, dict) and whole else {}
+
+
 def _check_index(folder: Folder, files: Files) -> None:
     """Report files that hold other tensors than the index says."""
-    places = (folder.json(INDEX) or {}).get("weight_map")
-    if not isinstance(places, dict):
-        return
+    places = _places(folder)
     for name, held in files.items():
         promised = {key for key, place in places.items() if place == name}
         differences = ("lacks {}", promised - held.keys()), ("holds {} on top", held.keys() - promised)

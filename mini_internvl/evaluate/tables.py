@@ -17,7 +17,7 @@ from mini_internvl import plugins
 from mini_internvl.evaluate.outputs import SCORE, score_paths
 from mini_internvl.evaluate.paper_tables import PAPER_TABLES, Column, PaperTable
 from mini_internvl.evaluate.published import Published
-from mini_internvl.files import read_object
+from mini_internvl.files import FileError, read_object
 from mini_internvl.metrics import average
 
 WHOLE = 0.95
@@ -91,7 +91,10 @@ def read_run(folder: Path) -> list[RunScore]:
 
 
 def _read_score(path: Path, run: Path) -> RunScore:
-    raw = read_object(path)
+    try:
+        raw = read_object(path)
+    except FileError as error:
+        raise ValueError(f"{str(error).rpartition('; ')[0]}; score the benchmark again") from None
     try:
         model = raw.get("model") or {}
         model = {"name": model} if isinstance(model, str) else model

@@ -80,7 +80,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise CheckpointError(
             f"{folder / pickled[0]} is a pickle file, which can run code when loaded; convert it to safetensors first"
         )
-    raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+    raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}; fetch the safetensors files")
 
 
 def _indexed_files(folder: Path) -> list[Path]:
@@ -94,8 +94,11 @@ def _indexed_files(folder: Path) -> list[Path]:
                 f"{folder / INDEX} names {name!r:.200}, outside the folder; put the weights beside the index"
             )
     missing = [name for name in names if not (folder / name).exists()]
-    if missing or not names:
-        raise CheckpointError(f"{folder / INDEX} names {missing or 'no files'}, not in the folder; fetch them again")
+    if not names:
+        raise CheckpointError(f"{folder / INDEX} names no files; fetch the index again")
+    if missing:
+        some = ", ".join(missing[:4]) + (f" and {len(missing) - 4:,} more" if len(missing) > 4 else "")
+        raise CheckpointError(f"{folder / INDEX} names shards that are missing: {some}; fetch these files as well")
     return [folder / name for name in names]
 
 

@@ -243,6 +243,7 @@ def test_a_broken_score_is_named(tmp_path, content, said):
     with pytest.raises(ValueError, match=said) as caught:
         tables.read_run(tmp_path)
     assert str(path) in str(caught.value)
+    assert str(caught.value).endswith("; score the benchmark again")
 
 
 def test_folders_without_scores_are_refused(tmp_path):
