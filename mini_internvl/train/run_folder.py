@@ -143,7 +143,10 @@ def own(path: Path) -> Iterator[RunFolder]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunFolderError("training runs in one process so far; start it without torchrun, or with WORLD_SIZE=1")
     there = path.exists()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(path, error) from None
     lock = _lock(path / ".lock")
     try:
         for name in FOLDERS:
@@ -164,7 +167,10 @@ def own(path: Path) -> Iterator[RunFolder]:
 def _lock(path: Path) -> int:
     """Descriptor of the locked file. The lock is the kernel's: it ends with the process and holds over containers."""
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _unusable(path.parent, error) from None
         if sys.platform != "win32":
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,6 +178,9 @@ def _lock(path: Path) -> int:
                 owner = os.read(lock, 300).decode(errors="replace").strip() or "another process"
                 os.close(lock)
                 raise RunFolderError(f"{path.parent} is in use by {owner}; wait for it, or {ELSEWHERE}") from None
+            except OSError as error:  # for instance a network disk without locks
+                os.close(lock)
+                raise _unusable(path.parent, error) from None
             try:
                 if not os.path.samestat(os.fstat(lock), path.stat()):
                     raise FileNotFoundError
@@ -184,6 +193,10 @@ def _lock(path: Path) -> int:
             os.ftruncate(lock, 0)
             os.write(lock, name.encode())
         return lock
+
+
+def _unusable(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{folder} cannot be locked for a run ({error.strerror}); check the disk, or {ELSEWHERE}")
 
 
 def _close_locks() -> None:

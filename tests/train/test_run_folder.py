@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import multiprocessing
+import os
 import re
 import resource
 import shutil
@@ -70,6 +73,30 @@ def test_a_worker_does_not_hold_the_lock_of_a_run_that_was_killed(tmp_path):
     with own(tmp_path):
         worker.kill()
     worker.join()
+
+
+def test_a_folder_that_cannot_be_locked_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunFolderError, match=r"file/run cannot be locked .*give another folder"),
+        own(tmp_path / "file" / "run"),
+    ):
+        pass
+
+    def no_locks(lock, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    before = len(os.listdir("/proc/self/fd"))
+    with (
+        pytest.raises(RunFolderError, match=r"run cannot be locked for a run \(No locks available\)"),
+        own(tmp_path / "run"),
+    ):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.setattr(os, "open", lambda *given: no_locks(*given[:2]))
+    with pytest.raises(RunFolderError, match="cannot be locked"), own(tmp_path / "run"):
+        pass
 
 
 def test_torchrun_is_refused(recipe, tmp_path, monkeypatch):
