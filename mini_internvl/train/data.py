@@ -30,7 +30,7 @@ from mini_internvl.inputs.messages import normalise
 from mini_internvl.inputs.prepare import CutImage, Processor
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
-from mini_internvl.train.independent import PADDING, documents, join, position_ids, split_questions
+from mini_internvl.train.independent import PADDING, join, position_ids, split_questions
 from mini_internvl.train.losses.answers import IGNORE
 
 
@@ -60,33 +60,30 @@ class SampleProcessor:
             counts = [len(image.tiles) for image in images]
             conversations = split_questions(messages) if sample.independent else [messages]
             pieces = [self.processor.encode(conversation, counts) for conversation in conversations]
-            context = self.processor.tokenizer.token_id(chat.IMAGE_CONTEXT)
-            groups = documents(pieces, self.processor.config.llm.rope)
-            joined = [join(group, context) if len(pieces) > 1 else (group[0], []) for group in groups]
+            encoded, segments, documents = pieces[0], None, [0]
+            if len(pieces) > 1:
+                context = self.processor.tokenizer.token_id(chat.IMAGE_CONTEXT)
+                encoded, segments, documents = join(pieces, context, self.processor.config.llm.rope)
             extras = self.targets(sample, images)
-            input_ids = [token for document, _ in joined for token in document.input_ids]
-            labels = [label for document, _ in joined for label in document.labels]
-            if all(label == IGNORE for label in labels):
+            if all(label == IGNORE for label in encoded.labels):
                 raise ValueError("no token is supervised; end it with an answer")
-            if len(input_ids) > self.max_length:
+            if len(encoded.input_ids) > self.max_length:
                 raise ValueError(
-                    f"it has {len(input_ids)} tokens, more than max_length {self.max_length}; raise max_length "
+                    f"it has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}; raise max_length "
                     "or lower max_tiles"
                 )
         except (ValueError, OSError) as error:
             raise DataError(f"{f'{sample.place}, ' if sample.place else ''}sample {name}: {error}") from error
-        size = self.processor.config.image_size
-        tiles = torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *(image.tiles for image in images)])
-        segments = [segment for _, own in joined for segment in own]
-        numbers = [number for number, (document, _) in enumerate(joined) for _ in document.input_ids]
+        size, copies = self.processor.config.image_size, documents[-1] + 1  # each document reads the images
+        tiles = [image.tiles for image in images] * copies
         return Example(
             sample_id=name,
-            input_ids=torch.tensor(input_ids),
-            labels=torch.tensor(labels),
-            tiles=torch.cat([tiles] * len(joined)),
-            extras={name: torch.cat([extra] * len(joined)) for name, extra in extras.items()},
-            segment_ids=torch.tensor(segments) if segments else None,
-            document_ids=torch.tensor(numbers) if len(joined) > 1 else None,
+            input_ids=torch.tensor(encoded.input_ids),
+            labels=torch.tensor(encoded.labels),
+            tiles=torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *tiles]),
+            extras={name: torch.cat([extra] * copies) for name, extra in extras.items()},
+            segment_ids=None if segments is None else torch.tensor(segments),
+            document_ids=torch.tensor(documents) if copies > 1 else None,
         )
 
 

@@ -65,30 +65,23 @@ def _split(turn: Turn) -> tuple[tuple[TextPart | ImagePart, ...], str, str]:
     return turn.parts[: last + 1], text[: len(text) - len(question)], question
 
 
-def documents(pieces: Sequence[Encoded], rope: RopeConfig) -> list[list[Encoded]]:
-    """The conversations of :func:`split_questions`, those together that can share a prefix."""
-    groups: dict[int, list[Encoded]] = {}
-    for piece in pieces:
-        groups.setdefault(rotation_group(rope, len(piece.input_ids)), []).append(piece)
-    return list(groups.values())
-
-
-def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
-    """One document of the conversations of :func:`split_questions`.
+def join(pieces: Sequence[Encoded], context: int, rope: RopeConfig) -> tuple[Encoded, list[int], list[int]]:
+    """One row of the conversations of :func:`split_questions`; those that rotate the prefix alike are one document.
 
     Args:
         pieces: at least one, each with visual tokens.
         context: id of the visual token.
+        rope: the model's rotary embedding.
 
     Returns:
-        The document, and the segment of each of its tokens.
+        The row, and the segment and the document of each of its tokens.
 
     Raises:
         ValueError: the conversations do not begin alike, or an answer has no supervised token.
     """
     begin = pieces[0].input_ids
     shared = len(begin) - begin[::-1].index(context)
-    ids, labels, segments = begin[:shared], pieces[0].labels[:shared], [0] * shared
+    groups: dict[int, list[Encoded]] = {}
     for number, piece in enumerate(pieces, 1):
         if piece.input_ids[:shared] != begin[:shared] or context in piece.input_ids[shared:]:
             raise ValueError(
@@ -96,10 +89,18 @@ def join(pieces: Sequence[Encoded], context: int) -> tuple[Encoded, list[int]]:
             )
         if all(label == chat.IGNORE for label in piece.labels):
             raise ValueError(f"answer {number} has no supervised token; write one")
-        ids = ids + piece.input_ids[shared:]
-        labels = labels + piece.labels[shared:]
-        segments = segments + [number] * (len(piece.input_ids) - shared)
-    return Encoded(input_ids=ids, labels=labels), segments
+        groups.setdefault(rotation_group(rope, len(piece.input_ids)), []).append(piece)
+    ids, labels, segments, documents = list[int](), list[int](), list[int](), list[int]()
+    for document, group in enumerate(groups.values()):
+        ids += begin[:shared]
+        labels += pieces[0].labels[:shared]
+        segments += [0] * shared
+        for segment, piece in enumerate(group, 1):
+            ids += piece.input_ids[shared:]
+            labels += piece.labels[shared:]
+            segments += [segment] * (len(piece.input_ids) - shared)
+        documents += [document] * (len(ids) - len(documents))
+    return Encoded(input_ids=ids, labels=labels), segments, documents
 
 
 def position_ids(segment_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import normalise
+from mini_internvl.model.config import RopeConfig
 from mini_internvl.records import Encoded, Sample
 from mini_internvl.train.data import DataError, collate
 from mini_internvl.train.independent import join, position_ids, split_questions
@@ -89,6 +90,7 @@ def test_questions_on_both_sides_of_a_rotary_limit_are_rotated_as_alone(process,
     loss, gradients = measured(answers, [process(LONG), process(ONE)])
     expected, wanted = measured(answers, [*map(process, conversations), process(ONE)])
     assert loss == pytest.approx(expected, rel=1e-5)
+    assert gradients.keys() == wanted.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
 
@@ -133,12 +135,20 @@ def test_conversations_that_begin_otherwise_are_not_joined():
     def piece(*ids):
         return Encoded(input_ids=list(ids), labels=[chat.IGNORE] * (len(ids) - 1) + [ids[-1]])
 
-    row, segments = join([piece(1, 7, 7, 2, 3), piece(1, 7, 7, 4)], 7)
+    rope = RopeConfig(theta=1e4)
+    row, segments, documents = join([piece(1, 7, 7, 2, 3), piece(1, 7, 7, 4)], 7, rope)
     assert (row.input_ids, segments) == ([1, 7, 7, 2, 3, 4], [0, 0, 0, 1, 1, 2])
+    assert documents == [0] * 6
     assert row.labels == [chat.IGNORE] * 4 + [3, 4]
     for other in (piece(1, 7, 2, 3, 5), piece(2, 7, 7, 4), piece(1, 7, 7, 7, 4)):
         with pytest.raises(ValueError, match="question 2 does not begin with the images as the first does"):
-            join([piece(1, 7, 7, 2, 3), other], 7)
+            join([piece(1, 7, 7, 2, 3), other], 7, rope)
+    limited = RopeConfig(theta=1e4, kind="longrope", max_positions=8, original_max_positions=4)
+    row, segments, documents = join([piece(1, 7, 7, 2, 3), piece(1, 7, 7, 4)], 7, limited)
+    assert (row.input_ids, segments) == ([1, 7, 7, 2, 3, 1, 7, 7, 4], [0, 0, 0, 1, 1, 0, 0, 0, 1])
+    assert documents == [0] * 5 + [1] * 4
+    with pytest.raises(ValueError, match="question 2 does not begin with the images as the first does"):
+        join([piece(1, 7, 7, 2, 3), piece(2, 7, 7, 4)], 7, limited)
 
 
 def test_positions_count_on_from_the_shared_prefix():
