@@ -17,7 +17,7 @@ from .base import QA, Annotated
 
 SIDE = 112
 """Images are about one tile."""
-MAX_LINE_WORDS = 14
+MAX_LINE_CHARACTERS = 14
 """Characters after which a line gets no further word."""
 READ = ("Read the text.", "What does it say?", "What is written here?", "What text is in the picture?",
         "Read the text in the image.", "What is the text?", "Transcribe the text.")  # fmt: skip

@@ -12,7 +12,7 @@ from .text_easy import token
 def text(rng: random.Random, split: str) -> str:
     """One word, number or code, or a few."""
     line = token(rng, split, 8)
-    while rng.random() < 0.5 and len(line) < pages.MAX_LINE_WORDS:
+    while rng.random() < 0.5 and len(line) < pages.MAX_LINE_CHARACTERS:
         line += " " + token(rng, split, 8)
     return line
 
