@@ -106,6 +106,12 @@ def test_a_forgotten_question_is_wrong_usage(minivl, image):
     assert "the question is missing" in err
 
 
+def test_a_question_longer_than_any_file_name_is_asked(minivl, checkpoint):
+    code, out, err = minivl("ask", "What is the word? " * 300, "--model", checkpoint, "--max-new-tokens", 2)
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "0 tiles, 1968 + 2 tokens" in err
+
+
 def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, image):
     code, out, err = minivl("ask", image, "What is this?", "--model", checkpoint, "--max-new-tokens", 5)
     assert code == 0

@@ -113,6 +113,11 @@ def test_another_base_and_bad_places_are_refused(adapter, base, tmp_path):
     assert not (tmp_path / "merged").exists()
     with pytest.raises(CheckpointError, match=r"adapter_config.json is missing"):
         command.merge(other, tmp_path / "merged", base=str(other))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
+    with pytest.raises(CheckpointError, match=r"adapter_config.json: init_lora_weights is 'pissa'") as caught:
+        command.merge(adapter, tmp_path / "merged")
+    assert "is not here" not in str(caught.value)
 
 
 def test_merging_is_proved_against_the_files_not_against_our_own_loading(adapter, tmp_path, monkeypatch):

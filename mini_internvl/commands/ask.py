@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Ask about images; the answer is printed as it comes, then tiles, tokens and seconds."""
     *images, question = inputs
-    if not images and Path(question).is_file():
+    if not images and os.path.isfile(question):  # of a long question, Path.is_file raises OSError
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
     from mini_internvl import GenerationConfig, load
 

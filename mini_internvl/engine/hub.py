@@ -58,8 +58,9 @@ def base_folder(folder: Path, base: str | None = None) -> Path:
     """
     if not is_adapter(folder):
         return folder
+    name = find_base(folder, base)
     try:
-        return resolve(find_base(folder, base))
+        return resolve(name)
     except CheckpointError as error:
         if base is not None:
             raise
