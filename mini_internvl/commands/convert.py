@@ -118,7 +118,7 @@ def _copy_tokenizer(source: Path, target: Path, here: str, there: str, config: A
     if there == "native" and here != "native":
         write_native_files(source, target, config)
     elif here == "native" and there != "native":
-        write_official_files(source, target, config)
+        write_official_files(source, target)
     else:
         for name in FILES:
             if (source / name).exists():

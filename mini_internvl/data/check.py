@@ -89,7 +89,7 @@ def trainable(turns: Sequence[Turn]) -> None:
     Raises:
         ValueError: names the turn or the image.
     """
-    chat.check(turns)
+    chat.render(turns, template=chat.CHATML)
     if all(turn.role != "assistant" for turn in turns):
         raise ValueError("there is no answer to learn; end the row with one")
     for turn in turns:

@@ -118,7 +118,7 @@ class Engine:
 
     def render(self, messages: Messages) -> str:
         """The prompt as text, each image as one ``<image>``."""
-        return self.processor.render(messages)
+        return chat.render(messages, template=self.processor.template, system_message=self.processor.system_message)
 
     @property
     def arithmetic(self) -> str:

@@ -10,7 +10,7 @@ from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.engine.remote import RemoteEngine, RemoteError
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer
-from mini_internvl.inputs.messages import TextPart, Turn
+from mini_internvl.inputs.messages import Turn
 from mini_internvl.records import JudgeError
 
 MAX_REPLY_TOKENS = 256
@@ -38,7 +38,7 @@ class Judge:
             self.odd += known[key].item == ODD
             return known[key].text
         texts = (("system", system), ("user", prompt)) if system else (("user", prompt),)
-        turns = [Turn(role=role, parts=(TextPart(text=text),)) for role, text in texts]  # a mark in an answer is text
+        turns = [Turn(role=role, parts=(text,)) for role, text in texts]  # a mark in an answer is text
         config = GenerationConfig(max_new_tokens=MAX_REPLY_TOKENS, temperature=temperature)
         try:
             reply = self.engine.chat(turns, config)

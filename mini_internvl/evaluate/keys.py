@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.inputs.hashes import ImageHashes
-from mini_internvl.inputs.messages import Messages, TextPart, normalise
+from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.records import Item
 
 DECODING = "greedy"
@@ -40,7 +40,7 @@ def settings_hash(folder: Path) -> str:
 def plain_prompt(messages: Messages) -> str:
     """A conversation as text that no model's template has touched: roles, texts, and images as their names."""
     turns = [
-        [turn.role, *(part.text if isinstance(part, TextPart) else f"<image>{part.name}" for part in turn.parts)]
+        [turn.role, *(part if isinstance(part, str) else f"<image>{part.name}" for part in turn.parts)]
         for turn in normalise(messages)
     ]
     return json.dumps(turns, ensure_ascii=False)

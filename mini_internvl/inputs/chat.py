@@ -13,16 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from mini_internvl.inputs.messages import (
-    ESCAPED,
-    PLACEHOLDER,
-    ChatError,
-    Messages,
-    TextPart,
-    Turn,
-    is_sample,
-    normalise,
-)
+from mini_internvl.inputs.messages import ESCAPED, PLACEHOLDER, ChatError, Messages, Turn, is_sample, normalise
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.records import ChatTemplate, Encoded
 
@@ -38,6 +29,8 @@ ROLES = ("system", "user", "assistant")
 
 Piece = tuple[str, bool]
 """Text, and whether somebody typed it."""
+Segment = tuple[str, list[Piece], bool]
+"""A role's header, what follows it up to the separator, and whether that is supervised; all together are the prompt."""
 
 SYSTEM_2_0 = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -96,10 +89,7 @@ def encode(
     Args:
         messages: in either form. Ending with a question, the assistant's turn is opened for an answer; ending with an
             answer, it is a training sample.
-        tokenizer: of the checkpoint.
-        template: of the checkpoint.
         tiles: number of tiles of each image, in reading order.
-        tokens_per_tile: visual tokens of one tile.
         system_message: used when the conversation has none; ``None`` takes the template's. "" is a valid message.
         control_tokens: what ``<|im_end|>``, ``<img>`` and the like are where a message holds them: characters like any
             others ("text"), or as in the original control tokens, where a training sample whose text holds the
@@ -118,7 +108,7 @@ def encode(
     if not control and any(token in turn.text for turn in turns for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)):
         raise ChatError(f"a turn holds {IMAGE_START}, {IMAGE_CONTEXT} or {IMAGE_END}, which the original cannot read")
     encoded = _tokenise(segments, tokenizer, control)
-    images = sum(piece is _IMAGE for pieces, _ in segments for piece in pieces)
+    images = sum(piece is _IMAGE for _, pieces, _ in segments for piece in pieces)
     if images != len(tiles):
         raise ChatError(f"the conversation has {images} images, but tiles of {len(tiles)} are given")
     if images:
@@ -130,24 +120,13 @@ def encode(
 
 
 def render(messages: Messages, *, template: ChatTemplate, system_message: str | None = None) -> str:
-    """The text that :func:`encode` reads, each image as one ``<image>``; the arguments are its own."""
+    """The text that :func:`encode` reads, each image as one ``<image>``; arguments and errors are its own."""
     turns = normalise(messages)
     return "".join(
         PLACEHOLDER if piece is _IMAGE else piece[0].replace(PLACEHOLDER, ESCAPED)
-        for pieces, _ in _segments(turns, template, system_message, training=is_sample(turns))
-        for piece in pieces
+        for header, pieces, _ in _segments(turns, template, system_message, training=is_sample(turns))
+        for piece in [(header, False), *pieces]
     )
-
-
-def check(messages: Messages) -> None:
-    """Find without a tokenizer what :func:`encode` would refuse.
-
-    Raises:
-        ChatError: see :func:`encode`.
-    """
-    turns = normalise(messages)
-    for _ in _segments(turns, TEMPLATES["Hermes-2"], "", training=is_sample(turns)):
-        pass
 
 
 @functools.lru_cache(maxsize=64)
@@ -161,8 +140,7 @@ def _control(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
 
 def _segments(
     turns: Sequence[Turn], template: ChatTemplate, system_message: str | None, *, training: bool
-) -> Iterator[tuple[list[Piece], bool]]:
-    """(pieces, supervised) whose concatenation is the prompt."""
+) -> Iterator[Segment]:
     left = list(enumerate(turns, 1))
     count = sum(len(turn.images) for turn in turns)
     system = [(template.system_message if system_message is None else system_message, False)]
@@ -176,7 +154,8 @@ def _segments(
         raise ChatError(
             "the conversation has no question; the first message after the system's must come from the user"
         )
-    yield [(template.system_role, False), *system, (template.sep, False)], False
+    end = (template.sep, False)
+    yield template.system_role, [*system, end], False
     for place, (number, turn) in enumerate(left):
         _check_role(turn.role, number, expected=("user", "assistant")[place % 2])
         pieces = _pieces(turn, count, numbers)
@@ -184,13 +163,10 @@ def _segments(
             pieces = _stripped(pieces)
         if not pieces and (training or turn.role == "user"):
             raise ChatError(f"turn {number} ({turn.role}) is empty; write a text or leave the turn out")
-        if turn.role == "user":
-            yield [(template.user_role, False), *pieces, (template.sep, False)], False
-        else:
-            yield [(template.assistant_role, False)], False
-            yield [*pieces, (template.sep, False)], True
+        header = template.user_role if turn.role == "user" else template.assistant_role
+        yield header, [*pieces, end], turn.role == "assistant"
     if not training:
-        yield [(template.assistant_role, False)], False
+        yield template.assistant_role, [], False
 
 
 def _check_role(role: object, turn: int, *, expected: str) -> None:
@@ -209,8 +185,8 @@ def _pieces(turn: Turn, count: int, numbers: Iterator[int]) -> list[Piece]:
     """A turn's text and images; ``numbers`` are those of the conversation's ``count`` images not yet written."""
     pieces: list[Piece] = []
     for part in turn.parts:
-        if isinstance(part, TextPart):
-            pieces.append((part.text, True))
+        if isinstance(part, str):
+            pieces.append((part, True))
         else:
             label = part.label(next(numbers), count)
             pieces += [(label, True)] if label else []
@@ -229,23 +205,20 @@ def _stripped(pieces: Sequence[Piece]) -> list[Piece]:
     return left
 
 
-def _ambiguous(segments: Sequence[tuple[list[Piece], bool]], template: ChatTemplate, tokenizer: Tokenizer) -> bool:
+def _ambiguous(segments: Sequence[Segment], template: ChatTemplate, tokenizer: Tokenizer) -> bool:
     """Whether the original would lose count of a training sample's tokens and mask them all.
 
     It counts tokens that are not padding, and finds the turns by cutting the text at the separator; for templates that
     strip, at the assistant's header.
     """
-    texts = ["".join(text for text, _ in pieces) for pieces, _ in segments]
-    header = template.assistant_role
+    expected, cut = len(segments), template.sep
     if template.strips_turns:
-        expected, cut = sum(text == header for text in texts), header
-    else:
-        expected, cut = sum(text != header for text in texts), template.sep
-    whole = "".join(texts)
+        expected, cut = sum(supervised for *_, supervised in segments), template.assistant_role
+    whole = "".join(header + "".join(text for text, _ in pieces) for header, pieces, _ in segments)
     return whole.count(cut) != expected or bool(tokenizer.pad_token and tokenizer.pad_token in whole)
 
 
-def _tokenise(segments: Sequence[tuple[list[Piece], bool]], tokenizer: Tokenizer, control: frozenset[str]) -> Encoded:
+def _tokenise(segments: Sequence[Segment], tokenizer: Tokenizer, control: frozenset[str]) -> Encoded:
     """Ids turn by turn, which are those of the whole text, since every turn begins and ends with an added token.
 
     An answer is tokenised together with its header, and as many tokens as the header has alone are masked. Each image
@@ -253,17 +226,11 @@ def _tokenise(segments: Sequence[tuple[list[Piece], bool]], tokenizer: Tokenizer
     """
     ids: list[int] = []
     labels: list[int] = []
-    header: list[Piece] = []
-    for place, (pieces, supervised) in enumerate(segments):
-        if place == 0:
-            own = _first_ids(tokenizer, tuple(pieces), control)
-        elif not supervised and place + 1 < len(segments) and segments[place + 1][1]:
-            header = pieces
-            continue
-        else:
-            own = tokenizer.typed_ids([*header, *pieces] if supervised else pieces, control)
+    for place, (header, pieces, supervised) in enumerate(segments):
+        whole = ((header, False), *pieces)
+        own = tokenizer.typed_ids(whole, control) if place else _first_ids(tokenizer, whole, control)
         ids += own
-        masked = _length(tokenizer, header[0][0]) if supervised else len(own)
+        masked = _length(tokenizer, header) if supervised else len(own)
         labels += [IGNORE] * masked + own[masked:]
     return Encoded(input_ids=ids, labels=labels)
 

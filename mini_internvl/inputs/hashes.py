@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Hashable
 from typing import Any
@@ -16,21 +17,13 @@ class ImageHashes:
     """SHA-256 of images, each source read once: of a file's bytes, which is much cheaper than decoding them."""
 
     def __init__(self) -> None:
-        self.known: dict[Any, str] = {}
-
-    def hash(self, source: Any) -> str:
-        """Of a path, bytes, a data URL, a PIL image, or what gives its bytes when read; ImageError as when opened."""
-        if not isinstance(source, Hashable):
-            return _hash(source)
-        if source not in self.known:
-            self.known[source] = _hash(source)
-        return self.known[source]
+        self._cached = functools.cache(_hash)
 
     def all(self, messages: Messages) -> list[Any]:
-        """The hash of each image of a conversation, with its own scale and tile limit where it has them."""
+        """The hash of each image, with its own scale and tile limit where it has them; ImageError as when opened."""
         return [
             [
-                self.hash(part.source),
+                self._cached(part.source) if isinstance(part.source, Hashable) else _hash(part.source),
                 *([part.scale] if part.scale != 1 else []),
                 *([f"max_tiles {part.max_tiles}"] if part.max_tiles else []),
             ]

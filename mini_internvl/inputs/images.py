@@ -27,13 +27,11 @@ from PIL import Image, UnidentifiedImageError
 from mini_internvl.files import FileError, check_file
 
 MAX_PIXELS = 100_000_000
-"""Largest accepted image, width times height."""
 MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"
 """Environment variable with another limit."""
 PIXEL_BYTES = 10
 """Memory that decoding may take for each pixel of the limit: 8-bit images fit, see :func:`_cost` for the others."""
 MAX_BYTES = 1_000_000_000
-"""Largest accepted file."""
 MAX_SCANS = 16
 """Passes over a JPEG of the largest size; a smaller one may have more in proportion. Encoders write about 10."""
 MAX_ICON_PIXELS = 2**22

@@ -31,14 +31,6 @@ class ChatError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPart:
-    """A piece of text, every character of which is meant."""
-
-    text: str
-    """Never parsed again: ``<image>`` in it is text."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImagePart:
     """An image and how it is shown."""
 
@@ -66,18 +58,17 @@ class Turn:
 
     role: Any
     """``"system"``, ``"user"`` or ``"assistant"``; the renderer checks it with the order of turns."""
-    parts: tuple[TextPart | ImagePart, ...]
-    """In reading order; two texts never follow each other."""
+    parts: tuple[str | ImagePart, ...]
+    """In reading order; two texts never follow each other, and none is parsed again: ``<image>`` in it is text."""
 
     @property
     def images(self) -> list[ImagePart]:
-        """Its images."""
         return [part for part in self.parts if isinstance(part, ImagePart)]
 
     @property
     def text(self) -> str:
-        """Its text without images."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+        """Without images."""
+        return "".join(part for part in self.parts if isinstance(part, str))
 
 
 Messages = Sequence[Message | Turn]
@@ -90,9 +81,7 @@ def normalise(messages: Messages, *, data_urls_only: bool = False) -> tuple[Turn
     In a conversation that ends with an answer, a training sample, half a surrogate pair and an ``<image>`` in an answer
     are refused; in a question the one is replaced with a warning, and an answer's ``<image>`` is text.
 
-    Args:
-        messages: in either form.
-        data_urls_only: for requests from elsewhere: their images come with them, nothing of ours is opened.
+    ``data_urls_only`` is for requests from elsewhere: their images come with them, nothing of ours is opened.
 
     Raises:
         ChatError: a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
@@ -115,11 +104,7 @@ def is_sample(messages: Messages) -> bool:
 
 
 def image_parts(messages: Messages) -> list[ImagePart]:
-    """The images of a conversation in reading order.
-
-    Raises:
-        ChatError: see :func:`normalise`.
-    """
+    """The images of a conversation in reading order."""
     return [image for turn in normalise(messages) for image in turn.images]
 
 
@@ -159,7 +144,7 @@ def _turn(message: Any, where: str, data_urls_only: bool, training: bool) -> Tur
         raise ChatError(f"{where}: the content is {type(content).__name__}; give a text or a list of parts")
     parts = [_part(part, where, data_urls_only, training) for part in content]
     found = sum(isinstance(part, ImagePart) for part in parts)
-    wanted = sum(len(PLACEHOLDERS.findall(part.text)) for part in parts if isinstance(part, TextPart))
+    wanted = sum(len(PLACEHOLDERS.findall(part)) for part in parts if isinstance(part, str))
     if role == "assistant":
         if found or (wanted and training):
             raise ChatError(
@@ -175,10 +160,10 @@ def _turn(message: Any, where: str, data_urls_only: bool, training: bool) -> Tur
     return Turn(role=role, parts=_joined(parts))
 
 
-def _part(part: Any, where: str, data_urls_only: bool, training: bool) -> TextPart | ImagePart:
+def _part(part: Any, where: str, data_urls_only: bool, training: bool) -> str | ImagePart:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
-        return TextPart(text=_unicode(part["text"], where, training))
+        return _unicode(part["text"], where, training)
     holder, key = (part.get("image_url"), "url") if kind == "image_url" else (part, "image")
     if kind in ("image", "image_url") and isinstance(holder, Mapping) and key in holder:
         return _image(part, holder[key], where, data_urls_only)
@@ -221,28 +206,27 @@ def _unicode(text: str, where: str, training: bool) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _placed(parts: Sequence[TextPart | ImagePart]) -> list[TextPart | ImagePart]:
+def _placed(parts: Sequence[str | ImagePart]) -> list[str | ImagePart]:
     """The images at the texts' placeholders, in their order."""
     in_order = (replace(part, placed=True) for part in parts if isinstance(part, ImagePart))
-    placed: list[TextPart | ImagePart] = []
+    placed: list[str | ImagePart] = []
     for part in parts:
-        if isinstance(part, TextPart):
-            first, *others = PLACEHOLDERS.split(part.text)
-            placed.append(TextPart(text=first))
+        if isinstance(part, str):
+            first, *others = PLACEHOLDERS.split(part)
+            placed.append(first)
             for text in others:
-                placed += [next(in_order), TextPart(text=text)]
+                placed += [next(in_order), text]
     return placed
 
 
-def _joined(parts: Sequence[TextPart | ImagePart]) -> tuple[TextPart | ImagePart, ...]:
+def _joined(parts: Sequence[str | ImagePart]) -> tuple[str | ImagePart, ...]:
     """No empty texts, no two in a row, and escaped placeholders as their literal text."""
-    joined: list[TextPart | ImagePart] = []
+    joined: list[str | ImagePart] = []
+    text = ""
     for part in parts:
-        if isinstance(part, TextPart):
-            text, before = part.text.replace(ESCAPED, PLACEHOLDER), joined[-1:]
-            if before and isinstance(before[0], TextPart):
-                text = before[0].text + text
-                joined.pop()
-            part = TextPart(text=text)
-        joined.append(part)
-    return tuple(part for part in joined if part != TextPart(text=""))
+        if isinstance(part, str):
+            text += part.replace(ESCAPED, PLACEHOLDER)
+        else:
+            joined += [text, part]
+            text = ""
+    return tuple(part for part in [*joined, text] if part != "")

@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mini_internvl.files import copy_file, read_object
+from mini_internvl.files import copy_file
 from mini_internvl.inputs import chat, fast_json
 from mini_internvl.inputs.messages import PLACEHOLDER
 from mini_internvl.inputs.tiles import MEAN, STD
 from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError
-from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
+from mini_internvl.inputs.tokenizer_files import REPLACED, VOCABULARIES, load_tokenizer, read_settings, stop_ids
 from mini_internvl.records import ChatTemplate
 
 if TYPE_CHECKING:
@@ -35,12 +35,8 @@ if TYPE_CHECKING:
 
 OFFICIAL = "official_files"
 """Key of a native tokenizer_config.json: official file name -> its content."""
-VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
-"""Official tokenizer files that transformers leaves alone beside a tokenizer.json."""
-REPLACED = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-"""Official files whose names the native ones need."""
 VIDEO_TOKENS = ("<video>", "<|placeholder1|>", "<|plugin|>", "<quad>")
-"""The processor wants a video placeholder; the first of these in the vocabulary, so that no row is added."""
+"""The processor wants a video placeholder: the first of these in the vocabulary, so that no row is added."""
 STOPS = {
     "Hermes-2": ("<|im_start|>", "<|im_end|>"),
     "internlm2-chat": ("<|im_end|>", "<|im_start|>"),
@@ -50,21 +46,14 @@ STOPS = {
 
 
 def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Path]:
-    """Write tokenizer, processor, chat template and generation settings for transformers.
+    """Write tokenizer, processor, chat template and generation settings for transformers; returns the files.
 
-    Args:
-        source: folder with the official tokenizer files.
-        target: the native folder; made when missing.
-        config: of the model.
-
-    Returns:
-        The files written.
+    ``source`` holds the official tokenizer files; ``target`` is the native folder, made when missing.
 
     Raises:
         TokenizerError: the source holds no tokenizer, or one that tokenizer.json cannot express.
         ChatError: an unknown chat template.
     """
-    source, target = Path(source), Path(target)
     tokenizer = load_tokenizer(source)
     template = chat.find_template(config.template)
     backend = fast_json.backend(tokenizer)
@@ -73,7 +62,7 @@ def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Pa
     backend.save(str(files[0]))
     vocabularies = [name for name in VOCABULARIES if (source / name).exists()]
     files += [copy_file(source / name, target / name) for name in vocabularies]
-    official = {name: _json(source / name) for name in REPLACED if (source / name).exists()}
+    official = {name: read_settings(source / name) for name in REPLACED if (source / name).exists()}
     bos = _bos(tokenizer)
     contents: dict[str, Mapping[str, Any] | str] = {
         "tokenizer_config.json": _tokenizer_config(tokenizer, backend, official, bos),
@@ -85,26 +74,15 @@ def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Pa
     return files + [_write(target / name, content) for name, content in contents.items()]
 
 
-def write_official_files(source: Path, target: Path, config: VLMConfig) -> list[Path]:
-    """Write the tokenizer files of an official folder from a native one.
+def write_official_files(source: Path, target: Path) -> list[Path]:
+    """Write the tokenizer files of an official folder, made when missing, from a native one; returns the files.
 
     A folder written by :func:`write_native_files` gives its official files back. Of a folder made elsewhere the
     vocabulary files are copied; where it has only tokenizer.json, that is kept, with added_tokens.json beside it.
-
-    Args:
-        source: the native folder.
-        target: the official folder; made when missing.
-        config: of the model.
-
-    Returns:
-        The files written.
-
-    Raises:
-        TokenizerError: the source holds no tokenizer.
+    TokenizerError when it holds no tokenizer.
     """
-    source, target = Path(source), Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    settings = _json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").exists() else {}
+    settings = read_settings(source / "tokenizer_config.json", missing_ok=True)
     official = settings.pop(OFFICIAL, None)
     names = [name for name in VOCABULARIES if (source / name).exists()]
     bare = not {"tokenizer.model", "vocab.json"} & set(names)
@@ -114,30 +92,24 @@ def write_official_files(source: Path, target: Path, config: VLMConfig) -> list[
         names.append("tokenizer.json")
     files = [copy_file(source / name, target / name) for name in names]
     if bare and "added_tokens.json" not in names:
-        rows = _json(source / "tokenizer.json").get("added_tokens", [])
+        rows = read_settings(source / "tokenizer.json").get("added_tokens", [])
         files.append(_write(target / "added_tokens.json", {row["content"]: row["id"] for row in rows}))
     if official is None:
         unread = ("chat_template", "processor_class", "auto_map")
         official = {"tokenizer_config.json": {key: value for key, value in settings.items() if key not in unread}}
         others = (name for name in REPLACED[1:] if (source / name).exists())
-        official |= {name: _json(source / name) for name in others}
+        official |= {name: read_settings(source / name) for name in others}
     return files + [_write(target / name, content) for name, content in official.items()]
 
 
 def chat_template(template: ChatTemplate, bos: str = "", system_message: str | None = None) -> str:
     """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each image.
 
-    A message whose text has ``<image>`` placeholders says itself where its images go.
-
-    Args:
-        template: of the checkpoint.
-        bos: text in front of everything.
-        system_message: used when the conversation has none; ``None`` takes the template's.
+    ``bos`` stands in front of everything; ``system_message`` replaces the template's when it is not ``None``.
     """
-    default = template.system_message if system_message is None else system_message
     text = {
         "BOS": bos,
-        "DEFAULT": default,
+        "DEFAULT": template.system_message if system_message is None else system_message,
         "SYSTEM": template.system_role,
         "USER": template.user_role,
         "ASSISTANT": template.assistant_role,
@@ -245,18 +217,11 @@ def _tokenizer_config(
             "context_image_token": chat.IMAGE_CONTEXT,
             "end_image_token": chat.IMAGE_END,
             "start_image_token": chat.IMAGE_START,
-            "video_token": _video_token(tokenizer),
+            "video_token": next((token for token in VIDEO_TOKENS if token in tokenizer.added), chat.IMAGE_END),
         },
         OFFICIAL: official,
     }
     return config | {"add_bos_token": True, "add_eos_token": False, "bos_token": bos} if bos else config
-
-
-def _video_token(tokenizer: Tokenizer) -> str:
-    for token in VIDEO_TOKENS:
-        if token in tokenizer.added:
-            return token
-    return chat.IMAGE_END
 
 
 def _generation_config(
@@ -264,9 +229,8 @@ def _generation_config(
 ) -> dict[str, Any]:
     """The official generation_config.json with the template's stop tokens added to its own."""
     config = dict(official.get("generation_config.json", {}))
-    for token in (*STOPS.get(template.name, ()), template.sep.strip()):
-        if token in tokenizer.added:
-            stops.append(tokenizer.token_id(token))
+    more = (*STOPS.get(template.name, ()), template.sep.strip())
+    stops += [tokenizer.token_id(token) for token in more if token in tokenizer.added]
     config["eos_token_id"] = list(dict.fromkeys(stops))
     if tokenizer.pad_token:
         config["pad_token_id"] = tokenizer.token_id(tokenizer.pad_token)
@@ -301,10 +265,6 @@ def _processor_files(config: VLMConfig) -> dict[str, Mapping[str, Any]]:
         "video_preprocessor_config.json": {**pixels, "video_processor_type": "InternVLVideoProcessor"},
         "processor_config.json": {"image_seq_length": config.tokens_per_tile, "processor_class": "InternVLProcessor"},
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_object(path, error=TokenizerError)
 
 
 def _write(path: Path, content: Mapping[str, Any] | str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from mini_internvl.inputs import images
-from mini_internvl.inputs.messages import ImagePart, Messages, TextPart, normalise
+from mini_internvl.inputs.messages import ImagePart, Messages, normalise
 
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """First bytes of a file -> type that servers take as it is; others are sent as PNG."""
@@ -31,8 +31,8 @@ def to_wire(messages: Messages) -> list[dict[str, Any]]:
     for turn in turns:
         content: list[dict[str, Any]] = []
         for part in turn.parts:
-            if isinstance(part, TextPart):
-                content.append({"type": "text", "text": part.text})
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
                 continue
             number += 1
             if label := part.label(number, count):

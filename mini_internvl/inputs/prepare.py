@@ -44,8 +44,6 @@ class Prompt:
 
     input_ids: list[int]
     """Token ids; after a question the assistant's turn is open."""
-    labels: list[int]
-    """Same length; the token id where it is supervised, -100 elsewhere."""
     pixel_values: Tensor
     """(tiles of all images, 3, S, S) float32, normalised."""
     tiles: tuple[int, ...]
@@ -57,22 +55,15 @@ class Processor:
     """Cuts and encodes messages for one model."""
 
     tokenizer: Tokenizer
-    """The checkpoint's tokenizer."""
     template: ChatTemplate
-    """The checkpoint's chat template."""
     config: VLMConfig
-    """Tile size, limits, thumbnail, tokens a tile."""
     system_message: str | None = None
     """Replaces the template's own when not ``None``."""
     fast: bool = False
     """Resize with torch, equal within 1/255."""
 
     def cut(self, messages: Messages, *, max_tiles: int | None = None) -> list[CutImage]:
-        """The images of a conversation in tiles.
-
-        Args:
-            messages: in either form.
-            max_tiles: most tiles for all images together, thumbnails not counted; ``None`` uses the model's.
+        """Images in tiles: at most ``max_tiles`` for all together, thumbnails not counted; ``None`` for the model's.
 
         Raises:
             ChatError, ImageError: the messages are malformed, or an image cannot be used.
@@ -82,7 +73,7 @@ class Processor:
     def prepare(
         self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
     ) -> Prompt:
-        """Ids, labels and pixel values of a conversation; arguments and errors are those of :meth:`cut`.
+        """Ids and pixel values of a conversation; arguments and errors are those of :meth:`cut`.
 
         ``shared`` keeps what was cut, so that conversations about the same images get one and the same tensor.
         """
@@ -96,8 +87,7 @@ class Processor:
             whole = torch.cat([image.tiles for image in images]) if images else empty
             shared[key] = normalise_tiles(whole, self.fast), tuple(len(image.tiles) for image in images)
         pixel_values, tiles = shared[key]
-        encoded = self.encode(turns, tiles)
-        return Prompt(input_ids=encoded.input_ids, labels=encoded.labels, pixel_values=pixel_values, tiles=tiles)
+        return Prompt(input_ids=self.encode(turns, tiles).input_ids, pixel_values=pixel_values, tiles=tiles)
 
     def encode(self, messages: Messages, tiles: Sequence[int]) -> Encoded:
         """Token ids and labels of a conversation whose images have so many tiles; see :func:`chat.encode`."""
@@ -110,16 +100,10 @@ class Processor:
             system_message=self.system_message,
         )
 
-    def render(self, messages: Messages) -> str:
-        """The prompt as text, each image as one ``<image>``."""
-        return chat.render(messages, template=self.template, system_message=self.system_message)
-
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
         """Tiles that :meth:`cut` would give, read from the images' headers alone; the same errors, but for damage."""
-        total = 0
-        for part, tiles in self._limits(messages, max_tiles):
-            total += count_tiles(*image_dimensions(part.source, scale=part.scale), tiles)
-        return total
+        limits = self._limits(messages, max_tiles)
+        return sum(count_tiles(*image_dimensions(part.source, scale=part.scale), tiles) for part, tiles in limits)
 
     def _limits(self, messages: Messages, max_tiles: int | None) -> list[tuple[ImagePart, TileConfig]]:
         """Each image with how it is cut."""

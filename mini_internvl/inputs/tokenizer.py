@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,10 @@ class AddedToken:
     """A token outside the base vocabulary, found in text before anything else."""
 
     content: str
-    """The token's text."""
     id: int
-    """Its number."""
     lstrip: bool = False
-    """White space before it is dropped."""
+    """White space before it is dropped; ``rstrip``: after it."""
     rstrip: bool = False
-    """White space after it is dropped."""
     single_word: bool = False
     """Only found where no letter touches it."""
     special: bool = True
@@ -51,7 +49,7 @@ class Tokenizer(abc.ABC):
     """Text <-> token ids; made by :func:`load_tokenizer`."""
 
     kind: str
-    """"bpe", "sentencepiece" or "json"."""
+    """``bpe``, ``sentencepiece`` or ``json``."""
     aliases: frozenset[str] = frozenset()
     """Pieces of the base vocabulary whose numbers added tokens have taken ("[UNUSED_TOKEN_146]", InternLM2)."""
 
@@ -80,11 +78,9 @@ class Tokenizer(abc.ABC):
         return self.encode(text)
 
     def typed_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:
-        """Ids of text that follows other text, in which what people typed cannot be a control token.
+        """Ids of text that follows other text, from its pieces: (text, whether somebody typed it).
 
-        Args:
-            pieces: (text, whether it was typed), one after the other.
-            control: added tokens whose text is characters like any others where it was typed.
+        Where it was typed, the text of ``control``'s added tokens is characters like any others.
         """
         pieces = list(pieces)
         if not any(typed and token in text for text, typed in pieces for token in control | self.aliases):
@@ -93,28 +89,26 @@ class Tokenizer(abc.ABC):
 
     def _cut_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:
         """As :meth:`typed_ids`: text is cut at added tokens, and white space beside them moved as their flags say."""
-        cut: list[str | AddedToken] = [""]
+        texts = [""]
+        tokens: list[AddedToken] = []  # between the texts
         for text, typed in pieces:
             for part in self._splitter.split(text) if self._splitter else [text]:
                 found = None if typed and part in control else self.added.get(part)
-                if found is not None:
-                    cut += [found, ""]
+                if found is None:
+                    texts[-1] += part
                 else:
-                    cut[-1] = f"{cut[-1]}{part}"
-        for place in range(1, len(cut), 2):  # text and tokens take turns
-            before, token, after = cut[place - 1 : place + 2]
-            assert isinstance(before, str)
-            assert isinstance(token, AddedToken)
-            assert isinstance(after, str)
-            if token.single_word and not (before[-1:] in ("", " ") and after[:1] in ("", " ")):
-                cut[place - 1 : place + 2] = "", "", f"{before}{token.content}{after}"
-                continue
-            cut[place - 1] = before.rstrip() if token.lstrip else before
-            cut[place + 1] = after.lstrip() if token.rstrip else after
+                    tokens.append(found)
+                    texts.append("")
         ids: list[int] = []
-        for part in cut:
-            ids += [part.id] if isinstance(part, AddedToken) else self._plain_ids(part, bool(control)) if part else []
-        return ids
+        before, spell = texts[0], bool(control)
+        for token, after in zip(tokens, texts[1:], strict=True):
+            if token.single_word and not (before[-1:] in ("", " ") and after[:1] in ("", " ")):
+                before += token.content + after
+                continue
+            before = before.rstrip() if token.lstrip else before
+            ids += [*self._plain_ids(before, spell), token.id] if before else [token.id]
+            before = after.lstrip() if token.rstrip else after
+        return ids + self._plain_ids(before, spell) if before else ids
 
     @abc.abstractmethod
     def _plain_ids(self, text: str, spell: bool = False) -> list[int]:
@@ -188,8 +182,6 @@ class SentencePieceTokenizer(Tokenizer):
     """A ``tokenizer.model`` with the habits of the slow tokenizer it was trained with.
 
     Args:
-        model: the loaded sentencepiece model.
-        added: added tokens.
         prefix_every_piece: a space before every piece between added tokens (InternLM2, old Llama), or only before the
             whole text (Llama with ``legacy`` false).
         add_bos: whether BOS comes first.
@@ -253,15 +245,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         kept = self._kept(ids, skip_special)
-        texts: list[str] = []
-        run: list[int] = []
-        for number in kept:
-            if number in self._by_id:
-                texts += [self.model.decode(run), self._by_id[number]]
-                run = []
-            else:
-                run.append(number)
-        text = "".join([*texts, self.model.decode(run)])
+        runs = itertools.groupby(kept, self._by_id.__contains__)
+        text = "".join(
+            "".join(self._by_id[number] for number in run) if added else self.model.decode(list(run))
+            for added, run in runs
+        )
         # The space put before the first word when encoding; a model that puts it itself has taken it off already.
         starts_word = kept and kept[0] not in self._by_id and self.model.id_to_piece(kept[0]).startswith(SPACE)
         return text[1:] if starts_word and not self.prefix_every_piece else text

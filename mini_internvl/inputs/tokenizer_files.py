@@ -21,21 +21,15 @@ QWEN2_PIECES = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Qwen2's pre-tokenisation (``tokenization_qwen2.py``)."""
-FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-)
+VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+"""Official tokenizer files that transformers leaves alone beside a tokenizer.json."""
+REPLACED = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+"""Official files whose names the native ones need."""
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+FILES = (*VOCABULARIES, *REPLACED, *PROCESSOR, "tokenizer.json", "chat_template.jinja")
 """Files beside the weights that a checkpoint needs to talk; they go along when it is saved or converted."""
+FLAGS = ("lstrip", "rstrip", "single_word", "special")
+"""Of an added token."""
 MAX_ID = 10_000_000
 """Ids from here on are taken for damage."""
 NO_SPACE_IN_FRONT = b"\x1a\x02\x18\x00"
@@ -43,18 +37,14 @@ NO_SPACE_IN_FRONT = b"\x1a\x02\x18\x00"
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Build the tokenizer of a checkpoint folder.
-
-    Raises:
-        TokenizerError: no tokenizer files, or one of them is broken.
-    """
+    """The tokenizer of a checkpoint folder; TokenizerError when it has no tokenizer files, or broken ones."""
     folder = Path(folder)
-    config = _read(folder / "tokenizer_config.json", missing_ok=True)
+    config = read_settings(folder / "tokenizer_config.json", missing_ok=True)
     try:
         original = (config.get("official_files") or {}).get("tokenizer_config.json") or {}  # of a native folder
         config |= original
         added = _added_tokens(folder, config)
-        roles = _roles({**config, **_read(folder / "special_tokens_map.json", missing_ok=True)})
+        roles = _roles({**config, **read_settings(folder / "special_tokens_map.json", missing_ok=True)})
     except TokenizerError:
         raise
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -79,7 +69,7 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
-    vocab = _read(folder / "vocab.json")
+    vocab = read_settings(folder / "vocab.json")
     try:
         lines = read_text(folder / "merges.txt", error=TokenizerError).split("\n")
         # The original's reader takes every line that begins with "#" for a comment, so that "##" stays two tokens.
@@ -94,12 +84,9 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
         ) from None
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(QWEN2_PIECES), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     backend.decoder = decoders.ByteLevel()
     for token in sorted(added, key=lambda token: token.id):
         backend.add_tokens([backend_token(token)])
@@ -115,14 +102,8 @@ def backend_token(token: AddedToken, *, normalized: bool = False) -> tokenizers.
     """The token as the ``tokenizers`` library knows it; ``normalized`` looks for it in normalised text."""
     import tokenizers
 
-    return tokenizers.AddedToken(
-        token.content,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        single_word=token.single_word,
-        normalized=normalized,
-        special=token.special,
-    )
+    flags = {name: getattr(token, name) for name in FLAGS}
+    return tokenizers.AddedToken(token.content, normalized=normalized, **flags)
 
 
 def _sentencepiece(
@@ -151,7 +132,7 @@ def _sentencepiece(
 def _json(folder: Path, pad_token: str | None) -> Tokenizer:
     import tokenizers
 
-    rows = _read(folder / "tokenizer.json").get("added_tokens") or []
+    rows = read_settings(folder / "tokenizer.json").get("added_tokens") or []
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         added = [_added(row["id"], row) for row in rows]
@@ -163,11 +144,10 @@ def _json(folder: Path, pad_token: str | None) -> Tokenizer:
 def stop_ids(folder: str | Path, tokenizer: Tokenizer) -> list[int]:
     """Ids that end an answer by generation_config.json: numbers or texts of tokens; null and no file mean none.
 
-    Raises:
-        TokenizerError: one is neither a number nor a token, or has no place in the vocabulary.
+    TokenizerError when one is neither a number nor a token, or has no place in the vocabulary.
     """
     path = Path(folder) / "generation_config.json"
-    value = _read(path, missing_ok=True).get("eos_token_id")
+    value = read_settings(path, missing_ok=True).get("eos_token_id")
     found = []
     for stop in value if isinstance(value, list) else [value]:
         if isinstance(stop, str):
@@ -183,13 +163,13 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[AddedToken]:
     """From ``added_tokens_decoder`` (with flags), completed by added_tokens.json (without)."""
     rows = config.get("added_tokens_decoder") or {}
     tokens = {row["content"]: _added(number, row) for number, row in rows.items()}
-    for content, number in _read(folder / "added_tokens.json", missing_ok=True).items():
+    for content, number in read_settings(folder / "added_tokens.json", missing_ok=True).items():
         tokens.setdefault(content, _added(number, {"content": content, "special": True}))
     return list(tokens.values())
 
 
 def _added(number: int | str, row: Mapping[str, Any]) -> AddedToken:
-    flags = {name: bool(row.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
+    flags = {name: bool(row.get(name, False)) for name in FLAGS}
     content, number = row["content"], int(number)
     if not isinstance(content, str) or not content or not 0 <= number < MAX_ID:
         raise ValueError(f"token {content!r:.60} has the id {number:.3g}")
@@ -217,7 +197,8 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _read(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+def read_settings(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """The object of a JSON file of a tokenizer, empty where it may be missing and is."""
     if missing_ok and not path.exists():
         return {}
     return read_object(path, error=TokenizerError)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.messages import ImagePart, Messages, TextPart, Turn, image_parts, normalise
+from mini_internvl.inputs.messages import ImagePart, Messages, Turn, image_parts, normalise
 from mini_internvl.model.config import RopeConfig
 from mini_internvl.model.decoder import rotation_group
 from mini_internvl.records import Encoded
@@ -49,16 +49,16 @@ def split_questions(messages: Messages) -> list[tuple[Turn, ...]]:
         if question is not turns[0] and question.images:
             raise ValueError("a later question has an image of its own; independent questions share those of the first")
         text = first if question is turns[0] else question.text
-        alone.append((*system, Turn(role="user", parts=(*images, TextPart(text=space + text))), answer))
+        alone.append((*system, Turn(role="user", parts=(*images, space + text)), answer))
     return alone
 
 
-def _split(turn: Turn) -> tuple[tuple[TextPart | ImagePart, ...], str, str]:
+def _split(turn: Turn) -> tuple[tuple[str | ImagePart, ...], str, str]:
     """The first question's parts up to its last image, the white space after it, and the rest of its text."""
     last = max((place for place, part in enumerate(turn.parts) if isinstance(part, ImagePart)), default=-1)
-    if last < 0 or (isinstance(turn.parts[0], TextPart) and not any(image.placed for image in turn.images)):
+    if last < 0 or (isinstance(turn.parts[0], str) and not any(image.placed for image in turn.images)):
         raise ValueError("questions are independent only if the first begins with all images; put its text after them")
-    text = "".join(part.text for part in turn.parts[last + 1 :] if isinstance(part, TextPart))
+    text = "".join(part for part in turn.parts[last + 1 :] if isinstance(part, str))
     question = text.lstrip()
     if not question:
         raise ValueError("questions are independent only if the first begins with all images; no text after the last")

@@ -224,7 +224,7 @@ def test_generation_stops(kind, folders):
 @each_kind
 def test_the_way_back_loses_nothing(kind, folders, tmp_path):
     official = ROOT / "tokenizers" / kind
-    files = write_official_files(folders / kind, tmp_path, _config(kind))
+    files = write_official_files(folders / kind, tmp_path)
     assert {file.name for file in files} == {file.name for file in official.iterdir()}
     for file in files:
         same = file.read_bytes() == (official / file.name).read_bytes()
@@ -243,9 +243,9 @@ def test_our_own_tokenizer_reads_the_native_folder(kind, folders):
 def test_a_folder_with_tokenizer_json_alone(kind, folders, tmp_path):
     (tmp_path / "native").mkdir()
     (tmp_path / "native/tokenizer.json").write_bytes((folders / kind / "tokenizer.json").read_bytes())
-    write_official_files(tmp_path / "native", tmp_path / "official", _config(kind))
+    write_official_files(tmp_path / "native", tmp_path / "official")
     added = json.loads((tmp_path / "official/added_tokens.json").read_text())
     assert added["<IMG_CONTEXT>"] == _ours(kind).token_id("<IMG_CONTEXT>")
     assert load_tokenizer(tmp_path / "official").encode("Hello <img>") == _ours(kind).encode("Hello <img>")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
-        write_official_files(tmp_path, tmp_path / "other", _config(kind))
+        write_official_files(tmp_path, tmp_path / "other")
