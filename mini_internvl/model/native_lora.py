@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mini_internvl.model import llms
 from mini_internvl.model.files import CheckpointError
+from mini_internvl.model.layouts.native import text_names
 from mini_internvl.model.lora import lora_layers
 from mini_internvl.model.vlm import InternVL
 
@@ -33,7 +33,7 @@ class LoraFactors:
 
 def pairs(model: InternVL) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """(our names, native names) of every layer: one and one, one and three (qkv), or several and one (fused)."""
-    fused: Mapping[str, tuple[str, ...]] = getattr(llms.find(model.config.llm.architecture), "NATIVE_FUSED", {})
+    fused = text_names(model.config).fused
     parts = {part for names in fused.values() for part in names}
     for index, block in enumerate(model.language_model.layers):
         home = f"language_model.layers.{index}."

@@ -84,7 +84,7 @@ def test_shards_give_the_same_model(checkpoint, folder):
     with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is damaged or incomplete"):
         load_model(folder)
     last.unlink()
-    with pytest.raises(CheckpointError, match=r"index\.json names \['model-00002.*fetch them again"):
+    with pytest.raises(CheckpointError, match=r"index\.json names shards that are missing: model-00002.*fetch these"):
         load_model(folder)
 
 

@@ -13,12 +13,12 @@ from mini_internvl.model.decoder import Decoder
 
 
 def official(model):
-    return dict(llms.find(model.config.architecture).join(model.state_dict(), model.config))
+    return dict(llms.find(model.config.architecture).NAMES.join(model.state_dict(), model.config))
 
 
 def ours(state, config):
     backbone = llms.find(config.architecture)
-    return {name: part for key, tensor in state.items() for name, part in backbone.split(key, tensor, config)}
+    return {name: part for key, tensor in state.items() for name, part in backbone.NAMES.split(key, tensor, config)}
 
 
 def test_gluing_and_cutting_are_inverse(llm):
@@ -34,7 +34,7 @@ def test_gluing_and_cutting_are_inverse(llm):
 
 
 def official_of(state, config):
-    return dict(llms.find(config.architecture).join(state, config))
+    return dict(llms.find(config.architecture).NAMES.join(state, config))
 
 
 def test_official_names_and_shapes():
@@ -87,7 +87,7 @@ def test_internlm2_rows_are_grouped_by_key_head():
         }
     )
     rows = torch.arange(16.0)[:, None].expand(16, 8).contiguous()
-    parts = dict(llms.find(config.architecture).split("model.layers.0.attention.wqkv.weight", rows, config))
+    parts = dict(llms.find(config.architecture).NAMES.split("model.layers.0.attention.wqkv.weight", rows, config))
     first = {key.split(".")[3]: value[:, 0].tolist() for key, value in parts.items()}
     assert first == {
         "q_proj": [0, 1, 2, 3, 8, 9, 10, 11],

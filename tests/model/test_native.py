@@ -37,7 +37,7 @@ def _ours(folder):
     backbone, state = llms.find(config.llm.architecture), {}
     for key, tensor in load_file(folder / "model.safetensors").items():
         if key.startswith("language_model."):
-            parts = backbone.split(key.removeprefix("language_model."), tensor, config.llm)
+            parts = backbone.NAMES.split(key.removeprefix("language_model."), tensor, config.llm)
             state |= {f"language_model.{name}": part for name, part in parts}
         else:
             state[key] = tensor
@@ -121,7 +121,7 @@ def test_tensors_survive_both_ways(folder, tmp_path):
     assert _same(dict(native.read(written.items(), config)), state)
     back = dict(native.read(reversed(list(written.items())), config))
     assert _same(back, state)
-    joined = dict(llms.find(config.llm.architecture).join(_language(back), config.llm))
+    joined = dict(llms.find(config.llm.architecture).NAMES.join(_language(back), config.llm))
     official = load_file(folder / "model.safetensors")
     assert _same(joined, _language(official))
 

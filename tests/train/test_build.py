@@ -87,7 +87,7 @@ def language_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32) 
     state = {name: torch.empty(t.shape).normal_(0, 0.1, generator=generator) for name, t in model.state_dict().items()}
     if raw.get("tie_word_embeddings"):
         del state["lm_head.weight"]
-    tensors = dict(llms.find(config.architecture).join(state, config))
+    tensors = dict(llms.find(config.architecture).NAMES.join(state, config))
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
     save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     return folder

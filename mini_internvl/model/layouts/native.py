@@ -1,14 +1,13 @@
 """The layout of Hugging Face transformers: ``InternVLForConditionalGeneration``, model type "internvl".
 
-Its text model is transformers' own Qwen2, Llama (for InternLM2, whose ``wqkv`` is cut apart) or Phi-3. Two spellings of
-tensor names exist and both are read: ``language_model.model.*`` with ``vision_tower.*``, which every release writes to
-disk and which is written here, and ``model.language_model.*`` with ``model.vision_tower.*``, the names in memory.
+Its text model is transformers' own Qwen2, Llama (for InternLM2) or Phi-3. Two spellings of tensor names are read:
+``language_model.model.*`` with ``vision_tower.*``, which every release writes to disk and which is written here, and
+``model.language_model.*`` with ``model.vision_tower.*``, the names in memory.
 
 Unusual: what the layout has no field for (template, tile limits, drop path, ...) is kept in config.json under
 ``mini_internvl``, a key that transformers ignores and writes back. A value that the layout does have a field for always
 comes from that field, so a checkpoint edited or trained elsewhere is read as it is now.
-Source: ``configuration_internvl.py`` and ``modeling_internvl.py`` of transformers 5; names as in
-``convert_internvl_weights_to_hf.py``.
+Source: ``configuration_internvl.py``, ``modeling_internvl.py``, ``convert_internvl_weights_to_hf.py`` of transformers.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model import llms
 from mini_internvl.model.config import ConfigError, DecoderConfig, RopeConfig, VLMConfig
 from mini_internvl.model.fields import Fields, is_integer
-from mini_internvl.model.layouts.official import with_head
+from mini_internvl.model.layouts.official import LLM, join_llm, split_llm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,8 +79,7 @@ _KEYS = {
     "mlp1.3.": "multi_modal_projector.linear_2.",
 }
 """Ours -> native in encoder and projector; the fused ``attn.qkv`` is cut into three beside this table."""
-_QKV = re.compile(r"(.+)\.attention\.([qkv])_proj\.(.+)")
-_LLM = "language_model."
+_QKV = re.compile(r"(vision_model\..+)\.attention\.([qkv])_proj\.(.+)")
 
 
 def matches(raw: Mapping[str, Any]) -> bool:
@@ -93,11 +90,8 @@ def matches(raw: Mapping[str, Any]) -> bool:
 def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A native config.json as an official ``internvl_chat`` one.
 
-    Fields that the layout cannot hold come from the ``mini_internvl`` key, else from the text model's type.
-
-    Raises:
-        ConfigError: the model uses something that this family does not (another text model, an encoder with a last
-            norm, a kept class token, ...); the message names the field.
+    Fields that the layout cannot hold come from the ``mini_internvl`` key, else from the text model's type. ConfigError
+    names a field that this family does not have: another text model, a last norm of the encoder, a kept class token...
     """
     fields = Fields(raw)
     text, vision = fields.table("text_config"), fields.table("vision_config")
@@ -109,17 +103,17 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     kept_vision, kept_llm = (
         Fields(kept.pop(name, None) or {}, f"{EXTRA}.{name}").raw for name in ("vision_config", "llm_config")
     )
-    image_size = _side(vision, "image_size", 448)
+    encoder = _official_vision(vision, kept_vision)
     token = fields.integer("image_token_id", QWEN2_5_IMAGE_TOKEN, low=0, high=10_000_000)
     llm = _official_llm(kind, text, kept_llm)
     modern = kind == "qwen2" and (token == QWEN2_5_IMAGE_TOKEN or llm["vocab_size"] > 151660)
-    whole, encoder = _present(raw), _present(vision.raw)
+    whole = _present(raw)
     official = {
         "architectures": ["InternVLChatModel"],
         "model_type": "internvl_chat",
         "template": "internvl2_5" if modern else llms.find(_TEXT[kind][1]).TEMPLATE,
         "ps_version": "v2",
-        "force_image_size": image_size,
+        "force_image_size": encoder["image_size"],
         "dynamic_image_size": True,
         "use_thumbnail": True,
         "min_dynamic_patch": 1,
@@ -130,19 +124,7 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         "select_layer": whole.get("vision_feature_layer", -1),
         "img_context_token_id": token,
         "tie_word_embeddings": False,
-        "vision_config": {
-            "architectures": ["InternVisionModel"],
-            "model_type": "intern_vit_6b",
-            **kept_vision,
-            **{key: encoder.get(name, default) for key, (name, _, default) in _VISION.items()},
-            "qkv_bias": vision.flag("attention_bias", False),
-            "qk_normalization": vision.flag("use_qk_norm", False),
-            "initializer_factor": vision.number("layer_scale_init_value", 0.1, low=-1e6, high=1e6),
-            "hidden_act": encoder.get("hidden_act", "gelu"),
-            "dropout": encoder.get("projection_dropout", 0.0),
-            "image_size": image_size,
-            "patch_size": _side(vision, "patch_size", 14),
-        },
+        "vision_config": encoder,
         "llm_config": llm,
     }
     if dtype := raw.get("dtype") or raw.get("torch_dtype"):
@@ -153,16 +135,27 @@ def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     return official
 
 
+def _official_vision(vision: Fields, kept: Mapping[str, Any]) -> dict[str, Any]:
+    given = _present(vision.raw)
+    return {
+        "architectures": ["InternVisionModel"],
+        "model_type": "intern_vit_6b",
+        **kept,
+        **{key: given.get(name, default) for key, (name, _, default) in _VISION.items()},
+        "qkv_bias": vision.flag("attention_bias", False),
+        "qk_normalization": vision.flag("use_qk_norm", False),
+        "initializer_factor": vision.number("layer_scale_init_value", 0.1, low=-1e6, high=1e6),
+        "hidden_act": given.get("hidden_act", "gelu"),
+        "dropout": given.get("projection_dropout", 0.0),
+        "image_size": _side(vision, "image_size", 448),
+        "patch_size": _side(vision, "patch_size", 14),
+    }
+
+
 def from_official_config(official: Mapping[str, Any], image_token_id: int | None, dtype: str) -> dict[str, Any]:
     """An official ``internvl_chat`` config as the native config.json of current transformers.
 
-    Args:
-        official: config.json of an ``InternVLChatModel``.
-        image_token_id: id of <IMG_CONTEXT>.
-        dtype: type of the weights, for instance "bfloat16".
-
-    Raises:
-        ConfigError: the model has what the native code does not compute; the message says what.
+    ConfigError says what the model has that the native code does not compute.
     """
     config = VLMConfig.from_official(official)
     if image_token_id is None:
@@ -210,28 +203,25 @@ def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[t
     The encoder's q, k and v are held back until all three are there. Parts of an incomplete triple come last under
     their native names, so that the caller lists them; so do tensors of unknown name.
     """
-    return with_head(_renamed(tensors, config), tied=bool(config.official.get(TIED)))
+    return split_llm(_renamed(tensors), config, text_names(config), tied=bool(config.official.get(TIED)))
 
 
-def _renamed(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
+def _renamed(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Encoder and projector under our names, the language model's tensors in one spelling."""
     import torch
 
     waiting: dict[str, dict[str, tuple[str, Tensor]]] = {}
     for key, tensor in tensors:
         name = _our_name(key)
-        cut = _QKV.fullmatch(name)
-        if name.startswith(_LLM):
-            for inner, part in _backbone(config).split(name.removeprefix(_LLM), tensor, config.llm):
-                yield _LLM + inner, part
-        elif cut and name.startswith("vision_model."):
-            fused = f"{cut[1]}.attn.qkv.{cut[3]}"
-            parts = waiting.setdefault(fused, {})
-            parts[cut[2]] = (key, tensor)
-            if len(parts) == 3:
-                yield fused, torch.cat([parts[letter][1] for letter in "qkv"])
-                del waiting[fused]
-        else:
+        if not (cut := _QKV.fullmatch(name)):
             yield name, tensor
+            continue
+        fused = f"{cut[1]}.attn.qkv.{cut[3]}"
+        parts = waiting.setdefault(fused, {})
+        parts[cut[2]] = (key, tensor)
+        if len(parts) == 3:
+            yield fused, torch.cat([parts[letter][1] for letter in "qkv"])
+            del waiting[fused]
     for parts in waiting.values():
         yield from parts.values()
 
@@ -241,25 +231,22 @@ def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str,
 
     The fused q, k, v is cut in three, which share memory with the whole.
     """
-    llm: dict[str, Tensor] = {}
+    native: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = _replaced(key, _KEYS)
-        if key.startswith(_LLM):
-            llm[key.removeprefix(_LLM)] = tensor
-        elif ".attn.qkv." in key:
-            block, kind = name.split(".attn.qkv.")
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                yield f"{block}.attention.{letter}_proj.{kind}", part
+        name = key if key.startswith(LLM) else _replaced(key, _KEYS)
+        block, cut, kind = name.partition(".attn.qkv.")
+        if cut:
+            names = [f"{block}.attention.{letter}_proj.{kind}" for letter in "qkv"]
+            native |= zip(names, tensor.chunk(3), strict=True)
         else:
-            yield name, tensor
-    for name, tensor in _backbone(config).join(llm, config.llm):
-        yield _LLM + name, tensor
+            native[name] = tensor
+    return join_llm(native, config, text_names(config))
 
 
-def _backbone(config: VLMConfig) -> ModuleType:
-    """The file of ``model/llms`` whose names the text model has: Llama, which stands for InternLM2, has Qwen2's."""
+def text_names(config: VLMConfig) -> llms.Names:
+    """Names in the text model: Llama, which stands for InternLM2, has ours."""
     name = config.llm.architecture
-    return llms.find("Qwen2ForCausalLM" if name == "InternLM2ForCausalLM" else name)
+    return llms.Names() if name == "InternLM2ForCausalLM" else llms.find(name).NAMES
 
 
 def _check_readable(fields: Fields, text: Fields, vision: Fields) -> None:
@@ -385,14 +372,14 @@ def _present(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def one_spelling(key: str) -> str:
     """``model.language_model.*`` and top-level ``lm_head`` in the other spelling."""
-    name = f"{_LLM}{key}" if key.startswith("lm_head.") else key
+    name = f"{LLM}{key}" if key.startswith("lm_head.") else key
     return re.sub(r"^model\.language_model\.", "language_model.model.", name).removeprefix("model.")
 
 
 def _our_name(key: str) -> str:
     """A native name of either spelling as ours, the fused parts of the encoder apart; others stay."""
     name = one_spelling(key)
-    if name.startswith(_LLM):
+    if name.startswith(LLM):
         return name
     ours = _replaced(name, {native: ours for ours, native in _KEYS.items()})
     return key if ours == name else ours

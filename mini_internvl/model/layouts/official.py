@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAME = "official"
 DROPPED = ("auto_map", "native_tied_embeddings")
 """Fields that are not written: one names code files that do not go along, one was true of the native files only."""
-_LLM = "language_model."
+LLM = "language_model."
 
 
 def matches(raw: Mapping[str, Any]) -> bool:
@@ -42,28 +42,27 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
 
 def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
     """Official names -> ours; the language model's fused matrices are cut, a shared embedding table is given twice."""
-    return with_head(_cut(tensors, config), tied=is_tied(config))
+    return split_llm(tensors, config, llms.find(config.llm.architecture).NAMES, tied=is_tied(config))
 
 
-def _cut(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    backbone = llms.find(config.llm.architecture)
-    for key, tensor in tensors:
-        if key.startswith(_LLM):
-            for name, part in backbone.split(key.removeprefix(_LLM), tensor, config.llm):
-                yield _LLM + name, part
-        else:
-            yield key, tensor
+def split_llm(
+    tensors: Iterable[tuple[str, Tensor]], config: VLMConfig, names: llms.Names, *, tied: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The language model's tensors under our names, the others as they are.
 
-
-def with_head(tensors: Iterable[tuple[str, Tensor]], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors; where a tied model has no output matrix, a copy of the embedding table, which may train apart."""
+    Where a ``tied`` model has no output matrix, a copy of the embedding table, which may train apart, comes last.
+    """
     table: Tensor | None = None
-    for name, tensor in tensors:
-        tied = tied and name != f"{_LLM}lm_head.weight"
-        table = tensor if name == f"{_LLM}embed_tokens.weight" else table
-        yield name, tensor
+    for key, tensor in tensors:
+        if not key.startswith(LLM):
+            yield key, tensor
+            continue
+        for name, part in names.split(key.removeprefix(LLM), tensor, config.llm):
+            tied = tied and name != "lm_head.weight"
+            table = part if name == "embed_tokens.weight" else table
+            yield LLM + name, part
     if tied and table is not None:
-        yield f"{_LLM}lm_head.weight", table.clone()
+        yield f"{LLM}lm_head.weight", table.clone()
 
 
 def is_tied(config: VLMConfig) -> bool:
@@ -74,13 +73,14 @@ def is_tied(config: VLMConfig) -> bool:
 
 def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
     """Our names -> official ones, matrices glued again; the equal tables of a tied model are written once."""
-    llm = {key.removeprefix(_LLM): value for key, value in state.items() if key.startswith(_LLM)}
-    for key, value in state.items():
-        if not key.startswith(_LLM):
-            yield key, value
-    if is_tied(config):
-        head, table = llm["lm_head.weight"], llm["embed_tokens.weight"]
-        if head.is_meta or head.equal(table):
-            del llm["lm_head.weight"]
-    for name, tensor in llms.find(config.llm.architecture).join(llm, config.llm):
-        yield _LLM + name, tensor
+    head, table = (state.get(f"{LLM}{name}.weight") for name in ("lm_head", "embed_tokens"))
+    if is_tied(config) and head is not None and table is not None and (head.is_meta or head.equal(table)):
+        state = {key: value for key, value in state.items() if key != f"{LLM}lm_head.weight"}
+    return join_llm(state, config, llms.find(config.llm.architecture).NAMES)
+
+
+def join_llm(state: Mapping[str, Tensor], config: VLMConfig, names: llms.Names) -> Iterator[tuple[str, Tensor]]:
+    """The other tensors as they are, then the language model's under their names."""
+    llm = {key.removeprefix(LLM): value for key, value in state.items() if key.startswith(LLM)}
+    yield from ((key, value) for key, value in state.items() if not key.startswith(LLM))
+    yield from ((LLM + name, value) for name, value in names.join(llm, config.llm))

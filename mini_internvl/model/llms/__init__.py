@@ -5,13 +5,8 @@ A file holds::
     ARCHITECTURE    the official class name, for instance "Qwen2ForCausalLM"
     TEMPLATE        name of its chat template
     SIZES           family size -> official llm_config fields
-    read_config     the fields of the official llm_config -> DecoderConfig
-    split           one official tensor -> our tensors
-    join            our tensors -> the official ones
-    NATIVE_FUSED    optional: matrices that the Hugging Face native model keeps in one, by the parts that we have
-
-``split`` and ``join`` only rename and cut or glue rows, so that reading and writing back is exact in every bit.
-Shared by all: :func:`base_config` and :func:`read_rope`.
+    NAMES           the official names of its tensors: a :class:`Names`
+    read_config     the fields of the official llm_config -> DecoderConfig, most of them by :func:`base_config`
 """
 
 from __future__ import annotations
@@ -19,10 +14,10 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mini_internvl.model.config import (
     MAX_HEADS,
@@ -35,15 +30,71 @@ from mini_internvl.model.config import (
     RopeKind,
 )
 from mini_internvl.model.fields import Fields, agreed
+from mini_internvl.plugins import list_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_POSITIONS = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """How others call the decoder's tensors, and which they fuse; there and back is exact in every bit."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Their name of a module -> ours."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Their matrix -> ours, whose rows it holds one below the other."""
+    by_kv_head: bool = False
+    """Whether the rows are grouped: the queries, keys and values of one key-value head, then those of the next."""
+    head: str = "lm_head"
+    """Their name of the output matrix."""
+
+    def split(self, key: str, tensor: Tensor, config: DecoderConfig) -> Iterator[tuple[str, Tensor]]:
+        """One of their tensors -> ours; one of unknown name keeps it."""
+        inner = key.removeprefix("model.")
+        whole = next((name for name in self.fused if name in inner), None)
+        if key == f"{self.head}.weight":
+            yield "lm_head.weight", tensor
+        elif whole:
+            parts, columns = self.fused[whole], tensor.shape[1:]
+            shares = [config.heads // config.kv_heads if part.endswith("q_proj") else 1 for part in parts]
+            rows = tensor.reshape(config.kv_heads if self.by_kv_head else 1, sum(shares), -1, *columns)
+            for part, own in zip(parts, rows.split(shares, dim=1), strict=True):
+                yield inner.replace(whole, part), own.reshape(-1, *columns)
+        else:
+            yield _replaced(inner, self.renamed), tensor
+
+    def join(self, state: Mapping[str, Tensor], config: DecoderConfig) -> Iterator[tuple[str, Tensor]]:
+        """Our tensors -> theirs."""
+        import torch
+
+        back = {ours: theirs for theirs, ours in self.renamed.items()}
+        places = {part: (whole, parts) for whole, parts in self.fused.items() for part in parts}
+        for key, tensor in state.items():
+            part = next((name for name in places if name in key), "")
+            whole, parts = places.get(part, ("", ()))
+            if key.startswith("lm_head."):
+                yield key.replace("lm_head", self.head), tensor
+            elif not part:
+                yield f"model.{_replaced(key, back)}", tensor
+            elif part == parts[0]:
+                shape = (config.kv_heads if self.by_kv_head else 1, -1, *tensor.shape[1:])
+                rows = [state[key.replace(part, name)].reshape(shape) for name in parts]
+                yield f"model.{key.replace(part, whole)}", torch.cat(rows, dim=1).reshape(-1, *tensor.shape[1:])
+
+
+def _replaced(key: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        key = key.replace(f"{old}.weight", f"{new}.weight")
+    return key
 
 
 @functools.cache
 def backbones() -> dict[str, ModuleType]:
     """Architecture name -> module, for every file in this folder."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in sorted(names)]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in list_names("model.llms")]
     return {module.ARCHITECTURE: module for module in modules}
 
 
@@ -66,17 +117,9 @@ def read_config(raw: Mapping[str, Any] | Fields) -> DecoderConfig:
 def base_config(
     fields: Fields, *, architecture: str, norm_eps: float, max_positions: int, **changes: Any
 ) -> DecoderConfig:
-    """The fields that all backbones spell alike.
+    """The fields that all backbones spell alike, and ``changes``; ConfigError names one that is missing or wrong.
 
-    Args:
-        fields: the official ``llm_config``.
-        architecture: of the backbone.
-        norm_eps: what an absent ``rms_norm_eps`` means.
-        max_positions: what an absent ``max_position_embeddings`` means.
-        changes: the other fields of the DecoderConfig.
-
-    Raises:
-        ConfigError: a field is missing or wrong, or the activation is not SiLU.
+    ``norm_eps`` and ``max_positions`` are what an absent ``rms_norm_eps`` or ``max_position_embeddings`` means.
     """
     fields.text("hidden_act", "silu", known=("silu",), quiet=True)
     width = fields.integer("hidden_size", high=MAX_WIDTH)

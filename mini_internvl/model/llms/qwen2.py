@@ -6,15 +6,11 @@ tensors in this family although the base model ties them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import base_config
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mini_internvl.model.llms import Names, base_config
 
 ARCHITECTURE = "Qwen2ForCausalLM"
 TEMPLATE = "Hermes-2"
@@ -38,10 +34,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+NAMES = Names()
 
 
 def read_config(fields: Fields) -> DecoderConfig:
-    """Official llm_config -> DecoderConfig."""
     window = fields.integer("sliding_window", None, high=10**9, quiet=True)
     return base_config(
         fields,
@@ -51,14 +47,3 @@ def read_config(fields: Fields) -> DecoderConfig:
         qkv_bias=True,
         sliding_window=window if fields.flag("use_sliding_window", False, quiet=True) else None,
     )
-
-
-def split(key: str, tensor: Tensor, config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:
-    """``model.layers.0...`` -> ``layers.0...``; ``lm_head.weight`` stays."""
-    yield key.removeprefix("model."), tensor
-
-
-def join(state: Mapping[str, Tensor], config: DecoderConfig) -> Iterable[tuple[str, Tensor]]:
-    """Our tensors under the official names."""
-    for key, tensor in state.items():
-        yield (key if key.startswith("lm_head") else f"model.{key}"), tensor
