@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -36,9 +37,8 @@ class Difference:
     index: int
     """Place in the prompt or in the answer, from 0."""
     first: str
-    """The first engine's token as text, "(end)" when it has none there."""
+    """The first engine's token as text, "(end)" when it has none there; ``second``: the second's."""
     second: str
-    """The second engine's."""
     gap: float | None = None
     """Answers: by how much the first engine prefers its own token; near 0 is a tie that rounding decides."""
 
@@ -55,11 +55,10 @@ class PromptComparison:
     problem: str = ""
     """Why logits were not compared: other ids, tiles or vocabularies."""
     prompt_difference: Difference | None = None
-    """First id that differs, if any does."""
     logits: float | None = None
     """Largest absolute difference of logits over the prompt; ``None`` when not compared."""
     answer_difference: Difference | None = None
-    """First greedy token that differs, if any does."""
+    """Of the greedy tokens."""
     agreement: float | None = None
     """Share of greedy tokens that are equal at their place."""
 
@@ -79,7 +78,6 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Every prompt is within the tolerance."""
         return all(prompt.within(self.tolerance) for prompt in self.prompts)
 
 
@@ -162,11 +160,7 @@ def _compare_prompt(
 
 def _prompt_problem(first: Engine, second: Engine, ours: Prompt, theirs: Prompt) -> tuple[str, Difference | None]:
     """Why two prompts cannot be compared, and the first differing id."""
-    where = None
-    if ours.input_ids != theirs.input_ids:
-        index = _first_difference(ours.input_ids, theirs.input_ids)
-        texts = (_token(first, ours.input_ids, index), _token(second, theirs.input_ids, index))
-        where = Difference(index=index, first=texts[0], second=texts[1])
+    where = _difference(first, second, ours.input_ids, theirs.input_ids)
     if ours.tiles != theirs.tiles:
         return f"images are cut into {ours.tiles} tiles and {theirs.tiles}", where
     if where:
@@ -182,10 +176,10 @@ def _prompt_problem(first: Engine, second: Engine, ours: Prompt, theirs: Prompt)
 
 def _largest(first: Engine, second: Engine, ids: Sequence[int], visual: Sequence[Tensor | None]) -> float:
     """Largest difference of logits over the prompt; infinite when one is not a number."""
-    hidden = []
-    for engine, tokens in zip((first, second), visual, strict=True):
-        rows = torch.tensor([ids], device=engine.model.device)
-        hidden.append(engine.model.hidden(rows, visual_tokens=tokens)[0])
+    hidden = [
+        engine.model.hidden(torch.tensor([ids], device=engine.model.device), visual_tokens=tokens)[0]
+        for engine, tokens in zip((first, second), visual, strict=True)
+    ]
     largest = 0.0
     for begin in range(0, len(ids), SLICE):
         tables = [
@@ -201,25 +195,22 @@ def _largest(first: Engine, second: Engine, ids: Sequence[int], visual: Sequence
 def _answer_difference(
     first: Engine, second: Engine, ids: Sequence[int], visual: Tensor | None, answers: Sequence[Sequence[int]]
 ) -> Difference | None:
-    if list(answers[0]) == list(answers[1]):
-        return None
-    index = _first_difference(*answers)
-    row = torch.tensor([[*ids, *answers[0][:index]]], device=first.model.device)
-    gap = None
-    if first.model.image_token_id not in answers[0][:index]:
-        last = first.model.hidden(row, visual_tokens=visual)[0, -1:]
-        logits = first.model.language_model.lm_head(last)[0].float()
-        other = answers[1][index] if index < len(answers[1]) else None
-        stops = [stop for stop in second.stop_ids if stop < len(logits)]
-        rival = logits[other] if other is not None and other < len(logits) else logits[stops].max() if stops else None
-        gap = float(logits.max() - rival) if rival is not None else None
-    texts = (_token(first, answers[0], index), _token(second, answers[1], index))
-    return Difference(index=index, first=texts[0], second=texts[1], gap=gap)
+    where = _difference(first, second, *answers)
+    if where is None or first.model.image_token_id in answers[0][: where.index]:
+        return where
+    row = torch.tensor([[*ids, *answers[0][: where.index]]], device=first.model.device)
+    last = first.model.hidden(row, visual_tokens=visual)[0, -1:]
+    logits = first.model.language_model.lm_head(last)[0].float()
+    other = [token for token in answers[1][where.index : where.index + 1] if token < len(logits)]
+    rivals = other or [stop for stop in second.stop_ids if stop < len(logits)]
+    return replace(where, gap=float(logits.max() - logits[rivals].max())) if rivals else where
 
 
-def _first_difference(a: Sequence[int], b: Sequence[int]) -> int:
-    pairs = zip(a, b, strict=False)
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+def _difference(first: Engine, second: Engine, ours: Sequence[int], theirs: Sequence[int]) -> Difference | None:
+    for index, (one, other) in enumerate(zip_longest(ours, theirs)):
+        if one != other:
+            return Difference(index=index, first=_token(first, ours, index), second=_token(second, theirs, index))
+    return None
 
 
 def _token(engine: Engine, ids: Sequence[int], index: int) -> str:

@@ -14,8 +14,7 @@ SMALL_MODEL_BYTES = 200e6
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """The device that a name means; "auto" takes the first GPU where there is one, else the CPU.
 
-    Raises:
-        ValueError: the name is unknown, or this computer has no such device.
+    ValueError when the name is unknown, or this computer has no such device.
     """
     text = str(name)
     if text == "auto":

@@ -37,13 +37,11 @@ class Reply:
     """An answer with what it cost; ``str(reply)`` is the text."""
 
     text: str
-    """The answer."""
     tiles: int
-    """Image tiles read."""
     prompt_tokens: int
     """Tokens before the answer, visual ones included."""
     tokens: int
-    """Tokens of the answer."""
+    """Of the answer."""
     seconds: float
     """Wall-clock seconds from call to last token."""
     finish_reason: FinishReason = "stop"
@@ -58,10 +56,8 @@ class Reply:
 class Engine:
     """A model that answers messages.
 
-    Args:
-        model: loaded weights, also in training.
-        folder: holds its tokenizer files and generation_config.json.
-        fast_images: resize images with the faster path, equal within 1/255.
+    ``folder`` holds its tokenizer files and generation_config.json. ``fast_images`` resizes by the faster path, equal
+    within 1/255.
     """
 
     def __init__(self, model: InternVL, folder: Path, *, fast_images: bool = False) -> None:
@@ -77,19 +73,20 @@ class Engine:
         own = stop_ids(folder, self.tokenizer)
         self.stop_ids = frozenset([*own, self.tokenizer.token_id(template.sep.strip())])
 
-    def prepare_batch(self, conversations: Sequence[Messages], *, max_tiles: int | None = None) -> list[Prompt]:
-        """Several conversations -> ids and pixels; those about the same images share one tensor, encoded once."""
+    def prepare_batch(
+        self, conversations: Sequence[Messages | Prompt], *, max_tiles: int | None = None
+    ) -> list[Prompt]:
+        """Several conversations, or prepared ones; those about the same images share one tensor, encoded once."""
         shared: dict[Any, Any] = {}
-        return [self.prepare(messages, max_tiles=max_tiles, shared=shared) for messages in conversations]
+        return [
+            messages if isinstance(messages, Prompt) else self.prepare(messages, max_tiles=max_tiles, shared=shared)
+            for messages in conversations
+        ]
 
     def prepare(
         self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
     ) -> Prompt:
-        """Messages -> ids and pixels; see :meth:`Processor.prepare`.
-
-        Raises:
-            ValueError: an image cannot be read or the conversation is malformed.
-        """
+        """Messages -> ids and pixels; ValueError when one cannot be read. See :meth:`Processor.prepare`."""
         turns = normalise(messages)
         if not turns or turns[-1].role != "user":
             raise ValueError("the last message must come from the user")
@@ -109,11 +106,7 @@ class Engine:
         return torch.tensor(unused, device=self.model.device) if unused else None
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
-        """Tiles of a conversation's images, thumbnails counted, read from the images' headers alone.
-
-        Raises:
-            ImageError: an image is missing or has no readable header.
-        """
+        """Tiles of a conversation's images, thumbnails counted, from their headers alone; ImageError without one."""
         return self.processor.count_tiles(messages, max_tiles=max_tiles)
 
     def render(self, messages: Messages) -> str:
@@ -143,11 +136,7 @@ class Engine:
         if not conversations:
             return []
         began = time.monotonic()
-        shared: dict[Any, Any] = {}
-        prompts = [
-            messages if isinstance(messages, Prompt) else self.prepare(messages, max_tiles=max_tiles, shared=shared)
-            for messages in conversations
-        ]
+        prompts = self.prepare_batch(conversations, max_tiles=max_tiles)
         answers: list[list[Step]] = [[] for _ in prompts]
         for steps in self.generate(prompts, config or GenerationConfig()):
             for step in steps:

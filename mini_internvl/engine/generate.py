@@ -26,7 +26,6 @@ class GenerationConfig:
     """How an answer is drawn."""
 
     max_new_tokens: int = 256
-    """Longest answer in tokens."""
     temperature: float = 0.0
     """0 takes the most likely token; above, the distribution is sharpened (<1) or flattened (>1) and sampled."""
     top_p: float = 1.0
@@ -51,7 +50,6 @@ class Step(NamedTuple):
     """What one step of generation gives one row."""
 
     row: int
-    """Row of the batch."""
     token: int | None
     """The new token; ``None`` for a stop token, which is no part of the answer."""
     finish_reason: FinishReason | None
@@ -106,10 +104,9 @@ def generate(
     """Answer a batch of prompts.
 
     Args:
-        prompts: token ids of each row, the assistant's turn open, shorter than the model's context.
-        visual: (N, tokens per tile, hidden) of each row, or ``None``.
+        prompts, visual, image_keys: see :func:`mini_internvl.engine.prefill.prefill`; each prompt leaves the
+            assistant's turn open and is shorter than the model's context.
         stop_ids: tokens that end an answer.
-        image_keys: names the images of each row; see :func:`mini_internvl.engine.prefill.prefill`.
         unused_ids: (n,) rows of the vocabulary that are no token and cannot be drawn, on the model's device.
 
     Yields:
@@ -120,8 +117,8 @@ def generate(
     limits = [min(config.max_new_tokens, context - length) for length in lengths]
     longest, most = max(lengths), max(limits)
     assert min(limits) > 0, "a prompt fills the model's context"
-    real = torch.arange(longest + most) >= longest - torch.tensor(lengths)[:, None]
-    real = real.to(device)  # (B, S), False at the padding on the left
+    padding = longest - torch.tensor(lengths)[:, None]
+    real = (torch.arange(longest + most) >= padding).to(device)  # (B, S), False at the padding on the left
     cache = KVCache(model.config.llm, len(prompts), longest + most, dtype=model.dtype, device=device)
     generators = [torch.Generator() for _ in prompts if config.temperature > 0]
     for generator in generators:

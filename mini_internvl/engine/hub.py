@@ -21,8 +21,7 @@ PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 def resolve(name: str | Path | None) -> Path:
     """The folder of a checkpoint or adapter: nano's for ``None``, a local one, or a snapshot of a hub id, fetched.
 
-    Raises:
-        CheckpointError: it is neither, or could not be fetched.
+    CheckpointError when it is neither, or could not be fetched.
     """
     if name is None:
         return NANO
@@ -53,8 +52,7 @@ def resolve(name: str | Path | None) -> Path:
 def base_folder(folder: Path, base: str | None = None) -> Path:
     """Where a model's tokenizer and whole weights are: its folder, or the base of an adapter, fetched.
 
-    Raises:
-        CheckpointError: ``base``, or the base that the adapter names, cannot be found.
+    CheckpointError when ``base``, or the base that the adapter names, cannot be found.
     """
     if not is_adapter(folder):
         return folder
@@ -77,14 +75,9 @@ def cached() -> list[tuple[str, Path, int]]:
         found = scan_cache_dir()
     except CacheNotFound:
         return []
-    rows = [
-        (
-            f"{repo.repo_id}@{next(iter(sorted(revision.refs)), revision.commit_hash[:12])}",
-            revision.snapshot_path,
-            revision.size_on_disk,
-        )
-        for repo in found.repos
-        if repo.repo_type == "model"
-        for revision in repo.revisions
-    ]
+    rows = []
+    for repo in found.repos:
+        for revision in repo.revisions if repo.repo_type == "model" else ():
+            name = f"{repo.repo_id}@{min(revision.refs, default=revision.commit_hash[:12])}"
+            rows.append((name, revision.snapshot_path, revision.size_on_disk))
     return sorted(rows)

@@ -40,7 +40,6 @@ class Piece:
 
     @property
     def start(self) -> int:
-        """Tokens before the ids."""
         return self.prefix.count if self.prefix else 0
 
     @property
@@ -56,16 +55,14 @@ def prefill(
     cache: KVCache,
     image_keys: Sequence[Hashable] | None = None,
 ) -> Tensor:
-    """Read the prompts (token ids of each row) into an empty cache.
+    """Read the prompts into an empty cache; returns (B, hidden) of each prompt's last token.
 
     Args:
+        prompts: token ids of each row.
         visual: (N, tokens per tile, hidden) of each row, or ``None``.
         cache: of as many rows; receives keys and values up to the longest prompt.
         image_keys: names the images of each row; rows with equal keys and an equal prompt up to the last image share
             one prefill of it.
-
-    Returns:
-        (B, hidden) of each prompt's last token.
 
     Raises:
         TokenCountError: placeholders and visual tokens differ in number.

@@ -44,20 +44,15 @@ class RemoteError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a remote model is."""
+    """Where a remote model is, and its name there."""
 
     url: str
     """Up to and including the version, for instance ``http://localhost:8000/v1``."""
     model: str
-    """Its name on the server."""
 
     @classmethod
     def read(cls, text: str) -> Address:
-        """From ``openai:http://host:port/v1#name``; the prefix may be left out.
-
-        Raises:
-            ValueError: the text has another form.
-        """
+        """From ``openai:http://host:port/v1#name``; the prefix may be left out. ValueError for any other form."""
         url, _, model = text.removeprefix(PREFIX).partition("#")
         parts = urllib.parse.urlsplit(url)
         if parts.username or parts.password:
@@ -73,21 +68,17 @@ def is_remote(model: str | None) -> bool:
 
 
 class RemoteEngine:
-    """A model on a server.
+    """A model on a server; ``concurrency`` requests are under way at a time.
 
-    Args:
-        address: where it is.
-        concurrency: requests under way at a time.
-        tries: of one request.
-        pause: seconds before the second try; doubled each time.
-        timeout: seconds from a request to the last byte of its answer.
+    Each has so many ``tries``, the second after ``pause`` seconds, doubled each time, and ``timeout`` seconds from the
+    request to the last byte of its answer.
     """
 
     def __init__(
         self, address: Address, *, concurrency: int = 8, tries: int = 6, pause: float = 0.5, timeout: float = 300.0
     ) -> None:
-        self.address, self.concurrency, self.tries, self.pause = address, concurrency, tries, pause
-        self.timeout = timeout
+        self.address, self.concurrency = address, concurrency
+        self.tries, self.pause, self.timeout = tries, pause, timeout
         self.arithmetic = f"{PREFIX}{address.url}"
         self.reached = False
         self.local = (urllib.parse.urlsplit(address.url).hostname or "") in ("localhost", "127.0.0.1", "::1")
@@ -106,7 +97,7 @@ class RemoteEngine:
             body["top_p"] = config.top_p
         if config.seed is not None:
             body["seed"] = config.seed
-        answer = self._post("chat/completions", body, requests)
+        answer = self._post(body, requests)
         try:
             return Reply(tiles=0, seconds=time.monotonic() - began, **read_reply(answer))
         except ValueError as error:
@@ -158,9 +149,9 @@ class RemoteEngine:
             pool.shutdown(wait=False, cancel_futures=True)
             requests.end()
 
-    def _post(self, path: str, body: Mapping[str, Any], requests: _Requests) -> dict[str, Any]:
+    def _post(self, body: Mapping[str, Any], requests: _Requests) -> dict[str, Any]:
         """The server's JSON answer, after as many tries as it takes."""
-        url = f"{self.address.url}/{path}"
+        url = f"{self.address.url}/chat/completions"
         data = json.dumps(body).encode()
         wait = self.pause
         for number in range(1, self.tries + 1):
@@ -214,11 +205,12 @@ class _Requests:
         """Count a request among them while it is made."""
         self.fetches.add(fetch)
         try:
-            with fetch:
-                if self.ended.is_set():
-                    fetch.end()
-                yield fetch
+            fetch.timer.start()
+            if self.ended.is_set():
+                fetch.end()
+            yield fetch
         finally:
+            fetch.timer.cancel()
             self.fetches.discard(fetch)
 
     def end(self) -> None:
@@ -249,19 +241,10 @@ class _Fetch(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         direct = [] if proxies else [urllib.request.ProxyHandler({})]
         self.opener = urllib.request.build_opener(self, _AsItIs, *direct)
 
-    def __enter__(self) -> _Fetch:
-        self.timer.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.timer.cancel()
-
     def __call__(self, request: urllib.request.Request) -> tuple[int, float, bytes]:
         """Status, seconds to wait before another try, and content, of which more than LARGEST bytes are cut.
 
-        Raises:
-            TimeoutError: it took too long.
-            OSError, http.client.HTTPException: there was no whole answer.
+        TimeoutError when it took too long; OSError or http.client.HTTPException without a whole answer.
         """
         if self.over:
             raise TimeoutError

@@ -78,9 +78,7 @@ def _sentencepiece_backend(tokenizer: SentencePieceTokenizer) -> tokenizers.Toke
     return backend
 
 
-def _vocabulary(
-    tokenizer: SentencePieceTokenizer,
-) -> tuple[dict[str, int], list[tuple[str, str]], list[AddedToken]]:
+def _vocabulary(tokenizer: SentencePieceTokenizer) -> tuple[dict[str, int], list[tuple[str, str]], list[AddedToken]]:
     """Pieces, merges in order, and the pieces that the model finds whole before it merges anything.
 
     sentencepiece merges the pair whose union has the best score, the leftmost of equals. Equal scores are those of

@@ -37,7 +37,6 @@ class TileConfig:
     image_size: int = 448
     """Tile side in pixels."""
     min_tiles: int = 1
-    """Fewest tiles of the grid."""
     max_tiles: int = 12
     """Most tiles of the grid (12 in training, up to 40 in testing), thumbnail not counted."""
     use_thumbnail: bool = True
