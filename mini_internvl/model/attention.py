@@ -49,9 +49,8 @@ def plan_attention(
         total: S, the new tokens and the cached ones before them.
         padding: (B, S), 1 at real tokens, on the left or right of each row; ``None`` where causal attention does not
             look at padding: on the right, without a cache.
-        window: how many latest positions a token sees, or ``None``.
-        segment_ids: (B, S) as in ``records.Batch``; without a cache.
-        document_ids: (B, S) as in ``records.Batch``; without a cache.
+        window: how many latest positions a token sees.
+        segment_ids, document_ids: (B, S) as in ``records.Batch``; without a cache.
     """
     new, device = position_ids.shape[1], position_ids.device
     if padding is not None and new == total and _right_padded(padding):
@@ -87,17 +86,9 @@ def has_values(x: Tensor) -> bool:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan | None = None, *, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v.
+    """softmax(q k^T / sqrt(D)) v with ``dropout`` on the weights; without a plan all keys are seen.
 
-    Args:
-        q: (B, H, T, D).
-        k: (B, K, S, D); each key head serves H / K query heads.
-        v: (B, K, S, D).
-        plan: which keys are seen; ``None`` for all.
-        dropout: on the weights.
-
-    Returns:
-        (B, H, T, D).
+    q is (B, H, T, D), k and v (B, K, S, D): each key head serves H / K query heads. Gives (B, H, T, D).
     """
     mask, causal = (None, False) if plan is None else (plan.mask, plan.causal)
     groups = q.shape[1] // k.shape[1]

@@ -27,33 +27,23 @@ class VisionConfig:
     """InternViT."""
 
     hidden_size: int
-    """Width."""
     intermediate_size: int
-    """Width inside the MLP."""
     layers: int
-    """Number of blocks."""
     heads: int
-    """Attention heads."""
     image_size: int = 448
     """Tile side in pixels that the position table was made for."""
     patch_size: int = 14
-    """Patch side in pixels."""
     norm_type: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    """Norm before attention and MLP."""
     norm_eps: float = 1e-6
-    """Added to the variance."""
     qkv_bias: bool = True
-    """Bias of the fused query, key, value projection."""
     qk_norm: bool = False
     """Whether queries and keys are normalised over all heads together (the 6B)."""
     layer_scale: float = 1.0
     """Initial value of the residual scales (``initializer_factor``)."""
     initializer_range: float = 0.02
-    """Standard deviation of freshly made weights."""
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block while training."""
     attention_dropout: float = 0.0
-    """Dropout on attention weights while training."""
 
     def __post_init__(self) -> None:
         if self.norm_type not in ("layer_norm", "rms_norm"):
@@ -65,11 +55,7 @@ class VisionConfig:
 
     @classmethod
     def from_official(cls, raw: Mapping[str, Any] | Fields) -> VisionConfig:
-        """Read a ``vision_config`` (or a bare InternViT config.json).
-
-        Raises:
-            ConfigError: a field is missing, of the wrong kind, out of range or unknown.
-        """
+        """Read a ``vision_config`` (or a bare InternViT config.json); ConfigError names a field that is wrong."""
         fields = raw if isinstance(raw, Fields) else Fields(raw, "vision_config")
         activation = fields.text("hidden_act", "gelu", quiet=True)
         if activation != "gelu":
@@ -97,19 +83,16 @@ class RopeConfig:
     """Rotary position embedding."""
 
     theta: float
-    """Base of the wavelengths."""
     kind: RopeKind = "default"
     """``dynamic`` raises the base beyond ``max_positions`` (InternLM2); ``longrope`` is Phi-3's "su"."""
     factor: float = 1.0
     """Scale of ``linear`` and ``dynamic``."""
     max_positions: int = 32768
-    """``max_position_embeddings`` of the config."""
     original_max_positions: int = 0
     """longrope: beyond this many positions the long factors are used."""
     short_factor: tuple[float, ...] = ()
-    """longrope: one divisor per frequency for short sequences."""
     long_factor: tuple[float, ...] = ()
-    """longrope: one divisor per frequency for long sequences."""
+    """longrope: one divisor per frequency."""
 
     @property
     def context_length(self) -> int:
@@ -126,27 +109,17 @@ class DecoderConfig:
     vocab_size: int
     """Rows of the embedding table, added tokens included."""
     hidden_size: int
-    """Width."""
     intermediate_size: int
-    """Width inside the gated MLP."""
     layers: int
-    """Number of blocks."""
     heads: int
-    """Query heads."""
     kv_heads: int
-    """Key and value heads; each serves ``heads / kv_heads`` query heads."""
     head_dim: int
-    """Width of one head."""
     norm_eps: float
-    """RMSNorm epsilon."""
     rope: RopeConfig
-    """Rotary embedding."""
     qkv_bias: bool = False
-    """Bias of queries, keys and values."""
     sliding_window: int | None = None
     """Number of latest positions a token sees; ``None`` for all."""
     initializer_range: float = 0.02
-    """Standard deviation of freshly made weights."""
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -160,11 +133,8 @@ class VLMConfig:
     """The whole model."""
 
     vision: VisionConfig
-    """The encoder."""
     llm: DecoderConfig
-    """The decoder."""
     template: str
-    """Name of the chat template."""
     system_message: str | None = None
     """Replaces the template's system message when config.json carries one."""
     downsample_ratio: float = 0.5
@@ -174,13 +144,10 @@ class VLMConfig:
     select_layer: int = -1
     """Which hidden state of the encoder is used."""
     image_size: int = 448
-    """Tile side in pixels."""
     min_tiles: int = 1
-    """Fewest tiles of an image."""
     max_tiles: int = 12
     """Most tiles of an image, thumbnail not counted."""
     use_thumbnail: bool = True
-    """Whether an image of several tiles gets a thumbnail tile."""
     image_token_id: int | None = None
     """Id of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary layout gives it."""
     official: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -214,11 +181,7 @@ class VLMConfig:
 
     @classmethod
     def from_official(cls, raw: Mapping[str, Any]) -> VLMConfig:
-        """Read an official ``InternVLChatModel`` config.json.
-
-        Raises:
-            ConfigError: the file is of another model, or a field is missing or unknown.
-        """
+        """Read an official ``InternVLChatModel`` config.json; ConfigError names a field that is wrong."""
         from mini_internvl.model import llms
 
         if raw.get("model_type") != "internvl_chat" or "vision_config" not in raw or "llm_config" not in raw:

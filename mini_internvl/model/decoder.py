@@ -1,7 +1,8 @@
 """The decoder that the three language models share: RMSNorm, rotary attention with grouped keys, gated MLP, KV cache.
 
 The backbones differ only in names, fused matrices, biases and rotary kind, all of which ``model/llms`` describes.
-Shapes: B batch, T new tokens, S all tokens seen so far, H heads, K key-value heads, D width of a head.
+Shapes: B batch, T new tokens, S all tokens seen so far, H heads, K key-value heads, D width of a head. Blocks and their
+parts take and give (B, T, hidden).
 
 Keys enter the cache already rotated. For the "dynamic" and "longrope" kinds the rotation depends on the length at
 that moment, so a generation that crosses the limit keeps the earlier rotation of its earlier keys, as in the original.
@@ -25,17 +26,10 @@ from mini_internvl.model.vision import RMSNorm
 
 
 def rotary_tables(rope: RopeConfig, head_dim: int, positions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of each position.
+    """Cosines and sines of each position (B, T), each float32 (B, 1, T, D).
 
-    Args:
-        rope: the kind and its numbers.
-        head_dim: D.
-        positions: (B, T) integer positions of the new tokens.
-        lengths: (B, 1 or T) tokens of the sequence that each token belongs to, padding left out, cache included
-            (used by "dynamic" and "longrope").
-
-    Returns:
-        Two float32 tensors (B, 1, T, D).
+    ``lengths``, (B, 1 or T), are the tokens of the sequence that each token belongs to, padding left out and cache
+    included; "dynamic" and "longrope" use them.
     """
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     theta: Tensor | float = rope.theta
@@ -119,13 +113,9 @@ class CacheSpan:
     """Neighbouring tokens of one row of a cache."""
 
     cache: KVCache
-    """Where they are."""
     row: int
-    """Their row."""
     start: int
-    """The first of them."""
     count: int
-    """How many they are."""
 
 
 class Attention(nn.Module):
@@ -133,7 +123,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.head_dim = config.head_dim
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
@@ -143,11 +133,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
     ) -> Tensor:
-        """(B, T, hidden) -> (B, T, hidden)."""
         b, t, _ = x.shape
-        q = self.q_proj(x).view(b, t, self.heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
+        parts = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (part.view(b, t, -1, self.head_dim).transpose(1, 2) for part in parts)
         q, k = rotate(q, *tables), rotate(k, *tables)
         if cache is not None:
             k, v = cache.append(layer, k, v)
@@ -165,7 +153,6 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, hidden) -> (B, T, hidden)."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -182,7 +169,6 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
     ) -> Tensor:
-        """(B, T, hidden) -> (B, T, hidden)."""
         x = x + self.self_attn(self.input_layernorm(x), tables, plan, cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -209,21 +195,15 @@ class Decoder(nn.Module):
         document_ids: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        """Run the blocks.
+        """(B, T, hidden) embedded tokens -> (B, T, hidden) after the final norm.
 
         Args:
-            x: (B, T, hidden) embedded tokens.
             padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded, or only the right ends
                 of rows without a cache, where causal attention does not look.
             position_ids: (B, T); ``None`` counts the real tokens of each row, cached ones included.
             cache: receives the new keys and values.
-            segment_ids: (B, T) as in ``records.Batch``; needs ``position_ids`` and no cache.
-            document_ids: the same.
-            lengths: (B, 1) tokens of each row's whole sequence, where more of it follows later; ``None`` where the
-                new tokens end it.
-
-        Returns:
-            (B, T, hidden) after the final norm.
+            segment_ids, document_ids: (B, T) as in ``records.Batch``; need ``position_ids`` and no cache.
+            lengths: (B, 1) tokens of each row's whole sequence, where more of it follows later.
         """
         b, t, _ = x.shape
         past = cache.length if cache is not None else 0

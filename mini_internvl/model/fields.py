@@ -1,13 +1,12 @@
 """Fields of a JSON configuration, checked by kind and range where they are read: config.json and adapter_config.json.
 
-null means absent. An absent field takes a stated default, which is written down for whoever wants to tell it, or is an
-error; a field of another kind or out of range is an error that names it.
+null means absent: a stated default, which is written down for whoever wants to tell it, or an error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 
@@ -17,20 +16,15 @@ class ConfigError(ValueError):
 
 Error = Callable[[str], ValueError]
 """Makes the error of a message."""
-
-
 NEEDED: Any = object()
 """Stands for "no default": the field must be there."""
 
 
 class Fields:
-    """A dictionary of a configuration.
+    """A dictionary of a configuration, of unknown content.
 
-    Args:
-        raw: the dictionary, of unknown content.
-        where: its place in the file, such as "llm_config"; "" for the whole file.
-        taken: defaults that were taken are added here as "llm_config.rope_theta 10000.0".
-        error: makes what is raised.
+    ``where`` is its place in the file, such as "llm_config", or "" for the whole file. Defaults that were taken are
+    added to ``taken`` as "llm_config.rope_theta 10000.0". ``error`` makes what is raised.
     """
 
     def __init__(
@@ -43,7 +37,6 @@ class Fields:
         self.raw: Mapping[str, Any] = raw
 
     def path(self, name: str) -> str:
-        """ "llm_config.vocab_size" """
         return f"{self.where}.{name}" if self.where else name
 
     def refuse(self, name: str, expected: str) -> NoReturn:
@@ -80,7 +73,6 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool, *, quiet: bool = False) -> bool:
-        """True or false."""
         value = self._value(name, default, quiet)
         if not (isinstance(value, int) and value in (0, 1)):
             self.refuse(name, "it must be true or false")
@@ -123,13 +115,12 @@ class Fields:
         return default
 
 
-def agreed(kind: str, places: Sequence[tuple[Fields | None, str]], read: Callable[[Fields, str], Any]) -> Any:
-    """The one value of a field that has had several names; ``None`` where it stands nowhere.
+def agreed(kind: str, places: Iterable[Fields], names: Sequence[str], read: Callable[[Fields, str], Any]) -> Any:
+    """The one value of a field that may stand at several places under several names; ``None`` where it stands nowhere.
 
-    Raises:
-        ConfigError: two names give different values.
+    ConfigError names two places with different values.
     """
-    found = [(where.path(name), read(where, name)) for where, name in places if where is not None and where.has(name)]
+    found = [(where.path(name), read(where, name)) for where in places for name in names if where.has(name)]
     for path, value in found[1:]:
         if value != found[0][1]:
             raise ConfigError(f"{found[0][0]} is {found[0][1]} but {path} is {value}; keep the right {kind} alone")

@@ -66,11 +66,7 @@ def compose(
 
 
 def official_config(size: str) -> dict[str, Any]:
-    """config.json of a released size.
-
-    Raises:
-        ValueError: the size is unknown; the message lists the known ones.
-    """
+    """config.json of a released size; ValueError lists the known ones."""
     sizes = {name: llm for module in llms.backbones().values() for name, llm in module.SIZES.items()}
     if size not in sizes:
         raise ValueError(f'unknown size "{size}"; known: {", ".join(sorted(sizes))}')
@@ -124,9 +120,8 @@ def fresh(config: VLMConfig, seed: int) -> InternVL:
 def _initialise(module: nn.Module, std: float, generator: torch.Generator) -> None:
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
         module.weight.normal_(0.0, std, generator=generator)
-        bias = getattr(module, "bias", None)
-        if bias is not None:
+        if (bias := getattr(module, "bias", None)) is not None:
             bias.zero_()
     elif isinstance(module, Embeddings):  # as the original: unit deviation, so that positions differ from the start
-        module.class_embedding.normal_(0.0, 1.0, generator=generator)
-        module.position_embedding.normal_(0.0, 1.0, generator=generator)
+        for table in (module.class_embedding, module.position_embedding):
+            table.normal_(0.0, 1.0, generator=generator)

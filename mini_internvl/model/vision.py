@@ -2,7 +2,7 @@
 
 Unusual next to other ViTs: no norm after the embedding or after the last block, a learned scale on each residual
 branch (layer scale), and, in the 6B, RMSNorm with queries and keys normalised over all heads together.
-Parameter names are those of the official checkpoints, so no key table is needed for this part.
+Parameter names are those of the official checkpoints. Blocks and their parts take and give (N, T, hidden).
 Source: ``internvl/model/internvl_chat/modeling_intern_vit.py``; paper section 3.1.
 """
 
@@ -25,7 +25,6 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., size) -> (..., size)."""
         x32 = x.float()
         x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * x32.to(x.dtype)
@@ -80,7 +79,6 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, hidden) -> (N, T, hidden)."""
         n, t, c = x.shape
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.qk_norm:  # over all heads together, before they are split
@@ -99,7 +97,6 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, hidden) -> (N, T, hidden)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -122,7 +119,6 @@ class Block(nn.Module):
         return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep).div_(keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, hidden) -> (N, T, hidden)."""
         x = x + self._drop(self.ls1 * self.attn(self.norm1(x)))
         return x + self._drop(self.ls2 * self.mlp(self.norm2(x)))
 
@@ -146,14 +142,9 @@ class InternViT(nn.Module):
         self.encoder = Encoder(config)
 
     def forward(self, pixel_values: Tensor, select_layer: int = -1) -> Tensor:
-        """Return the chosen hidden state.
+        """Normalised (N, 3, H, W) -> (N, 1 + patches, hidden), the chosen one of :meth:`hidden_states`.
 
-        Args:
-            pixel_values: (N, 3, H, W), normalised.
-            select_layer: index into the embedding output followed by each block's output; -1 is the last block.
-
-        Returns:
-            (N, 1 + patches, hidden). Blocks after the chosen one are not run.
+        Blocks after it are not run.
         """
         states = len(self.encoder.layers) + 1
         if not -states <= select_layer < states:

@@ -22,15 +22,9 @@ class TokenCountError(ValueError):
 
 
 def pixel_unshuffle(x: Tensor, ratio: float, version: str = "v2") -> Tensor:
-    """Trade the token grid's area for width.
+    """Trade the area of a square token grid for width: (N, S, S, C) -> (N, S * ratio, S * ratio, C / ratio**2).
 
-    Args:
-        x: (N, rows, columns, C).
-        ratio: side of the new grid over side of the old, for instance 0.5.
-        version: "v2" keeps the spatial axes in order, "v1" leaves them transposed.
-
-    Returns:
-        (N, rows * ratio, columns * ratio, C / ratio**2) for a square grid.
+    Version "v2" keeps the spatial axes in order, "v1" leaves them transposed.
     """
     n, w, h, c = x.shape
     x = x.view(n, w, int(h * ratio), int(c / ratio)).permute(0, 2, 1, 3).contiguous()
@@ -56,12 +50,10 @@ class InternVL(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
         return self.language_model.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
         return self.language_model.embed_tokens.weight.dtype
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
@@ -76,18 +68,10 @@ class InternVL(nn.Module):
         return self.mlp1(x.flatten(1, 2).to(next(self.mlp1.parameters()).dtype))  # float32 where it trains
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
-        """Embed ids and write the visual tokens over the ``<IMG_CONTEXT>`` rows.
+        """Embed ids (B, T) and write the visual tokens (N, tokens per tile, hidden) over the ``<IMG_CONTEXT>`` rows.
 
-        Args:
-            input_ids: (B, T).
-            visual_tokens: (N, tokens per tile, hidden) in the order of the placeholders, or ``None``.
-
-        Returns:
-            (B, T, hidden).
-
-        Raises:
-            TokenCountError: the two counts differ; the message gives both. Not looked at while training on an
-                accelerator, which would have to be waited for: there the data code makes both.
+        TokenCountError gives the two counts where they differ. They are not looked at while training on an accelerator,
+        which would have to be waited for: there the data code makes both.
         """
         x = self.language_model.embed_tokens(input_ids)
         if self.image_token_id is None:
@@ -127,7 +111,7 @@ class InternVL(nn.Module):
         cache: KVCache | None = None,
         visual_tokens: Tensor | None = None,
     ) -> Tensor:
-        """Logits of every position.
+        """Logits (B, T, V) of every position, in the model's type; TokenCountError as in :meth:`embed`.
 
         Args:
             input_ids: (B, T) token ids, ``<IMG_CONTEXT>`` where visual tokens go.
@@ -136,12 +120,6 @@ class InternVL(nn.Module):
             position_ids: (B, T); ``None`` counts the real tokens, cached ones included.
             cache: earlier keys and values; receives the new ones.
             visual_tokens: (N, tokens per tile, hidden) made before by :meth:`encode_images`, instead of pixels.
-
-        Returns:
-            (B, T, V) in the model's type.
-
-        Raises:
-            TokenCountError: placeholders and visual tokens differ in number.
         """
         placed: dict[str, Any] = {"position_ids": position_ids, "cache": cache, "visual_tokens": visual_tokens}
         return self.language_model.lm_head(self.hidden(input_ids, pixel_values, attention_mask, **placed))

@@ -11,13 +11,13 @@ A file holds::
 
 from __future__ import annotations
 
-import functools
 import importlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mini_internvl.model.config import (
     MAX_HEADS,
@@ -91,7 +91,7 @@ def _replaced(key: str, names: Mapping[str, str]) -> str:
     return key
 
 
-@functools.cache
+@cache
 def backbones() -> dict[str, ModuleType]:
     """Architecture name -> module, for every file in this folder."""
     modules = [importlib.import_module(f"{__name__}.{name}") for name in list_names("model.llms")]
@@ -147,41 +147,31 @@ def read_rope(fields: Fields, *, head_dim: int, max_positions: int) -> RopeConfi
     """The rotary embedding, in both generations of names.
 
     Up to transformers 4 ``rope_theta`` stood beside ``rope_scaling``; since 5 everything is in ``rope_parameters``.
-
-    Raises:
-        ConfigError: an unknown kind, factor lists of the wrong length, or two names with different values.
+    ConfigError tells of an unknown kind, factor lists of the wrong length, or two names with different values.
     """
     limit = fields.integer("max_position_embeddings", max_positions, high=MAX_POSITIONS)
-    new, old = fields.table("rope_parameters"), fields.table("rope_scaling")
-    places = [table for table in (new, old) if table is not None and table.raw]
-    theta = agreed("base", [(place, "rope_theta") for place in (fields, *places)], _theta)
-    if theta is None:
-        theta = fields.number("rope_theta", 10000.0, high=1e12)
-    for place in places:
+    tables = fields.table("rope_parameters"), fields.table("rope_scaling")
+    nested = [table for table in tables if table is not None and table.raw]
+    places = [fields, *nested]
+    theta = agreed("base", places, ["rope_theta"], partial(Fields.number, above_low=True, high=1e12))
+    theta = theta or fields.number("rope_theta", 10000.0, high=1e12)
+    for place in nested:
         for name, value in place.raw.items():
             if isinstance(value, Mapping):
                 place.refuse(name, "all layers of this family turn alike")
-    kind: RopeKind = agreed("kind", [(p, name) for p in places for name in ("rope_type", "type")], _kind) or "default"
-    source = next((place for place in places if place.has("rope_type") or place.has("type")), fields)
-    if agreed("share", [(place, "partial_rotary_factor") for place in (fields, *places)], _share) not in (None, 1.0):
+    kind: RopeKind = agreed("kind", nested, ["rope_type", "type"], _kind) or "default"
+    source = next((place for place in nested if place.has("rope_type") or place.has("type")), fields)
+    if agreed("share", places, ["partial_rotary_factor"], partial(Fields.number, high=1.0)) not in (None, 1.0):
         raise ConfigError(f"{fields.path('partial_rotary_factor')} is not 1; this family turns whole heads")
-    if kind == "default":
-        return RopeConfig(theta=theta, max_positions=limit)
+    rope = RopeConfig(theta=theta, kind=kind, max_positions=limit)
     if kind == "longrope":
         length = "original_max_position_embeddings"
-        original = agreed("length", [(place, length) for place in (fields, *places)], _length)
+        original = agreed("length", places, [length], partial(Fields.integer, high=MAX_POSITIONS))
         original = original or fields.integer(length, 4096, high=MAX_POSITIONS)
         _check_factors(source, limit, original)
-        return RopeConfig(
-            theta=theta,
-            kind="longrope",
-            max_positions=limit,
-            original_max_positions=original,
-            short_factor=source.numbers("short_factor", head_dim // 2),
-            long_factor=source.numbers("long_factor", head_dim // 2),
-        )
-    factor = source.number("factor", above_low=True, high=1e6)
-    return RopeConfig(theta=theta, kind=kind, factor=factor, max_positions=limit)
+        short, long = (source.numbers(name, head_dim // 2) for name in ("short_factor", "long_factor"))
+        return replace(rope, original_max_positions=original, short_factor=short, long_factor=long)
+    return rope if kind == "default" else replace(rope, factor=source.number("factor", above_low=True, high=1e6))
 
 
 def _check_factors(rope: Fields, limit: int, original: int) -> None:
@@ -194,22 +184,6 @@ def _check_factors(rope: Fields, limit: int, original: int) -> None:
             raise ConfigError(f"{rope.path(name)} is {given}; this family has {value}")
 
 
-def _theta(fields: Fields, name: str) -> float:
-    return fields.number(name, above_low=True, high=1e12)
-
-
-def _share(fields: Fields, name: str) -> float:
-    return fields.number(name, high=1.0)
-
-
-def _length(fields: Fields, name: str) -> int:
-    return fields.integer(name, high=MAX_POSITIONS)
-
-
 def _kind(fields: Fields, name: str) -> RopeKind:
-    kind = fields.text(name)
-    known: dict[str, RopeKind] = {"default": "default", "linear": "linear", "dynamic": "dynamic"}
-    known |= {"su": "longrope", "longrope": "longrope"}
-    if kind not in known:
-        raise ConfigError(f'{fields.path(name)} is "{kind}"; known: {", ".join(known)}')
-    return known[kind]
+    kind: RopeKind | Literal["su"] = fields.text(name, known=("default", "linear", "dynamic", "su", "longrope"))
+    return "longrope" if kind == "su" else kind
