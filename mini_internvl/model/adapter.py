@@ -1,9 +1,8 @@
 """Adapter folders in PEFT's format, as ``peft`` reads and writes them for the Hugging Face native model.
 
-``adapter_config.json`` (``adapter_config.py``) and ``adapter_model.safetensors`` name the native modules
-(``native_lora.py`` converts). Modules that were trained in full, such as the projector or the output matrix, and biases
-go along whole, as PEFT's ``modules_to_save``. The hash of the base's weights stands in
-``auto_mapping``, the one free-form field of PEFT's config: any other extra field makes ``peft`` warn.
+``adapter_config.json`` and ``adapter_model.safetensors`` name the native modules. Modules that were trained in full,
+such as the projector or the output matrix, and biases go along whole, as PEFT's ``modules_to_save``. The hash of the
+base's weights stands in ``auto_mapping``, the one free-form field of PEFT's config: any other makes ``peft`` warn.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mini_internvl.files import new_folder, recover_folder, write_json
 from mini_internvl.model import lora
 from mini_internvl.model.adapter_config import HASH, Adapter, layers, read_adapter
 from mini_internvl.model.checkpoint import load_model, read_state
-from mini_internvl.model.files import ADAPTER, CheckpointError, read_file, write_file
+from mini_internvl.model.files import ADAPTER, CheckpointError, pickle_error, read_file, write_file
 from mini_internvl.model.layouts import native
 from mini_internvl.model.native_lora import LoraFactors, from_native, pairs, to_native
 from mini_internvl.model.vlm import InternVL
@@ -48,10 +47,7 @@ def find_base(folder: str | Path, base: str | None = None) -> str:
     """The base of an adapter: ``base`` when given, else what it names.
 
     A relative path is looked for from the adapter folder first, then from the working directory. What is no folder at
-    either place is returned as written: a hub id.
-
-    Raises:
-        CheckpointError: the adapter names no base.
+    either place is returned as written: a hub id. CheckpointError when the adapter names no base.
     """
     name = base or read_adapter(folder).base
     if not name:
@@ -65,9 +61,6 @@ def tensors_hash(folder: str | Path) -> str:
     """SHA-256 over our names, types, shapes and bytes of a folder's tensors in the order of their names.
 
     The layout does not matter, nor how the tensors are spread over files.
-
-    Raises:
-        CheckpointError: the folder has no readable safetensors weights.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(read_state(Path(folder)), key=lambda pair: pair[0]):
@@ -78,18 +71,13 @@ def tensors_hash(folder: str | Path) -> str:
 
 
 def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: str, full: Sequence[str] = ()) -> Path:
-    """Write the adapter of a model as a PEFT folder, complete or not at all.
+    """Write the adapter of a model as a PEFT folder, which replaces an older one only when it is complete.
 
     Args:
-        model: with adapters.
-        folder: appears whole; an older one of that name is replaced only then.
         base: folder or hub id of the base, written as given.
         base_hash: its :func:`tensors_hash`.
         full: native names of modules outside the blocks to save whole, for they were trained in full: "lm_head",
             :data:`PROJECTOR`.
-
-    Raises:
-        ValueError: the model has no adapters, or no module of that name.
     """
     factors = to_native(model)
     if not factors:
@@ -115,28 +103,17 @@ def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: s
     return folder
 
 
-def load_adapter(
-    model: InternVL, folder: str | Path, *, base_hash: str | None = None, allow_other_base: bool = False
-) -> Adapter:
-    """Put an adapter folder's adapters on a plain model, in place; every tensor of the folder finds its place.
+def load_adapter(model: InternVL, folder: str | Path, *, base_hash: str | None = None) -> Adapter:
+    """Put the adapters of a folder, ours or one of ``peft``, on a plain model, in place.
 
-    Args:
-        model: the base.
-        folder: written by :func:`save_adapter` or by ``peft`` on the native model.
-        base_hash: :func:`tensors_hash` of the base's folder; ``None`` leaves the base unchecked.
-        allow_other_base: load although the adapter was trained on other weights.
-
-    Raises:
-        CheckpointError: the base is another one (both hashes are named), or a tensor is missing, misshapen or has no
-            place in this model.
-        ValueError: the model has adapters already.
+    ``base_hash`` is the :func:`tensors_hash` of the base's folder; ``None`` leaves it unchecked. CheckpointError where
+    it is another base, or a tensor is missing, misshapen or has no place in this model.
     """
     folder = Path(folder)
     info = read_adapter(folder)
     if lora.adapted(model):
         raise ValueError("the model has adapters already; merge them first")
-    if not allow_other_base:
-        check_base(folder, info, base_hash)
+    check_base(folder, info, base_hash)
     factors, whole, unused = read_weights(info)
     for line in unused:
         _log.warning("%s: %s", folder, line)
@@ -172,8 +149,7 @@ def load_adapted(
 ) -> InternVL:
     """Load an adapter folder with its base: a model whose adapters are in place, not merged.
 
-    Raises:
-        CheckpointError: the base is no folder or another one than the adapter was trained on.
+    CheckpointError when the base is no folder, or another one than the adapter was trained on.
     """
     home = Path(find_base(folder, str(base) if base else None))
     recover_folder(home)
@@ -181,7 +157,7 @@ def load_adapted(
         raise CheckpointError(f"{home}, the base of {folder}, is not a folder; fetch it or name another place for it")
     model = load_model(home, dtype=dtype, device=device, strict=strict)
     needs_hash = read_adapter(folder).base_hash and not allow_other_base
-    load_adapter(model, folder, base_hash=tensors_hash(home) if needs_hash else None, allow_other_base=allow_other_base)
+    load_adapter(model, folder, base_hash=tensors_hash(home) if needs_hash else None)
     return model.eval()
 
 
@@ -225,17 +201,11 @@ def read_weights(info: Adapter) -> tuple[dict[str, LoraFactors], dict[str, Tenso
 
     Returns:
         Native name -> product; native name -> tensor of what is saved whole; what of the config has no effect.
-
-    Raises:
-        CheckpointError: as :func:`load_adapter`, but for what needs the base.
     """
     folder = info.folder
     path = folder / WEIGHTS
     if not path.exists() and (folder / "adapter_model.bin").exists():
-        raise CheckpointError(
-            f"{folder / 'adapter_model.bin'} is a pickle file, which can run code when loaded; "
-            "convert it to safetensors first"
-        )
+        raise pickle_error(folder / "adapter_model.bin")
     halves: dict[str, dict[str, Tensor]] = {}
     spellings: dict[str, list[str]] = {}
     whole: dict[str, Tensor] = {}
@@ -244,9 +214,9 @@ def read_weights(info: Adapter) -> tuple[dict[str, LoraFactors], dict[str, Tenso
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {key} holds NaN or infinity; go back to an earlier save")
         name = present_name(key)
-        match = _FACTOR.fullmatch(name)
+        match, written = _FACTOR.fullmatch(name), _FACTOR.fullmatch(key.removeprefix(_PREFIX))
         if match and tensor.ndim == 2:
-            module, written = match["module"], _FACTOR.fullmatch(key.removeprefix(_PREFIX))
+            module = match["module"]
             halves.setdefault(module, {})[match["which"]] = tensor.float()
             spellings[module] = [written["module"] if written else module, module]
         elif lora.LORA_INFIX in name or not key.startswith(_PREFIX):
@@ -276,7 +246,6 @@ def read_weights(info: Adapter) -> tuple[dict[str, LoraFactors], dict[str, Tenso
 
 
 def _is_of(module: str, name: str) -> bool:
-    """Whether a tensor belongs to a module, given by its whole name or the end of it."""
     return f".{module}." in f".{name}"
 
 

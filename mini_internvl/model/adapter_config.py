@@ -62,24 +62,20 @@ class Adapter:
     base_hash: str | None
     """:func:`tensors_hash` of that model; ``None`` in adapters that others wrote."""
     rank: int
-    """Rank of the layers that no pattern names."""
     alpha: float
-    """Alpha of the layers that no pattern names."""
+    """These two are of the layers that no pattern names."""
     dropout: float
     rslora: bool
     """Whether the product is scaled by alpha over the root of the rank."""
     full: tuple[str, ...]
     """Modules that it brings whole, such as multi_modal_projector or lm_head (peft's modules_to_save)."""
     raw: Mapping[str, Any]
-    """The whole adapter_config.json."""
 
     @property
     def projector(self) -> bool:
-        """Whether it brings a projector that was trained in full."""
         return "multi_modal_projector" in self.full
 
     def scale(self, alpha: float, rank: int) -> float:
-        """Factor of a product."""
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -94,30 +90,24 @@ class Layer:
 
 
 def read_adapter(folder: str | Path) -> Adapter:
-    """Read and check adapter_config.json.
-
-    Raises:
-        CheckpointError: it is missing or broken, a field is wrong, or the product is not that of plain LoRA.
-    """
+    """Read adapter_config.json; CheckpointError where a field is wrong or the product is not that of plain LoRA."""
     path = Path(folder) / ADAPTER
     raw = read_json(path)
     fields = _fields(raw, path)
     if raw.get("peft_type") != "LORA":
-        raise CheckpointError(
-            f"{path}: peft_type is {short_repr(raw.get('peft_type'))}; only LoRA adapters can be read"
-        )
+        fields.refuse("peft_type", "only LoRA adapters can be read")
     for key in REFUSED:
         if raw.get(key):
-            raise CheckpointError(f"{path}: {key} is set; only plain LoRA can be read")
+            raise fields.error(f"{key} is set; only plain LoRA can be read")
     start = raw.get("init_lora_weights")
     if start is not None and start not in HARMLESS_STARTS:
-        raise CheckpointError(
-            f"{path}: init_lora_weights is {short_repr(start)}, which changed the base when training began; save the "
+        raise fields.error(
+            f"init_lora_weights is {short_repr(start)}, which changed the base when training began; save the "
             "adapter again with peft's save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
     fields.text("bias", "none", known=("none", "all", "lora_only"), quiet=True)
-    for table in (fields.table("rank_pattern"), fields.table("alpha_pattern")):
-        if table is not None:
+    for name in ("rank_pattern", "alpha_pattern"):
+        if table := fields.table(name):
             for key in table.raw:
                 table.number(key, above_low=True, high=1e9)
     auto = fields.table("auto_mapping")
@@ -135,17 +125,10 @@ def read_adapter(folder: str | Path) -> Adapter:
 
 
 def layers(info: Adapter, names: Mapping[str, Sequence[str]]) -> tuple[dict[str, Layer], list[str]]:
-    """What the config says of each layer, and what in it has no effect.
+    """Layer -> what the config says of it; and a line for each field or pattern that changes nothing.
 
-    Args:
-        info: the adapter.
-        names: layer -> its names in the file and in the model; a pattern may mean either.
-
-    Returns:
-        Layer -> its settings; and one line for each field or pattern that changes nothing.
-
-    Raises:
-        CheckpointError: a pattern is no regular expression or takes for ever.
+    ``names`` are each layer's in the file and in the model: a pattern may mean either. CheckpointError where one is no
+    regular expression or takes for ever.
     """
     raw, fields = info.raw, _fields(info.raw, info.folder / ADAPTER)
     every = list(dict.fromkeys(name for spellings in names.values() for name in spellings))
@@ -187,10 +170,7 @@ def _fields(raw: Mapping[str, Any], path: Path) -> Fields:
 
 
 def _fitting(fields: Fields, name: str, every: Sequence[str], info: Adapter) -> set[str] | None:
-    """Names that target_modules or exclude_modules mean: one pattern for whole names, or ends of names.
-
-    ``None`` when the field says nothing.
-    """
+    """Names that a field means, by one pattern for whole names or by ends of names; ``None`` when it says nothing."""
     value = fields.raw.get(name)
     if value in (None, [], "", "all-linear"):
         return None
@@ -225,11 +205,7 @@ def _in_chosen_blocks(fields: Fields, spellings: Iterable[str]) -> bool:
 
 
 def _matching(keys: Sequence[str], whole: bool, names: Sequence[str], info: Adapter) -> list[list[bool]]:
-    """For each key, which names it fits: as a whole, or at their end.
-
-    Raises:
-        CheckpointError: one is no regular expression, or all together take longer than :data:`SECONDS`.
-    """
+    """For each key, which names it fits: as a whole, or at their end."""
     where = info.folder / ADAPTER
     patterns = list(keys) if whole else [rf"(.*\.)?({key})" for key in keys]
     if all(map(PLAIN.fullmatch, keys)):

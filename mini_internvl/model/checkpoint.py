@@ -1,7 +1,6 @@
 """Checkpoints: from a folder in any known layout to a model, and back.
 
-The official ``InternVLChatModel`` layout, the Hugging Face native one and our own are read alike (``model/layouts``);
-weights are memory-mapped and go straight to the wanted type and device. Missing, extra and misshapen tensors are listed
+Weights are memory-mapped and go straight to the wanted type and device. Missing, extra and misshapen tensors are listed
 and refuse to load unless asked.
 """
 
@@ -48,19 +47,15 @@ def load_model(
     strict: bool = True,
     float32: Sequence[str] = (),
 ) -> InternVL:
-    """Load a model.
+    """Load a model; CheckpointError or ConfigError names a file that is missing, damaged, of another model or pickled.
 
     Args:
         folder: holds config.json and safetensors weights in any known layout, or an adapter, which loads on its base.
             No code in it is run.
         dtype: "float32", "bfloat16", "float16" or a torch dtype.
         device: where the weights go; "meta" checks names, shapes and types by the headers and reads no weight.
-        strict: False loads in spite of missing tensors (they are made fresh) and of extra ones (they are left out), and
-            logs their names.
+        strict: False makes missing tensors fresh, leaves extra ones out, and logs their names.
         float32: begins of names that stay float32 whatever ``dtype`` says, such as "mlp1." where the projector trains.
-
-    Raises:
-        CheckpointError, ConfigError: a file is missing, damaged, of another model or pickled, or tensors do not fit.
     """
     folder = Path(folder)
     recover_folder(folder)
@@ -238,8 +233,7 @@ def save_model(
 ) -> Path:
     """Write a checkpoint: config.json, safetensors in files of at most ``shard_bytes``, and ``extra_files``.
 
-    The folder appears complete or not at all: everything goes to a temporary folder beside it, is flushed to disk and
-    renamed; an older folder of that name is replaced only then.
+    The folder appears complete or not at all; an older folder of that name is replaced only then.
     """
     if any(".lora_" in name for name in model.state_dict()):
         raise ValueError("the model has adapters; merge them first (minivl merge), or save them with save_adapter")

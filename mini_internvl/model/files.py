@@ -1,8 +1,7 @@
 """Weight files of a checkpoint folder: safetensors, read memory-mapped and written one tensor at a time.
 
-One file, or shards with an index. Pickle files are refused by name, since loading one runs code. A safetensors file is
-8 bytes of length (little endian), that many bytes of JSON, then the tensors' bytes, each between the two offsets that
-the JSON gives.
+Pickle files are refused by name, since loading one runs code. A safetensors file is 8 bytes of length (little endian),
+that many bytes of JSON, then the tensors' bytes, each between the two offsets that the JSON gives.
 """
 
 from __future__ import annotations
@@ -46,15 +45,13 @@ class CheckpointError(FileError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """One tensor as its file's header describes it."""
+    """One tensor as its file's header describes it, with safetensors' name of the type, such as "BF16"."""
 
     dtype: str
-    """safetensors' name of the type, for instance "BF16"."""
     shape: tuple[int, ...]
 
     @property
     def count(self) -> int:
-        """Number of values."""
         return math.prod(self.shape)
 
 
@@ -66,21 +63,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder.
-
-    Raises:
-        CheckpointError: none found, a shard of the index is missing, or the weights are pickled.
-    """
+    """The safetensors files of a folder; CheckpointError where none is found, one is missing, or they are pickled."""
     if (folder / INDEX).exists():
         return _indexed_files(folder)
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickled:
-        raise CheckpointError(
-            f"{folder / pickled[0]} is a pickle file, which can run code when loaded; convert it to safetensors first"
-        )
+        raise pickle_error(folder / pickled[0])
     raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}; fetch the safetensors files")
+
+
+def pickle_error(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is a pickle file, which can run code when loaded; convert it to safetensors first")
 
 
 def _indexed_files(folder: Path) -> list[Path]:
@@ -115,11 +110,7 @@ def read_tensors(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[s
 
 
 def read_file(path: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a safetensors file; see :func:`read_tensors`.
-
-    Raises:
-        CheckpointError: the file is missing, no regular file, damaged, or holds other numbers than real ones.
-    """
+    """Every tensor of a safetensors file; see :func:`read_tensors`. Other than real numbers are refused."""
     check_file(path, error=CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
@@ -138,11 +129,7 @@ def read_file(path: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, T
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Name -> type and shape of a file's tensors, checked against the file's length; no weight is read.
-
-    Raises:
-        CheckpointError: the file is cut off, longer than its header says, or no safetensors file at all.
-    """
+    """Name -> type and shape of a file's tensors, checked against the file's length; no weight is read."""
     size = check_file(path, error=CheckpointError)
     try:
         with path.open("rb") as file:

@@ -22,13 +22,9 @@ LORA_INFIX = ".lora_"
 
 
 class LoraLinear(nn.Linear):
-    """A frozen Linear with an adapter.
+    """A frozen Linear with an adapter; weight and bias are those of ``base``, shared and not copied.
 
-    Args:
-        base: its weight and bias are shared, not copied.
-        rank: rows of A, columns of B.
-        scale: factor of the product, alpha / rank.
-        dropout: on the adapter's input while training.
+    ``scale`` is alpha / rank, ``dropout`` acts on the adapter's input while training.
     """
 
     def __init__(self, base: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
@@ -42,12 +38,10 @@ class LoraLinear(nn.Linear):
 
     @property
     def rank(self) -> int:
-        """Rows of A, columns of B."""
         return self.lora_A.shape[0]
 
     @property
     def alpha(self) -> float:
-        """The scale times the rank."""
         return self.scale * self.rank
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +51,6 @@ class LoraLinear(nn.Linear):
         return y + (self.scale * F.linear(F.linear(low, self.lora_A), self.lora_B)).to(y.dtype)
 
     def extra_repr(self) -> str:
-        """As of a Linear, with rank and scale."""
         return f"{super().extra_repr()}, rank={self.rank}, scale={self.scale}"
 
     def delta(self) -> Tensor:
@@ -66,17 +59,14 @@ class LoraLinear(nn.Linear):
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
-    """Name -> adapted layer."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLinear)}
 
 
 def adapted(module: nn.Module) -> bool:
-    """Whether the module holds an adapter."""
     return bool(lora_layers(module))
 
 
 def adapter_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """A and B of every adapted layer."""
     for layer in lora_layers(module).values():
         yield from (layer.lora_A, layer.lora_B)
 
@@ -87,11 +77,7 @@ def lora_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def targeted(model: InternVL, config: LoraConfig) -> list[str]:
-    """Names of the Linear layers that a config means.
-
-    Raises:
-        ValueError: a target names no layer of its part.
-    """
+    """Names of the Linear layers that a config means; ValueError where a target names no layer of its part."""
     names: list[str] = []
     for part in config.parts:
         prefix, root = ("language_model", "layers.") if part == "llm" else ("vision_model", "encoder.layers.")
@@ -116,20 +102,14 @@ def wrap(model: nn.Module, name: str, rank: int, scale: float, dropout: float = 
 
 
 def add_lora(model: InternVL, config: LoraConfig, seed: int = 0) -> InternVL:
-    """Freeze the model and put adapters on its layers, in place; its outputs stay what they were.
+    """Freeze a plain model and put float32 adapters on its layers, in place; its outputs stay what they were.
 
-    Args:
-        model: plain weights of any type; A and B are float32.
-        config: which layers, rank, alpha and dropout.
-        seed: of A, which is uniform as in a fresh Linear. B is zero.
-
-    Raises:
-        ValueError: the model has adapters already, or a target names no layer.
+    A is uniform as in a fresh Linear, by the seed, and B zero. ValueError where the model has adapters already, or a
+    target names no layer.
     """
     if adapted(model):
         raise ValueError("the model has adapters already; merge them first")
-    names = targeted(model, config)
-    generator = torch.Generator().manual_seed(seed)
+    names, generator = targeted(model, config), torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for name in names:
         layer = wrap(model, name, config.rank, config.scale, config.dropout)
@@ -140,7 +120,6 @@ def add_lora(model: InternVL, config: LoraConfig, seed: int = 0) -> InternVL:
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Set the dropout of every adapter."""
     for layer in lora_layers(model).values():
         layer.dropout = rate
 

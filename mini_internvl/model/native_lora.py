@@ -45,12 +45,8 @@ def pairs(model: InternVL) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     for index in range(len(model.vision_model.encoder.layers)):
         ours, theirs = f"vision_model.encoder.layers.{index}.", f"model.vision_tower.encoder.layer.{index}."
         yield (f"{ours}attn.qkv",), tuple(f"{theirs}attention.{part}_proj" for part in "qkv")
-        for name, native in (
-            ("attn.proj", "attention.projection_layer"),
-            ("mlp.fc1", "mlp.fc1"),
-            ("mlp.fc2", "mlp.fc2"),
-        ):
-            yield (ours + name,), (theirs + native,)
+        yield (f"{ours}attn.proj",), (f"{theirs}attention.projection_layer",)
+        yield from (((ours + name,), (theirs + name,)) for name in ("mlp.fc1", "mlp.fc2"))
     yield ("mlp1.1",), ("model.multi_modal_projector.linear_1",)
     yield ("mlp1.3",), ("model.multi_modal_projector.linear_2",)
     yield ("language_model.lm_head",), ("lm_head",)
@@ -78,16 +74,9 @@ def to_native(model: InternVL) -> dict[str, LoraFactors]:
 
 
 def from_native(model: InternVL, native: Mapping[str, LoraFactors], where: str, rank: int) -> dict[str, LoraFactors]:
-    """Our name -> product.
+    """Our name -> product, of those by native name; ``rank`` is the adapter's general one.
 
-    Args:
-        model: the base, for names and shapes.
-        native: native name -> product.
-        where: names the file in errors.
-        rank: general rank of the adapter.
-
-    Raises:
-        CheckpointError: a product fits no layer of this model.
+    CheckpointError names the file ``where`` and a product that fits no layer of this model.
     """
     found: dict[str, LoraFactors] = {}
     left = dict(native)
@@ -120,10 +109,7 @@ def _convert(
 
 
 def _fuse(parts: Sequence[LoraFactors | None], rows: Sequence[int], *, fill: bool) -> LoraFactors:
-    """Products of stacked outputs -> one product.
-
-    With ``fill`` a missing part gets zero rows of A, so that the blocks can be told apart again.
-    """
+    """Products of stacked outputs -> one; with ``fill`` a missing part gets zero rows of A, to be told apart again."""
     present = [part for part in parts if part]
     first = present[0]
     rank, columns = first.a.shape if fill else (0, first.a.shape[1])

@@ -40,11 +40,7 @@ def find(name: str) -> ModuleType:
 
 
 def detect(raw: Mapping[str, Any]) -> ModuleType:
-    """The layout of a config.json dictionary.
-
-    Raises:
-        ConfigError: it is of another model.
-    """
+    """The layout of a config.json dictionary; ConfigError when it is of another model."""
     for module in layouts().values():
         if module.matches(raw):
             return module

@@ -21,16 +21,10 @@ MODEL_TYPE = "mini_internvl"
 
 
 def matches(raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json dictionary is of this layout."""
     return raw.get("model_type") == MODEL_TYPE
 
 
 def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The official dictionary inside.
-
-    Raises:
-        ConfigError: there is none.
-    """
     return {
         **copy.deepcopy(dict(Fields(raw).needed_table("official").raw)),
         "torch_dtype": raw.get("dtype") or raw.get("torch_dtype") or "float32",
@@ -50,10 +44,8 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
 
 
 def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """The names are ours already."""
     yield from tensors
 
 
 def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """The names stay."""
     yield from state.items()

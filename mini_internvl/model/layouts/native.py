@@ -83,7 +83,6 @@ _QKV = re.compile(r"(vision_model\..+)\.attention\.([qkv])_proj\.(.+)")
 
 
 def matches(raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of this layout."""
     return raw.get("model_type") == "internvl"
 
 

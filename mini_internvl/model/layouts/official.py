@@ -22,20 +22,15 @@ LLM = "language_model."
 
 
 def matches(raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json dictionary is of this layout."""
     return raw.get("model_type") == "internvl_chat" and "vision_config" in raw and "llm_config" in raw
 
 
 def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The dictionary itself."""
     return copy.deepcopy(dict(raw))
 
 
 def from_official_config(official: Mapping[str, Any], image_token_id: int | None, dtype: str) -> dict[str, Any]:
-    """The dictionary with the weights' type and the id of ``<IMG_CONTEXT>``.
-
-    Every field that was read is kept but ``DROPPED``.
-    """
+    """Every field that was read but ``DROPPED``, the weights' type and the id of ``<IMG_CONTEXT>``."""
     raw = {key: value for key, value in copy.deepcopy(dict(official)).items() if key not in DROPPED}
     return {**raw, "torch_dtype": dtype, "img_context_token_id": image_token_id}
 
