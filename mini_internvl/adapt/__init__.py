@@ -179,8 +179,8 @@ def _converted(
 def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:
     """What is asked before and after: the domain's test splits, then the probe."""
     tests = [
-        read_questions(name, plan.domain.modules[name], data=raw / use.folder, split=use.test)
-        for name, use in plan.domain.benchmarks.items()
+        read_questions(name, benchmark, data=raw / use.folder, split=use.test)
+        for name, (benchmark, use) in plan.domain.benchmarks.items()
         if use.test
     ]
     for name, benchmark in plan.probe.items():
@@ -201,8 +201,8 @@ def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:
 def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Questions]:
     """What is asked while training; a benchmark without validation questions is left out."""
     every = [
-        read_questions(name, domain.modules[name], data=raw / use.folder, split=use.validation)
-        for name, use in domain.benchmarks.items()
+        read_questions(name, benchmark, data=raw / use.folder, split=use.validation)
+        for name, (benchmark, use) in domain.benchmarks.items()
         if use.validation
     ]
     return [replace(asked, items=asked.items[: config.validation_items]) for asked in every if asked.items]

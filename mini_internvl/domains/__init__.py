@@ -42,40 +42,34 @@ __all__ = ["AdaptRecipe", "Domain", "DomainBenchmark", "DomainExample", "Example
 
 REDUCTIONS = ("token", "square", "sample")
 """How a token of an answer may weigh (``train/losses/answers.py``)."""
-
-
 CONTRACT = ("SPLITS", "convert")
 """What every domain has; :func:`load_domain` checks what an adaptation needs beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptRecipe:
-    """How to adapt; the defaults are the paper's domain fine-tuning, the batch cut to what small data wants."""
+    """How to adapt; the defaults are the paper's domain fine-tuning, the batch cut to what small data wants.
+
+    The names that a training stage has too mean what they mean there (``recipes.StageRecipe``).
+    """
 
     epochs: float = 1.0
     """Passes over the training split."""
     lr: float = 1e-5
-    """Peak learning rate when all weights train."""
+    """When all weights train."""
     lora_lr: float = 2e-4
-    """Peak learning rate when adapters train."""
+    """When adapters train."""
     ratio: float = 1.0
     """General to domain samples, the paper's r; 0 mixes nothing in, which forgets more."""
     batch_size: int = 16
-    """Samples per optimiser step."""
     micro_batch: int = 1
-    """Samples per forward pass."""
     max_tiles: int = 12
-    """Most tiles of a sample that sets no limit itself."""
     max_length: int = 8192
-    """Longest sample in tokens."""
     loss_reduction: str = "square"
-    """How a token weighs: ``token``, ``square`` or ``sample`` (see ``train/losses/answers.py``)."""
+    """One of REDUCTIONS."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of matrices."""
     warmup_ratio: float = 0.03
-    """Share of the steps in which the rate rises."""
     drop_path: float = 0.1
-    """Stochastic depth of the encoder's last block."""
 
     def __post_init__(self) -> None:
         positive = ("epochs", "lr", "lora_lr", "batch_size", "micro_batch", "max_tiles", "max_length")
@@ -143,28 +137,19 @@ class DomainExample(Files):
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """A domain file that keeps the contract."""
+    """A domain file that keeps the contract, its splits, recipes and ``build`` as the contract says."""
 
     name: str
     """The file's name without its ending."""
     title: str
-    """Its name in print."""
     splits: tuple[str, ...]
-    """The training split, then the held-out one, if there is one."""
     convert: Callable[[Path, str], Iterator[Sample | Fault]]
-    """Raw folder and split -> samples and faults."""
     recipe: AdaptRecipe
-    """Suggested settings for the released models."""
     nano_recipe: AdaptRecipe
-    """Suggested settings for nano."""
-    benchmarks: Mapping[str, DomainBenchmark]
-    """Names of benchmarks, as ``modules`` has them, with their splits and folder."""
-    modules: Mapping[str, ModuleType]
-    """The same benchmarks' files."""
-    build: Callable[..., Path] | None = None
-    """Makes the raw folder, where the domain can."""
+    benchmarks: Mapping[str, tuple[ModuleType, DomainBenchmark]]
+    """Name of each -> its file, and how it is used."""
+    build: Callable[..., Path] | None
     file: Path
-    """The domain file."""
 
 
 def load_domain(name: str) -> Domain:
@@ -175,65 +160,52 @@ def load_domain(name: str) -> Domain:
     """
     module = plugins.find("domains", name)
     where = f"domain {name}"
-    named = {
-        wanted: _get(module, where, wanted, kind, what)
-        for wanted, kind, what in (
-            ("TITLE", str, "the domain's name in print"),
-            ("SPLITS", tuple, 'the names of its splits, for instance ("train", "validation")'),
-            ("convert", Callable, "a function (raw, split) -> samples and faults"),
-            ("RECIPE", AdaptRecipe, "an AdaptRecipe"),
-            ("BENCHMARKS", Mapping, "names of benchmarks, each with a DomainBenchmark"),
-        )
+    kinds: Mapping[str, tuple[Any, str]] = {
+        "TITLE": (str, "the domain's name in print"),
+        "SPLITS": (tuple, 'the names of its splits, for instance ("train", "validation")'),
+        "convert": (Callable, "a function (raw, split) -> samples and faults"),
+        "RECIPE": (AdaptRecipe, "an AdaptRecipe"),
+        "BENCHMARKS": (Mapping, "names of benchmarks, each with a DomainBenchmark"),
+        "NANO_RECIPE": (AdaptRecipe, "an AdaptRecipe"),
     }
-    splits = named["SPLITS"]
+    found: dict[str, Any] = {}
+    for wanted, (kind, what) in kinds.items():
+        found[wanted] = value = getattr(module, wanted, None)
+        if value is None and wanted != "NANO_RECIPE":
+            raise ValueError(f"{where} has no {wanted}: {what} (docs/adapt.md)")
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{where}: {wanted} is a {type(value).__name__}; it must be {what}")
+    splits = found["SPLITS"]
     if not splits or not all(isinstance(split, str) for split in splits) or len(set(splits)) < len(splits):
         raise ValueError(
             f"{where}: SPLITS is {splits!r}; it must hold different names, that of the training split first"
         )
-    nano = getattr(module, "NANO_RECIPE", None)
-    if nano is not None and not isinstance(nano, AdaptRecipe):
-        raise ValueError(f"{where}: NANO_RECIPE is a {type(nano).__name__}; it must be an AdaptRecipe")
-    build = getattr(module, "build", None)
     file = Path(str(module.__file__))
-    modules, uses = _benchmarks(where, file.parent, named["BENCHMARKS"])
     return Domain(
         name=file.stem.replace("_", "-"),
-        title=named["TITLE"],
+        title=found["TITLE"],
         splits=splits,
-        convert=named["convert"],
-        recipe=named["RECIPE"],
-        nano_recipe=nano or named["RECIPE"].for_nano(),
-        benchmarks=uses,
-        modules=modules,
-        build=build,
+        convert=found["convert"],
+        recipe=found["RECIPE"],
+        nano_recipe=found["NANO_RECIPE"] or found["RECIPE"].for_nano(),
+        benchmarks=_benchmarks(where, file.parent, found["BENCHMARKS"]),
+        build=getattr(module, "build", None),
         file=file,
     )
 
 
-def _get(module: ModuleType, where: str, name: str, kind: Any, what: str) -> Any:
-    value = getattr(module, name, None)
-    if value is None:
-        raise ValueError(f"{where} has no {name}: {what} (docs/adapt.md)")
-    if not isinstance(value, kind):
-        raise ValueError(f"{where}: {name} is a {type(value).__name__}; it must be {what}")
-    return value
-
-
-def _benchmarks(
-    where: str, folder: Path, given: Mapping[str, Any]
-) -> tuple[dict[str, ModuleType], dict[str, DomainBenchmark]]:
+def _benchmarks(where: str, folder: Path, given: Mapping[str, Any]) -> dict[str, tuple[ModuleType, DomainBenchmark]]:
     """The benchmark files, and how they are used, by name; every split is there and can be scored."""
-    modules, uses = {}, {}
+    found: dict[str, tuple[ModuleType, DomainBenchmark]] = {}
     for name, use in given.items():
         if not isinstance(use, DomainBenchmark):
             raise ValueError(f"{where}: BENCHMARKS[{name!r}] is a {type(use).__name__}; it must be a DomainBenchmark")
         module = plugins.find("benchmarks", str(folder / name) if name.endswith(".py") else name)
+        scored = [split for split in module.SPLITS if split not in getattr(module, "UNSCORED", ())]
         for split in (use.test, use.validation):
-            if split is not None and (split not in module.SPLITS or split in getattr(module, "UNSCORED", ())):
-                scored = [known for known in module.SPLITS if known not in getattr(module, "UNSCORED", ())]
+            if split is not None and split not in scored:
                 raise ValueError(f'{where}: {name} scores no split "{split}"; there are: {", ".join(scored) or "none"}')
-        short = Path(name).stem.replace("-", "_")
-        modules[short], uses[short] = module, use
-    if not any(use.test for use in uses.values()):
+        found[plugins.short_name(name)] = (module, use)
+    if not any(use.test for _, use in found.values()):
         raise ValueError(f"{where}: no benchmark of BENCHMARKS has a test split, so nothing could be scored")
-    return modules, uses
+    return found

@@ -27,50 +27,37 @@ import numpy as np
 from mini_internvl.domains._drivers import Clip, Driver, plan_clip
 from mini_internvl.domains._road import Road
 
-STEP = 1 / 50
-"""Seconds of one physics step (CarRacing's FPS)."""
-WARM_UP = 0.6
-"""Seconds driven before the first kept frame, so that the start leaves no trace."""
-WHEEL_RADIUS = 0.54
-"""Metres; CarRacing's WHEEL_R x SIZE."""
-INERTIA = 29.2
-"""Kilograms that the drive has to move: body and wheels, 7.3, and four spinning wheels, 4 x 1.6 / 0.54^2."""
-ENGINE_POWER = 40_000.0
-"""Watts of one driven wheel at full gas; the two rear wheels are driven."""
-BRAKE_POWER = 304.0
-"""m/s^2 lost at full brake: 15 rad/s a step on four wheels of moment 1.6, over INERTIA."""
-MAX_STEER = 0.4
-"""Radians; the front wheels' joint limit."""
+STEP = 1 / 50  # seconds of one physics step (CarRacing's FPS)
+WARM_UP = 0.6  # seconds driven before the first kept frame, so that the start leaves no trace
+WHEEL_RADIUS = 0.54  # metres; CarRacing's WHEEL_R x SIZE
+INERTIA = 29.2  # kilograms that the drive moves: body and wheels, 7.3, and four spinning wheels, 4 x 1.6 / 0.54^2
+ENGINE_POWER = 40_000.0  # watts of one driven wheel at full gas; the two rear wheels are driven
+BRAKE_POWER = 304.0  # m/s^2 lost at full brake: 15 rad/s a step on four wheels of moment 1.6, over INERTIA
+MAX_STEER = 0.4  # radians; the front wheels' joint limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class CarState:
-    """True state of the car at one kept moment; left is positive everywhere."""
+    """True state of the car at one kept moment, in metres, seconds and degrees; pedals as commanded, 0..1."""
 
     time: float
-    """Seconds after the first kept frame."""
+    """After the first kept frame."""
     x: float
-    """World position, metres."""
     y: float
-    """World position, metres."""
     heading: float
-    """Degrees, counter-clockwise from the world's y axis, not wrapped."""
+    """From the world's y axis, not wrapped."""
     speed: float
-    """m/s."""
     yaw_rate: float
-    """Degrees per second."""
     steering: float
-    """Angle of the front wheels against the body, degrees."""
+    """Angle of the front wheels against the body."""
     gas: float
-    """Gas pedal, 0..1, as commanded."""
     brake: float
-    """Brake pedal, 0..1, as commanded."""
     curvature: float
-    """Curvature of the road beside the car, 1/m."""
+    """Of the road beside the car."""
     curvature_ahead: float
-    """Strongest curvature of the next 30 m of road, 1/m."""
+    """The strongest of the next 30 m of road."""
     offset: float
-    """Distance from the centre line, metres."""
+    """From the centre line."""
     on_grass: bool
     """Whether the car's centre is off the road."""
     limit: str
@@ -78,15 +65,14 @@ class CarState:
     light: str | None
     """``"red"`` or ``"green"`` while the stop line is in view, else None."""
     light_distance: float | None
-    """Metres from the car's front to the stop line while it is in view, else None."""
+    """From the car's front to the stop line while it is in view, else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One simulated clip."""
+    """One simulated clip, and the situation as it was planned."""
 
     clip: Clip
-    """The situation as it was planned."""
     states: tuple[CarState, ...]
     """One per kept frame, then the state one interval later."""
     frames: tuple[Any, ...]
@@ -95,17 +81,15 @@ class Rollout:
 
 @functools.cache
 def quiet_environment() -> type:
-    """CarRacing without its drawing (class); imported here because gymnasium is an extra.
-
-    Raises:
-        ValueError: gymnasium's Box2D environments are not installed.
-    """
+    """CarRacing without its drawing (class); ValueError where gymnasium's Box2D environments are not installed."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import Box2D.b2  # noqa: F401  (for the absence of these two gymnasium has an error of its own)
+            import pygame.gfxdraw  # noqa: F401
             from gymnasium.envs.box2d.car_racing import CarRacing
-    except (ImportError, _dependency_error()) as error:
+    except ImportError as error:
         raise ValueError('the driving simulator is missing; run: pip install "mini-internvl[sim]"') from error
 
     class QuietCarRacing(CarRacing):
@@ -117,27 +101,8 @@ def quiet_environment() -> type:
     return QuietCarRacing
 
 
-def _dependency_error() -> type[Exception]:
-    """gymnasium's own error for a missing Box2D, where gymnasium itself is there."""
-    try:
-        from gymnasium.error import DependencyNotInstalled
-    except ImportError:
-        return ImportError
-    return DependencyNotInstalled
-
-
 def simulate(track_seed: int, *, frames: int = 4, interval: float = 0.4, size: int = 112) -> Rollout:
-    """Drives one clip and takes its images.
-
-    Args:
-        track_seed: decides the track, the driver and the situation.
-        frames: kept frames.
-        interval: seconds between kept frames, a multiple of 0.02.
-        size: side of the square images in pixels.
-
-    Returns:
-        ``frames`` images and ``frames + 1`` states.
-    """
+    """Drives the clip of a seed: ``frames`` images of ``size`` pixels a side, ``interval`` seconds apart."""
     from mini_internvl.domains._car_view import View
 
     environment = quiet_environment()()
@@ -158,10 +123,10 @@ def simulate(track_seed: int, *, frames: int = 4, interval: float = 0.4, size: i
         car = environment.car
         x, y = car.hull.position
         speed = float(car.hull.GetLocalVector(car.hull.linearVelocity)[1])
-        command = driver.control(time, float(x), float(y), float(car.hull.angle), speed)
-        steer, gas, brake = _pedals(command.angle, command.acceleration, speed, float(car.wheels[2].omega))
+        angle, acceleration, limit = driver.control(time, float(x), float(y), float(car.hull.angle), speed)
+        steer, gas, brake = _pedals(angle, acceleration, speed, float(car.wheels[2].omega))
         if step >= first and (step - first) % every == 0:
-            states.append(_state(time, car, driver, command.limit, gas, brake))
+            states.append(_state(time, car, driver, limit, gas, brake))
             if len(images) < frames:
                 images.append(view.draw(car, states[-1]))
         environment.step(np.array([-steer, gas, brake]))
@@ -212,7 +177,7 @@ def _state(time: float, car: Any, driver: Driver, limit: str, gas: float, brake:
         steering=round(math.degrees(car.wheels[0].joint.angle), 4),
         gas=round(gas, 4),
         brake=round(brake, 4),
-        curvature=round(road.curvature(along), 5),
+        curvature=round(float(road.curvatures(along)), 5),
         curvature_ahead=round(road.strongest(along, 30.0), 5),
         offset=round(offset, 4),
         on_grass=abs(offset) > road.HALF_WIDTH,

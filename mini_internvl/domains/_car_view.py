@@ -12,6 +12,7 @@ white, speed, 0 at the left to 32 m/s, a tick each 4 m/s; green, front wheel ang
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +25,17 @@ from mini_internvl.domains._road import Road
 if TYPE_CHECKING:
     from mini_internvl.domains._car_racing import CarState
 
-FULL_SPEED = 32.0
-"""m/s at the right end of the speed bar."""
-FULL_STEERING = math.degrees(0.4)
-"""Degrees at the ends of the steering bar."""
-FULL_TURN = 75.0
-"""Degrees per second at the ends of the gyroscope bar."""
-METRES_ACROSS = 64.0
-"""Width of the scene."""
+FULL_SPEED = 32.0  # m/s at the right end of the speed bar
+FULL_STEERING = math.degrees(0.4)  # degrees at the ends of the steering bar
+FULL_TURN = 75.0  # degrees per second at the ends of the gyroscope bar
+METRES_ACROSS = 64.0  # width of the scene
 
 GRASS, GRASS_SQUARE = (102, 204, 102), (118, 226, 118)
 ROAD = ((96, 96, 96), (106, 106, 106), (116, 116, 116))
 LAMP = {"red": (255, 40, 40), "green": (40, 255, 90)}
 GRASS_CORNERS = np.array([(1, 0), (0, 0), (0, 1), (1, 1)])
 OVERSAMPLE = 3
-SIGHT = 62.0
-"""Metres around the car within which anything is drawn; no part of the scene is farther away."""
+SIGHT = 62.0  # metres around the car within which anything is drawn; no part of the scene is farther away
 
 
 class View:
@@ -47,27 +43,19 @@ class View:
 
     def __init__(self, environment: Any, road: Road, clip: Clip, *, size: int) -> None:
         """Copies the track's polygons out of a CarRacing environment that has just been reset."""
-        self._road, self._clip, self._size = road, clip, size
-        quads = np.array([quad for quad, _ in environment.road_poly])  # (N, 4, 2)
-        colours: list[tuple[int, ...]] = []
-        tiles = 0
-        for _, colour in environment.road_poly:
-            if isinstance(colour, tuple):  # kerbs carry tuples, road tiles arrays
-                colours.append(colour)
-            else:
-                colours.append(ROAD[tiles % 3])
-                tiles += 1
-        self._quads, self._colours = quads, colours
-        self._centres = quads.mean(1)
+        self._road, self._clip = road, clip
+        self._side = size * OVERSAMPLE  # of the large canvas
+        self._unit = self._side / 112  # one layout pixel
+        self._quads = np.array([quad for quad, _ in environment.road_poly])  # (N, 4, 2)
+        self._centres = self._quads.mean(1)
+        greys = itertools.cycle(ROAD)  # kerbs carry tuples, road tiles arrays
+        self._colours = [given if isinstance(given, tuple) else next(greys) for _, given in environment.road_poly]
 
     def draw(self, car: Any, state: CarState) -> Image.Image:
         """(size, size) RGB image of the world around the car with the indicators below it."""
-        self._scale = self._size * OVERSAMPLE / METRES_ACROSS  # pixels per metre on the large canvas
         self._origin = np.array([state.x, state.y])
         self._turn = math.radians(state.heading)
-        side = self._size * OVERSAMPLE
-        self._unit = side / 112  # one layout pixel
-        canvas = Image.new("RGB", (side, side), GRASS)
+        canvas = Image.new("RGB", (self._side, self._side), GRASS)
         pen = ImageDraw.Draw(canvas)
         self._draw_grass(pen)
         near = np.flatnonzero(((self._centres - self._origin) ** 2).sum(1) < SIGHT**2)
@@ -82,16 +70,12 @@ class View:
         cos, sin = math.cos(self._turn), math.sin(self._turn)
         # columns: right and down of the car
         turned = (points - self._origin) @ np.array([[cos, sin], [sin, -cos]])
-        return turned * self._scale + np.array([56, 60]) * self._unit
+        return turned * (self._side / METRES_ACROSS) + np.array([56, 60]) * self._unit
 
     def _polygons(self, pen: ImageDraw.ImageDraw, points: np.ndarray, colours: list[tuple[int, ...]]) -> None:
         """Filled polygons of equal length; (N, corners, 2) world points."""
         for corners, colour in zip(self._pixels(points).reshape(len(points), -1).tolist(), colours, strict=True):
             pen.polygon(corners, fill=colour)
-
-    def _polygon(self, pen: ImageDraw.ImageDraw, points: np.ndarray, colour: tuple[int, ...]) -> None:
-        """One filled polygon; (corners, 2) world points."""
-        self._polygons(pen, points[None], [colour])
 
     def _draw_grass(self, pen: ImageDraw.ImageDraw) -> None:
         """Lighter squares of CarRacing's grass pattern, every second one in both directions."""
@@ -108,7 +92,7 @@ class View:
             return
         line, edge = self._clip.line, self._road.HALF_WIDTH
         corners = [(line - 0.6, -edge), (line - 0.6, edge), (line + 0.6, edge), (line + 0.6, -edge)]
-        self._polygon(pen, np.array([self._road.point(s, offset) for s, offset in corners]), (255, 255, 255))
+        self._polygons(pen, np.array([[self._road.point(s, offset) for s, offset in corners]]), [(255, 255, 255)])
         for offset in (-edge - 2.2, edge + 2.2):
             x, y = self._pixels(np.array(self._road.point(line, offset))).tolist()
             for radius, colour in ((4.2, (20, 20, 20)), (3.0, LAMP[state.light])):
@@ -121,7 +105,7 @@ class View:
             colour = (204, 0, 0) if body is car.hull else (0, 0, 0)
             for fixture in body.fixtures:
                 points = [body.transform * vertex for vertex in fixture.shape.vertices]
-                self._polygon(pen, np.array([(point[0], point[1]) for point in points]), colour)
+                self._polygons(pen, np.array([[(point[0], point[1]) for point in points]]), [colour])
 
     def _draw_indicators(self, pen: ImageDraw.ImageDraw, state: CarState) -> None:
         """The three bars; see the head of this file."""
@@ -134,13 +118,10 @@ class View:
 
         box(0, 84, 112, 112, (0, 0, 0))
         box(4, 86, 4 + 104 * min(state.speed / FULL_SPEED, 1.0), 93, (255, 255, 255))
-        for tick in range(9):
-            x = 4 + 104 * tick / 8
+        for x in range(4, 112, 13):
             box(x - 0.5, 93, x + 0.5, 95, (150, 150, 150))
-        for top, value, colour in (
-            (96, state.steering / FULL_STEERING, (0, 255, 0)),
-            (104, state.yaw_rate / FULL_TURN, (255, 0, 0)),
-        ):
+        steering, turn = state.steering / FULL_STEERING, state.yaw_rate / FULL_TURN
+        for top, value, colour in ((96, steering, (0, 255, 0)), (104, turn, (255, 0, 0))):
             end = 56 - 52 * max(-1.0, min(1.0, value))
             box(min(56, end), top, max(56, end), top + 7, colour)
             box(55.5, top, 56.5, top + 7, (150, 150, 150))

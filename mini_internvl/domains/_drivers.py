@@ -16,26 +16,22 @@ import numpy as np
 
 from mini_internvl.domains._road import Road
 
-NOSE = 2.6
-"""Metres from the car's centre to its front."""
-LIGHT_IN_VIEW = (-3.0, 34.0)
-"""A stop line shows while its distance from the car's front is in this range (metres)."""
+NOSE = 2.6  # metres from the car's centre to its front
+LIGHT_IN_VIEW = (-3.0, 34.0)  # a stop line shows while it is so far from the car's front (metres)
+SIGHT = np.arange(0.0, 61.0, 1.5)  # metres ahead at which a driver looks at the road
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a kind of driver drives; each clip draws within the ranges."""
+    """How a kind of driver drives, in metres and seconds; each clip draws its cruising speed from the range."""
 
     cruise: tuple[float, float]
-    """Cruising speed, m/s."""
     sideways: float
-    """Sideways acceleration taken in bends, m/s^2."""
+    """Acceleration taken in bends."""
     gain: float
-    """Acceleration, m/s^2."""
     brake: float
-    """Deceleration, m/s^2."""
     weave: float
-    """Size of slow wandering about the chosen line, metres."""
+    """Size of slow wandering about the chosen line."""
 
 
 STYLES: Mapping[str, Style] = {
@@ -62,32 +58,27 @@ SITUATIONS: Mapping[str, float] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One situation: who drives, where the clip starts, and what happens."""
+    """One situation: who drives, where the clip starts, and what happens; in metres, and seconds after the first frame.
+
+    ``start`` and ``speed`` are those at the start of the warm-up. The driver keeps ``offset`` to the left of the centre
+    line and moves to ``offset_to`` from ``move_at`` on.
+    """
 
     situation: str
-    """A key of SITUATIONS."""
     style: str
-    """A key of STYLES."""
     cruise: float
-    """The driver's cruising speed, m/s."""
     start: float
-    """Position along the centre line at the start of the warm-up, metres."""
     speed: float
-    """Speed at the start of the warm-up, m/s."""
     offset: float
-    """Metres left of the centre line at the start, and the line the driver keeps at first."""
     offset_to: float
-    """The line that the driver moves to."""
     move_at: float
-    """Time when it begins to move to that line, seconds after the first frame."""
     move_rate: float
-    """How fast the line moves, m/s."""
     wander: tuple[float, float, float]
-    """Wandering about the line: size (m), period (s), phase (radians)."""
+    """About that line: size, period, phase (radians)."""
     line: float | None
-    """Position of a stop line, metres along the centre line."""
+    """Position of a stop line along the centre line."""
     green_at: float
-    """Time when its light turns green, seconds after the first frame; infinite for a light that stays red."""
+    """When its light turns green; infinite for a light that stays red."""
 
     def line_offset(self, time: float) -> float:
         """The offset that the driver aims for at ``time``."""
@@ -109,42 +100,26 @@ class Clip:
         return ("green" if time >= self.green_at else "red"), round(distance, 4)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What the driver wants at one moment."""
-
-    angle: float
-    """Angle of the front wheels, radians."""
-    acceleration: float
-    """m/s^2."""
-    limit: str
-    """What sets the speed: ``"cruise"``, ``"bend"`` or ``"light"``."""
-
-
 class Driver:
     """Follows the centre line by a clip's plan."""
 
-    REACTION = 0.15
-    """Seconds between green and the first press on the gas."""
-    WHEEL_BASE = 3.24
-    """Metres between the axles."""
+    REACTION = 0.15  # seconds between green and the first press on the gas
+    WHEEL_BASE = 3.24  # metres between the axles
 
     def __init__(self, road: Road, clip: Clip) -> None:
         self.road, self.clip, self.style = road, clip, STYLES[clip.style]
-        self._ahead = np.arange(0.0, 61.0, 1.5)  # (41,) metres
 
-    def control(self, time: float, x: float, y: float, heading: float, speed: float) -> Command:
-        """The command for a car at world position ``x``, ``y`` with ``heading`` in radians and ``speed`` in m/s."""
+    def control(self, time: float, x: float, y: float, heading: float, speed: float) -> tuple[float, float, str]:
+        """Angle of the front wheels (radians), acceleration (m/s^2) and what limits the speed, as in CarState."""
         s, offset = self.road.project(x, y)
         target, limit = self._target_speed(time, s, offset)
         change = 4.0 * (target - speed)
         acceleration = max(-1.3 * self.style.brake, min(self.style.gain, change))
-        return Command(angle=self._steer(time, s, x, y, heading, speed), acceleration=acceleration, limit=limit)
+        return self._steer(time, s, x, y, heading, speed), acceleration, limit
 
     def _target_speed(self, time: float, s: float, offset: float) -> tuple[float, str]:
         """The lowest of the speeds that cruising, the bends ahead and a red light allow."""
-        choices = [(self.clip.cruise, "cruise")]
-        choices.append((bend_speed(self.road, self.style, s, self._ahead), "bend"))
+        choices = [(self.clip.cruise, "cruise"), (bend_speed(self.road, self.style, s), "bend")]
         if abs(offset) > self.road.HALF_WIDTH:
             choices.append((min(self.clip.cruise, 9.0), "cruise"))
         if self.clip.line is not None and time < self.clip.green_at + self.REACTION:
@@ -164,10 +139,10 @@ class Driver:
         return math.atan2(2 * self.WHEEL_BASE * left, dx * dx + dy * dy)
 
 
-def bend_speed(road: Road, style: Style, s: float, ahead: np.ndarray) -> float:
-    """Highest speed (m/s) at ``s`` from which every bend within ``ahead`` (metres, (N,)) can still be taken."""
-    sharp = np.maximum(np.abs(road.curvatures(s + ahead)), 1e-4)
-    return float(np.sqrt(style.sideways / sharp + 2 * style.brake * ahead).min())
+def bend_speed(road: Road, style: Style, s: float) -> float:
+    """Highest speed (m/s) at ``s`` from which every bend in sight can still be taken."""
+    sharp = np.maximum(np.abs(road.curvatures(s + SIGHT)), 1e-4)
+    return float(np.sqrt(style.sideways / sharp + 2 * style.brake * SIGHT).min())
 
 
 def _ahead(distance: float, lap: float) -> float:
@@ -182,10 +157,12 @@ def plan_clip(road: Road, rng: np.random.Generator, *, warm_up: float) -> Clip:
     name = list(STYLES)[int(rng.choice(len(STYLES), p=[0.2, 0.3, 0.3, 0.2]))]
     style = STYLES[name]
     cruise = float(rng.uniform(*style.cruise))
-    plan = _Places(road, rng, style, cruise, warm_up)
-    fields = getattr(plan, situation)()
+    differing = getattr(_Places(road, rng, style, cruise, warm_up), situation)()
+    differing["start"] %= road.lap
     offset = float(np.clip(rng.normal(0, 1.2), -3, 3))
-    base = {
+    plain = {
+        "cruise": cruise,
+        "speed": min(cruise, bend_speed(road, style, differing["start"])),
         "offset": offset,
         "offset_to": offset,
         "move_at": 0.0,
@@ -194,11 +171,7 @@ def plan_clip(road: Road, rng: np.random.Generator, *, warm_up: float) -> Clip:
         "green_at": math.inf,
         "wander": (style.weave * float(rng.random()), float(rng.uniform(2.5, 5.0)), float(rng.uniform(0, 6.28))),
     }
-    fields = {**base, **fields}
-    start = fields["start"] % road.lap
-    if "speed" not in fields:
-        fields["speed"] = min(cruise, bend_speed(road, style, start, np.arange(0.0, 61.0, 1.5)))
-    return Clip(situation=situation, style=name, cruise=fields.pop("cruise", cruise), **{**fields, "start": start})
+    return Clip(situation=situation, style=name, **{**plain, **differing})
 
 
 class _Places:
@@ -213,8 +186,10 @@ class _Places:
 
     def _pick(self, mask: np.ndarray) -> float:
         """A random position where ``mask`` holds, or any where it never does."""
-        choices = self.s[mask] if mask.any() else self.s
-        return float(self.rng.choice(choices))
+        return float(self.rng.choice(self.s[mask] if mask.any() else self.s))
+
+    def _draw(self, low: float, high: float) -> float:
+        return float(self.rng.uniform(low, high))
 
     def straight(self) -> dict[str, float]:
         return {"start": self._pick(self.bent_ahead.max(1) < 0.008)}
@@ -226,12 +201,12 @@ class _Places:
         entry = self._pick((self.bent < 0.015) & (self.bent_ahead[:, 1:6].max(1) > 0.045))
         slow = math.sqrt(self.style.sideways / 0.06)
         braking = max(self.cruise**2 - slow**2, 0.0) / (2 * self.style.brake)
-        return {"start": entry - braking - self.cruise * (self.warm_up + float(self.rng.uniform(-0.6, 0.9)))}
+        return {"start": entry - braking - self.cruise * (self.warm_up + self._draw(-0.6, 0.9))}
 
     def after_bend(self) -> dict[str, float]:
         leaving = self._pick((self.bent > 0.03) & (self.bent_ahead[:, 4:12].max(1) < 0.015))
         slow = min(self.cruise, math.sqrt(self.style.sideways / 0.06))
-        return {"start": leaving - slow * float(self.rng.uniform(0.0, 1.0)), "speed": slow}
+        return {"start": leaving - slow * self._draw(0.0, 1.0), "speed": slow}
 
     def _gentle(self) -> np.ndarray:
         """Places before a fairly straight piece, where a stop line can stand."""
@@ -239,7 +214,7 @@ class _Places:
 
     def red_light(self) -> dict[str, float]:
         brake = self.style.brake
-        left = float(self.rng.uniform(0.3, 3.2))  # seconds to the standstill, from the first frame
+        left = self._draw(0.3, 3.2)  # seconds to the standstill, from the first frame
         speed = min(self.cruise, brake * (left + self.warm_up))
         start = self._pick(self._gentle())
         room = speed**2 / (2 * brake) + max(left + self.warm_up - speed / brake, 0.0) * speed * 0.5
@@ -247,42 +222,38 @@ class _Places:
 
     def waiting(self) -> dict[str, float]:
         start = self._pick(self._gentle())
-        return {"start": start, "speed": 0.0, "line": start + NOSE + float(self.rng.uniform(0.5, 1.5))}
+        return {"start": start, "speed": 0.0, "line": start + NOSE + self._draw(0.5, 1.5)}
 
     def turned_green(self) -> dict[str, float]:
-        return {**self.waiting(), "green_at": float(self.rng.uniform(-0.4, 0.6))}
+        return {**self.waiting(), "green_at": self._draw(-0.4, 0.6)}
 
     def green_light(self) -> dict[str, float]:
         start = self._pick(self._gentle())
         return {
             "start": start,
-            "line": start + self.cruise * self.warm_up + float(self.rng.uniform(8.0, 34.0)) + NOSE,
+            "line": start + self.cruise * self.warm_up + self._draw(8.0, 34.0) + NOSE,
             "green_at": -math.inf,
         }
+
+    def leaving_road(self) -> dict[str, float]:
+        slow = min(self.cruise, 18.0)
+        return {**self._sideways(self._side(), (2.0, 4.5), (9.0, 11.0), latest=0.2), "cruise": slow, "speed": slow}
+
+    def returning(self) -> dict[str, float]:
+        side, speed = self._side(), self._draw(5.0, 9.0)
+        return {**self._sideways(side, (8.5, 11.5), (0.0, 4.0), latest=0.3), "speed": speed}
 
     def _side(self) -> float:
         return float(self.rng.choice([-1.0, 1.0]))
 
-    def leaving_road(self) -> dict[str, float]:
-        side = self._side()
+    def _sideways(
+        self, side: float, begin: tuple[float, float], end: tuple[float, float], *, latest: float
+    ) -> dict[str, float]:
+        """From one range of offsets to another, on one side of the centre line."""
         return {
             "start": self._pick(self._gentle()),
-            "offset": side * float(self.rng.uniform(2.0, 4.5)),
-            "offset_to": side * float(self.rng.uniform(9.0, 11.0)),
-            "move_at": float(self.rng.uniform(-0.5, 0.2)),
-            "move_rate": float(self.rng.uniform(4.0, 8.0)),
-            "cruise": min(self.cruise, 18.0),
-            "speed": min(self.cruise, 18.0),
-        }
-
-    def returning(self) -> dict[str, float]:
-        side = self._side()
-        speed = float(self.rng.uniform(5.0, 9.0))
-        return {
-            "start": self._pick(self._gentle()),
-            "offset": side * float(self.rng.uniform(8.5, 11.5)),
-            "offset_to": side * float(self.rng.uniform(0.0, 4.0)),
-            "move_at": float(self.rng.uniform(-0.5, 0.3)),
-            "move_rate": float(self.rng.uniform(4.0, 8.0)),
-            "speed": speed,
+            "offset": side * self._draw(*begin),
+            "offset_to": side * self._draw(*end),
+            "move_at": self._draw(-0.5, latest),
+            "move_rate": self._draw(4.0, 8.0),
         }

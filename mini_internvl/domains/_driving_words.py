@@ -14,25 +14,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mini_internvl.domains._car_racing import CarState
 
-STANDING = 0.3
-"""m/s below which the car counts as standing."""
-CHANGING = 1.2
-"""m/s^2 from which the car counts as speeding up or slowing down."""
-HARD = 4.2
-"""m/s^2 from which it does so hard."""
-TURNING = 6.0
-"""Degrees of heading, first frame to last, from which the car counts as turning."""
-SHARP_TURN = 24.0
-"""Degrees from which the turn is sharp."""
-BENT = 0.012
-"""1/m from which the road counts as bending (radius 83 m)."""
-SHARP_BEND = 0.05
-"""1/m from which the bend is sharp (radius 20 m)."""
-
-DRIFTING = 0.8
-"""Metres away from or back to the centre line, first frame to last, that count as moving sideways."""
-EDGE = 3.4
-"""Metres from the centre line from which the car counts as near the edge."""
+STANDING = 0.3  # m/s below which the car counts as standing
+CHANGING = 1.2  # m/s^2 from which it counts as speeding up or slowing down
+HARD = 4.2  # m/s^2 from which it does so hard
+TURNING = 6.0  # degrees of heading, first frame to last, from which it counts as turning
+SHARP_TURN = 24.0  # degrees from which the turn is sharp
+BENT = 0.012  # 1/m from which the road counts as bending (radius 83 m)
+SHARP_BEND = 0.05  # 1/m from which the bend is sharp (radius 20 m)
+DRIFTING = 0.8  # metres away from or back to the centre line, first frame to last, that count as moving sideways
+EDGE = 3.4  # metres from the centre line from which the car counts as near the edge
 
 SHARES = (0.7, 0.2, 0.1)
 
@@ -127,14 +117,13 @@ def reason_of(states: Sequence[CarState]) -> str:
     place, action = place_of(states), action_of(states)
     if place != "road":
         return {"drifting": "drift", "leaving": "drift", "grass": "off road", "returning": "get back"}[place]
-    light = _light_reason(states, action)
-    if light:
+    if light := _light_reason(states, action):
         return light
-    now, before, ahead = (abs(value) for value in _bends(states))
+    now, ahead = (abs(value) for value in _bends(states))
     if action in ("slowing", "braking"):
         return "bend ahead" if ahead >= BENT else "in bend" if now >= BENT else "calm"
     if action in ("starting", "accelerating", "surging"):
-        if now >= BENT and ahead < before:
+        if now >= BENT and ahead < abs(states[0].curvature):
             return "after bend"
         return "open bend" if ahead >= BENT else "clear"
     if turn_of(states) != "straight":
@@ -156,10 +145,9 @@ def _light_reason(states: Sequence[CarState], action: str) -> str | None:
     return None
 
 
-def _bends(states: Sequence[CarState]) -> tuple[float, float, float]:
-    """Curvatures (1/m): the strongest beside the car, the one beside it at first, the strongest ahead of it at last."""
-    strongest = max((state.curvature for state in states), key=abs)
-    return strongest, states[0].curvature, states[-1].curvature_ahead
+def _bends(states: Sequence[CarState]) -> tuple[float, float]:
+    """Curvatures (1/m): the strongest beside the car, and the strongest ahead of it at last."""
+    return max((state.curvature for state in states), key=abs), states[-1].curvature_ahead
 
 
 def captions(states: Sequence[CarState], seed: int) -> tuple[str, str]:
@@ -171,16 +159,11 @@ def captions(states: Sequence[CarState], seed: int) -> tuple[str, str]:
     ahead = " forward" if turn == "straight" else ""
     description = _draw(wordings, rng).format(path=PATHS[turn], ahead=ahead, side=side)
 
-    strongest, _, coming = _bends(states)
-    bend = strongest if reason == "in bend" else coming
-    sharp = abs(bend) >= SHARP_BEND
-    justification = _draw(REASONS[reason], rng).format(
-        sharply="sharply " if sharp else "",
-        sharp="sharp " if sharp else "",
-        way="to the left" if bend > 0 else "to the right",
-        side=side,
-    )
-    return description, justification
+    beside, coming = _bends(states)
+    bend = beside if reason == "in bend" else coming
+    sharp, sharply = ("sharp ", "sharply ") if abs(bend) >= SHARP_BEND else ("", "")
+    way = "to the left" if bend > 0 else "to the right"
+    return description, _draw(REASONS[reason], rng).format(sharp=sharp, sharply=sharply, way=way, side=side)
 
 
 def _draw(wordings: Sequence[str], rng: random.Random) -> str:

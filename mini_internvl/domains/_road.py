@@ -14,8 +14,7 @@ import numpy as np
 class Road:
     """A closed centre line with heading and curvature along it."""
 
-    HALF_WIDTH = 40 / 6
-    """Metres from the centre line to the edge (CarRacing's TRACK_WIDTH)."""
+    HALF_WIDTH = 40 / 6  # metres from the centre line to the edge (CarRacing's TRACK_WIDTH)
 
     def __init__(self, points: np.ndarray, *, reverse: bool = False) -> None:
         """``points`` (N, 2): the centre line in CarRacing's own direction; ``reverse`` drives it the other way."""
@@ -40,8 +39,7 @@ class Road:
     def point(self, s: float, offset: float = 0.0) -> tuple[float, float]:
         """World position at ``s``, ``offset`` metres to the left of the centre line."""
         s = s % self.lap
-        x = float(np.interp(s, self._s, self._closed[:, 0]))
-        y = float(np.interp(s, self._s, self._closed[:, 1]))
+        x, y = (float(np.interp(s, self._s, column)) for column in self._closed.T)
         heading = self.heading(s)
         return x - math.cos(heading) * offset, y - math.sin(heading) * offset
 
@@ -49,12 +47,8 @@ class Road:
         """Radians."""
         return float(np.interp(s % self.lap, self._s, self._heading))
 
-    def curvature(self, s: float | np.ndarray) -> float:
-        """1/m at ``s``."""
-        return float(np.interp(s % self.lap, self._s, self._curvature))
-
-    def curvatures(self, s: np.ndarray) -> np.ndarray:
-        """1/m at each ``s``; (N,) -> (N,)."""
+    def curvatures(self, s: float | np.ndarray) -> np.ndarray:
+        """1/m at each ``s``, whatever its shape."""
         return np.interp(s % self.lap, self._s, self._curvature)
 
     def strongest(self, s: float, ahead: float) -> float:

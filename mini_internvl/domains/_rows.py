@@ -29,14 +29,9 @@ CONVERTED, FAULTS = "rows.json", "faults.jsonl"
 def convert(
     domain: Domain, raw: Path, folder: Path, *, max_faults: float, should_stop: Callable[[], bool]
 ) -> dict[str, dict[str, Any]]:
-    """Write the rows of the training split, and of the held-out one if there is one.
+    """Write the rows of the training split, and of the held-out one if there is one, into ``folder``.
 
-    Args:
-        domain: whose ``convert`` is called.
-        raw: the raw folder.
-        folder: gets the files.
-        max_faults: share of the records that may be unusable.
-        should_stop: asked after every record.
+    ``max_faults`` is the share of the records that may be unusable; ``should_stop`` is asked after every one.
 
     Returns:
         Split -> number of ``rows`` and ``faults``, ``sha256`` of the file. A held-out split may have 0 rows.
@@ -87,10 +82,9 @@ def _converted(domain: Domain, raw: Path, split: str) -> Iterator[Sample | Fault
     try:
         yield from domain.convert(raw, split)
     except (LookupError, AttributeError, TypeError) as error:
-        what = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"{domain.file}: convert failed in the split {split} of {raw} ({what}); yield a Fault for a record that "
-            "cannot be used"
+            f"{domain.file}: convert failed in the split {split} of {raw} ({type(error).__name__}: {error}); "
+            "yield a Fault for a record that cannot be used"
         ) from error
 
 

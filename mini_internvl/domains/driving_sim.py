@@ -13,32 +13,29 @@ that folder, or any other in the same shape (``mini_internvl/benchmarks/_bddx.py
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._bddx import CLIPS, QUESTIONS, clips, example_frames, frame_parts, number_text
-from mini_internvl.data import Fault
+from mini_internvl.data import Fault, Row
+from mini_internvl.data.files import scan
 from mini_internvl.domains import AdaptRecipe, DomainBenchmark, DomainExample
+from mini_internvl.files import new_file, write_text
 from mini_internvl.records import Message, Sample
 
 SOURCE = "driving-sim"
 TITLE = "Driving (simulated BDD-X)"
-FORMAT = 1
-"""Raised when drivers, images or wordings change, so that an old folder is not continued."""
+FORMAT = 1  # raised when drivers, images or wordings change, so that an old folder is not continued
 SEEDS: Mapping[str, int] = {"train": 0, "validation": 1_000_000_000, "test": 2_000_000_000}
 """First track seed of each split."""
-SEEDS_PER_BUILD = 1_000_000
-"""Track seeds that one ``seed`` of :func:`build` may use in a split."""
+SEEDS_PER_BUILD = 1_000_000  # track seeds that one ``seed`` of ``build`` may use in a split
 MAX_SEED = 1_000
 
-SPLITS = ("train", "validation", "test")
+SPLITS = tuple(SEEDS)
 RECIPE = AdaptRecipe()  # a clip's frames are one tile each whatever the limit: its sample says so
-NANO_RECIPE = RECIPE.for_nano()
 BENCHMARKS = {name: DomainBenchmark(test="test", validation="validation") for name in ("bddx_text", "bddx_signals")}
 
 WORDINGS: Mapping[str, Sequence[str]] = {
@@ -69,11 +66,7 @@ WORDINGS: Mapping[str, Sequence[str]] = {
 
 
 def convert(raw: Path, split: str) -> Iterator[Sample | Fault]:
-    """One sample a clip: its frames and four independent questions, order and wording drawn from the clip's id.
-
-    Raises:
-        ValueError: the file is missing, or there is no such split.
-    """
+    """One sample a clip: its frames and four independent questions, order and wording drawn from the clip's id."""
     for row in clips(raw, split):
         yield row if isinstance(row, Fault) else _sample(row, frame_parts(raw, row))
 
@@ -106,8 +99,8 @@ def build(
 ) -> Path:
     """Drives the clips and writes the raw folder; an interrupted build goes on where it stopped.
 
-    ``clips.jsonl`` appears when everything is there; until then finished clips wait in ``clips.part.jsonl``. A finished
-    folder is returned as it is, and extended when more clips are asked for.
+    ``clips.jsonl``, whose path is returned, appears when everything is there; until then finished clips wait in
+    ``clips.part.jsonl``. A finished folder is returned as it is, and extended when more clips are asked for.
 
     Args:
         folder: made if missing.
@@ -115,9 +108,6 @@ def build(
         frames: images of a clip, ``interval`` seconds apart (a multiple of 0.02), ``size`` pixels square.
         seed: 0..999, other clips for each.
         progress: called with (clips done, clips in all) after each clip.
-
-    Returns:
-        The path of ``clips.jsonl``.
 
     Raises:
         ValueError: a setting is out of range, the folder was built with other settings, or gymnasium is missing.
@@ -134,7 +124,7 @@ def build(
     done = {**_finished(folder / CLIPS), **_finished(part)}
     if progress and done:
         progress(sum(_clip_id(*clip) in done for clip in wanted), len(wanted))
-    _replace(part, "".join(map(_line, done.values())).encode())
+    write_text(part, "".join(map(_line, done.values())), flush=False)
     with part.open("a", encoding="utf-8") as file:
         for number, (split, index) in enumerate(wanted, 1):
             if _clip_id(split, index) not in done:
@@ -144,31 +134,26 @@ def build(
                 file.flush()
                 if progress:
                     progress(number, len(wanted))
-    text = "".join(_line(done[_clip_id(*clip)]) for clip in wanted)
-    _replace(folder / CLIPS, text.encode())
+    write_text(folder / CLIPS, "".join(_line(done[_clip_id(*clip)]) for clip in wanted))
     part.unlink()
     return folder / CLIPS
 
 
 def _check_settings(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
-    for split, count in counts.items():
-        if not 0 <= count <= SEEDS_PER_BUILD:
-            raise ValueError(f"{split} is {count}; it must be between 0 and {SEEDS_PER_BUILD}")
-    if not 1 <= settings["frames"] <= 40:
-        raise ValueError(f"frames is {settings['frames']}; it must be between 1 and 40")
+    ranges = {"frames": (1, 40, ""), "size": (56, 1024, " pixels"), "seed": (0, MAX_SEED - 1, "")}
+    for name, value in {**counts, **settings}.items():
+        low, high, unit = ranges.get(name, (0, SEEDS_PER_BUILD, ""))
+        if name != "interval" and not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it must be between {low} and {high}{unit}")
     steps = settings["interval"] / 0.02
     if steps < 0.5 or abs(steps - round(steps)) > 1e-6:
         raise ValueError(f"interval is {settings['interval']}; it must be a multiple of 0.02 seconds")
-    if not 56 <= settings["size"] <= 1024:
-        raise ValueError(f"size is {settings['size']}; it must be between 56 and 1024 pixels")
-    if not 0 <= settings["seed"] < MAX_SEED:
-        raise ValueError(f"seed is {settings['seed']}; it must be between 0 and {MAX_SEED - 1}")
 
 
 def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
     """Keeps the settings beside the clips, or checks them against those kept."""
     if not path.exists():
-        _replace(path, json.dumps(settings, indent=1).encode())
+        write_text(path, json.dumps(settings, indent=1))
         return
     kept = json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings.items():
@@ -178,22 +163,14 @@ def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _finished(path: Path) -> dict[str, dict[str, Any]]:
+def _finished(path: Path) -> dict[str, Mapping[str, Any]]:
     """Rows of an earlier run whose frames are there, by id; a line torn by a kill is left out."""
-    rows: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if all((path.parent / frame).is_file() for frame in row["frames"]):
-                rows[row["id"]] = row
-    return rows
+    rows = (row.raw for row in scan(path) if isinstance(row, Row)) if path.exists() else ()
+    return {row["id"]: row for row in rows if all((path.parent / frame).is_file() for frame in row["frames"])}
 
 
 def _build_clip(folder: Path, split: str, index: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Drives one clip, writes its frames, returns its row."""
+    """Drives one clip and writes its frames; its row."""
     from mini_internvl.domains._car_racing import simulate
     from mini_internvl.domains._driving_words import captions
 
@@ -202,9 +179,8 @@ def _build_clip(folder: Path, split: str, index: int, settings: Mapping[str, Any
     rollout = simulate(track_seed, frames=settings["frames"], interval=interval, size=settings["size"])
     names = [f"frames/{split}/{index:06d}-{number}.png" for number in range(1, settings["frames"] + 1)]
     for name, frame in zip(names, rollout.frames, strict=True):
-        buffer = io.BytesIO()
-        frame.save(buffer, "PNG")
-        _replace(folder / name, buffer.getvalue())
+        with new_file(folder / name, flush=False) as draft:
+            frame.save(draft, "PNG")
 
     *seen, after = rollout.states
     description, justification = captions(seen, track_seed)
@@ -232,14 +208,6 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    os.replace(draft, path)
-
-
 _CLIP = {
     "id": "train-000007",
     "split": "train",
@@ -249,36 +217,25 @@ _CLIP = {
     "speed": 9.314,
     "turning_angle": -0.4,
 }
+_SHOWN = [
+    {"type": "image", "image": "frames/train/000007-1.png", "name": "Frame-1"},
+    {"type": "image", "image": "frames/train/000007-2.png", "name": "Frame-2"},
+    {"type": "text", "text": "Explain why the car acts this way."},
+]
+_TURNS: Sequence[Message] = [
+    {"role": "user", "content": _SHOWN},
+    {"role": "assistant", "content": "because the light ahead is red."},
+    {"role": "user", "content": "What will the speed of the car be in the next frame, in m/s?"},
+    {"role": "assistant", "content": "9.31"},
+    {"role": "user", "content": "How is the car being driven?"},
+    {"role": "assistant", "content": "The car is slowing down."},
+    {"role": "user", "content": "Now predict the car's next turning angle in degrees:"},
+    {"role": "assistant", "content": "-0.40"},
+]
+_SAMPLE = Sample(id="train-000007", messages=_TURNS, source=SOURCE, max_tiles=1, independent=True)
 EXAMPLE = DomainExample(
     files={CLIPS: [_CLIP, {**_CLIP, "id": "train-000008", "speed": "fast"}]},
     images=example_frames(_CLIP),
-    samples={
-        "train": [
-            Sample(
-                id="train-000007",
-                messages=[
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "image", "image": "frames/train/000007-1.png", "name": "Frame-1"},
-                            {"type": "image", "image": "frames/train/000007-2.png", "name": "Frame-2"},
-                            {"type": "text", "text": "Explain why the car acts this way."},
-                        ],
-                    },
-                    {"role": "assistant", "content": "because the light ahead is red."},
-                    {"role": "user", "content": "What will the speed of the car be in the next frame, in m/s?"},
-                    {"role": "assistant", "content": "9.31"},
-                    {"role": "user", "content": "How is the car being driven?"},
-                    {"role": "assistant", "content": "The car is slowing down."},
-                    {"role": "user", "content": "Now predict the car's next turning angle in degrees:"},
-                    {"role": "assistant", "content": "-0.40"},
-                ],
-                source=SOURCE,
-                max_tiles=1,
-                independent=True,
-            )
-        ],
-        "validation": [],
-    },
+    samples={"train": [_SAMPLE], "validation": []},
     faults={"train": 1, "validation": 0},
 )
