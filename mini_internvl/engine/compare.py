@@ -2,7 +2,6 @@
 
 Made for checkpoints that should be one model in two forms: converted, merged, quantised, or stored in another type.
 Ids come first: where tokenizers or templates differ the models have read different prompts, and logits say nothing.
-Logits are compared slice by slice, so that a long prompt of a large vocabulary needs no table of both.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ FLOAT32_TOLERANCE = 1e-3
 MIXED_TOLERANCE = 0.25
 """The same where either model is in a 16-bit type."""
 SLICE = 64
-"""Positions whose logits are held at a time."""
+"""Positions whose logits are held at a time, so that a long prompt of a large vocabulary needs no table of both."""
 END = "(end)"
-"""Stands for the token that ends an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +43,11 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptComparison:
-    """One prompt, by its name."""
+    """One prompt, by its name; ``tokens`` and ``tiles`` of each image are the first engine's."""
 
     name: str
     tokens: int
-    """Length of the first engine's prompt."""
     tiles: tuple[int, ...]
-    """Tiles of each image, as the first engine cuts them."""
     problem: str = ""
     """Why logits were not compared: other ids, tiles or vocabularies."""
     prompt_difference: Difference | None = None
@@ -90,12 +86,11 @@ def compare(
     tolerance: float | None = None,
     progress: Callable[[PromptComparison], None] = lambda done: None,
 ) -> Comparison:
-    """Compare two engines, on any devices and in any types.
+    """Compare two engines, on any devices and in any types, calling ``progress`` after each prompt.
 
     Args:
         prompts: name -> messages, last turn from the user; ``None`` for :func:`default_prompts`.
         tolerance: allowed difference of logits; ``None`` chooses by the two types.
-        progress: called after each prompt.
 
     Raises:
         ValueError: no prompts, one that cannot be rendered, or a negative tolerance.
@@ -214,7 +209,6 @@ def _difference(first: Engine, second: Engine, ours: Sequence[int], theirs: Sequ
 
 
 def _token(engine: Engine, ids: Sequence[int], index: int) -> str:
-    """A token's text and number, for messages."""
     if index >= len(ids):
         return END
     return f"{engine.tokenizer.decode([ids[index]], skip_special=False)!r} ({ids[index]})"

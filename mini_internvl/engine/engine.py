@@ -25,9 +25,8 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Message
 
 KV_BYTES = 4 * 10**9
-"""Memory that the keys and values of a batch may take: of its prompts and of the longest answers, padding counted.
-Prompts that need more are answered in several batches; one that needs more alone gets it. Reading prompts takes half
-as much again at most, for beginnings that several share."""
+"""Bytes that the keys and values of a batch may take, padding and the longest answers counted; a prompt that needs more
+alone gets it. Reading prompts takes half as much again at most, for beginnings that several share."""
 TILES_TOGETHER = 64
 """Tiles that the encoder reads at a time, since the memory it needs grows with them."""
 
@@ -39,9 +38,8 @@ class Reply:
     text: str
     tiles: int
     prompt_tokens: int
-    """Tokens before the answer, visual ones included."""
+    """Tokens before the answer, visual ones included; ``tokens`` are the answer's."""
     tokens: int
-    """Of the answer."""
     seconds: float
     """Wall-clock seconds from call to last token."""
     finish_reason: FinishReason = "stop"
@@ -154,25 +152,22 @@ class Engine:
         began = time.monotonic()
         prompt = self.prepare(messages, max_tiles=max_tiles)
         steps: list[Step] = []
-        sent = ""
+        sent = text = ""
         for [step] in self.generate([prompt], config or GenerationConfig()):
             steps.append(step)
             text = self.tokenizer.decode(_ids(steps))
-            if not text.endswith("\ufffd") and text.startswith(sent):
-                if text != sent:
-                    yield text[len(sent) :]
+            if text != sent and not text.endswith("\ufffd") and text.startswith(sent):
+                yield text[len(sent) :]
                 sent = text
         reply = self._reply(prompt, steps, time.monotonic() - began)
-        whole = self.tokenizer.decode(_ids(steps))
-        if whole != sent:
-            yield whole[len(sent) :]
+        if text != sent:
+            yield text[len(sent) :]
         return reply
 
     def generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[list[Step]]:
         """Tokens of several prompts, step by step, in as many batches as memory asks for.
 
-        Raises:
-            ValueError: a prompt fills the model's context; nothing has been computed then.
+        ValueError, before anything is computed, when a prompt fills the model's context.
         """
         lengths, context = [len(prompt.input_ids) for prompt in prompts], self.model.config.llm.rope.context_length
         if max(lengths) >= context:
@@ -240,8 +235,7 @@ def load(
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
 
-    Raises:
-        ValueError: the folder or hub id cannot be used; the message says why.
+    ValueError says why the folder or hub id cannot be used.
     """
     if backend not in ("auto", "torch"):
         raise ValueError(f'unknown backend "{backend}"; known: auto, torch')
@@ -255,14 +249,10 @@ def load(
 def load_model(
     path_or_hub_id: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu", *, strict: bool = True
 ) -> InternVL:
-    """Load the bare model, a ``torch.nn.Module``; no tokenizer is needed.
+    """Load the bare model, a ``torch.nn.Module``, from a checkpoint folder of any layout, an adapter, or a hub id.
 
-    Args:
-        path_or_hub_id: a checkpoint folder in any known layout, an adapter folder, or a hub id.
-        dtype, device, strict: see :func:`mini_internvl.model.checkpoint.load_model`.
-
-    Raises:
-        CheckpointError, ConfigError: the folder or hub id cannot be used; the message says why.
+    No tokenizer is needed. See :func:`mini_internvl.model.checkpoint.load_model` for the options. CheckpointError or
+    ConfigError says why the folder or hub id cannot be used.
     """
     folder = hub.resolve(path_or_hub_id)
     if is_adapter(folder):

@@ -124,7 +124,7 @@ def generate(
     for generator in generators:
         generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
     rows = list(range(len(prompts)))
-    hidden = prefill(model, prompts, visual, cache, image_keys)[:, None]
+    hidden = prefill(model, prompts, visual, cache, range(len(prompts)) if image_keys is None else image_keys)[:, None]
     positions = torch.tensor(lengths, device=device)[:, None]
     for step in range(1, most + 1):
         logits = model.language_model.lm_head(hidden[:, -1])

@@ -15,7 +15,6 @@ from mini_internvl.model.files import CheckpointError
 
 NANO = Path(__file__).parent.parent / "nano"
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-"""What is fetched: settings, weights, tokenizers."""
 
 
 def resolve(name: str | Path | None) -> Path:

@@ -1,9 +1,8 @@
-"""Reading prompts into the KV cache: in groups of like length, so that little is padded. Prompts with the same images
-and the same beginning share one prefill of it.
+"""Reading prompts into the KV cache: in groups of like length, so that little is padded.
 
-In the batch's cache all prompts end at one place, so rows are padded on the left there. While they are read they are
-padded on the right, which causal attention needs no mask for. Positions count real tokens, so that an answer does not
-depend on its neighbours.
+Prompts with the same images and the same beginning share one prefill of it. In the batch's cache all prompts end at one
+place, so rows are padded on the left there; while they are read they are padded on the right, which causal attention
+needs no mask for. Positions count real tokens, so that an answer does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ class Piece:
     """Tokens that are read together: a whole prompt, a prefix that several share, or what follows one."""
 
     ids: Sequence[int]
-    """The tokens, at least one."""
     prompt_length: int
     """Tokens of the whole prompt, on which the rotation may depend."""
     visual: Tensor | None = None
@@ -44,7 +42,6 @@ class Piece:
 
     @property
     def length(self) -> int:
-        """Tokens up to the last id."""
         return self.start + len(self.ids)
 
 
@@ -53,9 +50,11 @@ def prefill(
     prompts: Prompts,
     visual: Sequence[Tensor | None],
     cache: KVCache,
-    image_keys: Sequence[Hashable] | None = None,
+    image_keys: Sequence[Hashable],
 ) -> Tensor:
     """Read the prompts into an empty cache; returns (B, hidden) of each prompt's last token.
+
+    TokenCountError when placeholders and visual tokens differ in number.
 
     Args:
         prompts: token ids of each row.
@@ -63,9 +62,6 @@ def prefill(
         cache: of as many rows; receives keys and values up to the longest prompt.
         image_keys: names the images of each row; rows with equal keys and an equal prompt up to the last image share
             one prefill of it.
-
-    Raises:
-        TokenCountError: placeholders and visual tokens differ in number.
     """
     pieces = [
         Piece(ids=prompt, visual=tokens, prompt_length=len(prompt))
@@ -92,16 +88,15 @@ def prefill(
 
 
 def _prefix_groups(
-    model: InternVL, prompts: Prompts, image_keys: Sequence[Hashable] | None
+    model: InternVL, prompts: Prompts, image_keys: Sequence[Hashable]
 ) -> dict[tuple[Any, ...], list[int]]:
     """(tokens up to the last image, ...) -> rows that share them, where there are several."""
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts if image_keys is not None and model.image_token_id is not None else []):
+    for row, (prompt, key) in enumerate(zip(prompts, image_keys, strict=True)):
         count = max((place for place, token in enumerate(prompt) if token == model.image_token_id), default=-1) + 1
         if 0 < count < len(prompt):
-            assert image_keys is not None
             rotation = rotation_group(model.config.llm.rope, len(prompt))
-            groups.setdefault((count, tuple(prompt[:count]), image_keys[row], rotation), []).append(row)
+            groups.setdefault((count, tuple(prompt[:count]), key, rotation), []).append(row)
     return {key: rows for key, rows in groups.items() if len(rows) > 1}
 
 

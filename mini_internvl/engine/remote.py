@@ -104,22 +104,14 @@ class RemoteEngine:
             raise RemoteError(f"{self.address.url}: {error}") from None
 
     def chat_batch(
-        self,
-        conversations: Sequence[Messages],
-        config: GenerationConfig | None = None,
-        *,
-        max_tiles: int | None = None,
+        self, conversations: Sequence[Messages], config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> list[Reply]:
         """Answer several conversations, in their order."""
         replies = dict(self.chat_each(conversations, config, max_tiles=max_tiles))
         return [replies[place] for place in range(len(conversations))]
 
     def chat_each(
-        self,
-        conversations: Sequence[Messages],
-        config: GenerationConfig | None = None,
-        *,
-        max_tiles: int | None = None,
+        self, conversations: Sequence[Messages], config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> Iterator[tuple[int, Reply]]:
         """(place, reply) of several conversations as the answers come.
 

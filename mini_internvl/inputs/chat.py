@@ -22,7 +22,6 @@ IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 FAMILY_TOKENS = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
 """What the family adds to a language model's tokens, in the official order (``internvl/train/constants.py``)."""
 _IMAGE = (IMAGE_START + IMAGE_CONTEXT + IMAGE_END, False)
-"""The piece of an image, which :func:`_spread` fills."""
 TAGS = FAMILY_TOKENS[3:]
 """Tokens that people write: the model learns their use from text."""
 ROLES = ("system", "user", "assistant")
@@ -95,36 +94,34 @@ def encode(
             others ("text"), or as in the original control tokens, where a training sample whose text holds the
             template's separator or the padding token has no label at all, since its turns cannot be told apart.
 
-    Returns:
-        Ids, BOS first where the tokenizer has one, and labels.
-
     Raises:
         ChatError: roles out of order, an empty turn, an unknown part, or another number of images than ``tiles``.
     """
     turns = normalise(messages)
-    training = is_sample(turns)
-    segments = list(_segments(turns, template, system_message, training=training))
+    segments = list(_segments(turns, template, system_message))
     control = _control(tokenizer, template) if control_tokens == "text" else frozenset[str]()
     if not control and any(token in turn.text for turn in turns for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)):
         raise ChatError(f"a turn holds {IMAGE_START}, {IMAGE_CONTEXT} or {IMAGE_END}, which the original cannot read")
-    encoded = _tokenise(segments, tokenizer, control)
+    ids, labels = _tokenise(segments, tokenizer, control)
     images = sum(piece is _IMAGE for _, pieces, _ in segments for piece in pieces)
     if images != len(tiles):
         raise ChatError(f"the conversation has {images} images, but tiles of {len(tiles)} are given")
     if images:
-        counts = [count * tokens_per_tile for count in tiles]
-        encoded = _spread(encoded, tokenizer.token_id(IMAGE_CONTEXT), counts)
-    if training and control_tokens == "original" and _ambiguous(segments, template, tokenizer):
-        encoded = Encoded(input_ids=encoded.input_ids, labels=[IGNORE] * len(encoded.input_ids))
-    return encoded
+        context = tokenizer.token_id(IMAGE_CONTEXT)
+        places = [place for place, number in enumerate(ids) if number == context]
+        for place, count in reversed([*zip(places, tiles, strict=True)]):
+            ids[place : place + 1] = [context] * count * tokens_per_tile
+            labels[place : place + 1] = [labels[place]] * count * tokens_per_tile
+    if control_tokens == "original" and is_sample(turns) and _ambiguous(segments, template, tokenizer):
+        labels = [IGNORE] * len(ids)
+    return Encoded(input_ids=ids, labels=labels)
 
 
 def render(messages: Messages, *, template: ChatTemplate, system_message: str | None = None) -> str:
     """The text that :func:`encode` reads, each image as one ``<image>``; arguments and errors are its own."""
-    turns = normalise(messages)
     return "".join(
         PLACEHOLDER if piece is _IMAGE else piece[0].replace(PLACEHOLDER, ESCAPED)
-        for header, pieces, _ in _segments(turns, template, system_message, training=is_sample(turns))
+        for header, pieces, _ in _segments(normalise(messages), template, system_message)
         for piece in [(header, False), *pieces]
     )
 
@@ -132,15 +129,12 @@ def render(messages: Messages, *, template: ChatTemplate, system_message: str | 
 @functools.lru_cache(maxsize=64)
 def _control(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
     """Added tokens that nobody can type."""
-    own = "".join(
-        (template.system_role, template.user_role, template.assistant_role, template.sep, _IMAGE[0], "<s></s>")
-    )
+    own = template.system_role + template.user_role + template.assistant_role + template.sep + _IMAGE[0] + "<s></s>"
     return frozenset(text for text, token in tokenizer.added.items() if token.special or text in own) - set(TAGS)
 
 
-def _segments(
-    turns: Sequence[Turn], template: ChatTemplate, system_message: str | None, *, training: bool
-) -> Iterator[Segment]:
+def _segments(turns: Sequence[Turn], template: ChatTemplate, system_message: str | None) -> Iterator[Segment]:
+    training = is_sample(turns)
     left = list(enumerate(turns, 1))
     count = sum(len(turn.images) for turn in turns)
     system = [(template.system_message if system_message is None else system_message, False)]
@@ -218,7 +212,9 @@ def _ambiguous(segments: Sequence[Segment], template: ChatTemplate, tokenizer: T
     return whole.count(cut) != expected or bool(tokenizer.pad_token and tokenizer.pad_token in whole)
 
 
-def _tokenise(segments: Sequence[Segment], tokenizer: Tokenizer, control: frozenset[str]) -> Encoded:
+def _tokenise(
+    segments: Sequence[Segment], tokenizer: Tokenizer, control: frozenset[str]
+) -> tuple[list[int], list[int]]:
     """Ids turn by turn, which are those of the whole text, since every turn begins and ends with an added token.
 
     An answer is tokenised together with its header, and as many tokens as the header has alone are masked. Each image
@@ -232,20 +228,7 @@ def _tokenise(segments: Sequence[Segment], tokenizer: Tokenizer, control: frozen
         ids += own
         masked = _length(tokenizer, header) if supervised else len(own)
         labels += [IGNORE] * masked + own[masked:]
-    return Encoded(input_ids=ids, labels=labels)
-
-
-def _spread(encoded: Encoded, context: int, counts: Sequence[int]) -> Encoded:
-    """Repeat the n-th context token ``counts[n]`` times."""
-    ids: list[int] = []
-    labels: list[int] = []
-    begin = 0
-    places = [place for place, number in enumerate(encoded.input_ids) if number == context]
-    for place, count in zip(places, counts, strict=True):
-        ids += encoded.input_ids[begin:place] + [context] * count
-        labels += encoded.labels[begin:place] + [encoded.labels[place]] * count
-        begin = place + 1
-    return Encoded(input_ids=ids + encoded.input_ids[begin:], labels=labels + encoded.labels[begin:])
+    return ids, labels
 
 
 @functools.lru_cache(maxsize=64)
@@ -260,5 +243,4 @@ def _first_ids(tokenizer: Tokenizer, pieces: tuple[Piece, ...], control: frozens
 
 @functools.lru_cache(maxsize=64)
 def _length(tokenizer: Tokenizer, header: str) -> int:
-    """Tokens of a header."""
     return len(tokenizer.continue_ids(header))

@@ -45,7 +45,6 @@ _reading = threading.Lock()
 _log = logging.getLogger(__name__)
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's log is for programs, not for the terminal
 
-
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,15 +66,16 @@ class ImageError(ValueError):
 def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
     """Open an image as RGB of 8 bits, upright, its sides enlarged ``scale`` times, bilinearly.
 
-    Grey of more bits is scaled by its range (see :func:`_to_8_bits`).
-
-    Raises:
-        ImageError: missing, no image, cut off, too large, too thin, or without pixels. The environment variable
-            MINIVL_MAX_PIXELS raises the limit of 100 million pixels; modes and formats that take more memory than 10
-            bytes a pixel are refused sooner.
+    Grey of more bits is scaled by its range (see :func:`_to_8_bits`). ImageError when it is missing, no image, cut off,
+    too large, too thin, or without pixels. The environment variable MINIVL_MAX_PIXELS raises the limit of 100 million
+    pixels; modes and formats that take more memory than 10 bytes a pixel are refused sooner.
     """
     with _opened(source, scale) as (image, name):
-        image = _decoded(image, name)
+        try:
+            with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
+                image.load()
+        except Exception as error:  # decoders raise many kinds
+            raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
         turn = TURNS.get(_orientation(image))
         image = _to_rgb(image if turn is None else image.transpose(turn), name)
         if turn is not None:
@@ -139,11 +139,7 @@ def _limit() -> int:
 
 
 def open_source(source: object) -> tuple[str, BinaryIO]:
-    """A name for messages, and the undecoded bytes of an image that is not a PIL image.
-
-    Raises:
-        ImageError: there is nothing of that kind to open.
-    """
+    """A name for messages, and the undecoded bytes of an image that is not a PIL image; ImageError without one."""
     if isinstance(source, str) and source.startswith("data:"):
         return "the data URL", io.BytesIO(_decode_url(source))
     if hasattr(source, "read"):
@@ -201,7 +197,6 @@ def _metadata() -> Iterator[None]:
 
 
 def _header(stream: BinaryIO, name: str) -> Image.Image:
-    """Open an image without decoding it."""
     # Pillow's own size limit would hide the size from our message and could not be raised. Its only
     # switch is global, so it is off only while a header is read; the lock keeps our own threads apart. An icon is
     # decoded already here, and only Pillow sees the size of what is in it: it refuses twice its limit.
@@ -281,15 +276,6 @@ def _check_size(image: Image.Image, name: str, scale: int) -> None:
         )
     if scale**2 * width * height > limit:
         raise ImageError(f"{name} is {width}x{height}; enlarged {scale} times it is too large; lower its scale")
-
-
-def _decoded(image: Image.Image, name: str) -> Image.Image:
-    try:
-        with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
-            image.load()
-    except Exception as error:  # decoders raise many kinds
-        raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
-    return image
 
 
 def _line(error: Exception) -> str:

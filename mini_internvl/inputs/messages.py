@@ -19,7 +19,6 @@ from mini_internvl.records import Message
 PLACEHOLDER = "<image>"
 ESCAPED = "\\" + PLACEHOLDER
 PLACEHOLDERS = re.compile(r"(?<!\\)" + PLACEHOLDER)
-"""Finds placeholders in a text, not their escapes."""
 PART_TYPES = {"text": '"text": a text', "image": '"image": an image', "image_url": '"image_url": {"url": ...}'}
 """Part type -> what such a part needs."""
 
@@ -82,10 +81,8 @@ def normalise(messages: Messages, *, data_urls_only: bool = False) -> tuple[Turn
     are refused; in a question the one is replaced with a warning, and an answer's ``<image>`` is text.
 
     ``data_urls_only`` is for requests from elsewhere: their images come with them, nothing of ours is opened.
-
-    Raises:
-        ChatError: a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
-            differ in number, or an image that may not be opened; web addresses never may.
+    ChatError for a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
+    differ in number, or an image that may not be opened; web addresses never may.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise ChatError(f"the messages are {type(messages).__name__}; give a list of them")

@@ -1,10 +1,8 @@
 """The files beside the weights in a Hugging Face native folder, made from an official folder's, and back.
 
-transformers then loads tokenizer and processor with no network and no code from the folder. Its tokenizer is
-``tokenizer.json`` alone, so the habits of the slow tokenizers are written into that file: which piece gets a space in
-front, what white space an added token swallows, in which order pieces merge. The official tokenizer files lie beside
-it unread, and those whose names are taken travel inside tokenizer_config.json under ``official_files``, so that the way
-back loses nothing.
+transformers then loads tokenizer and processor with no network and no code from the folder, from ``tokenizer.json``
+alone (see ``fast_json``). The official tokenizer files lie beside it unread, and those whose names are taken travel
+inside tokenizer_config.json under ``official_files``, so that the way back loses nothing.
 
 Not equal to :func:`chat.encode` in three rare texts: one that is nothing but a single added token without a role (Phi-3
 loses the lone space in front), a base piece's own name where an added token took its number
@@ -48,11 +46,8 @@ STOPS = {
 def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Path]:
     """Write tokenizer, processor, chat template and generation settings for transformers; returns the files.
 
-    ``source`` holds the official tokenizer files; ``target`` is the native folder, made when missing.
-
-    Raises:
-        TokenizerError: the source holds no tokenizer, or one that tokenizer.json cannot express.
-        ChatError: an unknown chat template.
+    ``source`` holds the official tokenizer files; ``target`` is the native folder, made when missing. TokenizerError
+    when the source holds no tokenizer, or one that tokenizer.json cannot express; ChatError for an unknown template.
     """
     tokenizer = load_tokenizer(source)
     template = chat.find_template(config.template)

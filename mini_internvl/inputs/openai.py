@@ -23,8 +23,7 @@ MAX_REPLY_CHARS = 4_000
 def to_wire(messages: Messages) -> list[dict[str, Any]]:
     """Messages as a server takes them: images where a local model would have them, with the same labels.
 
-    Raises:
-        ChatError, ImageError: the messages are malformed, or an image cannot be read.
+    ChatError or ImageError when the messages are malformed, or an image cannot be read.
     """
     turns = normalise(messages)
     count, number, sent = sum(len(turn.images) for turn in turns), 0, []
@@ -61,8 +60,7 @@ def data_url(part: ImagePart) -> str:
 def read_reply(answer: Any) -> dict[str, Any]:
     """The fields of a ``Reply`` that a server's answer tells; a text of an odd shape is kept as JSON to be read.
 
-    Raises:
-        ValueError: it has no choices with a message.
+    ValueError when it has no choices with a message.
     """
     try:
         choice = answer["choices"][0]

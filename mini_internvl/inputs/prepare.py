@@ -65,8 +65,7 @@ class Processor:
     def cut(self, messages: Messages, *, max_tiles: int | None = None) -> list[CutImage]:
         """Images in tiles: at most ``max_tiles`` for all together, thumbnails not counted; ``None`` for the model's.
 
-        Raises:
-            ChatError, ImageError: the messages are malformed, or an image cannot be used.
+        ChatError or ImageError when the messages are malformed, or an image cannot be used.
         """
         return [_cut(part, tiles) for part, tiles in self._limits(messages, max_tiles)]
 
@@ -84,7 +83,7 @@ class Processor:
         if key not in shared:
             images = [_cut(part, tiles) for part, tiles in limits]
             empty = torch.empty(0, self.config.image_size, self.config.image_size, 3, dtype=torch.uint8)
-            whole = torch.cat([image.tiles for image in images]) if images else empty
+            whole = torch.cat([empty, *(image.tiles for image in images)])
             shared[key] = normalise_tiles(whole, self.fast), tuple(len(image.tiles) for image in images)
         pixel_values, tiles = shared[key]
         return Prompt(input_ids=self.encode(turns, tiles).input_ids, pixel_values=pixel_values, tiles=tiles)

@@ -1,7 +1,5 @@
 """Tokenizers: texts to token ids and back, by the tokenizers library or by sentencepiece.
 
-``tokenizer_files`` makes them from a checkpoint folder.
-
 Unusual: sentencepiece checkpoints are tokenised piece by piece between added tokens. The slow InternLM2 tokenizer puts
 a space before every piece; the slow Llama one (``legacy`` false) only before the first, and drops it again when a token
 with a role (BOS, EOS, ...) comes first. White space next to an added token goes as its ``lstrip`` and ``rstrip`` say.
@@ -46,7 +44,7 @@ class AddedToken:
 
 
 class Tokenizer(abc.ABC):
-    """Text <-> token ids; made by :func:`load_tokenizer`."""
+    """Text <-> token ids; made by :func:`mini_internvl.inputs.tokenizer_files.load_tokenizer`."""
 
     kind: str
     """``bpe``, ``sentencepiece`` or ``json``."""
@@ -73,9 +71,9 @@ class Tokenizer(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a BOS comes first where the kind has one."""
 
+    @abc.abstractmethod
     def continue_ids(self, text: str) -> list[int]:
         """Ids of a text that follows other text: no BOS, and nothing that only stands at a beginning."""
-        return self.encode(text)
 
     def typed_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:
         """Ids of text that follows other text, from its pieces: (text, whether somebody typed it).
@@ -184,7 +182,6 @@ class SentencePieceTokenizer(Tokenizer):
     Args:
         prefix_every_piece: a space before every piece between added tokens (InternLM2, old Llama), or only before the
             whole text (Llama with ``legacy`` false).
-        add_bos: whether BOS comes first.
         named: tokens with a role (bos, eos, ..., additional special tokens); the leading space is dropped before these.
     """
 

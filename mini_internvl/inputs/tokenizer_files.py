@@ -70,14 +70,12 @@ def _bpe(folder: Path, added: Sequence[AddedToken], pad_token: str | None) -> To
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
     vocab = read_settings(folder / "vocab.json")
+    lines = read_text(folder / "merges.txt", error=TokenizerError).split("\n")
     try:
-        lines = read_text(folder / "merges.txt", error=TokenizerError).split("\n")
         # The original's reader takes every line that begins with "#" for a comment, so that "##" stays two tokens.
         pairs = (line.split() for line in lines if line.strip() and not line.startswith("#"))
         merges = [(left, right) for left, right in pairs]
         model = models.BPE(vocab, merges)
-    except TokenizerError:
-        raise
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(
             f"{folder}/merges.txt is broken or of another vocab.json ({_line(error)}); copy both again"
