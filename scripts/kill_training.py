@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from mini_internvl import recipes
-from mini_internvl.commands._stop import stoppable
+from mini_internvl.commands._options import stoppable
 from mini_internvl.records import Interrupted
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe

@@ -3,8 +3,7 @@
 - ``command(...)``: typer's options as its arguments, its docstring is the help;
 - ``EXAMPLE``: a command line, shown below the help.
 
-``_options.py`` holds the options that several commands share, ``_stop.py`` how long work is stopped. A page of the docs
-names every command.
+``_options.py`` holds what several commands share. A page of the docs names every command.
 """
 
 CONTRACT = ("command", "EXAMPLE")

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from mini_internvl.files import FileError, read_object
 from mini_internvl.model import layouts, llms
-from mini_internvl.model.files import CONFIG
+from mini_internvl.model.files import ADAPTER, CONFIG
 
 Severity = Literal["error", "warning", "note"]
-ADAPTER = "adapter_config.json"
 LAYOUTS = {
     "official": "official InternVLChatModel",
     "native": "Hugging Face native (InternVLForConditionalGeneration)",
@@ -29,28 +28,26 @@ LAYOUTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing the doctor noticed."""
+    """What the doctor noticed about a file of the folder, or the folder; a note may ask for nothing ("").
+
+    An error must be fixed; what earns a warning works here, but not as meant or not elsewhere.
+    """
 
     severity: Severity
-    """error: must be fixed; warning: works here, but not as meant or not elsewhere; note: good to know."""
     file: str
-    """File name inside the folder, or the folder's."""
     what: str
     remedy: str
-    """How to fix it; "" for a note that asks for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """All that was found in one folder."""
+    """All that was found in one folder: what could be read of its model, and errors, then warnings, then notes."""
 
     folder: str
     layout: str
     """A key of ``LAYOUTS``, or the name of another layout."""
     facts: Mapping[str, str | int]
-    """Backbone, parameters, types, files, template, tokenizer: what could be read."""
     findings: tuple[Finding, ...]
-    """Errors first, then warnings, then notes."""
 
     @property
     def healthy(self) -> bool:

@@ -175,11 +175,7 @@ def _depth_hint(wanted: Iterable[str], held: Iterable[str]) -> str:
 
 
 def check_rows(folder: Folder, tensors: Mapping[str, Stored], vocab_size: int | None) -> int | None:
-    """Report vocabulary tables and a config.json that disagree.
-
-    Returns:
-        Rows of the embedding table, or of what else is known.
-    """
+    """Report vocabulary tables and a config.json that disagree; returns the embedding table's rows, if known."""
     rows: dict[str, int] = {}
     for label, names in (("embedding rows", EMBEDDINGS), ("lm_head rows", HEADS)):
         shapes = [stored.shape for name, stored in tensors.items() if name.endswith(names) and "vision" not in name]
@@ -223,9 +219,8 @@ def check_values(folder: Folder, files: Files, progress: Progress) -> None:
 def sum_up(folder: Folder, files: Files) -> None:
     """Parameters, types and files among the facts."""
     counts: Counter[str] = Counter()
-    for tensors in files.values():
-        for tensor in tensors.values():
-            counts[tensor.dtype] += tensor.count
+    for tensor in (tensor for tensors in files.values() for tensor in tensors.values()):
+        counts[tensor.dtype] += tensor.count
     if not counts:
         return
     total, size = counts.total(), sum((folder.path / name).stat().st_size for name in files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,8 +68,7 @@ class Outcome:
 def find_benchmarks(settings: Settings) -> dict[str, ModuleType]:
     """Name -> benchmark, checked before a model is loaded; an unknown name is wrong usage, the nearest are offered.
 
-    Raises:
-        ValueError: a folder is missing, or a split, protocol or address could only fail later; names what is known.
+    ValueError names what is known where a folder is missing, or a split, protocol or address could only fail later.
     """
     names = settings.benchmarks
     try:
@@ -207,7 +206,6 @@ def _evaluate(
 
 
 def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
-    """The judge of the settings, if any."""
     return Judge(RemoteEngine(Address.read(settings.judge)), cache) if settings.judge else None
 
 
@@ -242,17 +240,11 @@ class Asking:
         }
 
 
-def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of a group (the name before the slash) together, each group where its first stands."""
-    groups: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        groups.setdefault(name.partition("/")[0], {})[name] = value
-    return {name: value for group in groups.values() for name, value in group.items()}
-
-
 def print_score(result: dict[str, Any], model: str) -> None:
-    """One table: the primary metric, then the other metrics; what is not a whole score says so."""
-    values = _grouped({result["primary_metric"]: result["values"].get(result["primary_metric"]), **result["values"]})
+    """One table: the primary metric, then the others, each group where its first stands; a part of a score says so."""
+    values = {result["primary_metric"]: result["values"].get(result["primary_metric"]), **result["values"]}
+    groups = [name.partition("/")[0] for name in values]
+    grouped = sorted(values.items(), key=lambda pair: groups.index(pair[0].partition("/")[0]))
     rows = [
         (
             name,
@@ -260,7 +252,7 @@ def print_score(result: dict[str, Any], model: str) -> None:
             f"{result['errors'][name]:.2f}" if name in result["errors"] else "",
             str(result["counts"].get(name, result["items"])),
         )
-        for name, value in values.items()
+        for name, value in grouped
     ]
     sampled = f"{result['items']} of {result['of']} items" if result["items"] < result["of"] else ""
     size = sampled or f"{result['items']} items"

@@ -1,9 +1,11 @@
-"""Options that several commands share, and how they print JSON and facts."""
+"""Options that several commands share, how they print JSON and facts, and how their work is stopped."""
 
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,3 +42,23 @@ def echo_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
         return
     for name, value in facts.items():
         typer.echo(f"{name:22} {value:,}" if isinstance(value, int) else f"{name:22} {value}")
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Give work a function that tells whether Ctrl-C or SIGTERM asked it to stop; the second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        typer.echo("\nstopping after this step (once more stops at once)", err=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -14,8 +13,7 @@ import typer
 from mini_internvl import report as reports
 from mini_internvl import terminal
 from mini_internvl.adapt import AdaptConfig, Callbacks, adapt
-from mini_internvl.commands._options import AsJson, Device, Model
-from mini_internvl.commands._stop import stoppable
+from mini_internvl.commands._options import AsJson, Device, Model, echo_json, stoppable
 
 EXAMPLE = "minivl adapt driving-sim --epochs 4 --ratio 1"
 
@@ -98,7 +96,7 @@ def run(config: AdaptConfig, should_stop: Callable[[], bool], *, report: bool = 
     result = adapt(config, callbacks)
     page = reports.build(config.output) if report else None
     if as_json:
-        typer.echo(json_format.dumps(result, ensure_ascii=False, indent=1))
+        echo_json(result)
         return
     print_scores(config.output, result["probe"])
     typer.echo(f"\nadapted model: {config.output / result['checkpoint']}")

@@ -33,12 +33,11 @@ def command(
     if not images and os.path.isfile(question):  # of a long question, Path.is_file raises OSError
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
     from mini_internvl import GenerationConfig, load
+    from mini_internvl.engine.engine import user
 
     limits = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
-    content = [*({"type": "image", "image": path} for path in images), {"type": "text", "text": question}]
-    stream = engine.stream([{"role": "user", "content": content}], limits, max_tiles=max_tiles)
-    reply = print_stream(stream, quiet=json)
+    _, reply = print_stream(engine.stream(user(question, *images), limits, max_tiles=max_tiles), quiet=json)
     if json:
         echo_json({name: getattr(reply, name) for name in FIELDS})
         return
@@ -48,15 +47,16 @@ def command(
     typer.secho(speed, fg="bright_black", err=True)
 
 
-def print_stream(stream: Any, *, quiet: bool) -> Any:
-    """Print pieces as they come; returns the reply."""
+def print_stream(stream: Any, *, quiet: bool = False) -> tuple[str, Any]:
+    """Print pieces as they come; returns their text and the reply."""
+    pieces = []
     while True:
         try:
-            piece = next(stream)
+            pieces.append(next(stream))
         except StopIteration as end:
             if not quiet:
                 typer.echo()
-            return end.value
+            return "".join(pieces), end.value
         if not quiet:
-            typer.echo(piece, nl=False)
+            typer.echo(pieces[-1], nl=False)
             sys.stdout.flush()

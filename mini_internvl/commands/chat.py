@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mini_internvl.commands._options import Device, Dtype, Model
-from mini_internvl.engine import Engine
+from mini_internvl.commands.ask import print_stream
+from mini_internvl.engine.engine import Engine, user
 from mini_internvl.inputs.images import load_image
 from mini_internvl.records import Message
 
@@ -47,20 +48,9 @@ def talk(engine: Engine, images: Sequence[str]) -> None:
         elif line.startswith("/"):
             typer.echo("commands: /image PATH, /new, /quit", err=True)
         elif line:
-            content: Any = [{"type": "image", "image": path} for path in waiting]
-            messages.append({"role": "user", "content": [*content, {"type": "text", "text": line}]})
+            messages += user(line, *waiting)
             waiting = []
-            messages.append({"role": "assistant", "content": _answer(engine, messages)})
-
-
-def _answer(engine: Engine, messages: Sequence[Message]) -> str:
-    pieces = []
-    for piece in engine.stream(messages):
-        typer.echo(piece, nl=False)
-        sys.stdout.flush()
-        pieces.append(piece)
-    typer.echo()
-    return "".join(pieces)
+            messages.append({"role": "assistant", "content": print_stream(engine.stream(messages))[0]})
 
 
 def _readable(path: str) -> bool:

@@ -56,10 +56,7 @@ def convert(
     """Write ``source`` in the layout ``to`` (official, native or mini) with its tokenizer files.
 
     Tensors stream from memory-mapped files; at most one shard is held. ``target`` must be new, and appears complete or
-    not at all. ``progress`` is called with the megabytes written and their number.
-
-    Returns:
-        What was done: both layouts, number of tensors, bytes, files.
+    not at all. ``progress`` is called with the megabytes written and their number. Returns what was done.
 
     Raises:
         CheckpointError, ConfigError: the source is damaged or incomplete, or cannot be said in that layout.

@@ -9,10 +9,9 @@ import typer
 
 from mini_internvl import load, synth
 from mini_internvl.adapt import AdaptConfig
-from mini_internvl.commands._options import AsJson
-from mini_internvl.commands._stop import stoppable
+from mini_internvl.commands._options import AsJson, stoppable
 from mini_internvl.commands.adapt import run as run_adapt
-from mini_internvl.records import Part
+from mini_internvl.engine.engine import user
 
 EXAMPLE = "minivl demo"
 DEMO_KINDS = ("shapes", "words", "charts")
@@ -39,7 +38,6 @@ def _show_answers(folder: Path) -> None:
         image, (asked, *_) = synth.draw(kind, 4, 1, "test")
         path = folder / f"{kind}.png"
         image.save(path)
-        content: list[Part] = [{"type": "image", "image": path}, {"type": "text", "text": asked.question}]
-        reply = engine.chat([{"role": "user", "content": content}])
+        reply = engine.chat(user(asked.question, path))
         typer.echo(f'  minivl ask {path} "{asked.question}"\n    {reply.text}   (reference: {asked.answer})')
     typer.echo("")

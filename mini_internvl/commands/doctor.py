@@ -19,20 +19,17 @@ import typer
 from mini_internvl import terminal
 from mini_internvl.commands import _doctor_tokens as tokens
 from mini_internvl.commands import _doctor_weights as weights
-from mini_internvl.commands._doctor_folder import ADAPTER, LAYOUTS, Diagnosis, Folder, listed, plain
+from mini_internvl.commands._doctor_folder import LAYOUTS, Diagnosis, Folder, listed, plain
 from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine.engine import Engine
 from mini_internvl.model.adapter import WEIGHTS, find_base, load_adapted, read_weights
 from mini_internvl.model.adapter_config import read_adapter
 from mini_internvl.model.checkpoint import load_model, load_vision
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
-from mini_internvl.model.files import CONFIG, CheckpointError
+from mini_internvl.model.files import ADAPTER, CONFIG, CheckpointError
 from mini_internvl.model.layouts import layouts
 
 EXAMPLE = "minivl doctor checkpoints/InternVL2-1B --deep"
-
-
-ORDER = {"error": 0, "warning": 1, "note": 2}
 COLOURS = {"error": "red", "warning": "yellow", "note": "bright_black"}
 
 
@@ -52,14 +49,9 @@ def command(
 
 
 def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = lambda done, total: None) -> Diagnosis:
-    """Examine a folder.
+    """Examine a local folder, which need not exist; never raises for what is in it.
 
-    Args:
-        folder: local; it need not exist.
-        deep: also read every tensor once and look for NaN and infinity.
-        progress: called with (tensors read, all) while reading.
-
-    Never raises for what is in the folder.
+    ``deep`` also reads every tensor and looks for NaN and infinity; ``progress`` gets (tensors read, all) meanwhile.
     """
     patient = Folder(Path(folder))
     layout = "unknown"
@@ -70,7 +62,7 @@ def diagnose(folder: Path, *, deep: bool = False, progress: weights.Progress = l
     else:
         layout = _guard(patient, CONFIG, patient.layout) or "unknown"
         _examine(patient, layout, deep, progress)
-    findings = sorted(dict.fromkeys(patient.findings), key=lambda finding: ORDER[finding.severity])
+    findings = sorted(dict.fromkeys(patient.findings), key=lambda finding: [*COLOURS].index(finding.severity))
     return Diagnosis(folder=str(folder), layout=layout, facts=patient.facts, findings=tuple(findings))
 
 
@@ -83,7 +75,7 @@ def _lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str | None]]:
         yield f"{finding.severity:8} {finding.file}: {finding.what}", COLOURS[finding.severity]
         if finding.remedy:
             yield f"         fix: {finding.remedy}", None
-    counts = {name: sum(finding.severity == name for finding in diagnosis.findings) for name in ORDER}
+    counts = {name: sum(finding.severity == name for finding in diagnosis.findings) for name in COLOURS}
     summary = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
     yield f"{'healthy' if diagnosis.healthy else 'must be mended'}{f' ({summary})' if summary else ''}", None
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from mini_internvl.commands import _options as options
-from mini_internvl.commands._stop import stoppable
 
 EXAMPLE = "minivl eval chartqa docvqa --data data --model OpenGVLab/InternVL2-1B"
 
@@ -35,26 +34,9 @@ def command(
     json: options.AsJson = False,
 ) -> None:
     """Score a model on benchmarks. Every answer is kept: the same command resumes a stopped run."""
+    given = {name: value for name, value in locals().items() if name != "json"}  # each is a setting of that name
     from mini_internvl.commands._evaluation import Settings, run
 
-    settings = Settings(
-        benchmarks=benchmarks,
-        model=model,
-        data=data,
-        split=split,
-        protocol=protocol,
-        limit=limit,
-        seed=seed,
-        kinds=kinds,
-        output=output,
-        judge=judge,
-        name=name,
-        max_tiles=max_tiles,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        report=report,
-    )
-    with stoppable() as should_stop:
-        code = run(settings, should_stop, as_json=json)
+    with options.stoppable() as should_stop:
+        code = run(Settings(**given), should_stop, as_json=json)
     raise typer.Exit(code)

@@ -21,16 +21,11 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Show the parameters and settings of a size or a checkpoint, without allocating its weights."""
-
     echo_facts(describe(size, model), as_json=json)
 
 
 def describe(size: str | None, model: str | None) -> dict[str, Any]:
-    """Counted on shapes alone: no weight is allocated or read.
-
-    Raises:
-        ValueError: both a size and a model are given, or one of them is unknown.
-    """
+    """Counted on shapes alone: no weight is allocated or read."""
     if size and model:
         raise ValueError("give either --size or --model")
     if size:

@@ -56,11 +56,9 @@ def command(
 
 
 def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict[str, Any]:
-    """Merge an adapter into its base and save a whole checkpoint, in the base's layout and in the type of its weights.
+    """Merge an adapter into a base (the one that it names when left out) and save a whole checkpoint.
 
-    Args:
-        adapter: folder or hub id of an adapter.
-        base: folder or hub id of the base; ``None`` takes the one that the adapter names.
+    Its layout and the type of its weights are the base's; adapter and base are folders or hub ids.
 
     Returns:
         Where and what was merged, and the proof: largest differences of float32 logits over the largest logit
@@ -118,13 +116,10 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
 
 
 def _against_the_files(model: InternVL, home: Path, info: Adapter) -> float:
-    """Compare merged weights with W + scale * B A in float64, made from the files alone, tensor by tensor.
+    """Largest difference of merged weights and W + scale * B A in float64, over the largest weight of the tensor.
 
-    Returns:
-        The largest difference over the largest weight of its tensor.
-
-    Raises:
-        CheckpointError: one is larger than :data:`TOLERANCE`, or part of the adapter found no place.
+    The sum is made from the files alone. CheckpointError when one is larger than :data:`TOLERANCE`, or part of the
+    adapter found no place.
     """
     left = {present_name(name): tensor for name, tensor in read_file(info.folder / WEIGHTS)}
     modules = {name.removesuffix(".lora_A.weight") for name in left if name.endswith(".lora_A.weight")}

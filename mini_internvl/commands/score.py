@@ -31,17 +31,8 @@ def command(
     json: AsJson = False,
 ) -> None:
     """Score answers that another tool, or an earlier run, has written."""
-    settings = evaluate.Settings(
-        benchmarks=[benchmark],
-        data=data,
-        split=split,
-        protocol=protocol,
-        limit=limit,
-        seed=seed,
-        kinds=kinds,
-        judge=judge,
-        output=output,
-    )
+    given = {name: value for name, value in locals().items() if name not in ("benchmark", "answers", "json")}
+    settings = evaluate.Settings(benchmarks=[benchmark], **given)
     raise typer.Exit(run(settings, answers, as_json=json))
 
 

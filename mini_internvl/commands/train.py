@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mini_internvl.commands._stop import stoppable
+from mini_internvl.commands._options import stoppable
 
 EXAMPLE = "minivl train recipes/nano.yaml --output runs/nano stages.0.lr=5e-4"
 

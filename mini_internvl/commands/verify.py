@@ -51,11 +51,7 @@ def command(
 
 
 def read_prompts(path: Path) -> dict[str, Sequence[Message]]:
-    """Prompts of a jsonl file by their ids; an answer at the end is left out.
-
-    Raises:
-        ValueError: the file is missing or empty, or a row is wrong (named by its line).
-    """
+    """Prompts of a jsonl file by their ids, an answer at the end left out; ValueError names a wrong line."""
     prompts: dict[str, Sequence[Message]] = {}
     for sample in read_samples(path):
         messages = list(sample.messages)
