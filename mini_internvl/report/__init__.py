@@ -11,7 +11,6 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,10 +20,11 @@ from mini_internvl.report.explain import explain
 from mini_internvl.report.folders import Parts, Result, read_evaluation, read_parts
 from mini_internvl.report.page import render, require
 from mini_internvl.report.paired import STATES
-from mini_internvl.report.sections import Line, Section, compare, verdict, warnings
+from mini_internvl.report.sections import Line, Section, bars, compare, verdict, warnings
 
 __all__ = ["Line", "Section", "build", "compare", "read_evaluation", "require", "verdict"]
 
+Pair = tuple[str, str]
 SCRIPT = Path(__file__).parent / "templates" / "page.js"
 UNFOLDED = 3
 """With more benchmarks than this, their examples are folded."""
@@ -54,7 +54,13 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         raise ValueError(f"{run} ({known[0]}) and {against} ({known[1]}) have no benchmark in common")
     chosen = [examples.collect(section.result, section.other, len(sections)) for section in sections]
     examples.draw_images([example for part in chosen for example in part.examples])
-    names = _names(parts, run, others, against)
+    names, called, places = _sides(parts, run, others, against)
+    groups = _groups(parts, sections)
+    log = training.read_log(parts.log) if parts.log else training.Log()
+    found = [*warnings(sections, names, others)]
+    if log.unreadable:
+        found.append(f"{log.unreadable:,} lines of the training log cannot be read and are left out.")
+    recipe, counts = parts.facts.get("recipe"), parts.facts.get("validation")
     script = SCRIPT.read_text(encoding="utf-8")
     page = render(
         "page.html",
@@ -64,65 +70,56 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         title=_title(parts, run, names, against),
         names=names,
         explain=explain,
-        places=_places(parts, run, against),
+        bars=bars,
+        places=places,
         compared=others is not None,
-        verdict=_verdict(parts, sections, names, against) if others is not None else "",
-        groups=_groups(parts, sections),
+        verdict=_verdict(groups, called) if others is not None else "",
+        warnings=found,
+        groups=groups,
         sections=list(zip(sections, chosen, strict=True)),
         alone=[other.title for other in others or () if not any(other is section.other for section in sections)],
         states=STATES if others is None else {**STATES, "unjudged": "Not compared"},
         unfolded=len(sections) <= UNFOLDED,
+        charts=training.charts(log, counts if isinstance(counts, Mapping) else {}),
+        summary=training.summary(log),
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         next_commands=settings.next_commands(parts, run),
         commands=[parts.facts["command"]] if parts.facts.get("command") else settings.commands(parts.results),
         facts_=settings.of_run(parts.facts) or settings.common(parts.results),
         settings=[(s.anchor, s.result.title, settings.own(s.result, parts.results)) for s in sections],
-        **_training(parts, [*warnings(sections, names, others)]),
     )
     write_text(run / "report.html", page, errors="replace")  # half a character becomes a question mark
     return run / "report.html"
 
 
-def _training(parts: Parts, found: list[str]) -> dict[str, Any]:
-    """The values of the page that come from the log and the recipe."""
-    log = training.read_log(parts.log) if parts.log else training.Log()
-    if log.unreadable:
-        found.append(f"{log.unreadable:,} lines of the training log cannot be read and are left out.")
-    counts, recipe = parts.facts.get("validation"), parts.facts.get("recipe")
-    return {
-        "warnings": found,
-        "charts": training.charts(log, counts if isinstance(counts, Mapping) else {}),
-        "summary": training.summary(log),
-        "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
-    }
+def _sides(
+    parts: Parts, run: Path, others: Sequence[Result] | None, against: str | Path | None
+) -> tuple[Pair, Pair, list[Pair]]:
+    """What the two runs are called, and in the verdict; (class of its colour, where it lies) of each.
+
+    Two runs are called by model, by folder where that is the same, by path where that is, too.
+    """
+    if against is not None:
+        models = (settings.model_name(parts.results), settings.model_name(others or ()))
+        short = tuple(name.rstrip("/").rsplit("/", 1)[-1] for name in models)
+        paths, folders = (str(run), str(against)), (run.resolve().name, Path(against).resolve().name)
+        names = next(((mine, theirs) for mine, theirs in (short, models, folders) if mine != theirs), paths)
+        return names, names, [("this", paths[0]), ("other", paths[1])]
+    if parts.base is None:
+        names = (settings.model_name(parts.results), "")
+        return names, names, [("this", str(run))]
+    base = settings.model(parts.base[0])
+    checkpoint = run / str(parts.facts.get("checkpoint", ""))
+    places = [("other", str(base.get("path") or base.get("name"))), ("this", str(checkpoint))]
+    return ("adapted", "base"), ("the adapted model", "the base"), places
 
 
-def _title(parts: Parts, run: Path, names: tuple[str, str], against: str | Path | None) -> str:
+def _title(parts: Parts, run: Path, names: Pair, against: str | Path | None) -> str:
     if against is not None:
         return f"{names[0]} against {names[1]}"
     recipe = parts.facts.get("recipe")
     name = parts.facts.get("title") or parts.facts.get("domain") or (names[0] if parts.results else "")
     return str(name or (recipe.get("name") if isinstance(recipe, Mapping) else "") or run.resolve().name)
-
-
-def _places(parts: Parts, run: Path, against: str | Path | None) -> list[tuple[str, str]]:
-    """(class of its colour, where it lies) of each run."""
-    if parts.base is None or against is not None:
-        return [("this", str(run)), *([("other", str(against))] if against is not None else [])]
-    base = settings.model(parts.base[0])
-    checkpoint = run / str(parts.facts.get("checkpoint", ""))
-    return [("other", str(base.get("path") or base.get("name"))), ("this", str(checkpoint))]
-
-
-def _names(parts: Parts, run: Path, others: Sequence[Result] | None, against: str | Path | None) -> tuple[str, str]:
-    """What the two runs are called: by model, by folder where that is the same, by path where that is, too."""
-    if against is None:
-        return ("adapted", "base") if parts.base is not None else (settings.model_name(parts.results), "")
-    models = (settings.model_name(parts.results), settings.model_name(others or ()))
-    short = tuple(name.rstrip("/").rsplit("/", 1)[-1] for name in models)
-    for mine, theirs in (short, models, (run.resolve().name, Path(against).resolve().name)):
-        if mine != theirs:
-            return mine, theirs
-    return str(run), str(against)
 
 
 def _groups(parts: Parts, sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
@@ -135,8 +132,6 @@ def _groups(parts: Parts, sections: Sequence[Section]) -> list[tuple[str, list[S
     return [("The domain: what was learned", domain), ("General ability: what was forgotten", general)]
 
 
-def _verdict(parts: Parts, sections: Sequence[Section], names: tuple[str, str], against: str | Path | None) -> str:
-    if parts.base is not None and against is None:
-        names = ("the adapted model", "the base")
-    text = " General ability: ".join(verdict(part, names) for _, part in _groups(parts, sections) if part)
+def _verdict(groups: Sequence[tuple[str, list[Section]]], called: Pair) -> str:
+    text = " General ability: ".join(verdict(part, called) for _, part in groups if part)
     return text[0].upper() + text[1:] if text.startswith(("the ", "no ")) else text

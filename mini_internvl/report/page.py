@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from importlib.util import find_spec
 from typing import Any
@@ -17,14 +18,19 @@ def require() -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this package; every value is escaped unless the template says otherwise."""
+    """A page or image from a template of this package; every value is escaped unless the template says otherwise."""
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> Any:
     require()
     from jinja2 import Environment, PackageLoader
 
     loader = PackageLoader("mini_internvl.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "signed": signed, "words": words, "short": short}
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def number(value: float, digits: int = 2, sign: str = "") -> str:

@@ -51,7 +51,6 @@ class Line:
     other: float = math.nan
     other_error: float = math.nan
     difference: Difference | None = None
-    bars: str = ""
 
     @property
     def result(self) -> str:
@@ -76,11 +75,10 @@ class Section:
 
     @property
     def primary(self) -> Line:
-        """The metric that stands for the benchmark, with its bars."""
+        """The metric that stands for the benchmark."""
         name = self.result.primary_metric
         empty = Line(metric=name, label=name, value=math.nan, error=math.nan, items=None, higher_is_better=True)
-        line = self.lines.get(name, empty)
-        return _with_bars(line, self._bar_end([line]))
+        return self.lines.get(name, empty)
 
     @property
     def groups(self) -> list[tuple[str, float, list[Line]]]:
@@ -89,10 +87,9 @@ class Section:
         for metric, line in self.lines.items():
             group, slash, label = metric.partition("/")
             groups.setdefault(group if slash else "", []).append(replace(line, label=label) if slash else line)
-        ends = {name: self._bar_end(members) for name, members in groups.items()}
-        return [(name, ends[name], [_with_bars(line, ends[name]) for line in part]) for name, part in groups.items()]
+        return [(name, self.bar_end(part), part) for name, part in groups.items()]
 
-    def _bar_end(self, lines: Sequence[Line]) -> float:
+    def bar_end(self, lines: Sequence[Line]) -> float:
         """Where bars end: 100 for percentages, else the primary metric's largest value, or the largest of all."""
         values = [v for line in lines if line.higher_is_better for v in (line.value, line.other) if math.isfinite(v)]
         if any(line.metric == self.result.primary_metric for line in lines):
@@ -165,11 +162,10 @@ def _line(metric: str, result: Result, other: Result | None) -> Line:
     )
 
 
-def _with_bars(line: Line, end: float) -> Line:
-    """The line with its image; a metric where less is better has none, since its bars would praise the worse."""
-    bars = [("other", line.other, line.other_error)] if line.difference else []
-    bars.append(("this", line.value, line.error))
-    return replace(line, bars=svg.error_bars(bars, end)) if line.higher_is_better else line
+def bars(line: Line, end: float) -> str:
+    """The image of a metric; one where less is better has none, since its bars would praise the worse."""
+    others = [("other", line.other, line.other_error)] if line.difference else []
+    return svg.error_bars([*others, ("this", line.value, line.error)], end) if line.higher_is_better else ""
 
 
 def verdict(sections: Sequence[Section], names: tuple[str, str]) -> str:

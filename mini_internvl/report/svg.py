@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from mini_internvl.report.page import significant
+from mini_internvl.report.page import render, significant
 
 WIDTH, HEIGHT = 360, 224
 LEFT, RIGHT, TOP, BOTTOM = 44, 48, 28, 40
@@ -46,22 +45,21 @@ def line_chart(
     drawn = [line for line in series if line.points]
     if not drawn:
         return ""
-    xs = [x for line in drawn for x, _ in line.points]
-    ys = [y for line in drawn for _, y in line.points]
-    scale = _Scale(xs, ys)
-    spoken = "; ".join(describe(line, x_title) for line in drawn if not line.faint)
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}. {spoken}")}">'
-    ]
-    parts += _axes(scale, x_title, y_title)
-    for x, name in borders:
-        across = scale.across(x)
-        parts.append(f'<line class="border" x1="{across:.1f}" x2="{across:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text class="tick" x="{across + 4:.1f}" y="{TOP + 10}">{escape(name)}</text>')
-    for line in sorted(drawn, key=lambda line: not line.faint):
-        parts += _line(line, scale)
-    parts += _end_labels([line for line in drawn if not line.faint], scale)
-    return "".join([*parts, "</svg>"])
+    scale = _Scale([x for line in drawn for x, _ in line.points], [y for line in drawn for _, y in line.points])
+    bold = [line for line in drawn if not line.faint]
+    return render(
+        "chart.svg",
+        label=f"{title}. {'; '.join(describe(line, x_title) for line in bold)}",
+        titles=(x_title, y_title),
+        scale=scale,
+        borders=borders,
+        lines=sorted(drawn, key=lambda line: not line.faint),
+        ends=_end_labels(bold, scale),
+        significant=significant,
+        tick_label=_tick_label,
+        **{"width": WIDTH, "height": HEIGHT},
+        **{"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+    )
 
 
 def describe(line: Series, x_title: str) -> str:
@@ -73,35 +71,17 @@ def describe(line: Series, x_title: str) -> str:
     )
 
 
-def swatch(line: Series) -> str:
-    """A short sample of the line for the legend."""
-    dot = f'<circle class="dot c{line.colour}" cx="13" cy="6" r="3"/>' if line.dots else ""
-    kind = "line faint" if line.faint else "line"
-    stroke = f'<line class="{kind} c{line.colour}" x1="1" x2="25" y1="6" y2="6"/>'
-    return f'<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true">{stroke}{dot}</svg>'
-
-
 def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
     """Bars of (class, value, standard error) from 0 to ``end``, one below the other, each with its error as a whisker.
 
     An image of numbers that stand beside it; hidden from screen readers.
     """
-    height = 7 * len(values) + 5
-    parts = [f'<svg class="bars" viewBox="0 0 200 {height}" preserveAspectRatio="none" aria-hidden="true">']
-    for place, (role, value, error) in enumerate(values):
-        y = 2.5 + 7 * place
-        parts.append(f'<rect class="track" x="0" y="{y}" width="200" height="6"/>')
-        parts.append(f'<rect class="bar {role}" x="0" y="{y}" width="{200 * _part(value, end):.1f}" height="6"/>')
-        if math.isfinite(value) and math.isfinite(error) and error > 0:
-            low, high = (200 * _part(value + sign * error, end) for sign in (-1, 1))
-            middle = y + 3
-            ends = "".join(f"M{x:.1f} {middle - 3.5}V{middle + 3.5}" for x in (low, high))
-            parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}{ends}"/>')
-    return "".join([*parts, "</svg>"])
 
+    def along(value: float) -> str:
+        share = min(1.0, max(0.0, value / end)) if end > 0 and math.isfinite(value) else 0.0
+        return f"{200 * share:.1f}"
 
-def _part(value: float, end: float) -> float:
-    return min(1.0, max(0.0, value / end)) if end > 0 and math.isfinite(value) else 0.0
+    return render("bars.svg", values=values, along=along)
 
 
 class _Scale:
@@ -122,11 +102,14 @@ class _Scale:
         self.x_step, ticks = _ticks(self.x_low, self.x_high, 5, least=1.0 if whole else 0.0)
         self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
 
-    def across(self, x: float) -> float:
-        return LEFT + (x - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT)
+    def across(self, x: float, shift: float = 0.0) -> str:
+        return f"{LEFT + (x - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT) + shift:.1f}"
 
-    def down(self, y: float) -> float:
+    def height(self, y: float) -> float:
         return TOP + (self.y_high - y) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
+
+    def down(self, y: float, shift: float = 0.0) -> str:
+        return f"{self.height(y) + shift:.1f}"
 
 
 def _ticks(low: float, high: float, count: int, least: float = 0.0) -> tuple[float, list[float]]:
@@ -143,43 +126,11 @@ def _tick_label(value: float, step: float) -> str:
     return significant(value) if step < 0.001 and abs(value) > step / 2 else f"{value:,.9g}"
 
 
-def _axes(scale: _Scale, x_title: str, y_title: str) -> list[str]:
-    parts = []
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    for tick in scale.y_ticks:
-        y = scale.down(tick)
-        kind = "axis" if tick == scale.y_ticks[0] else "grid"
-        parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        label = _tick_label(tick, scale.y_step)
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    for tick in scale.x_ticks:
-        x = scale.across(tick)
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        label = _tick_label(tick, scale.x_step)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{label}</text>')
-    parts.append(f'<text class="tick" x="{right}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>')
-    parts.append(f'<text class="tick" x="4" y="13">{escape(y_title)}</text>')
-    return parts
-
-
-def _line(line: Series, scale: _Scale) -> list[str]:
-    placed = [(scale.across(x), scale.down(y)) for x, y in line.points]
-    kind = "line faint" if line.faint else "line"
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-    parts = [f'<polyline class="{kind} c{line.colour}" points="{path}"/>']
-    if line.dots or len(placed) == 1:
-        for (x, y), (_, value) in zip(placed, line.points, strict=True):
-            circle = f'<circle class="dot c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
-            parts.append(f"{circle}<title>{significant(value)}</title></circle>")
-    return parts
-
-
-def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[str]:
-    """The last value of each line beside its end, moved apart where two would touch."""
-    parts, height = [], -math.inf
-    for line in sorted(lines, key=lambda line: scale.down(line.points[-1][1])):
+def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[tuple[int, str, str, str]]:
+    """(colour, x, y, text): the last value of each line beside its end, moved apart where two would touch."""
+    labels, height = [], -math.inf
+    for line in sorted(lines, key=lambda line: scale.height(line.points[-1][1])):
         x, y = line.points[-1]
-        height = max(scale.down(y), height + LABEL_GAP)
-        place = f'x="{scale.across(x) + 6:.1f}" y="{height + 4:.1f}"'
-        parts.append(f'<text class="value c{line.colour}" {place}>{significant(y)}</text>')
-    return parts
+        height = max(scale.height(y), height + LABEL_GAP)
+        labels.append((line.colour, scale.across(x, 6), f"{height + 4:.1f}", significant(y)))
+    return labels

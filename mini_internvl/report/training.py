@@ -115,22 +115,16 @@ def read_log(path: Path) -> Log:
 
 
 def charts(log: Log, counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Loss, measurements while training, learning rate; steps are counted over all stages.
+    """Title, note, svg and legend (its lines, if several) of loss, measurements while training and learning rate.
 
-    Args:
-        log: what was read.
-        counts: measurement -> number of validation items, where it is known.
-
-    Returns:
-        ``title``, ``note``, ``svg`` and ``legend`` ((sample, name) pairs, empty for a single line) of each chart.
+    Steps are counted over all stages. ``counts`` is measurement -> number of validation items, where it is known.
     """
     drawn = []
     for title, y_title, note, lines in _wanted(log, counts):
         lines = [line for line in lines if line.points]
         image = svg.line_chart(title=title, x_title="step", y_title=y_title, series=lines, borders=log.borders[1:])
         if image:
-            legend = [(svg.swatch(line), line.name) for line in lines] if len(lines) > 1 else []
-            drawn.append({"title": title, "note": note, "svg": image, "legend": legend})
+            drawn.append({"title": title, "note": note, "svg": image, "legend": lines if len(lines) > 1 else []})
     return drawn
 
 
