@@ -89,11 +89,9 @@ def compare(
     """Compare two engines, on any devices and in any types, calling ``progress`` after each prompt.
 
     Args:
-        prompts: name -> messages, last turn from the user; ``None`` for :func:`default_prompts`.
-        tolerance: allowed difference of logits; ``None`` chooses by the two types.
-
-    Raises:
-        ValueError: no prompts, one that cannot be rendered, or a negative tolerance.
+        prompts: name -> messages, last turn from the user; ``None`` for :func:`default_prompts`. ValueError when there
+            are none, or one cannot be rendered.
+        tolerance: allowed difference of logits, not below 0; ``None`` chooses by the two types.
     """
     chosen = default_prompts() if prompts is None else prompts
     if not chosen:

@@ -70,12 +70,11 @@ def prefill(
     shared = _prefix_groups(model, prompts, image_keys)
     prefixes = [
         Piece(ids=prompts[rows[0]][:count], visual=visual[rows[0]], prompt_length=len(prompts[rows[0]]))
-        for (count, *_), rows in shared.items()
+        for count, rows in shared
     ]
-    sharers = list(shared.values())
     for places, spans, _ in _read_in_groups(model, prefixes):
         for place, span in zip(places, spans, strict=True):
-            for row in sharers[place]:
+            for row in shared[place][1]:
                 rest = prompts[row][span.count :]
                 pieces[row] = Piece(ids=rest, prefix=span, prompt_length=len(prompts[row]))
     last = torch.empty(len(prompts), model.config.llm.hidden_size, dtype=model.dtype, device=model.device)
@@ -87,17 +86,15 @@ def prefill(
     return last
 
 
-def _prefix_groups(
-    model: InternVL, prompts: Prompts, image_keys: Sequence[Hashable]
-) -> dict[tuple[Any, ...], list[int]]:
-    """(tokens up to the last image, ...) -> rows that share them, where there are several."""
+def _prefix_groups(model: InternVL, prompts: Prompts, image_keys: Sequence[Hashable]) -> list[tuple[int, list[int]]]:
+    """(number of tokens up to the last image, rows that share them), where there are several."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, (prompt, key) in enumerate(zip(prompts, image_keys, strict=True)):
         count = max((place for place, token in enumerate(prompt) if token == model.image_token_id), default=-1) + 1
         if 0 < count < len(prompt):
             rotation = rotation_group(model.config.llm.rope, len(prompt))
             groups.setdefault((count, tuple(prompt[:count]), key, rotation), []).append(row)
-    return {key: rows for key, rows in groups.items() if len(rows) > 1}
+    return [(key[0], rows) for key, rows in groups.items() if len(rows) > 1]
 
 
 def _read_in_groups(model: InternVL, pieces: Sequence[Piece]) -> Iterator[tuple[list[int], list[CacheSpan], Tensor]]:

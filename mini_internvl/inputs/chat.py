@@ -94,8 +94,7 @@ def encode(
             others ("text"), or as in the original control tokens, where a training sample whose text holds the
             template's separator or the padding token has no label at all, since its turns cannot be told apart.
 
-    Raises:
-        ChatError: roles out of order, an empty turn, an unknown part, or another number of images than ``tiles``.
+    ChatError for roles out of order, an empty turn, an unknown part, or another number of images than ``tiles``.
     """
     turns = normalise(messages)
     segments = list(_segments(turns, template, system_message))

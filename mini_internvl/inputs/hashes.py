@@ -36,7 +36,4 @@ def _hash(source: Any) -> str:
         return hashlib.sha256(f"{source.mode} {source.size}".encode() + source.tobytes()).hexdigest()
     _, stream = open_source(source)
     with stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -138,7 +138,7 @@ def _limit() -> int:
         raise ImageError(f'{MAX_PIXELS_VARIABLE} is "{text}"; set it to a number of pixels, for instance 2e8') from None
 
 
-def open_source(source: object) -> tuple[str, BinaryIO]:
+def open_source(source: object) -> tuple[str, io.BytesIO | io.BufferedReader]:
     """A name for messages, and the undecoded bytes of an image that is not a PIL image; ImageError without one."""
     if isinstance(source, str) and source.startswith("data:"):
         return "the data URL", io.BytesIO(_decode_url(source))

@@ -111,10 +111,7 @@ def question(messages: Messages) -> str:
 
 
 def beside(messages: Sequence[Any], folder: Path) -> list[Any]:
-    """Messages of a data file with the relative paths of their images joined to the file's folder.
-
-    What is no message or part is left for :func:`normalise` to refuse.
-    """
+    """Messages of a data file, relative paths of images joined to its folder; :func:`normalise` refuses odd ones."""
 
     def one(part: Any) -> Any:
         if not isinstance(part, Mapping):

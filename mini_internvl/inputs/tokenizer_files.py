@@ -41,8 +41,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     config = read_settings(folder / "tokenizer_config.json", missing_ok=True)
     try:
-        original = (config.get("official_files") or {}).get("tokenizer_config.json") or {}  # of a native folder
-        config |= original
+        config |= (config.get("official_files") or {}).get("tokenizer_config.json") or {}  # of a native folder
         added = _added_tokens(folder, config)
         roles = _roles({**config, **read_settings(folder / "special_tokens_map.json", missing_ok=True)})
     except TokenizerError:
@@ -176,11 +175,9 @@ def _added(number: int | str, row: Mapping[str, Any]) -> AddedToken:
 
 def _roles(config: Mapping[str, Any]) -> dict[str, str]:
     """Role ("bos_token", ...) -> token; the additional special tokens under their own text."""
-    named = {
-        f"{role}_token": config.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-    }
+    names = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
     more = [_text(token) for token in config.get("additional_special_tokens") or ()]
-    return {**{role: _text(token) for role, token in named.items() if token}, **{token: token for token in more}}
+    return {name: _text(config[name]) for name in names if config.get(name)} | {token: token for token in more}
 
 
 def _text(token: Any) -> str:
