@@ -1,8 +1,4 @@
-"""Recipes: a whole run as data. YAML in, dotted overrides on top, every field checked before any work starts.
-
-A recipe names a starting model and a list of stages; a stage is a row of data: what trains, on which sources, for how
-many steps, at which learning rate. Unknown fields are refused with the nearest known name.
-"""
+"""Recipes: a whole run as data. YAML in, dotted overrides on top, every field checked before any work starts."""
 
 from __future__ import annotations
 
@@ -93,14 +89,11 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecipe:
-    """One stage of training: a row of data."""
+    """One stage of training, named in logs and checkpoints: so many optimiser steps over a mix of sources."""
 
     name: str
-    """Names the stage in logs and checkpoints."""
     data: tuple[SourceRecipe, ...]
-    """What is mixed."""
     steps: int
-    """Optimiser steps."""
     train: tuple[str, ...] = PARTS
     """Parts that learn: any of vision, projector, llm; the others are frozen."""
     loss: str | Mapping[str, Mapping[str, Any]] = "answers"
@@ -117,13 +110,11 @@ class StageRecipe:
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices; biases, norms and scales are exempt."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's averaging constants."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     batch_size: int = 32
-    """Samples per optimiser step."""
     micro_batch: int = dataclasses.field(default=16, metadata=MAY_CHANGE)
-    """Samples per forward pass; the rest of the batch is accumulated."""
+    """Samples per forward pass; gradients are accumulated over a batch."""
     max_tiles: int = 12
     """Most tiles of a sample, shared by its images, thumbnails not counted."""
     max_length: int = dataclasses.field(default=8192, metadata=MAY_CHANGE)
@@ -154,14 +145,15 @@ class StageRecipe:
         if self.clip <= 0:
             raise RecipeError(f"{where}: clip is {self.clip}; it must be above 0")
         try:
-            settings = {name: dataclasses.asdict(given) for name, given in self.loss_settings().items()}
-            object.__setattr__(self, "loss", settings)  # with every default filled in
-            reached = {part for name in self.loss_settings() for part in plugins.find("train.losses", name).REACHES}
+            losses = self.loss_settings()
+            reached = {part for name in losses for part in plugins.find("train.losses", name).REACHES}
         except ValueError as error:
             raise RecipeError(f"{where}: {error}") from None
         if idle := [part for part in self.train if part not in reached]:
-            names, reach = " and ".join(self.loss_settings()), ", ".join(part for part in PARTS if part in reached)
+            names, reach = " and ".join(losses), ", ".join(part for part in PARTS if part in reached)
             raise RecipeError(f"{where}: loss {names} does not reach {', '.join(idle)}; write train: [{reach}]")
+        filled = {name: dataclasses.asdict(settings) for name, settings in losses.items()}
+        object.__setattr__(self, "loss", filled)  # with every default
 
     def loss_settings(self) -> dict[str, Any]:
         """Name of each loss -> its settings, checked."""
@@ -178,12 +170,11 @@ class StageRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraTargets:
-    """Which linear layers get adapters, by the ends of their names."""
+    """Which linear layers get adapters, by the ends of their names: all linear ones of every block when left out."""
 
     llm: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Of every block of the language model, whichever it is: fused matrices are named by their parts."""
+    """Of any language model: fused matrices are named by their parts."""
     vision: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    """Of every block of the encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,15 +182,12 @@ class LoraRecipe:
     """Low-rank adapters: the base is frozen, two thin matrices beside each layer learn."""
 
     rank: int = 16
-    """Rank of the product."""
     alpha: float | None = None
     """The product is scaled by alpha / rank; twice the rank when left out."""
     dropout: float = 0.05
     """On the adapters' inputs while training."""
     parts: tuple[str, ...] = LORA_PARTS
-    """Where adapters are put: any of llm, vision."""
     targets: LoraTargets = LoraTargets()
-    """Layers of each part; all linear ones when left out."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -225,12 +213,10 @@ class LoraRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run."""
+    """A run: stages, one after the other. Its name is that of its default folder."""
 
     name: str = dataclasses.field(metadata=MAY_CHANGE)
-    """Names the run and its default folder."""
     stages: tuple[StageRecipe, ...]
-    """Run one after the other."""
     model: str = dataclasses.field(default="", metadata=MAY_CHANGE)
     """Folder of the starting checkpoint or adapter; empty with ``build`` for a fresh model."""
     build: str = dataclasses.field(default="", metadata=MAY_CHANGE)
@@ -242,9 +228,8 @@ class Recipe:
     seed: int = 0
     """Seed of mixing, fresh weights and drop path."""
     held_out: tuple[SourceRecipe, ...] = ()
-    """Sources of the held-out loss."""
+    """Sources of the held-out loss, which is measured on ``held_out_samples``."""
     held_out_samples: int = 64
-    """Samples of the held-out loss."""
     eval_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between held-out measurements."""
     save_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
@@ -328,7 +313,6 @@ def _override(raw: dict[str, Any], text: str) -> None:
     except yaml.YAMLError:
         raise RecipeError(f'override "{text}": the value is not valid YAML') from None
     target: Any = raw
-    name = last
     try:
         for name in parents:
             if isinstance(target, dict) and target.get(name) is None:
@@ -341,11 +325,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
 
 
 def from_dict(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
-    """Build a frozen dataclass from plain data, checking names and types.
-
-    Raises:
-        RecipeError: names the field by its dotted path.
-    """
+    """Build a frozen dataclass from plain data, checking names and types; RecipeError names the field by its path."""
     if not isinstance(raw, Mapping):
         raise RecipeError(f"{where or cls.__name__} must be a mapping of fields, not {raw!r}")
     hints = typing.get_type_hints(cls)
@@ -354,10 +334,9 @@ def from_dict(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
             raise RecipeError(f'unknown field "{where}{key}"' + (f'; did you mean "{near[0]}"?' if near else ""))
-    required = (f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING)
-    missing = [name for name in required if name not in raw]
-    if missing:
-        raise RecipeError(f"missing field {where}{missing[0]}")
+    for name, field in fields.items():
+        if name not in raw and field.default is field.default_factory is dataclasses.MISSING:
+            raise RecipeError(f"missing field {where}{name}")
     return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in raw.items()})
 
 
@@ -368,28 +347,22 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise RecipeError(f"{where} must be a list, not {value!r}")
-        kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        kinds = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
         if len(kinds) != len(value):
             raise RecipeError(f"{where} must hold {len(kinds)} values, not {len(value)}")
-        return tuple(
-            _convert(kind, item, f"{where}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-        )
+        return tuple(_convert(kind, value[i], f"{where}.{i}") for i, kind in enumerate(kinds))
     if origin is types.UnionType:
         return _convert_union(args, value, where)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where} must be a mapping, not {value!r}")
         return dict(value)
-    if hint is float:
-        try:
-            if isinstance(value, bool):
-                raise TypeError
+    if hint is float and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
             return float(value)
-        except (TypeError, ValueError):
-            raise RecipeError(f"{where} must be a number, not {value!r}") from None
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise RecipeError(f"{where} must be {hint.__name__}, not {value!r}")
-    return value
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise RecipeError(f"{where} must be {'a number' if hint is float else hint.__name__}, not {value!r}")
 
 
 def _convert_union(members: Sequence[Any], value: Any, where: str) -> Any:

@@ -44,8 +44,9 @@ from mini_internvl.files import read_object, write_json
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Interrupted
 from mini_internvl.train.data import open_checked
-from mini_internvl.train.loop import Progress
-from mini_internvl.train.run import check_folder, run_recipe
+from mini_internvl.train.meter import Progress
+from mini_internvl.train.run import run_recipe
+from mini_internvl.train.run_folder import check_folder
 
 __all__ = ["AdaptConfig", "Callbacks", "Plan", "adapt", "geometric_mean", "make_plan"]
 

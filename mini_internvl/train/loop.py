@@ -9,7 +9,7 @@ Settings follow the official scripts: AdamW, cosine with linear warm-up, clippin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,12 @@ from torch import nn
 
 from mini_internvl.model.lora import adapted, adapter_parameters
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import RecipeError, StageRecipe
+from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
 from mini_internvl.records import Batch, Interrupted
 from mini_internvl.train import state
 from mini_internvl.train.data import DataError, MixedDataset, step_batches, to_device
 from mini_internvl.train.learner import Learner
+from mini_internvl.train.log import MetricsLog
 from mini_internvl.train.meter import Progress, Throughput
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.run_folder import Position, RunFolder
@@ -33,38 +34,24 @@ class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite; the message names the samples."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run writes, how it computes, and its callbacks."""
+    """A recipe in its folder, and what is called while its stages train."""
 
+    recipe: Recipe
     folder: RunFolder
-    """Holds the state, the log and what ``on_best`` writes."""
-    precision: str = "fp32"
-    """fp32, or bf16 arithmetic on float32 weights."""
-    seed: int = 0
-    """Seed of mixing and drop path."""
-    eval_every: int = 0
-    """Steps between calls of ``evaluate``; 0 only at the end."""
-    save_every: int = 200
-    """Steps between saved states."""
-    trained: Sequence[str] = ()
-    """Parts of the model that earlier stages of the run have trained; the state keeps them too."""
     evaluate: Callable[[Learner], dict[str, float]] | None = None
     """Measures the model; ``"score"`` (higher is better) decides which checkpoint is best."""
-    on_best: Callable[[InternVL, dict[str, float]], None] | None = None
-    """Called with a model that measures best so far, to keep it."""
+    on_best: Callable[[], None] = lambda: None
+    """Called when the model measures best so far, to keep it."""
     on_progress: Callable[[Progress], None] | None = None
     """Called after every step."""
     should_stop: Callable[[], bool] = lambda: False
-    """Asked after every step; True saves the state and raises Interrupted."""
+    """Asked after every step; True saves the state and raises Interrupted. After the last one it is too late."""
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     """Entered while steps are made, and only then; gives a function that is asked as ``should_stop`` is."""
-    last_stage: bool = True
-    """Whether the run ends with this stage: there a stop after the last step comes too late."""
     workers: int = 1
     """Processes that prepare samples."""
-    sum_counts: Callable[[float], float] = lambda count: count
-    """Sums what a step counts over all processes that train together."""
 
 
 def learning_rate(stage: StageRecipe, step: int) -> float:
@@ -95,11 +82,7 @@ def trainable(model: InternVL, parts: Sequence[str]) -> frozenset[str]:
 
 
 def set_trainable(model: InternVL, parts: Sequence[str]) -> None:
-    """Freeze everything but the named parts, as :func:`trainable` means them.
-
-    Raises:
-        RecipeError: no named part has anything to train.
-    """
+    """Freeze everything but the named parts, as :func:`trainable` means them; RecipeError if nothing would train."""
     names = trainable(model, parts)
     if not names:
         raise RecipeError(f"train names {', '.join(parts)}, where this model has no adapters; nothing would train")
@@ -117,17 +100,7 @@ def set_drop_path(model: InternVL, rate: float) -> None:
 def accumulate(
     learner: nn.Module, batches: Iterable[Batch], count: float, device: torch.device, precision: str
 ) -> float:
-    """Add one step's gradients to the parameters.
-
-    Args:
-        learner: a :class:`Learner`, perhaps wrapped.
-        batches: micro batches of the step.
-        count: what their sums are divided by.
-        device: where the learner is.
-        precision: as in :class:`Run`.
-
-    Returns:
-        The loss summed over the batches and divided by ``count``.
+    """Add the gradients of a step's micro batches; the loss summed over them, divided by ``count`` as they are.
 
     Raises:
         NonFiniteLoss: names the samples of the micro batch.
@@ -144,72 +117,63 @@ def accumulate(
     return total / max(1, count)
 
 
-def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: Run) -> Mapping[str, float]:
-    """Train through one stage, going on from the run folder's state when it is of this stage.
-
-    Args:
-        model: where it trains, changed in place.
-        stage: the row of settings.
-        dataset: the samples of its steps.
-        run: folder, precision and callbacks.
-
-    Returns:
-        The last measurements.
+def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: Run) -> None:
+    """Train a model in place through one stage, going on from the run folder's state when it is of this stage.
 
     Raises:
         NonFiniteLoss: with the sample names; the last saved state is kept.
         DataError: a sample cannot be used; the state of the steps before it is saved.
         Interrupted: a stop was asked for; the state is saved.
     """
+    recipe, folder = run.recipe, run.folder
     set_trainable(model, stage.train)
     set_drop_path(model, stage.drop_path)
-    torch.manual_seed(run.seed)
+    torch.manual_seed(recipe.seed)
     learner = Learner(model, stage)
     optimizer = make_optimizer(learner, stage)
-    kept = trainable(model, (*run.trained, *stage.train))
-    at = run.folder.restore(stage.name, learner, optimizer, kept)
-    log, meter = run.folder.log(stage.name), Throughput()
+    stages = recipe.stages[: recipe.stages.index(stage) + 1]
+    kept = trainable(model, [part for one in stages for part in one.train])
+    at = folder.restore(stage.name, learner, optimizer, kept)
+    log, meter = MetricsLog(folder.path / "metrics.jsonl", stage.name), Throughput()
     steps = step_batches(dataset, at.step, run.workers)
     learner.train()
     with run.stoppable() as asked_to_stop:
         while at.step < stage.steps:
+            meter.start()
             try:
                 batches = next(steps)
             except DataError as error:
-                run.folder.save(at, learner, optimizer, kept)
+                if at.step:  # else the state is still that of the stage before
+                    folder.save(at, state.tensors(learner, optimizer, kept))
                 raise DataError(f"{error} (step {at.step + 1} of {stage.name}; the state before it is saved)") from None
             lr = learning_rate(stage, at.step)
-            mean, norm = _optimise(learner, batches, optimizer, lr, run, stage.clip)
+            mean, norm = _optimise(learner, batches, optimizer, lr, recipe.precision, stage.clip)
             at.step += 1
+            last = at.step == stage.steps
             meter.update(sum(int(batch.attention_mask.sum()) for batch in batches))
-            held_out: dict[str, float] = {}
-            if run.evaluate and (at.step == stage.steps or (run.eval_every and at.step % run.eval_every == 0)):
-                with meter.paused():
-                    held_out = _measure(learner, run, at)
+            held_out = _measure(learner, run, at) if last or at.step % recipe.eval_every == 0 else {}
             values: dict[str, Any] = {"loss": mean, "lr": lr, "grad_norm": norm, "tokens_per_s": meter.tokens_per_s}
             log.write(at.step, **values, **held_out)
             if run.on_progress:
-                place: dict[str, Any] = {"stage": stage.name, "step": at.step, "steps": stage.steps}
-                left = meter.seconds_left(stage.steps - at.step)
-                run.on_progress(Progress(**place, seconds_left=left, **values, held_out=held_out))
-            stopping = (run.should_stop() or asked_to_stop()) and not (run.last_stage and at.step == stage.steps)
-            if stopping or at.step % run.save_every == 0 or at.step == stage.steps:
-                with meter.paused():
-                    run.folder.save(at, learner, optimizer, kept)
+                values |= {"seconds_left": meter.seconds_left(stage.steps - at.step), "held_out": held_out}
+                run.on_progress(Progress(stage=stage.name, step=at.step, steps=stage.steps, **values))
+            too_late = last and stage == recipe.stages[-1]
+            stopping = (run.should_stop() or asked_to_stop()) and not too_late
+            if stopping or last or at.step % recipe.save_every == 0:
+                folder.save(at, state.tensors(learner, optimizer, kept))
             if stopping:
                 raise Interrupted(f"stopped after step {at.step} of {stage.steps} in {stage.name}; the state is saved")
     model.eval()
-    return at.measured
 
 
 def _optimise(
-    learner: Learner, batches: Sequence[Batch], optimizer: torch.optim.Optimizer, lr: float, run: Run, clip: float
+    learner: Learner, batches: Sequence[Batch], optimizer: torch.optim.Optimizer, lr: float, precision: str, clip: float
 ) -> tuple[float, float]:
     """One optimiser step; the mean loss before it and the norm of its gradient."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    count = run.sum_counts(sum(learner.count(batch) for batch in batches))
-    mean = accumulate(learner, batches, count, learner.model.device, run.precision)
+    count = sum(learner.count(batch) for batch in batches)
+    mean = accumulate(learner, batches, count, learner.model.device, precision)
     norm = float(nn.utils.clip_grad_norm_(learner.parameters(), clip))
     if not math.isfinite(norm):
         names = ", ".join(name for batch in batches for name in batch.sample_ids)
@@ -220,15 +184,15 @@ def _optimise(
 
 
 def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
-    """Measure the model, and keep it where it is the best so far."""
-    assert run.evaluate is not None
+    """Measure the model, if the run does, and keep it where it is the best so far."""
+    if run.evaluate is None:
+        return {}
     with evaluating(learner):
         measured = run.evaluate(learner)
         score = measured.get("score")
-        if run.on_best and (at.best is None or (score is not None and score >= at.best)):
+        if at.best is None or (score is not None and score >= at.best):
             at.best = score
-            run.on_best(learner.model, measured)
-    at.measured = measured
+            run.on_best()
     return measured
 
 

@@ -9,9 +9,9 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from mini_internvl.data.sources import Source
 from mini_internvl.engine import hub
-from mini_internvl.engine.device import fast_bfloat16, resolve_device
+from mini_internvl.engine.device import resolve_device
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import Tokenizer
@@ -52,22 +52,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class InitialCheckpoint:
-    """What a run begins from."""
+    """What a run begins from: a model on the device that trains, with adapters where they train."""
 
     model: InternVL
-    """On the device that trains; with adapters when the recipe asks for them or begins with one."""
     tokenizer: Tokenizer
-    """Of the same folder."""
     folder: Path
     """Where the tokenizer files are; the base of the adapters."""
     sha256: str
     """Hash of all weights that the run begins from."""
     base_hash: str = ""
     """Hash of the base's weights where adapters train, else empty."""
-    projector: bool = False
-    """Whether the adapters go with a projector that is trained in full."""
     full: tuple[str, ...] = ()
-    """Other modules that the adapter brings whole, by their native names."""
+    """Modules that go with the adapters in full, by their native names."""
 
 
 def open_initial(recipe: Recipe) -> InitialCheckpoint:
@@ -91,11 +87,10 @@ def open_initial(recipe: Recipe) -> InitialCheckpoint:
         model = fresh(read_config(folder), recipe.seed).to(device)
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
         sha256 = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
-    projector = any("projector" in stage.train for stage in recipe.stages)
-    base_hash, full = "", tuple[str, ...]()
+    base_hash, full = "", [PROJECTOR] if any("projector" in stage.train for stage in recipe.stages) else []
     if adapter:
         info = _put_adapter(model, recipe, sha256)
-        base_hash, full, projector = sha256, info.full, projector or info.projector
+        base_hash, full = sha256, [*full, *([PROJECTOR] if info.projector else []), *info.full]
         sha256 = hashlib.sha256(sha256.encode() + (Path(recipe.model) / WEIGHTS).read_bytes()).hexdigest()
     elif recipe.lora is not None:
         base_hash = sha256
@@ -106,8 +101,7 @@ def open_initial(recipe: Recipe) -> InitialCheckpoint:
         folder=folder,
         sha256=sha256,
         base_hash=base_hash,
-        projector=projector,
-        full=full,
+        full=tuple(dict.fromkeys(full)),
     )
 
 
@@ -129,22 +123,19 @@ def _put_adapter(model: InternVL, recipe: Recipe, base_hash: str) -> Adapter:
     return info
 
 
-def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, str] | None = None) -> Path:
+def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, str] | None = None) -> None:
     """Save the model of a run: a checkpoint with its tokenizer, or its adapters alone."""
-    if start.base_hash:
+    with saving(folder):
+        if not start.base_hash:
+            files = [start.folder / name for name in FILES if (start.folder / name).exists()]
+            kind: dict[str, Any] = {"dtype": "bfloat16", "layout": layout_of(start.folder).NAME, "metadata": metadata}
+            save_model(start.model, folder, extra_files=files, **kind)
+            return
         try:
             base = Path(os.path.relpath(start.folder.resolve(), folder.resolve())).as_posix()
         except ValueError:  # on another drive
             base = start.folder.resolve().as_posix()
-        facts: dict[str, Any] = {
-            "base": base,
-            "base_hash": start.base_hash,
-            "full": tuple(dict.fromkeys([*([PROJECTOR] if start.projector else []), *start.full])),
-        }
-        return save_adapter(start.model, folder, **facts)
-    files = [start.folder / name for name in FILES if (start.folder / name).exists()]
-    layout = layout_of(start.folder).NAME
-    return save_model(start.model, folder, dtype="bfloat16", layout=layout, extra_files=files, metadata=metadata)
+        save_adapter(start.model, folder, base=base, base_hash=start.base_hash, full=start.full)
 
 
 def sample_processor(start: InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:
@@ -163,19 +154,6 @@ def sample_processor(start: InitialCheckpoint, stage: StageRecipe) -> SampleProc
     )
 
 
-def check_folder(recipe: Recipe, folder: str | Path) -> Recipe:
-    """Whether a folder can hold a run of the recipe; nothing is claimed.
-
-    Returns:
-        The recipe with ``precision: auto`` settled.
-
-    Raises:
-        RunFolderError: it holds a run of another recipe, or one without its state.
-    """
-    fast = fast_bfloat16(resolve_device(recipe.device))
-    return run_folder.settle(recipe, Path(folder), "bf16" if fast else "fp32")
-
-
 def run_recipe(
     recipe: Recipe,
     folder: str | Path,
@@ -189,16 +167,10 @@ def run_recipe(
 ) -> Path:
     """Run or continue a recipe; a finished run whose last stage is now longer goes on too.
 
-    Args:
-        recipe: checked settings.
-        folder: the run folder; a folder of the same recipe is continued, one of another is refused.
-        probe: measures the model in training; its ``"score"`` picks the best checkpoint. Without it the held-out loss
-            does (lower is better), and without held-out data the last checkpoint is the best.
-        on_progress: called after every step.
-        should_stop: asked after every step.
-        stoppable: entered while steps are made, to catch Ctrl-C there; gives a function that is asked too.
-        workers: processes that prepare samples.
-        opener: a cache over :func:`open_checked` that has opened some of the sources already.
+    A folder of the same recipe is continued, one of another is refused. ``probe`` measures the model in training; its
+    ``"score"`` picks the best checkpoint. Without it the held-out loss does (lower is better), and without held-out
+    data the last checkpoint is the best. ``opener`` is a cache over :func:`open_checked` that has opened some of the
+    sources already; the other arguments are those of :class:`Run`.
 
     Returns:
         The folder of the best checkpoint.
@@ -209,75 +181,63 @@ def run_recipe(
         DataError: a sample cannot be used.
         Interrupted: stopped; the same call goes on.
     """
-    opener = opener or functools.cache(open_checked)
     with run_folder.own(Path(folder)) as owned:
-        recipe = check_folder(recipe, folder)
+        recipe = run_folder.check_folder(recipe, owned.path)
+        best, last = owned.path / "best", owned.path / "last"
         done = _finished(recipe, owned)
-        if done == len(recipe.stages) and (owned.path / "last").exists():
-            return _result(owned)
-        start = open_initial(recipe)
-        for stage in recipe.stages:
-            set_trainable(start.model, stage.train)  # a stage that would train nothing is refused before any work
-        datasets = {
-            stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number, opener=opener)
-            for number, stage in list(enumerate(recipe.stages))[done:]
-        }  # of all stages: every row is checked before the first step
-        trained = tuple(part for stage in recipe.stages[:done] for part in stage.train)
-        fixed: dict[str, Any] = {"on_progress": on_progress, "should_stop": should_stop, "stoppable": stoppable}
-        fixed |= {name: getattr(recipe, name) for name in ("precision", "seed", "eval_every", "save_every")}
-        for stage in recipe.stages[done:]:
-            dataset = datasets.pop(stage.name)
-            held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
-            if stage is recipe.stages[done]:
-                owned.claim(recipe, _facts(recipe, start, [dataset, *datasets.values()], opener))
-                _load_finished(owned, start.model, stage, trained)
+        if done < len(recipe.stages) or not last.exists():
             run = Run(
+                recipe=recipe,
                 folder=owned,
-                trained=trained,
-                evaluate=_evaluation(recipe, held_out, probe),
-                on_best=functools.partial(_save_best, start, owned, stage),
-                last_stage=stage is recipe.stages[-1],
+                on_progress=on_progress,
+                should_stop=should_stop,
+                stoppable=stoppable,
                 workers=workers,
-                **fixed,
             )
-            run_stage(start.model, stage, dataset, run)
-            trained += stage.train
-        with saving(owned.path / "last"):
-            save_checkpoint(start, owned.path / "last")
-        return _result(owned)
+            start = open_initial(recipe)
+            _run_stages(start, run, done, probe, opener or functools.cache(open_checked))
+            save_checkpoint(start, last)
+        return best if best.exists() else last
 
 
-def _load_finished(owned: RunFolder, model: InternVL, stage: StageRecipe, trained: tuple[str, ...]) -> None:
-    """Take the weights of the stage before, if the run stopped between the two."""
-    at = owned.position()
-    if at is not None and at.stage != stage.name:
-        state.load_weights(owned.state, model, trainable(model, trained))
-
-
-def _save_best(
-    start: InitialCheckpoint, owned: RunFolder, stage: StageRecipe, model: InternVL, measured: Mapping[str, float]
+def _run_stages(
+    start: InitialCheckpoint,
+    run: Run,
+    done: int,
+    probe: Callable[[InternVL], dict[str, float]] | None,
+    opener: Callable[[SourceRecipe], Source],
 ) -> None:
-    with saving(owned.path / "best"):
-        save_checkpoint(start, owned.path / "best", {"stage": stage.name})
+    """Run the stages that are not done yet; the folder is claimed when the first of them can begin."""
+    recipe, model = run.recipe, start.model
+    for stage in recipe.stages:
+        set_trainable(model, stage.train)  # a stage that would train nothing is refused before any work
+    datasets = {
+        stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number, opener=opener)
+        for number, stage in list(enumerate(recipe.stages))[done:]
+    }  # of all stages: every row is checked before the first step
+    for stage in recipe.stages[done:]:
+        dataset = datasets[stage.name]
+        held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
+        if stage is recipe.stages[done]:
+            run.folder.claim(recipe, _facts(recipe, start, datasets.values(), opener))
+            at = run.folder.position()
+            if at is not None and at.stage != stage.name:  # the run stopped between two stages
+                trained = [part for one in recipe.stages[:done] for part in one.train]
+                state.load_weights(run.folder.state, model, trainable(model, trained))
+        evaluate = functools.partial(_evaluate, recipe, held_out, probe)
+        on_best = functools.partial(save_checkpoint, start, run.folder.path / "best", {"stage": stage.name})
+        run_stage(model, stage, dataset, replace(run, evaluate=evaluate, on_best=on_best))
 
 
-def _result(owned: RunFolder) -> Path:
-    return owned.path / ("best" if (owned.path / "best").exists() else "last")
-
-
-def _evaluation(
-    recipe: Recipe, held_out: HeldOut | None, probe: Callable[[InternVL], dict[str, float]] | None
-) -> Callable[[Learner], dict[str, float]]:
+def _evaluate(
+    recipe: Recipe, held_out: HeldOut | None, probe: Callable[[InternVL], dict[str, float]] | None, learner: Learner
+) -> dict[str, float]:
     """What is measured of a model in training, and its score."""
-
-    def evaluate(learner: Learner) -> dict[str, float]:
-        measured = {"held_out_loss": held_out_loss(learner, held_out, recipe.precision)} if held_out else {}
-        measured.update(probe(learner.model) if probe else {})
-        if "score" not in measured and held_out:
-            measured["score"] = -measured["held_out_loss"]
-        return measured
-
-    return evaluate
+    measured = {"held_out_loss": held_out_loss(learner, held_out, recipe.precision)} if held_out else {}
+    measured.update(probe(learner.model) if probe else {})
+    if "score" not in measured and held_out:
+        measured["score"] = -measured["held_out_loss"]
+    return measured
 
 
 def _facts(

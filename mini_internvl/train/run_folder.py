@@ -23,19 +23,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from mini_internvl import recipes
+from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.files import recover_folder, write_json
 from mini_internvl.recipes import Recipe
 from mini_internvl.train import state
-from mini_internvl.train.log import MetricsLog
 
 if sys.platform != "win32":  # which has no such lock
     import fcntl
@@ -52,29 +52,19 @@ class RunFolderError(ValueError):
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a run is."""
+    """How far a run is: the finished steps of a stage, and its best score so far."""
 
     stage: str
-    """Name of the stage."""
     step: int = 0
-    """Its finished steps."""
     best: float | None = None
-    """Best score of the stage so far."""
-    measured: Mapping[str, float] = field(default_factory=dict)
-    """Last measurements."""
 
 
 class RunFolder:
     """An owned run folder; made by :func:`own`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.state = path, path / "state"
         self.facts: dict[str, Any] = {}
-
-    @property
-    def state(self) -> Path:
-        """Folder of the saved state."""
-        return self.path / "state"
 
     def position(self) -> Position | None:
         """How far the saved state is; ``None`` in a folder that is not claimed."""
@@ -82,19 +72,11 @@ class RunFolder:
         if counters is None:
             return None
         best = counters.get("best")
-        return Position(
-            stage=counters["stage"],
-            step=counters["step"],
-            best=best if isinstance(best, float | int) else None,
-            measured=counters.get("measured", {}),
-        )
+        best = best if isinstance(best, float | int) else None
+        return Position(stage=counters["stage"], step=counters["step"], best=best)
 
     def claim(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
-        """Begin a run here, or go on with one under the same facts: hashes of base and data, threads.
-
-        Raises:
-            RunFolderError: base or data are others than when the run began.
-        """
+        """Begin a run here, or go on with one; RunFolderError where base or data are others than when it began."""
         counters = state.read_counters(self.state)
         if counters is not None:
             before = counters.get("facts", {})
@@ -116,30 +98,15 @@ class RunFolder:
         state.load_state(self.state, learner, optimizer, kept)
         return at
 
-    def save(
-        self,
-        at: Position,
-        learner: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        kept: frozenset[str] = frozenset(),
-    ) -> None:
+    def save(self, at: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Save the state; before the first step it is the position alone."""
         with saving(self.state):
-            counters = {**asdict(at), "facts": self.facts}
-            state.save_state(self.state, counters, learner if at.step else None, optimizer, kept)
-
-    def log(self, stage: str) -> MetricsLog:
-        """The log of a stage."""
-        return MetricsLog(self.path / "metrics.jsonl", stage)
+            state.save_state(self.state, {**asdict(at), "facts": self.facts}, tensors)
 
 
 @contextmanager
 def own(path: Path) -> Iterator[RunFolder]:
-    """Own a run folder, and clear away what killed saves have left in it.
-
-    Raises:
-        RunFolderError: another process owns it.
-    """
+    """Own a run folder, and clear away what killed saves have left in it; RunFolderError names another owner."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunFolderError("training runs in one process so far; start it without torchrun, or with WORLD_SIZE=1")
     there = path.exists()
@@ -171,28 +138,27 @@ def _lock(path: Path) -> int:
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise _unusable(path.parent, error) from None
-        if sys.platform != "win32":
-            try:
+        try:
+            if sys.platform != "win32":
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(lock, 300).decode(errors="replace").strip() or "another process"
-                os.close(lock)
-                raise RunFolderError(f"{path.parent} is in use by {owner}; wait for it, or {ELSEWHERE}") from None
-            except OSError as error:  # for instance a network disk without locks
-                os.close(lock)
-                raise _unusable(path.parent, error) from None
-            try:
-                if not os.path.samestat(os.fstat(lock), path.stat()):
-                    raise FileNotFoundError
-            except FileNotFoundError:  # its last owner has removed it in between
-                os.close(lock)
-                continue
-        _locks.add(lock)
-        name = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n"
-        with suppress(OSError):  # the lock holds without the name, on a full disk too
-            os.ftruncate(lock, 0)
-            os.write(lock, name.encode())
-        return lock
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                break
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            owner = os.read(lock, 300).decode(errors="replace").strip() or "another process"
+            os.close(lock)
+            raise RunFolderError(f"{path.parent} is in use by {owner}; wait for it, or {ELSEWHERE}") from None
+        except OSError as error:  # for instance a network disk without locks
+            os.close(lock)
+            raise _unusable(path.parent, error) from None
+        os.close(lock)  # its last owner has removed it in between
+    _locks.add(lock)
+    name = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n"
+    with suppress(OSError):  # the lock holds without the name, on a full disk too
+        os.ftruncate(lock, 0)
+        os.write(lock, name.encode())
+    return lock
 
 
 def _unusable(folder: Path, error: OSError) -> RunFolderError:
@@ -209,19 +175,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_locks)
 
 
-def settle(recipe: Recipe, path: Path, precision: str) -> Recipe:
+def check_folder(recipe: Recipe, path: Path) -> Recipe:
     """The recipe as the run of a folder goes on with it: ``auto`` settled, and the same in meaning as the folder's own.
 
-    Claims and changes nothing, so that it can be asked before any work.
-
-    Args:
-        recipe: what is asked for.
-        path: the run folder; it need not exist.
-        precision: what ``auto`` means here, where no run has settled it.
+    Claims and changes nothing, so that it can be asked before any work; the folder need not exist.
 
     Raises:
         RunFolderError: the folder holds a run of another recipe, or one without its state.
     """
+    precision = "bf16" if fast_bfloat16(resolve_device(recipe.device)) else "fp32"
     file = path / "recipe.json"
     counters = state.read_counters(path / "state")
     if not file.exists():
@@ -258,21 +220,13 @@ def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
         )
     for name in ("threads", "device"):
         if before.get(name, now.get(name)) != now.get(name):
-            _log.warning(
-                "this run began with %s %s and goes on with %s: results differ by rounding",
-                name,
-                before[name],
-                now[name],
-            )
+            text = "this run began with %s %s and goes on with %s: results differ by rounding"
+            _log.warning(text, name, before[name], now[name])
 
 
 @contextmanager
 def saving(what: Path) -> Iterator[None]:
-    """Say in one line that something could not be saved.
-
-    Raises:
-        RunFolderError: the disk is full or cannot be written.
-    """
+    """RunFolderError, in one line, where something could not be saved: the disk is full or cannot be written."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -23,34 +23,16 @@ from mini_internvl.model.vlm import InternVL
 STATE, COUNTERS = "state.safetensors", "state.json"
 
 
-def save_state(
-    folder: Path,
-    counters: Mapping[str, Any],
-    learner: nn.Module | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    kept: frozenset[str] = frozenset(),
-) -> None:
-    """Write the state folder atomically.
-
-    Args:
-        folder: is replaced as a whole.
-        counters: JSON data such as the step.
-        learner: holds the model as ``model`` and the stage's losses as ``loss``; ``None`` before the first step.
-        optimizer: of the learner's parameters.
-        kept: names of the model's parameters that the run has trained so far.
-    """
+def save_state(folder: Path, counters: Mapping[str, Any], learned: Mapping[str, Tensor] | None = None) -> None:
+    """Replace the state folder as a whole; before the first step there are no :func:`tensors`."""
     with new_folder(folder) as temporary:
-        if learner is not None and optimizer is not None:
-            write_file(_tensors(learner, optimizer, kept), temporary / STATE)
+        if learned:
+            write_file(learned, temporary / STATE)
         write_json(temporary / COUNTERS, counters)
 
 
 def read_counters(folder: Path) -> dict[str, Any] | None:
-    """The counters of a state folder, or ``None`` when there is no state.
-
-    Raises:
-        CheckpointError: the folder is there, its counters are missing or damaged.
-    """
+    """The counters of a state folder, ``None`` when there is none; CheckpointError where they are damaged."""
     recover_folder(folder)
     if not folder.exists():
         return None
@@ -66,6 +48,19 @@ def read_counters(folder: Path) -> dict[str, Any] | None:
             "another run folder"
         )
     return dict(counters)
+
+
+def tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> dict[str, Tensor]:
+    """What a state holds: the model's parameters in ``kept``, all of the losses, the optimiser, the random state."""
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    moments = {
+        f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value)
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    device = next(learner.parameters()).device
+    random = {f"random.{name}": value for name, value in random_state(device).items()}
+    return {**_learned(learner, kept), **moments, **random}
 
 
 def load_weights(folder: Path, model: InternVL, kept: frozenset[str]) -> None:
@@ -108,21 +103,7 @@ def set_random_state(states: Mapping[str, Tensor], device: torch.device | None =
         torch.mps.set_rng_state(states["mps"])
 
 
-def _tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> dict[str, Tensor]:
-    learned = _learned(learner, kept)
-    names = {id(parameter): name for name, parameter in learner.named_parameters()}
-    device = next(learner.parameters()).device
-    moments = {
-        f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value)
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-    }
-    random = {f"random.{name}": value for name, value in random_state(device).items()}
-    return {**learned, **moments, **random}
-
-
 def _learned(learner: nn.Module, kept: frozenset[str]) -> dict[str, Tensor]:
-    """What a state holds of the learner: the model's parameters in ``kept`` and all of the losses."""
     return {
         name: value
         for name, value in learner.state_dict(keep_vars=True).items()

@@ -15,7 +15,7 @@ from mini_internvl.model.sizes import official_config
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch
-from mini_internvl.train import run
+from mini_internvl.train import run, run_folder
 from mini_internvl.train.data import to_device
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
@@ -105,6 +105,6 @@ def test_a_run_loads_its_model_on_its_own_device(recipe, monkeypatch):
 @pytest.mark.parametrize(("device", "precision"), [("auto", "bf16"), ("cpu", "fp32")])
 def test_the_precision_is_that_of_the_device_that_trains(recipe, tmp_path, monkeypatch, device, precision):
     """A GPU that is fast with bfloat16 says nothing of a run on the CPU beside it."""
-    monkeypatch.setattr(run, "resolve_device", lambda name: torch.device("cuda" if name == "auto" else name))
-    monkeypatch.setattr(run, "fast_bfloat16", lambda asked: asked.type == "cuda")
-    assert run.check_folder(recipe(device=device, precision="auto"), tmp_path).precision == precision
+    monkeypatch.setattr(run_folder, "resolve_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    monkeypatch.setattr(run_folder, "fast_bfloat16", lambda asked: asked.type == "cuda")
+    assert run_folder.check_folder(recipe(device=device, precision="auto"), tmp_path).precision == precision

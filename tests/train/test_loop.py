@@ -114,11 +114,13 @@ def test_drop_path_is_set_over_the_blocks(start):
 
 
 @pytest.mark.parametrize("parts", [("projector",), ("vision", "llm"), ("vision", "projector", "llm")])
-def test_frozen_parts_stay_as_they_are(start, stage, process, tmp_path, parts):
+def test_frozen_parts_stay_as_they_are(start, recipe, process, tmp_path, parts):
     model = start.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    row = stage(steps=2, train=parts)
-    run_stage(model, row, MixedDataset(row, process, seed=0), Run(folder=RunFolder(tmp_path), workers=0))
+    settings = recipe({"steps": 2, "train": parts})
+    row = settings.stages[0]
+    run = Run(recipe=settings, folder=RunFolder(tmp_path), workers=0)
+    run_stage(model, row, MixedDataset(row, process, seed=0), run)
     homes = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
     for part, home in homes.items():
         changed = [not torch.equal(before[n], p) for n, p in model.named_parameters() if n.startswith(home)]
@@ -127,9 +129,10 @@ def test_frozen_parts_stay_as_they_are(start, stage, process, tmp_path, parts):
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, process, tmp_path, monkeypatch):
+def test_gradients_are_clipped_and_the_norm_before_is_told(start, recipe, process, tmp_path, monkeypatch):
     norms = []
-    row = stage(steps=1, clip=1e-3)
+    settings = recipe({"steps": 1, "clip": 1e-3})
+    row = settings.stages[0]
     real = torch.optim.AdamW.step
 
     def step(self, *args, **kwargs):
@@ -139,7 +142,7 @@ def test_gradients_are_clipped_and_the_norm_before_is_told(start, stage, process
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     told = []
-    run = Run(folder=RunFolder(tmp_path), workers=0, on_progress=told.append)
+    run = Run(recipe=settings, folder=RunFolder(tmp_path), workers=0, on_progress=told.append)
     run_stage(start.model, row, MixedDataset(row, process, seed=0), run)
     assert norms == pytest.approx([1e-3], rel=1e-3)
     assert told[0].grad_norm > 1e-2
@@ -155,13 +158,15 @@ def test_a_loss_that_is_not_finite_names_its_samples(learner, examples):
         accumulate(answers, [collate([text], 0), collate(images, 0)])
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start, stage, process, tmp_path):
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start, recipe, process, tmp_path):
     model = start.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.mlp1[1].weight.register_hook(lambda gradient: gradient * torch.inf)
-    row = stage(steps=2)
+    settings = recipe({"steps": 2})
+    row = settings.stages[0]
+    run = Run(recipe=settings, folder=RunFolder(tmp_path), workers=0)
     with pytest.raises(NonFiniteLoss, match=r"gradient's norm is (nan|inf) on samples rows/"):
-        run_stage(model, row, MixedDataset(row, process, seed=0), Run(folder=RunFolder(tmp_path), workers=0))
+        run_stage(model, row, MixedDataset(row, process, seed=0), run)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert not (tmp_path / "state").exists()
 

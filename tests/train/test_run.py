@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.records import Interrupted
-from mini_internvl.train import run as train_run
+from mini_internvl.train import run_folder
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import open_initial, run_recipe
 
@@ -160,10 +160,10 @@ def test_a_fresh_model_is_built_from_a_folder(checkpoint, recipe, tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_precision_is_settled_once(recipe, tmp_path, monkeypatch, fast):
-    monkeypatch.setattr(train_run, "fast_bfloat16", lambda device: fast)
+    monkeypatch.setattr(run_folder, "fast_bfloat16", lambda device: fast)
     settings = recipe({"steps": 1}, precision="auto")
     run_recipe(settings, tmp_path, workers=0)
     assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")
-    monkeypatch.setattr(train_run, "fast_bfloat16", lambda device: not fast)  # the run goes on elsewhere
+    monkeypatch.setattr(run_folder, "fast_bfloat16", lambda device: not fast)  # the run goes on elsewhere
     run_recipe(settings, tmp_path, workers=0)
     assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")

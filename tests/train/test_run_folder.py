@@ -26,8 +26,8 @@ from mini_internvl.records import Interrupted
 from mini_internvl.train.data import DataError
 from mini_internvl.train.log import read_log
 from mini_internvl.train.loop import learning_rate
-from mini_internvl.train.run import check_folder, run_recipe
-from mini_internvl.train.run_folder import RunFolderError, own
+from mini_internvl.train.run import run_recipe
+from mini_internvl.train.run_folder import RunFolderError, check_folder, own
 
 
 @pytest.fixture
@@ -334,6 +334,25 @@ def test_a_data_error_saves_the_state_first(recipe, own_rows, tmp_path):
     (own_rows.parent / "a.png").write_bytes(image)
     run_recipe(settings, run, workers=0)
     assert [row["step"] for row in read_log(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_data_error_at_the_first_step_of_a_stage_keeps_what_the_stage_before_has_trained(
+    recipe, stage, own_rows, tmp_path
+):
+    source = (SourceRecipe(kind="jsonl", path=str(own_rows)),)
+    settings = recipe(stages=(stage(steps=2), stage(name="two", steps=2, data=source)))
+    run_recipe(settings, tmp_path / "whole", workers=0)
+    images = {name: (own_rows.parent / name).read_bytes() for name in ("a.png", "b.png")}
+    for name in images:
+        (own_rows.parent / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"\(step 1 of two; the state before it is saved\)"):
+        run_recipe(settings, tmp_path / "run", workers=0)
+    assert json.loads((tmp_path / "run/state/state.json").read_text())["stage"] == "one"
+    for name, content in images.items():
+        (own_rows.parent / name).write_bytes(content)
+    run_recipe(settings, tmp_path / "run", workers=0)
+    first, second = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_only_what_trains_is_saved(recipe, stage, tmp_path):
