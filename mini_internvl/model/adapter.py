@@ -111,7 +111,7 @@ def load_adapter(model: InternVL, folder: str | Path, *, base_hash: str | None =
     """
     folder = Path(folder)
     info = read_adapter(folder)
-    if lora.adapted(model):
+    if lora.lora_layers(model):
         raise ValueError("the model has adapters already; merge them first")
     check_base(folder, info, base_hash)
     factors, whole, unused = read_weights(info)

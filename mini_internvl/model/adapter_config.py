@@ -14,9 +14,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mini_internvl.model.fields import Fields, short_repr
 from mini_internvl.model.files import ADAPTER, CheckpointError, read_json
@@ -69,7 +68,8 @@ class Adapter:
     """Whether the product is scaled by alpha over the root of the rank."""
     full: tuple[str, ...]
     """Modules that it brings whole, such as multi_modal_projector or lm_head (peft's modules_to_save)."""
-    raw: Mapping[str, Any]
+    fields: Fields = field(repr=False, compare=False)
+    """The whole adapter_config.json; errors of it name the file."""
 
     @property
     def projector(self) -> bool:
@@ -93,7 +93,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     """Read adapter_config.json; CheckpointError where a field is wrong or the product is not that of plain LoRA."""
     path = Path(folder) / ADAPTER
     raw = read_json(path)
-    fields = _fields(raw, path)
+    fields = Fields(raw, error=lambda text: CheckpointError(f"{path}: {text}"))
     if raw.get("peft_type") != "LORA":
         fields.refuse("peft_type", "only LoRA adapters can be read")
     for key in REFUSED:
@@ -120,7 +120,7 @@ def read_adapter(folder: str | Path) -> Adapter:
         dropout=fields.number("lora_dropout", 0.0, high=0.999, quiet=True),
         rslora=fields.flag("use_rslora", False, quiet=True),
         full=tuple(_texts(fields, "modules_to_save")),
-        raw=raw,
+        fields=fields,
     )
 
 
@@ -130,7 +130,7 @@ def layers(info: Adapter, names: Mapping[str, Sequence[str]]) -> tuple[dict[str,
     ``names`` are each layer's in the file and in the model: a pattern may mean either. CheckpointError where one is no
     regular expression or takes for ever.
     """
-    raw, fields = info.raw, _fields(info.raw, info.folder / ADAPTER)
+    fields, raw = info.fields, info.fields.raw
     every = list(dict.fromkeys(name for spellings in names.values() for name in spellings))
     unused = [
         f"{key} of {ADAPTER} is not known here and changes nothing"
@@ -141,8 +141,8 @@ def layers(info: Adapter, names: Mapping[str, Sequence[str]]) -> tuple[dict[str,
         unused.append(f"{ADAPTER} does not give lora_alpha: peft's default 8 was taken")
     if raw.get("fan_in_fan_out"):
         unused.append(f"fan_in_fan_out of {ADAPTER} changes nothing: no layer of this family is stored that way")
-    targets, excluded = (_fitting(fields, key, every, info) for key in ("target_modules", "exclude_modules"))
-    ranks, alphas = (_by_pattern(info, field, every, unused) for field in ("rank_pattern", "alpha_pattern"))
+    targets, excluded = (_fitting(fields, key, every) for key in ("target_modules", "exclude_modules"))
+    ranks, alphas = (_by_pattern(fields, key, every, unused) for key in ("rank_pattern", "alpha_pattern"))
     settings = {}
     for layer, spellings in names.items():
         rank = next((ranks[name] for name in spellings if name in ranks), info.rank)
@@ -153,30 +153,26 @@ def layers(info: Adapter, names: Mapping[str, Sequence[str]]) -> tuple[dict[str,
     return settings, unused
 
 
-def _by_pattern(info: Adapter, field: str, every: Sequence[str], unused: list[str]) -> dict[str, float]:
+def _by_pattern(fields: Fields, name: str, every: Sequence[str], unused: list[str]) -> dict[str, float]:
     """Name -> value of the first pattern that fits it; patterns that fit none are added to ``unused``."""
-    table = info.raw.get(field) or {}
+    table = fields.raw.get(name) or {}
     found: dict[str, float] = {}
-    for (key, value), fits in zip(table.items(), _matching(list(table), False, every, info), strict=True):
+    for (key, value), fits in zip(table.items(), _matching(fields, list(table), False, every), strict=True):
         if not any(fits):
-            unused.append(f'{field} of {ADAPTER} names "{key}", which no adapted layer is called: it changes nothing')
-        for name in itertools.compress(every, fits):
-            found.setdefault(name, value)
+            unused.append(f'{name} of {ADAPTER} names "{key}", which no adapted layer is called: it changes nothing')
+        for layer in itertools.compress(every, fits):
+            found.setdefault(layer, value)
     return found
 
 
-def _fields(raw: Mapping[str, Any], path: Path) -> Fields:
-    return Fields(raw, error=lambda text: CheckpointError(f"{path}: {text}"))
-
-
-def _fitting(fields: Fields, name: str, every: Sequence[str], info: Adapter) -> set[str] | None:
+def _fitting(fields: Fields, name: str, every: Sequence[str]) -> set[str] | None:
     """Names that a field means, by one pattern for whole names or by ends of names; ``None`` when it says nothing."""
     value = fields.raw.get(name)
     if value in (None, [], "", "all-linear"):
         return None
     whole = isinstance(value, str)
     keys = [value] if whole else [re.escape(end) for end in _texts(fields, name)]
-    return {name for fits in _matching(keys, whole, every, info) for name in itertools.compress(every, fits)}
+    return {name for fits in _matching(fields, keys, whole, every) for name in itertools.compress(every, fits)}
 
 
 def _texts(fields: Fields, name: str) -> list[str]:
@@ -204,26 +200,25 @@ def _in_chosen_blocks(fields: Fields, spellings: Iterable[str]) -> bool:
     return False
 
 
-def _matching(keys: Sequence[str], whole: bool, names: Sequence[str], info: Adapter) -> list[list[bool]]:
+def _matching(fields: Fields, keys: Sequence[str], whole: bool, names: Sequence[str]) -> list[list[bool]]:
     """For each key, which names it fits: as a whole, or at their end."""
-    where = info.folder / ADAPTER
     patterns = list(keys) if whole else [rf"(.*\.)?({key})" for key in keys]
     if all(map(PLAIN.fullmatch, keys)):
         try:
             return [[bool(re.fullmatch(pattern, name)) for name in names] for pattern in patterns]
         except re.error as error:
-            raise CheckpointError(f"{where}: {error.pattern!r:.80} is no regular expression ({error.msg})") from None
+            raise fields.error(f"{error.pattern!r:.80} is no regular expression ({error.msg})") from None
     command = [sys.executable, "-I", "-c", _MATCHER]
     try:
         done = subprocess.run(
             command, input=json.dumps([patterns, names]), capture_output=True, text=True, timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise CheckpointError(
-            f"{where}: its patterns take more than {SECONDS:g} s to match; write the names of the layers instead"
+        raise fields.error(
+            f"its patterns take more than {SECONDS:g} s to match; write the names of the layers instead"
         ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise CheckpointError(f"{where}: a pattern is no regular expression ({last:.120}); save the adapter again")
+        raise fields.error(f"a pattern is no regular expression ({last:.120}); save the adapter again")
     matched: list[list[bool]] = json.loads(done.stdout)
     return matched

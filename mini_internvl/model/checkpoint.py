@@ -19,7 +19,7 @@ from torch import Tensor
 from mini_internvl.files import copy_file, new_folder, recover_folder, write_json
 from mini_internvl.model import layouts
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
-from mini_internvl.model.fields import is_integer, short_repr
+from mini_internvl.model.fields import is_integer, listed, short_repr
 from mini_internvl.model.files import (
     ADAPTER,
     CONFIG,
@@ -170,7 +170,8 @@ def _assign(
         state[key] = tensor.to(device=device, dtype=torch.float32 if key.startswith(tuple(float32)) else dtype)
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
-        what = f"{_listed('missing', missing)}{_listed('unexpected', extra)}"
+        lists = (("missing", missing), ("unexpected", extra))
+        what = "".join(f"{kind} tensors {listed(names)}; " for kind, names in lists if names)
         if strict:
             raise CheckpointError(f"{folder}: {what}the weights do not fit; minivl doctor {folder} says more")
         _log.warning("%s: %sloaded all the same", folder, what)
@@ -187,15 +188,7 @@ def _fresh(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     return torch.ones(shape) if len(shape) == 1 else torch.empty(shape).normal_(0.0, 0.02, generator=generator)
 
 
-def _listed(what: str, keys: list[str]) -> str:
-    if not keys:
-        return ""
-    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-    return f"{what} tensors {', '.join(keys[:4])}{more}; "
-
-
 def to_official(model: InternVL) -> dict[str, Tensor]:
-    """The model's tensors under their official names."""
     return dict(official.write(model.state_dict(), model.config))
 
 

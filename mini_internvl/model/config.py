@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from mini_internvl.model.fields import ConfigError, Fields
 
-__all__ = ["ConfigError", "DecoderConfig", "RopeConfig", "RopeKind", "VLMConfig", "VisionConfig"]
-
 RopeKind = Literal["default", "linear", "dynamic", "longrope"]
 MAX_WIDTH, MAX_HIDDEN, MAX_LAYERS, MAX_HEADS, MAX_SIDE = 100_000, 1_000_000, 1_000, 10_000, 100_000
 """Sizes beyond these are taken for damage: no model of this kind comes near."""
@@ -107,7 +105,6 @@ class DecoderConfig:
     architecture: str
     """Name in ``llm_config.architectures``; picks the file in ``model/llms``."""
     vocab_size: int
-    """Rows of the embedding table, added tokens included."""
     hidden_size: int
     intermediate_size: int
     layers: int
@@ -142,14 +139,13 @@ class VLMConfig:
     ps_version: Literal["v1", "v2"] = "v2"
     """Pixel unshuffle order; v1 leaves the token grid transposed."""
     select_layer: int = -1
-    """Which hidden state of the encoder is used."""
     image_size: int = 448
     min_tiles: int = 1
     max_tiles: int = 12
     """Most tiles of an image, thumbnail not counted."""
     use_thumbnail: bool = True
     image_token_id: int | None = None
-    """Id of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary layout gives it."""
+    """Of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary layout gives it."""
     official: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The config.json as read, for saving."""
     defaults: tuple[str, ...] = field(default=(), repr=False, compare=False)

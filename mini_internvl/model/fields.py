@@ -44,7 +44,6 @@ class Fields:
         raise self.error(f"{self.path(name)} is {short_repr(self.raw.get(name))}; {expected}")
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
         return self.raw.get(name) is not None
 
     def integer(self, name: str, default: Any = NEEDED, *, low: int = 1, high: int, quiet: bool = False) -> Any:
@@ -98,11 +97,9 @@ class Fields:
         return tuple(map(float, values))
 
     def table(self, name: str) -> Fields | None:
-        """The fields of an object inside; ``None`` where there is none."""
         return Fields(self.raw[name], self.path(name), self.taken, self.error) if self.has(name) else None
 
     def needed_table(self, name: str) -> Fields:
-        """The fields of an object that must be there."""
         return Fields(self._value(name, NEEDED, False), self.path(name), self.taken, self.error)
 
     def _value(self, name: str, default: Any, quiet: bool) -> Any:
@@ -128,13 +125,17 @@ def agreed(kind: str, places: Iterable[Fields], names: Sequence[str], read: Call
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is a whole number and no truth value."""
+    """Whether it is one, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number and no truth value."""
     return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a, b, c, d and 3 more" """
+    return ", ".join(names[:4]) + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
 
 
 def short_repr(value: object) -> str:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mini_internvl.files import LFS_POINTER, FileError, check_file, read_object, write_json
+from mini_internvl.model.fields import listed
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 ADAPTER = "adapter_config.json"
@@ -83,24 +84,18 @@ def _indexed_files(folder: Path) -> list[Path]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{folder / INDEX} has no map from tensors to files; fetch it again")
     names = sorted(set(places.values()))
+    if not names:
+        raise CheckpointError(f"{folder / INDEX} names no files; fetch the index again")
     for name in names:
-        if not stays_inside(name):
+        place = PurePath(name)
+        if not name or place.is_absolute() or ".." in place.parts or "\\" in name or "\0" in name:
             raise CheckpointError(
                 f"{folder / INDEX} names {name!r:.200}, outside the folder; put the weights beside the index"
             )
-    missing = [name for name in names if not (folder / name).exists()]
-    if not names:
-        raise CheckpointError(f"{folder / INDEX} names no files; fetch the index again")
-    if missing:
-        some = ", ".join(missing[:4]) + (f" and {len(missing) - 4:,} more" if len(missing) > 4 else "")
-        raise CheckpointError(f"{folder / INDEX} names shards that are missing: {some}; fetch these files as well")
+    if missing := [name for name in names if not (folder / name).exists()]:
+        what = f"names shards that are missing: {listed(missing)}; fetch these files as well"
+        raise CheckpointError(f"{folder / INDEX} {what}")
     return [folder / name for name in names]
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a name of an index is of a file in the folder, or below it."""
-    place = PurePath(name)
-    return bool(name) and not place.is_absolute() and ".." not in place.parts and "\\" not in name and "\0" not in name
 
 
 def read_tensors(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:

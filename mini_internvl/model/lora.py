@@ -40,10 +40,6 @@ class LoraLinear(nn.Linear):
     def rank(self) -> int:
         return self.lora_A.shape[0]
 
-    @property
-    def alpha(self) -> float:
-        return self.scale * self.rank
-
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out); A and B are float32 whatever the base is."""
         y = F.linear(x, self.weight, self.bias)
@@ -60,10 +56,6 @@ class LoraLinear(nn.Linear):
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLinear]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLinear)}
-
-
-def adapted(module: nn.Module) -> bool:
-    return bool(lora_layers(module))
 
 
 def adapter_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -107,7 +99,7 @@ def add_lora(model: InternVL, config: LoraConfig, seed: int = 0) -> InternVL:
     A is uniform as in a fresh Linear, by the seed, and B zero. ValueError where the model has adapters already, or a
     target names no layer.
     """
-    if adapted(model):
+    if lora_layers(model):
         raise ValueError("the model has adapters already; merge them first")
     names, generator = targeted(model, config), torch.Generator().manual_seed(seed)
     model.requires_grad_(False)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mini_internvl.model.lora import adapted, adapter_parameters
+from mini_internvl.model.lora import adapter_parameters, lora_layers
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
 from mini_internvl.records import Batch, Interrupted
@@ -69,7 +69,7 @@ def trainable(model: InternVL, parts: Sequence[str]) -> frozenset[str]:
 
     In a model with adapters, vision and llm mean their adapters, the base stays frozen; the projector trains in full.
     """
-    with_adapters = adapted(model)
+    with_adapters = bool(lora_layers(model))
     modules = {"vision": model.vision_model, "projector": model.mlp1, "llm": model.language_model}
     wanted = {
         id(parameter)

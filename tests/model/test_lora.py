@@ -12,7 +12,6 @@ from mini_internvl.model.checkpoint import load_model, save_model
 from mini_internvl.model.lora import (
     LoraConfig,
     LoraLinear,
-    adapted,
     adapter_parameters,
     add_lora,
     lora_layers,
@@ -59,7 +58,7 @@ def test_fresh_adapters_change_nothing(model):
     for layer in layers.values():
         assert layer.rank == 3
         assert layer.scale == 2
-        assert layer.alpha == 6
+        assert layer.scale * layer.rank == 6
         assert layer.dropout == 0.05
         assert not layer.lora_B.any()
         assert 0 < layer.lora_A.abs().max() <= layer.in_features**-0.5
@@ -72,7 +71,7 @@ def test_merged_equals_unmerged(model):
     before = logits(model)
     assert (before - plain).abs().max() > 0.1
     merge_lora(model)
-    assert not adapted(model)
+    assert not lora_layers(model)
     assert list(model.state_dict()) == names
     assert all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.fields import Fields
 from mini_internvl.model.layouts.official import DROPPED
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NAME = "mini"
 MODEL_TYPE = "mini_internvl"

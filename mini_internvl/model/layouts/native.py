@@ -15,15 +15,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from mini_internvl.model import llms
 from mini_internvl.model.config import ConfigError, DecoderConfig, RopeConfig, VLMConfig
 from mini_internvl.model.fields import Fields, is_integer
 from mini_internvl.model.layouts.official import LLM, join_llm, split_llm
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NAME = "native"
 EXTRA = "mini_internvl"
@@ -87,7 +87,7 @@ def matches(raw: Mapping[str, Any]) -> bool:
 
 
 def to_official_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A native config.json as an official ``internvl_chat`` one.
+    """A native config as an official one.
 
     Fields that the layout cannot hold come from the ``mini_internvl`` key, else from the text model's type. ConfigError
     names a field that this family does not have: another text model, a last norm of the encoder, a kept class token...
@@ -152,22 +152,18 @@ def _official_vision(vision: Fields, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_official_config(official: Mapping[str, Any], image_token_id: int | None, dtype: str) -> dict[str, Any]:
-    """An official ``internvl_chat`` config as the native config.json of current transformers.
-
-    ConfigError says what the model has that the native code does not compute.
-    """
+    """An official config as a native one; ConfigError says what the model has that the native code does not compute."""
     config = VLMConfig.from_official(official)
     if image_token_id is None:
         raise ConfigError("the id of <IMG_CONTEXT> is not known, and the native layout needs it; give image_token_id")
     _check_writable(config)
     kept = {key: value for key, value in official.items() if key != TIED}
-    vision = official["vision_config"]
+    types = {"dtype": dtype, "torch_dtype": dtype}
     side, patch = config.vision.image_size, config.vision.patch_size
     return {
         "architectures": ["InternVLForConditionalGeneration"],
         "model_type": "internvl",
-        "dtype": dtype,
-        "torch_dtype": dtype,
+        **types,
         "image_token_id": image_token_id,
         "image_seq_length": config.tokens_per_tile,
         "downsample_ratio": config.downsample_ratio,
@@ -175,7 +171,7 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
         "vision_feature_layer": config.select_layer,
         "vision_feature_select_strategy": "default",
         "tie_word_embeddings": False,
-        "text_config": {**_native_text(official["llm_config"], config), "dtype": dtype, "torch_dtype": dtype},
+        "text_config": {**_native_text(official["llm_config"], config), **types},
         "vision_config": {
             "architectures": ["InternVLVisionModel"],
             "model_type": "internvl_vision",
@@ -184,31 +180,27 @@ def from_official_config(official: Mapping[str, Any], image_token_id: int | None
             "image_size": [side, side],
             "patch_size": [patch, patch],
             "hidden_act": "gelu",
-            "projection_dropout": vision.get("dropout", 0.0),
+            "projection_dropout": official["vision_config"].get("dropout", 0.0),
             "hidden_dropout_prob": 0.0,
             "use_absolute_position_embeddings": True,
             "use_mask_token": False,
             "use_mean_pooling": True,
-            "dtype": dtype,
-            "torch_dtype": dtype,
+            **types,
         },
         EXTRA: copy.deepcopy(kept),
     }
 
 
 def read(tensors: Iterable[tuple[str, Tensor]], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """Native tensors, of either spelling, under the names of ``InternVL.state_dict()``, every value as it was.
+    """Native tensors, of either spelling, under our names.
 
-    The encoder's q, k and v are held back until all three are there. Parts of an incomplete triple come last under
-    their native names, so that the caller lists them; so do tensors of unknown name.
+    The encoder's q, k and v are held back until all three are there; an incomplete triple comes last, as it is.
     """
     return split_llm(_renamed(tensors), config, text_names(config), tied=bool(config.official.get(TIED)))
 
 
 def _renamed(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Encoder and projector under our names, the language model's tensors in one spelling."""
-    import torch
-
     waiting: dict[str, dict[str, tuple[str, Tensor]]] = {}
     for key, tensor in tensors:
         name = _our_name(key)
@@ -226,10 +218,7 @@ def _renamed(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tenso
 
 
 def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``InternVL.state_dict()`` under their native names, every value as it was.
-
-    The fused q, k, v is cut in three, which share memory with the whole.
-    """
+    """Our tensors under native names; the encoder's q, k and v share memory with the whole that they are cut from."""
     native: dict[str, Tensor] = {}
     for key, tensor in state.items():
         name = key if key.startswith(LLM) else _replaced(key, _KEYS)
@@ -365,7 +354,6 @@ def _side(vision: Fields, name: str, default: int) -> int:
 
 
 def _present(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are not null."""
     return {key: value for key, value in raw.items() if value is not None}
 
 

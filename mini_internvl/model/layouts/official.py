@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from mini_internvl.model import llms
 from mini_internvl.model.config import VLMConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NAME = "official"
 DROPPED = ("auto_map", "native_tied_embeddings")

@@ -17,7 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from mini_internvl.model.config import (
     MAX_HEADS,
@@ -32,24 +35,19 @@ from mini_internvl.model.config import (
 from mini_internvl.model.fields import Fields, agreed
 from mini_internvl.plugins import list_names
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 MAX_POSITIONS = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """How others call the decoder's tensors, and which they fuse; there and back is exact in every bit."""
+    """How others call the decoder's modules (their names -> ours), and which they fuse; all exact in every bit."""
 
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Their name of a module -> ours."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Their matrix -> ours, whose rows it holds one below the other."""
     by_kv_head: bool = False
     """Whether the rows are grouped: the queries, keys and values of one key-value head, then those of the next."""
     head: str = "lm_head"
-    """Their name of the output matrix."""
 
     def split(self, key: str, tensor: Tensor, config: DecoderConfig) -> Iterator[tuple[str, Tensor]]:
         """One of their tensors -> ours; one of unknown name keeps it."""
@@ -67,9 +65,6 @@ class Names:
             yield _replaced(inner, self.renamed), tensor
 
     def join(self, state: Mapping[str, Tensor], config: DecoderConfig) -> Iterator[tuple[str, Tensor]]:
-        """Our tensors -> theirs."""
-        import torch
-
         back = {ours: theirs for theirs, ours in self.renamed.items()}
         places = {part: (whole, parts) for whole, parts in self.fused.items() for part in parts}
         for key, tensor in state.items():
@@ -93,7 +88,6 @@ def _replaced(key: str, names: Mapping[str, str]) -> str:
 
 @cache
 def backbones() -> dict[str, ModuleType]:
-    """Architecture name -> module, for every file in this folder."""
     modules = [importlib.import_module(f"{__name__}.{name}") for name in list_names("model.llms")]
     return {module.ARCHITECTURE: module for module in modules}
 
@@ -106,7 +100,6 @@ def find(architecture: str) -> ModuleType:
 
 
 def read_config(raw: Mapping[str, Any] | Fields) -> DecoderConfig:
-    """Official ``llm_config`` -> our DecoderConfig, by its architecture."""
     fields = raw if isinstance(raw, Fields) else Fields(raw, "llm_config")
     names = fields.raw.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
