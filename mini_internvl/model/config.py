@@ -7,14 +7,17 @@ Source of fields and defaults: ``configuration_internvl_chat.py``, ``configurati
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
-from mini_internvl.model.fields import ConfigError, Fields
+from mini_internvl.model.fields import ConfigError, Fields, agreed
 
 RopeKind = Literal["default", "linear", "dynamic", "longrope"]
 MAX_WIDTH, MAX_HIDDEN, MAX_LAYERS, MAX_HEADS, MAX_SIDE = 100_000, 1_000_000, 1_000, 10_000, 100_000
+MAX_POSITIONS = 10**9
 """Sizes beyond these are taken for damage: no model of this kind comes near."""
 MAX_TILES = 1_000
 """Most tiles of an image that a config may ask for; the released ones ask for 12, the paper uses up to 40."""
@@ -97,6 +100,55 @@ class RopeConfig:
         """Most positions of a sequence; "linear" and "dynamic" stretch those that the model was trained with."""
         return int(self.max_positions * self.factor) if self.kind in ("linear", "dynamic") else self.max_positions
 
+    @property
+    def attention_factor(self) -> float:
+        """longrope: cosines and sines are multiplied by it."""
+        ratio, original = self.max_positions / self.original_max_positions, self.original_max_positions
+        return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 and original > 1 else 1.0
+
+    @classmethod
+    def from_official(cls, fields: Fields, *, head_dim: int, max_positions: int) -> RopeConfig:
+        """Read the fields of an ``llm_config``, in both generations of names.
+
+        Up to transformers 4 ``rope_theta`` stood beside ``rope_scaling``; since 5 everything is in ``rope_parameters``.
+        ConfigError tells of an unknown kind, factor lists of the wrong length, or two names with different values.
+        """
+        limit = fields.integer("max_position_embeddings", max_positions, high=MAX_POSITIONS)
+        tables = fields.table("rope_parameters"), fields.table("rope_scaling")
+        nested = [table for table in tables if table is not None and table.raw]
+        places = [fields, *nested]
+        theta = agreed("base", places, ["rope_theta"], partial(Fields.number, above_low=True, high=1e12))
+        theta = theta or fields.number("rope_theta", 10000.0, high=1e12)
+        for place in nested:
+            for name, value in place.raw.items():
+                if isinstance(value, Mapping):
+                    place.refuse(name, "all layers of this family turn alike")
+        names = ["rope_type", "type"]
+        kind: RopeKind = agreed("kind", nested, names, _rope_kind) or "default"
+        source = next((place for place in nested if any(map(place.has, names))), fields)
+        if agreed("share", places, ["partial_rotary_factor"], partial(Fields.number, high=1.0)) not in (None, 1.0):
+            raise ConfigError(f"{fields.path('partial_rotary_factor')} is not 1; this family turns whole heads")
+        rope = cls(theta=theta, kind=kind, max_positions=limit)
+        if kind in ("linear", "dynamic"):
+            return replace(rope, factor=source.number("factor", above_low=True, high=1e6))
+        if kind == "longrope":
+            length = "original_max_position_embeddings"
+            original = agreed("length", places, [length], partial(Fields.integer, high=MAX_POSITIONS))
+            rope = replace(rope, original_max_positions=original or fields.integer(length, 4096, high=MAX_POSITIONS))
+            follow = {"factor": limit / rope.original_max_positions, "attention_factor": rope.attention_factor}
+            for name, value in follow.items():  # they may be written, but not differ
+                given = source.number(name, value, high=1e9, quiet=True)
+                if not math.isclose(given, value, rel_tol=1e-6):
+                    raise ConfigError(f"{source.path(name)} is {given}; this family has {value}")
+            short, long = (source.numbers(name, head_dim // 2) for name in ("short_factor", "long_factor"))
+            return replace(rope, short_factor=short, long_factor=long)
+        return rope
+
+
+def _rope_kind(fields: Fields, name: str) -> RopeKind:
+    kind: RopeKind | Literal["su"] = fields.text(name, known=("default", "linear", "dynamic", "su", "longrope"))
+    return "longrope" if kind == "su" else kind
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -123,6 +175,35 @@ class DecoderConfig:
             raise ConfigError(f"llm_config: {self.heads} heads are no multiple of {self.kv_heads} key-value heads")
         if self.head_dim < 2 or self.head_dim % 2:
             raise ConfigError(f"llm_config: heads of {self.head_dim} values; rotary positions need an even number")
+
+    @classmethod
+    def from_official(
+        cls, fields: Fields, *, architecture: str, norm_eps: float, max_positions: int, **changes: Any
+    ) -> DecoderConfig:
+        """Read the fields that all backbones spell alike, and take ``changes``; ConfigError names one that is wrong.
+
+        ``norm_eps`` and ``max_positions`` are what an absent ``rms_norm_eps`` or ``max_position_embeddings`` means.
+        """
+        fields.text("hidden_act", "silu", known=("silu",), quiet=True)
+        width = fields.integer("hidden_size", high=MAX_WIDTH)
+        heads = fields.integer("num_attention_heads", high=MAX_HEADS)
+        if not fields.has("head_dim") and width % heads:
+            raise ConfigError(f"llm_config: hidden_size {width} is no multiple of {heads} heads")
+        head_dim = fields.integer("head_dim", width // heads, low=2, high=MAX_WIDTH, quiet=True)
+        return cls(
+            architecture=architecture,
+            vocab_size=fields.integer("vocab_size", high=10_000_000),
+            hidden_size=width,
+            intermediate_size=fields.integer("intermediate_size", high=MAX_HIDDEN),
+            layers=fields.integer("num_hidden_layers", high=MAX_LAYERS),
+            heads=heads,
+            kv_heads=fields.integer("num_key_value_heads", heads, high=MAX_HEADS),
+            head_dim=head_dim,
+            norm_eps=fields.number("rms_norm_eps", norm_eps, high=1.0),
+            rope=RopeConfig.from_official(fields, head_dim=head_dim, max_positions=max_positions),
+            initializer_range=fields.number("initializer_range", 0.02, high=1e3, quiet=True),
+            **changes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ a batch answers as each row alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,9 +42,7 @@ def rotary_tables(rope: RopeConfig, head_dim: int, positions: Tensor, lengths: T
     elif rope.kind == "longrope":
         short, long = torch.tensor([rope.short_factor, rope.long_factor], device=positions.device)
         divisor = torch.where(lengths[..., None] > rope.original_max_positions, long, short)
-        ratio = rope.max_positions / rope.original_max_positions
-        if ratio > 1:
-            scale = math.sqrt(1 + math.log(ratio) / math.log(rope.original_max_positions))
+        scale = rope.attention_factor
     inv_freq = 1.0 / (divisor * theta**exponent)  # (D/2,) or (B, 1 or T, D/2)
     angles = positions[..., None].float() * inv_freq  # (B, T, D/2)
     angles = torch.cat([angles, angles], dim=-1)[:, None]

@@ -67,10 +67,12 @@ def compose(
 
 def official_config(size: str) -> dict[str, Any]:
     """config.json of a released size; ValueError lists the known ones."""
-    sizes = {name: llm for module in llms.backbones().values() for name, llm in module.SIZES.items()}
+    sizes = {name: backbone for backbone in llms.backbones().values() for name in backbone.SIZES}
     if size not in sizes:
         raise ValueError(f'unknown size "{size}"; known: {", ".join(sorted(sizes))}')
-    return compose(VIT_300M, sizes[size], image_size=448, max_tiles=12)
+    llm = {"architectures": [sizes[size].ARCHITECTURE], **sizes[size].SIZES[size]}
+    llm |= {"hidden_act": "silu", "tie_word_embeddings": False}
+    return compose(VIT_300M, llm, image_size=448, max_tiles=12)
 
 
 class _NoDraws(TorchFunctionMode):
@@ -107,21 +109,13 @@ def fresh(config: VLMConfig, seed: int) -> InternVL:
     model = InternVL(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for part, std in (
-            (model.vision_model, config.vision.initializer_range),
-            (model.mlp1, config.llm.initializer_range),
-            (model.language_model, config.llm.initializer_range),
-        ):
-            for module in part.modules():
-                _initialise(module, std, generator)
+        for name, module in model.named_modules():
+            std = (config.vision if name.startswith("vision_model") else config.llm).initializer_range
+            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
+                module.weight.normal_(0.0, std, generator=generator)
+                if (bias := getattr(module, "bias", None)) is not None:
+                    bias.zero_()
+            elif isinstance(module, Embeddings):  # as the original, so that positions differ from the start
+                for table in (module.class_embedding, module.position_embedding):
+                    table.normal_(0.0, 1.0, generator=generator)
     return model
-
-
-def _initialise(module: nn.Module, std: float, generator: torch.Generator) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-        module.weight.normal_(0.0, std, generator=generator)
-        if (bias := getattr(module, "bias", None)) is not None:
-            bias.zero_()
-    elif isinstance(module, Embeddings):  # as the original: unit deviation, so that positions differ from the start
-        for table in (module.class_embedding, module.position_embedding):
-            table.normal_(0.0, 1.0, generator=generator)

@@ -312,7 +312,7 @@ def _rope_scaling(rope: RopeConfig, *, longrope: str) -> dict[str, Any] | None:
 def _same_rope(official: Mapping[str, Any], checked: DecoderConfig) -> bool:
     fields = Fields(official, "llm_config")
     try:
-        read = llms.read_rope(fields, head_dim=checked.head_dim, max_positions=checked.rope.max_positions)
+        read = RopeConfig.from_official(fields, head_dim=checked.head_dim, max_positions=checked.rope.max_positions)
     except ConfigError:
         return False
     return read == checked.rope and not any("rope_theta" in default for default in fields.taken)

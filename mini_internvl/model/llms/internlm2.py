@@ -9,13 +9,12 @@ from typing import Any
 
 from mini_internvl.model.config import ConfigError, DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import Names, base_config
+from mini_internvl.model.llms import Names
 
 ARCHITECTURE = "InternLM2ForCausalLM"
 TEMPLATE = "internlm2-chat"
 SIZES: dict[str, dict[str, Any]] = {
     "2B": {
-        "architectures": [ARCHITECTURE],
         "model_type": "internlm2",
         "vocab_size": 92553,
         "hidden_size": 2048,
@@ -27,11 +26,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "rope_scaling": {"type": "dynamic", "factor": 2.0},
         "rms_norm_eps": 1e-05,
-        "hidden_act": "silu",
         "bias": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "tie_word_embeddings": False,
     },
 }
 NAMES = Names(
@@ -54,4 +51,4 @@ def read_config(fields: Fields) -> DecoderConfig:
     """ConfigError when the checkpoint has attention biases, which no released member has."""
     if fields.flag("bias", False, quiet=True):
         raise ConfigError("llm_config.bias is true; InternLM2 with attention biases is not supported")
-    return base_config(fields, architecture=ARCHITECTURE, norm_eps=1e-6, max_positions=2048)
+    return DecoderConfig.from_official(fields, architecture=ARCHITECTURE, norm_eps=1e-6, max_positions=2048)

@@ -10,13 +10,12 @@ from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import Names, base_config
+from mini_internvl.model.llms import Names
 
 ARCHITECTURE = "Phi3ForCausalLM"
 TEMPLATE = "phi3-chat"
 SIZES: dict[str, dict[str, Any]] = {
     "4B": {
-        "architectures": [ARCHITECTURE],
         "model_type": "phi3",
         "vocab_size": 32020,
         "hidden_size": 3072,
@@ -28,11 +27,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 4096,
         "rope_theta": 10000.0,
         "rms_norm_eps": 1e-05,
-        "hidden_act": "silu",
         "sliding_window": 262144,
         "bos_token_id": 1,
         "eos_token_id": 32000,
-        "tie_word_embeddings": False,
     },
 }
 NAMES = Names(
@@ -45,4 +42,6 @@ NAMES = Names(
 
 def read_config(fields: Fields) -> DecoderConfig:
     window = fields.integer("sliding_window", None, high=10**9, quiet=True)
-    return base_config(fields, architecture=ARCHITECTURE, norm_eps=1e-5, max_positions=4096, sliding_window=window)
+    return DecoderConfig.from_official(
+        fields, architecture=ARCHITECTURE, norm_eps=1e-5, max_positions=4096, sliding_window=window
+    )

@@ -10,13 +10,12 @@ from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import Names, base_config
+from mini_internvl.model.llms import Names
 
 ARCHITECTURE = "Qwen2ForCausalLM"
 TEMPLATE = "Hermes-2"
 SIZES: dict[str, dict[str, Any]] = {
     "1B": {
-        "architectures": [ARCHITECTURE],
         "model_type": "qwen2",
         "vocab_size": 151655,
         "hidden_size": 896,
@@ -27,11 +26,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 32768,
         "rope_theta": 1000000.0,
         "rms_norm_eps": 1e-06,
-        "hidden_act": "silu",
         "use_sliding_window": False,
         "bos_token_id": 151643,
         "eos_token_id": 151645,
-        "tie_word_embeddings": False,
     },
 }
 NAMES = Names()
@@ -39,7 +36,7 @@ NAMES = Names()
 
 def read_config(fields: Fields) -> DecoderConfig:
     window = fields.integer("sliding_window", None, high=10**9, quiet=True)
-    return base_config(
+    return DecoderConfig.from_official(
         fields,
         architecture=ARCHITECTURE,
         norm_eps=1e-6,
