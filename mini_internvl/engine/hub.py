@@ -49,10 +49,7 @@ def resolve(name: str | Path | None) -> Path:
 
 
 def base_folder(folder: Path, base: str | None = None) -> Path:
-    """Where a model's tokenizer and whole weights are: its folder, or the base of an adapter, fetched.
-
-    CheckpointError when ``base``, or the base that the adapter names, cannot be found.
-    """
+    """Where a model's tokenizer and whole weights are: its folder, or an adapter's base; CheckpointError without it."""
     if not is_adapter(folder):
         return folder
     name = find_base(folder, base)

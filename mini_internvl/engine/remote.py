@@ -145,7 +145,6 @@ class RemoteEngine:
         """The server's JSON answer, after as many tries as it takes."""
         url = f"{self.address.url}/chat/completions"
         data = json.dumps(body).encode()
-        wait = self.pause
         for number in range(1, self.tries + 1):
             result, server_wait, passing = self._try(url, data, requests)
             if isinstance(result, dict):
@@ -154,8 +153,8 @@ class RemoteEngine:
             if not passing or number == self.tries or requests.ended.is_set():
                 tried = f" ({number} tries)" if number > 1 else ""
                 raise RemoteError(f"{url}: {result}{tried}")
-            requests.ended.wait(min(max(wait, server_wait), LONGEST_WAIT))
-            wait *= 2
+            wait = max(self.pause * 2 ** (number - 1), server_wait)
+            requests.ended.wait(min(wait, LONGEST_WAIT))
         raise AssertionError("every try returns or raises")
 
     def _try(self, url: str, data: bytes, requests: _Requests) -> tuple[dict[str, Any] | str, float, bool]:

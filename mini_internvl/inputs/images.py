@@ -19,7 +19,7 @@ import urllib.parse
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -164,12 +164,6 @@ def refuse_web(source: object) -> None:
     """ImageError for a web address: nothing is ever fetched."""
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ImageError(f"{short(source)} is a web address; download it and give the file")
-
-
-def beside(source: Any, folder: Path) -> Any:
-    """A relative path joined to the folder of the file that names it; any other source as it is."""
-    plain = isinstance(source, str) and source and not source.startswith(("data:", "http://", "https://"))
-    return str(folder / source) if plain else source
 
 
 def short(name: str) -> str:

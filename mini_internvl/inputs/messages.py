@@ -113,13 +113,17 @@ def question(messages: Messages) -> str:
 def beside(messages: Sequence[Any], folder: Path) -> list[Any]:
     """Messages of a data file, relative paths of images joined to its folder; :func:`normalise` refuses odd ones."""
 
+    def joined(source: Any) -> Any:
+        plain = isinstance(source, str) and source and not source.startswith(("data:", "http://", "https://"))
+        return str(folder / source) if plain else source
+
     def one(part: Any) -> Any:
         if not isinstance(part, Mapping):
             return part
         address = part.get("image_url")
         if isinstance(address, Mapping) and "url" in address:
-            return {**part, "image_url": {**address, "url": images.beside(address["url"], folder)}}
-        return {**part, "image": images.beside(part["image"], folder)} if "image" in part else part
+            return {**part, "image_url": {**address, "url": joined(address["url"])}}
+        return {**part, "image": joined(part["image"])} if "image" in part else part
 
     def message(one_message: Any) -> Any:
         content = one_message.get("content") if isinstance(one_message, Mapping) else None
