@@ -21,25 +21,20 @@ class Row:
     """One record of a file, as the file holds it."""
 
     file: Path
-    """The file it was read from."""
     place: str
-    """Where it stands in the file: ``"line 12"``, ``"row 3"``, ``"member 0001.json"``."""
+    """Where it stands in the file: ``"line 12"`` or ``"row 3"``."""
     raw: Mapping[str, Any]
-    """The record's own keys and values."""
     id: str
     """The record's ``id``, or its number, counted from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A record that cannot be used; as text ``FILE:12: reason``."""
+    """A record that cannot be used, and the reason, in words that say how to mend it; as text ``FILE:12: reason``."""
 
     file: Path
-    """The file that holds the record."""
     place: str
-    """Where it stands in the file, as in :class:`Row`."""
     reason: str
-    """What is wrong, in words that say how to mend it."""
 
     def __str__(self) -> str:
         return f"{where(self)}: {self.reason}"

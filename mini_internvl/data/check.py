@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mini_internvl.data import DataError, Fault, Row, formats
-from mini_internvl.data.formats._turns import absent
 from mini_internvl.inputs import boxes, chat
 from mini_internvl.inputs.messages import Turn, normalise
 from mini_internvl.records import Sample
@@ -21,19 +19,13 @@ Extra = Callable[[Sample], None]
 
 
 class Check:
-    """Collects what is wrong or odd in the samples of one source.
-
-    Args:
-        extra: a further check of every sample.
-    """
+    """Collects what is wrong or odd in the samples of one source; ``extra`` checks every sample too."""
 
     def __init__(self, extra: Extra | None = None) -> None:
         self.extra = extra
-        self.samples = 0
+        self.samples = self.faulty = 0
         self.faults: list[Fault] = []
-        self.faulty = 0
-        self._odd: dict[str, str] = {}  # what -> where first
-        self._counts: Counter[str] = Counter()
+        self._odd: dict[str, tuple[str, int]] = {}  # what -> where first, how often
 
     def row(self, row: Row | Fault, read: Callable[[Row], Sample | Fault], format: str = "") -> None:
         """Check a row as ``read`` turns it into a sample, and its keys."""
@@ -42,10 +34,8 @@ class Check:
         sample = read(row)
         if isinstance(sample, Fault):
             return self.fault(sample)
-        module = formats.find(tuple(row.raw), format)
-        for key, value in row.raw.items():
-            if key not in module.KEYS and key not in formats.COMMON and not absent(value):
-                self.note(f'the key "{key}" is not read', sample.place)
+        for key in formats.unread(row.raw, format):
+            self.note(f'the key "{key}" is not read', sample.place)
         self.sample(sample, row.file, row.place)
 
     def sample(self, sample: Sample, file: Path, place: str) -> None:
@@ -69,13 +59,15 @@ class Check:
 
     def note(self, what: str, where: str) -> None:
         """Count something odd; only the first place is kept."""
-        self._odd.setdefault(what, where)
-        self._counts[what] += 1
+        first, count = self._odd.get(what, (where, 0))
+        self._odd[what] = (first, count + 1)
 
     def warnings(self) -> list[str]:
         """One line for each odd thing: the first place and how many more."""
-        more = {what: f" and {count - 1:,} more" if count > 1 else "" for what, count in self._counts.items()}
-        return [f"{where}{more[what]}: {what}" for what, where in self._odd.items()]
+        return [
+            f"{first}{f' and {count - 1:,} more' if count > 1 else ''}: {what}"
+            for what, (first, count) in self._odd.items()
+        ]
 
     def refuse(self) -> None:
         """Raise DataError with every fault listed, if there is one."""
@@ -84,11 +76,7 @@ class Check:
 
 
 def trainable(turns: Sequence[Turn]) -> None:
-    """Check all that can be checked without a tokenizer and without decoding an image.
-
-    Raises:
-        ValueError: names the turn or the image.
-    """
+    """Check all that needs neither tokenizer nor decoding an image; ValueError names the turn or the image."""
     chat.render(turns, template=chat.CHATML)
     if all(turn.role != "assistant" for turn in turns):
         raise ValueError("there is no answer to learn; end the row with one")

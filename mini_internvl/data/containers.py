@@ -43,6 +43,27 @@ class Span(NamedTuple):
     """Its content, as :meth:`Container.read` gives it."""
 
 
+def decode_object(data: bytes) -> dict[str, Any]:
+    """The object of a JSON text; ValueError says in plain words what is wrong with it."""
+    try:
+        raw = json.loads(data.decode("utf-8"))
+        if _SURROGATE.search(data):
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not valid UTF-8 ({error.reason} at byte {error.start + 1}); save it as UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character (a lone surrogate such as \\ud83d); take it out") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not valid JSON (lists or objects nested too deep)") from None
+    except ValueError:  # what int() says of its limit
+        raise ValueError("not valid JSON (a number has too many digits)") from None
+    if not isinstance(raw, dict):
+        raise ValueError("not an object with named fields")
+    return raw
+
+
 class Container(abc.ABC):
     """One file of rows."""
 
@@ -55,9 +76,9 @@ class Container(abc.ABC):
     def spans(self) -> Iterator[Span]:
         """Every row, in order."""
 
-    @abc.abstractmethod
     def decode(self, data: Any) -> dict[str, Any]:
         """The row that a span's content holds; ValueError says what is wrong with it."""
+        return decode_object(data)
 
     def read(self, start: int, size: int) -> Any:
         """The content of one span; ``None`` where it is too large."""
@@ -80,31 +101,6 @@ class Container(abc.ABC):
         return Row(file=self.path, place=place, raw=raw, id=str(number if named is None else named))
 
 
-def decode_object(data: bytes) -> dict[str, Any]:
-    """The object of a JSON text.
-
-    Raises:
-        ValueError: no JSON, no UTF-8, half a character, nested without end, or no object; in plain words.
-    """
-    try:
-        raw = json.loads(data.decode("utf-8"))
-        if _SURROGATE.search(data):
-            json.dumps(raw, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not valid UTF-8 ({error.reason} at byte {error.start + 1}); save it as UTF-8") from None
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half a character (a lone surrogate such as \\ud83d); take it out") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("not valid JSON (lists or objects nested too deep)") from None
-    except ValueError:  # what int() says of its limit
-        raise ValueError("not valid JSON (a number has too many digits)") from None
-    if not isinstance(raw, dict):
-        raise ValueError("not an object with named fields")
-    return raw
-
-
 class JsonLines(Container):
     """One JSON object a line; blank lines are passed over."""
 
@@ -124,9 +120,6 @@ class JsonLines(Container):
                     skipped = len(BOM) if start == 0 and line.startswith(BOM) else 0
                     yield Span(start + skipped, size - skipped, number, line[skipped:])
                 start += size
-
-    def decode(self, data: bytes) -> dict[str, Any]:
-        return decode_object(data)
 
 
 class JsonList(Container):
@@ -221,11 +214,12 @@ class Shard(Container):
             with tarfile.open(self.path, "r:") as tar:
                 for member in tar:
                     vars(tar)["members"].clear()  # it would keep every member
-                    name = _key(member.name) if member.isfile() else key
-                    if name != key and key:
-                        number += 1
-                        yield Span(start, end - start, number, self.read(start, end - start))
+                    folder, slash, file = member.name.rpartition("/")
+                    name = folder + slash + file.partition(".")[0] if member.isfile() else key
                     if name != key:
+                        if key:
+                            number += 1
+                            yield Span(start, end - start, number, self.read(start, end - start))
                         key, start = name, member.offset
                     end = member.offset_data + (member.size + 511) // 512 * 512
         except tarfile.TarError as error:
@@ -239,8 +233,7 @@ class Shard(Container):
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 for member in tar:
-                    content = tar.extractfile(member)
-                    if content is not None:
+                    if content := tar.extractfile(member):
                         members[member.name.rpartition("/")[2]] = content.read()
         except tarfile.TarError as error:
             raise ValueError(f"the shard is damaged here ({error})") from None
@@ -251,17 +244,9 @@ class Shard(Container):
             raw = decode_object(members[text])
         except ValueError as error:
             raise ValueError(f"{text}: {error}") from None
-        images = {name: content for name, content in members.items() if _ending(name) in IMAGE_ENDINGS}
+        endings = {name: name.rpartition(".")[2].lower() for name in members}
+        images = {name: content for name, content in members.items() if endings[name] in IMAGE_ENDINGS}
         return {"id": text[: text.index(".")], **_with_images(raw, images)}
-
-
-def _key(name: str) -> str:
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
-
-
-def _ending(name: str) -> str:
-    return name.rpartition(".")[2].lower()
 
 
 def _with_images(raw: dict[str, Any], images: dict[str, bytes]) -> dict[str, Any]:
@@ -287,8 +272,7 @@ class Parquet(Container):
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is no Parquet file, or it is cut off ({error}); fetch it again") from None
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self.groups = [0, *itertools.accumulate(rows)]
-        """First row of each group, and the number of rows."""
+        self.groups = [0, *itertools.accumulate(rows)]  # the first row of each, and the number of rows
         self._held: tuple[int, Any] = (-1, None)
 
     def spans(self) -> Iterator[Span]:

@@ -14,9 +14,6 @@ from pathlib import Path
 from mini_internvl import files, synth
 from mini_internvl.data.rows import row_line
 
-Progress = Callable[[str, int, int], None]
-"""Called with the kind, the samples written so far and the samples wanted."""
-
 
 def write(
     kinds: str | Sequence[str],
@@ -25,7 +22,7 @@ def write(
     *,
     seed: int = 0,
     split: str = "train",
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], None] = lambda kind, done, wanted: None,
 ) -> Path:
     """Write ``count`` samples of each kind into the folder; samples that are there already are kept.
 
@@ -46,38 +43,27 @@ def write(
     meta_path = root / f"{split}.json"
     meta = files.read_object(meta_path) if meta_path.exists() else {}
     for name in names:
-        lines = _write_kind(name, count, root, seed, split, progress)
+        path = root / f"{name}-{split}.jsonl"
+        done = _done(path, f"{name}-{split}-{seed}", seed)
+        with path.open("a", encoding="utf-8", newline="\n") as handle:
+            for index in range(done, count):
+                handle.write(row_line(synth.make(name, seed, index, split), root, f"images/{path.stem}/{index:06d}"))
+                handle.flush()
+                progress(name, index + 1, count)
         meta[f"synth-{name}"] = {
             "root": str(root),
-            "annotation": str(root / f"{name}-{split}.jsonl"),
+            "annotation": str(path),
             "data_augment": False,
             "max_dynamic_patch": synth.MAX_TILES,
             "repeat_time": 1,
-            "length": lines,
+            "length": max(done, count),
         }
         files.write_json(meta_path, meta)
     return meta_path
 
 
-def _write_kind(kind: str, count: int, folder: Path, seed: int, split: str, progress: Progress | None) -> int:
-    """Write the missing samples of one kind and return how many lines the file then has."""
-    path = folder / f"{kind}-{split}.jsonl"
-    done = _done(path, kind, seed, split)
-    with path.open("a", encoding="utf-8", newline="\n") as handle:
-        for index in range(done, count):
-            handle.write(row_line(synth.make(kind, seed, index, split), folder, f"images/{path.stem}/{index:06d}"))
-            handle.flush()
-            if progress is not None:
-                progress(kind, index + 1, count)
-    return max(done, count)
-
-
-def _done(path: Path, kind: str, seed: int, split: str) -> int:
-    """Complete lines of a file of rows; a half-written last line is cut off.
-
-    Raises:
-        ValueError: the file holds other samples than this run would write.
-    """
+def _done(path: Path, series: str, seed: int) -> int:
+    """Complete lines of a file of rows, checked to be those of this run; a half-written last line is cut off."""
     if not path.exists():
         return 0
     data = path.read_bytes()
@@ -90,7 +76,7 @@ def _done(path: Path, kind: str, seed: int, split: str) -> int:
             found = json.loads(line)["id"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}:{number + 1}: not a sample; delete the file or choose another folder") from None
-        if found != f"{kind}-{split}-{seed}-{number}":
+        if found != f"{series}-{number}":
             raise ValueError(
                 f"{path}:{number + 1}: sample {found!r} is of another run (wanted seed {seed}); "
                 "choose another folder or the same seed"

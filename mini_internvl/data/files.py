@@ -25,11 +25,7 @@ _PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\x28\xb5\x2f\xfd": "zst
 
 
 class RowFile:
-    """The rows of a file by number.
-
-    Args:
-        path: the file.
-        visit: called with every row or fault, in order, while the file is read for the first time.
+    """The rows of a file by number; ``visit`` gets every row or fault, in order, while the file is read at first.
 
     Raises:
         DataError: the file is missing, compressed, or damaged as a whole.
@@ -47,7 +43,6 @@ class RowFile:
         with self.path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         self.fingerprint = f"{self.path.stat().st_size}-{digest.hexdigest()}"
-        """Size and hash of the content."""
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -65,11 +60,7 @@ class RowFile:
 
 
 def scan(path: str | Path) -> Iterator[Row | Fault]:
-    """The rows of a file from the first to the last.
-
-    Raises:
-        DataError: the file is missing, compressed, or damaged as a whole.
-    """
+    """The rows of a file from the first to the last; DataError as for :class:`RowFile`."""
     container = _container(Path(path))
     for _, _, number, data in container.spans():
         yield container.parse(data, number)
@@ -82,6 +73,5 @@ def _container(path: Path) -> Container:
     for magic, command in _PACKED.items():
         if start.startswith(magic):
             raise DataError(f"{path} is compressed; unpack it first ({command})")
-    if kind := KINDS.get(path.suffix.lower()):
-        return kind(path)
-    return (JsonList if start.removeprefix(BOM).lstrip().startswith(b"[") else JsonLines)(path)
+    kind = JsonList if start.removeprefix(BOM).lstrip().startswith(b"[") else JsonLines
+    return KINDS.get(path.suffix.lower(), kind)(path)

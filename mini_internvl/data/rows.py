@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
-from mini_internvl.data.formats._turns import absent, shown
+from mini_internvl.data.formats._turns import shown
 from mini_internvl.files import new_file
 from mini_internvl.inputs.messages import PLACEHOLDER, PLACEHOLDERS, beside
 from mini_internvl.records import Message, PatchAnnotation, Sample
@@ -47,8 +47,8 @@ def to_sample(
     raw = row.raw
     try:
         module = formats.find(tuple(raw), format)
-        for key in raw:
-            if key in MEDIA and key not in module.KEYS and not absent(raw[key]):
+        for key in formats.unread(raw, format):
+            if key in MEDIA:
                 raise ValueError(f'"{key}" would reach no sample: the format {module.__name__} does not read it')
         messages = beside(module.messages(raw), row.file.parent if root is None else root)
         named = raw.get("source")
@@ -95,7 +95,8 @@ def to_row(sample: Sample) -> dict[str, Any]:
     row: dict[str, Any] = {"id": sample.id}
     if sample.source:
         row["source"] = sample.source
-    row |= _conversations(sample.messages) or {"messages": [_plain(message) for message in sample.messages]}
+    messages = [_plain(message) for message in sample.messages]
+    row |= _conversations(messages) or {"messages": messages}
     if sample.max_tiles is not None:
         row["max_tiles"] = sample.max_tiles
     if sample.independent:
@@ -108,11 +109,11 @@ def to_row(sample: Sample) -> dict[str, Any]:
     return row
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def _plain(message: Message) -> Message:
     content = message["content"]
     if isinstance(content, str):
-        return dict(message)
-    parts = [{**part, "image": os.fspath(part["image"])} if "image" in part else dict(part) for part in content]
+        return message
+    parts = [{**part, "image": os.fspath(part["image"])} if "image" in part else part for part in content]
     return {**message, "content": parts}
 
 
@@ -143,9 +144,9 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
     if last.keys() != {"type", "text"} or "<img>" in last["text"]:
         return None
     for part in shown_first:
-        if part.keys() != {"type", "image"} or not isinstance(part["image"], str | os.PathLike):
+        if part.keys() != {"type", "image"} or not isinstance(part["image"], str):
             return None
-        images.append(os.fspath(part["image"]))
+        images.append(part["image"])
     placeholders = len(PLACEHOLDERS.findall(last["text"]))
     if lone and shown_first and not placeholders:
         return f"{PLACEHOLDER}\n{last['text']}"
@@ -153,16 +154,13 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
 
 
 def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int, list[Fault]]:
-    """Write samples as a jsonl file, whole or not at all.
+    """Write samples as a jsonl file, whole or not at all; DataError where there is no sample.
 
     Images that are no files (PIL, bytes) are written to ``images/`` beside it; paths are kept, relative to the file's
     folder where they lie below it.
 
     Returns:
         The number of rows, and the faults among ``samples``, which are left out.
-
-    Raises:
-        DataError: there is no sample at all.
     """
     path = Path(path)
     rows, faults = 0, list[Fault]()
@@ -173,10 +171,10 @@ def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int
             else:
                 file.write(row_line(sample, path.parent, f"images/{path.stem}/{rows:06d}"))
                 rows += 1
+        if faults and not rows:
+            raise DataError.of(faults, "no row is left")
         if not rows:
-            raise (
-                DataError.of(faults, "no row is left") if faults else DataError(f"{path}: there is no sample to write")
-            )
+            raise DataError(f"{path}: there is no sample to write")
     return rows, faults
 
 
@@ -223,21 +221,13 @@ def _stored(image: Any, folder: Path, name: str) -> str:
 
 
 def read_rows(path: str | Path, *, root: Path | None = None, format: str = "") -> Iterator[Sample | Fault]:
-    """The samples of a file, one after the other; arguments as in :func:`to_sample`.
-
-    Raises:
-        DataError: the file is missing, or of a kind that is not read.
-    """
+    """The samples of a file, one after the other; arguments as in :func:`to_sample`, DataError as in ``files.scan``."""
     for row in files.scan(path):
         yield row if isinstance(row, Fault) else to_sample(row, root=root, format=format)
 
 
 def read_samples(path: str | Path, *, root: Path | None = None, format: str = "") -> list[Sample]:
-    """All samples of a file at once, for small ones.
-
-    Raises:
-        DataError: lists the rows that cannot be used.
-    """
+    """All samples of a file at once, for small ones; DataError lists the rows that cannot be used."""
     found = list(read_rows(path, root=root, format=format))
     if faults := [fault for fault in found if isinstance(fault, Fault)]:
         raise DataError.of(faults, "mend the rows or take them out")

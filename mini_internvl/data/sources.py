@@ -29,8 +29,7 @@ from mini_internvl.records import Sample
 
 META = frozenset({"root", "annotation", "repeat_time", "max_dynamic_patch", "length", "data_augment"})
 """Keys of an entry of InternVL's meta JSON."""
-META_BYTES = 16 << 20
-"""Bytes of the largest meta JSON."""
+META_BYTES = 16 << 20  # of the largest one
 
 
 class Source:
@@ -83,11 +82,7 @@ class Source:
 
 
 def open_source(recipe: SourceRecipe, check: Extra | None = None) -> Source:
-    """Open one source of a recipe, in the order of seed 0.
-
-    Args:
-        recipe: the source.
-        check: a further check of every sample of a file or domain; it raises ValueError.
+    """Open one source of a recipe, in the order of seed 0; ``check`` is a further one of samples of a file or domain.
 
     Raises:
         DataError: the file or folder is missing, or rows cannot be used (all are listed with their places).
@@ -98,13 +93,13 @@ def open_source(recipe: SourceRecipe, check: Extra | None = None) -> Source:
 
 
 def _synth(recipe: SourceRecipe) -> Source:
-    name, first, split = recipe.name, recipe.seed, recipe.split
+    name, seed, split = recipe.name, recipe.seed, recipe.split
     if name not in synth.KINDS:
         raise DataError(f'unknown synth kind "{name}"; known: {", ".join(synth.KINDS)}')
     if reason := synth.missing(name):
         raise DataError(f"{reason}; or take the source {name} out of the recipe")
-    draw = functools.partial(synth.make, name, first, split=split)
-    return Source(draw, 0, fingerprint=f"synth-{name}-{first}-{split}")
+    draw = functools.partial(synth.make, name, seed, split=split)
+    return Source(draw, 0, fingerprint=f"synth-{name}-{seed}-{split}")
 
 
 def _domain(recipe: SourceRecipe, checked: Check) -> Source:
@@ -128,15 +123,12 @@ def _domain(recipe: SourceRecipe, checked: Check) -> Source:
 
 
 class Part(NamedTuple):
-    """One file of a source."""
+    """One file of a source, and what :func:`to_sample` is given with its rows (``name`` as their source)."""
 
     path: Path
     name: str = ""
-    """The samples' source where a row names none; "" is the file's name."""
     root: Path | None = None
-    """What image paths begin from; ``None`` is the file's folder."""
     max_tiles: int | None = None
-    """Tile limit of samples that have none of their own."""
     repeat: float = 1
     """How often a pass takes its rows; below 1 it takes the first ones only."""
 
@@ -156,27 +148,17 @@ class _Rows:
 
     def __init__(self, recipe: SourceRecipe, parts: Sequence[Part], checked: Check) -> None:
         format = recipe.format or ("" if recipe.kind in ("rows", "jsonl") else recipe.kind)
-        self.readers = [
-            functools.partial(
-                to_sample,
-                root=part.root,
-                format=format,
-                source=part.name,
-                max_tiles=part.max_tiles,
-                independent=recipe.independent,
-            )
-            for part in parts
-        ]
-        self.files = [
-            RowFile(part.path, functools.partial(checked.row, read=read, format=format))
-            for part, read in zip(parts, self.readers, strict=True)
-        ]
+        self.readers, self.files = [], []
+        for part in parts:
+            own = {"root": part.root, "source": part.name, "max_tiles": part.max_tiles}
+            read = functools.partial(to_sample, format=format, independent=recipe.independent, **own)
+            self.readers.append(read)
+            self.files.append(RowFile(part.path, functools.partial(checked.row, read=read, format=format)))
         checked.refuse()
-        self.counts = [part.rows(len(file)) for part, file in zip(parts, self.files, strict=True)]
+        pairs = list(zip(parts, self.files, strict=True))
+        self.counts = [part.rows(len(file)) for part, file in pairs]
         self.ends = np.cumsum(self.counts)
-        settings = [
-            (part.repeat, part.max_tiles, file.fingerprint) for part, file in zip(parts, self.files, strict=True)
-        ]
+        settings = [(part.repeat, part.max_tiles, file.fingerprint) for part, file in pairs]
         content = json.dumps([settings, format, recipe.independent])
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -205,13 +187,8 @@ class _Rows:
 def _file(recipe: SourceRecipe, checked: Check) -> Source:
     """The rows of a file, of all files of a folder, or of the files that a meta JSON names."""
     rows = _Rows(recipe, list(_parts(Path(recipe.path), checked)), checked)
-    return Source(
-        rows,
-        int(rows.ends[-1]),
-        fingerprint=rows.fingerprint,
-        warnings=checked.warnings(),
-        groups=rows.groups(),
-    )
+    count, warnings = int(rows.ends[-1]), checked.warnings()
+    return Source(rows, count, fingerprint=rows.fingerprint, warnings=warnings, groups=rows.groups())
 
 
 def _parts(path: Path, checked: Check) -> Iterator[Part]:

@@ -14,10 +14,12 @@ name it by its path (``format: ./my_format.py``).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from mini_internvl import plugins
+from mini_internvl.data.formats._turns import absent
 
 FOLDER = "data.formats"
 CONTRACT = ("KEYS", "reads", "messages", "EXAMPLE")
@@ -37,12 +39,20 @@ def find(keys: tuple[str, ...], name: str = "") -> ModuleType:
     for module in _all():
         if module.reads(frozenset(keys)):
             return module
-    raise ValueError(f"no format reads {_named(keys)}; a row holds conversations or messages, or name its format")
-
-
-def _named(keys: Iterable[str]) -> str:
     shown = ", ".join(keys)
-    return f"a row with the keys {shown[:200]}" if shown else "an empty row"
+    row = f"a row with the keys {shown[:200]}" if shown else "an empty row"
+    raise ValueError(f"no format reads {row}; a row holds conversations or messages, or name its format")
+
+
+def unread(raw: Mapping[str, Any], name: str = "") -> list[str]:
+    """Keys of a row that hold something and that its format does not read."""
+    return [key for key in _others(tuple(raw), name) if not absent(raw[key])]
+
+
+@functools.lru_cache(maxsize=1024)
+def _others(keys: tuple[str, ...], name: str) -> list[str]:
+    known = find(keys, name).KEYS
+    return [key for key in keys if key not in known and key not in COMMON]
 
 
 @functools.cache

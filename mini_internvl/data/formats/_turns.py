@@ -72,7 +72,9 @@ def example(*turns: str | list[str], id: str = "1", system: str = "") -> Sample:
 
 def absent(value: object) -> bool:
     """Whether a field says nothing: null, NaN (what pandas writes), an empty text or list."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value in ("", [], ())
+    if isinstance(value, str | list | tuple):
+        return not value
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def images(raw: Mapping[str, Any], *fields: str) -> list[str | bytes]:
@@ -104,13 +106,13 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
     Raises:
         ValueError: placeholders and images differ in number, or there is no question for the images.
     """
-    spoken = list(spoken)
     asked = [content for role, content in spoken if role == "user"]
-    placeholders = sum(_placeholders(content) for content in asked)
-    lone = len(beside) + sum("<img>" in content for content in asked if isinstance(content, str)) == 1
+    placeholders = sum(map(_placeholders, asked))
+    inline = sum("<img>" in content for content in asked if isinstance(content, str))
+    lone = len(beside) + inline == 1
     rest: Iterator[str | bytes] = iter(beside)
     lead: list[Part] = []
-    if beside and not placeholders and not any("<img>" in content for content in asked if isinstance(content, str)):
+    if beside and not placeholders and not inline:
         if not asked:
             raise ValueError("an image but no question: no turn is from human or user")
         lead = [{"type": "image", "image": image} for image in rest]

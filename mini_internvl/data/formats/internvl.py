@@ -6,7 +6,6 @@ As in the original, a first turn that is an answer is left out. ShareGPT's names
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 from mini_internvl.data.formats._turns import conversation, example, images, with_images
@@ -15,7 +14,7 @@ from mini_internvl.records import Message
 KEYS = frozenset({"conversations", "image", "width", "height", "width_list", "height_list"})
 
 
-def reads(keys: AbstractSet[str]) -> bool:
+def reads(keys: frozenset[str]) -> bool:
     """Whether there are conversations and no second list of images."""
     return "conversations" in keys and "images" not in keys
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 from mini_internvl.data.formats._turns import conversation, example, images, system, with_images
@@ -15,7 +14,7 @@ from mini_internvl.records import Message
 KEYS = frozenset({"conversations", "images", "image", "system", "width", "height"})
 
 
-def reads(keys: AbstractSet[str]) -> bool:
+def reads(keys: frozenset[str]) -> bool:
     """Whether there are conversations and a list of images."""
     return "conversations" in keys and "images" in keys
 

@@ -6,7 +6,6 @@ Keys of a part that hold null are left out: Parquet gives every part the keys of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 from mini_internvl.data.formats._turns import shown, turns
@@ -15,20 +14,23 @@ from mini_internvl.records import Message, Sample
 KEYS = frozenset({"messages"})
 
 
-def reads(keys: AbstractSet[str]) -> bool:
+def reads(keys: frozenset[str]) -> bool:
     """Whether there are messages and no images beside them."""
     return "messages" in keys and not keys & {"image", "images"}
 
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
     """The conversation; ValueError names the field that is wrong."""
-    return [
-        {"role": role, "content": content(said, f"messages[{number}].content")}
-        for number, (role, said) in enumerate(turns(raw, "messages", "role", "content"))
-    ]
+    return [{"role": role, "content": content} for role, content in spoken(raw)]
 
 
-def content(value: object, field: str) -> str | list[Any]:
+def spoken(raw: Mapping[str, Any]) -> list[tuple[str, str | list[Any]]]:
+    """(role, content) of the turns of ``messages``."""
+    said = enumerate(turns(raw, "messages", "role", "content"))
+    return [(role, _content(content, f"messages[{number}].content")) for number, (role, content) in said]
+
+
+def _content(value: object, field: str) -> str | list[Any]:
     """A text, or a list of parts that are objects."""
     if isinstance(value, str):
         return value
@@ -42,13 +44,8 @@ def content(value: object, field: str) -> str | list[Any]:
     return parts
 
 
-_TURNS = [
-    {
-        "role": "user",
-        "content": [{"type": "image", "image": "cat.jpg", "name": "Front"}, {"type": "text", "text": "?"}],
-    },
-    {"role": "assistant", "content": "A cat."},
-]
+_SHOWN = [{"type": "image", "image": "cat.jpg", "name": "Front"}, {"type": "text", "text": "?"}]
+_TURNS = [{"role": "user", "content": _SHOWN}, {"role": "assistant", "content": "A cat."}]
 EXAMPLE = (
     {"id": "cat-1", "messages": _TURNS, "independent": True, "max_tiles": 6},
     Sample(id="cat-1", messages=cast(Any, _TURNS), source="example", independent=True, max_tiles=6),

@@ -6,36 +6,29 @@ Marks in the texts, or image parts without an image, say where the images go; ``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any
 
-from mini_internvl.data.formats._turns import absent, example, images, shown, system, text, turns, with_images
-from mini_internvl.data.formats.messages import content
+from mini_internvl.data.formats._turns import absent, example, images, shown, system, text, with_images
+from mini_internvl.data.formats.messages import spoken
 from mini_internvl.records import Message
 
 KEYS = frozenset({"messages", "query", "response", "history", "system", "image", "images"})
 
 
-def reads(keys: AbstractSet[str]) -> bool:
+def reads(keys: frozenset[str]) -> bool:
     """Whether images stand beside messages, or a query has its response."""
     return ("messages" in keys and bool(keys & {"image", "images"})) or {"query", "response"} <= keys
 
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
     """The conversation with its images; ValueError names the field that is wrong."""
-    if "messages" in raw:
-        spoken = [
-            (role, content(said, f"messages[{number}].content"))
-            for number, (role, said) in enumerate(turns(raw, "messages", "role", "content"))
-        ]
-    else:
-        spoken = _exchanges(raw)
-    return with_images([*system(raw), *spoken], images(raw, "image", "images"))
+    said = spoken(raw) if "messages" in raw else _exchanges(raw)
+    return with_images([*system(raw), *said], images(raw, "image", "images"))
 
 
 def _exchanges(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """``history`` is a list of [question, answer], the oldest first."""
-    spoken: list[tuple[str, Any]] = []
+    said: list[tuple[str, Any]] = []
     history = [] if absent(raw.get("history")) else raw["history"]
     if not isinstance(history, list | tuple):
         raise ValueError(f"history is {shown(history)}; it must be a list of [question, answer]")
@@ -43,8 +36,8 @@ def _exchanges(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
         name = f"history[{number}]" if number < len(history) else "query or response"
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ValueError(f"{name} is {shown(pair)}; it must be [question, answer]")
-        spoken += [("user", text(pair[0], name)), ("assistant", text(pair[1], name))]
-    return spoken
+        said += [("user", text(pair[0], name)), ("assistant", text(pair[1], name))]
+    return said
 
 
 EXAMPLE = (
