@@ -8,10 +8,11 @@ keep their own names beside them. A row that was written, read and written again
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,12 @@ def _annotations(value: Any) -> tuple[PatchAnnotation, ...]:
     return tuple(found)
 
 
-def to_row(sample: Sample) -> dict[str, Any]:
-    """The row of a sample whose images are paths or data URLs; see :func:`write_rows` for others."""
+def to_row(sample: Sample, *, stored: Callable[[Any], str] = os.fspath) -> dict[str, Any]:
+    """The row of a sample whose images are paths or data URLs, or are turned into those by ``stored``."""
     row: dict[str, Any] = {"id": sample.id}
     if sample.source:
         row["source"] = sample.source
-    messages = [_plain(message) for message in sample.messages]
+    messages = [_plain(message, stored) for message in sample.messages]
     row |= _conversations(messages) or {"messages": messages}
     if sample.max_tiles is not None:
         row["max_tiles"] = sample.max_tiles
@@ -109,11 +110,11 @@ def to_row(sample: Sample) -> dict[str, Any]:
     return row
 
 
-def _plain(message: Message) -> Message:
+def _plain(message: Message, stored: Callable[[Any], str]) -> Message:
     content = message["content"]
     if isinstance(content, str):
         return message
-    parts = [{**part, "image": os.fspath(part["image"])} if "image" in part else part for part in content]
+    parts = [{**part, "image": stored(part["image"])} if "image" in part else part for part in content]
     return {**message, "content": parts}
 
 
@@ -179,26 +180,10 @@ def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int
 
 
 def row_line(sample: Sample, folder: Path, name: str) -> str:
-    """The line of a jsonl file in ``folder``, its images stored as :func:`store_images` does."""
-    return json.dumps(to_row(store_images(sample, folder, name)), ensure_ascii=False) + "\n"
-
-
-def store_images(sample: Sample, folder: Path, name: str) -> Sample:
-    """The sample with every image as a path relative to ``folder``; what is no file yet is written to ``name-N``."""
-    number = 0
-    messages: list[Message] = []
-    for message in sample.messages:
-        content = message["content"]
-        if not isinstance(content, str):
-            parts = []
-            for part in content:
-                if "image" in part:
-                    number += 1
-                    part = {**part, "image": _stored(part["image"], folder, f"{name}-{number}")}
-                parts.append(part)
-            content = parts
-        messages.append({**message, "content": content})
-    return replace(sample, messages=messages)
+    """The line of a jsonl file in ``folder``; images that are no files yet are written there, to ``name-N``."""
+    numbers = itertools.count(1)
+    row = to_row(sample, stored=lambda image: _stored(image, folder, f"{name}-{next(numbers)}"))
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _stored(image: Any, folder: Path, name: str) -> str:

@@ -6,13 +6,12 @@ file when it is asked for. Which sample a number means depends on the seed and t
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 import hashlib
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,30 +31,22 @@ META = frozenset({"root", "annotation", "repeat_time", "max_dynamic_patch", "len
 META_BYTES = 16 << 20  # of the largest one
 
 
+@dataclass(eq=False)
 class Source:
-    """Samples by number; numbers past the end begin again, in another order.
+    """Samples by number; numbers past the end begin again, in another order."""
 
-    Args:
-        read: the sample at a place.
-        count: places of one pass; 0 for samples that never run out and have one order.
-        fingerprint: of all that decides the samples: it differs when a file's content does.
-        warnings: what is odd in the data, a line each.
-        groups: (count,) places with equal numbers are read one after the other; ``None`` where every place is alone.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[int], Sample],
-        count: int,
-        *,
-        fingerprint: str,
-        warnings: Sequence[str] = (),
-        groups: np.ndarray | None = None,
-    ) -> None:
-        self.read, self.count, self.groups = read, count, groups
-        self.fingerprint, self.warnings = fingerprint, warnings
-        self.seed = 0
-        self._order: tuple[int, np.ndarray] | None = None
+    read: Callable[[int], Sample]
+    """The sample at a place."""
+    count: int
+    """Places of one pass; 0 for samples that never run out and have one order."""
+    fingerprint: str
+    """Of all that decides the samples: it differs when a file's content does."""
+    warnings: Sequence[str] = ()
+    """What is odd in the data, a line each."""
+    groups: np.ndarray | None = None
+    """(count,) places with equal numbers are read one after the other; ``None`` where every place is alone."""
+    seed: int = 0
+    _order: tuple[int, np.ndarray] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return self.count
@@ -76,9 +67,7 @@ class Source:
 
     def with_seed(self, seed: int) -> Source:
         """The same samples in the order of a seed; no file is read again."""
-        other = copy.copy(self)
-        other.seed, other._order = seed, None
-        return other
+        return replace(self, seed=seed)
 
 
 def open_source(recipe: SourceRecipe, check: Extra | None = None) -> Source:
@@ -112,7 +101,7 @@ def _domain(recipe: SourceRecipe, checked: Check) -> Source:
             checked.fault(sample)
             continue
         if recipe.independent:
-            sample = dataclasses.replace(sample, independent=True)
+            sample = replace(sample, independent=True)
         samples.append(sample)
         digest.update(pickle.dumps(sample))  # with the pixels of images that are no files
         checked.sample(sample, folder, f"sample {number} ({sample.id})")
@@ -150,8 +139,14 @@ class _Rows:
         format = recipe.format or ("" if recipe.kind in ("rows", "jsonl") else recipe.kind)
         self.readers, self.files = [], []
         for part in parts:
-            own = {"root": part.root, "source": part.name, "max_tiles": part.max_tiles}
-            read = functools.partial(to_sample, format=format, independent=recipe.independent, **own)
+            read = functools.partial(
+                to_sample,
+                root=part.root,
+                format=format,
+                source=part.name,
+                max_tiles=part.max_tiles,
+                independent=recipe.independent,
+            )
             self.readers.append(read)
             self.files.append(RowFile(part.path, functools.partial(checked.row, read=read, format=format)))
         checked.refuse()

@@ -38,10 +38,12 @@ MAX_STEER = 0.4  # radians; the front wheels' joint limit
 
 @dataclass(frozen=True, kw_only=True)
 class CarState:
-    """True state of the car at one kept moment, in metres, seconds and degrees; pedals as commanded, 0..1."""
+    """True state of the car at one kept moment, in metres, degrees, and seconds after the first kept frame.
+
+    Pedals are as commanded, 0..1. The light and its distance from the car's front are None while it is out of view.
+    """
 
     time: float
-    """After the first kept frame."""
     x: float
     y: float
     heading: float
@@ -57,15 +59,13 @@ class CarState:
     curvature_ahead: float
     """The strongest of the next 30 m of road."""
     offset: float
-    """From the centre line."""
+    """From the centre line to the car's centre; on grass it is off the road."""
     on_grass: bool
-    """Whether the car's centre is off the road."""
     limit: str
     """What sets the driver's speed: ``"cruise"``, ``"bend"`` or ``"light"``."""
     light: str | None
-    """``"red"`` or ``"green"`` while the stop line is in view, else None."""
+    """``"red"`` or ``"green"``."""
     light_distance: float | None
-    """From the car's front to the stop line while it is in view, else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,6 @@ def quiet_environment() -> type:
         raise ValueError('the driving simulator is missing; run: pip install "mini-internvl[sim]"') from error
 
     class QuietCarRacing(CarRacing):
-        """CarRacing whose steps draw nothing."""
-
         def _render(self, mode: str) -> None:
             return None
 

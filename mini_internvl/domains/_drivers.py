@@ -92,9 +92,7 @@ class Clip:
 
     def light_at(self, time: float, s: float, road: Road) -> tuple[str | None, float | None]:
         """Colour and distance (m, from the car's front at ``s``) of the stop light, or None while it is out of view."""
-        if self.line is None:
-            return None, None
-        distance = _ahead(self.line - s, road.lap) - NOSE
+        distance = math.inf if self.line is None else _ahead(self.line - s, road.lap) - NOSE
         if not LIGHT_IN_VIEW[0] <= distance <= LIGHT_IN_VIEW[1]:
             return None, None
         return ("green" if time >= self.green_at else "red"), round(distance, 4)

@@ -15,12 +15,10 @@ KEYS = frozenset({"conversations", "image", "width", "height", "width_list", "he
 
 
 def reads(keys: frozenset[str]) -> bool:
-    """Whether there are conversations and no second list of images."""
     return "conversations" in keys and "images" not in keys
 
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
-    """The conversation with its images; ValueError names the field that is wrong."""
     spoken = conversation(raw)
     return with_images(spoken[1:] if spoken[0][0] == "assistant" else spoken, images(raw, "image"))
 

@@ -15,12 +15,10 @@ KEYS = frozenset({"conversations", "images", "image", "system", "width", "height
 
 
 def reads(keys: frozenset[str]) -> bool:
-    """Whether there are conversations and a list of images."""
     return "conversations" in keys and "images" in keys
 
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
-    """The conversation with its images; ValueError names the field that is wrong."""
     return with_images([*system(raw), *conversation(raw)], images(raw, "image", "images"))
 
 

@@ -15,12 +15,10 @@ KEYS = frozenset({"messages"})
 
 
 def reads(keys: frozenset[str]) -> bool:
-    """Whether there are messages and no images beside them."""
     return "messages" in keys and not keys & {"image", "images"}
 
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
-    """The conversation; ValueError names the field that is wrong."""
     return [{"role": role, "content": content} for role, content in spoken(raw)]
 
 

@@ -16,12 +16,10 @@ KEYS = frozenset({"messages", "query", "response", "history", "system", "image",
 
 
 def reads(keys: frozenset[str]) -> bool:
-    """Whether images stand beside messages, or a query has its response."""
     return ("messages" in keys and bool(keys & {"image", "images"})) or {"query", "response"} <= keys
 
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
-    """The conversation with its images; ValueError names the field that is wrong."""
     said = spoken(raw) if "messages" in raw else _exchanges(raw)
     return with_images([*system(raw), *said], images(raw, "image", "images"))
 
