@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LISTED_FAULTS = 8
-"""Faults that a message shows; the others are counted."""
+LISTED_FAULTS = 8  # that a message shows; the others are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +43,14 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file, the rows and what to do."""
 
     @classmethod
-    def of(cls, faults: Sequence[Fault], hint: str = "", *, count: int | None = None) -> DataError:
+    def of(cls, faults: Sequence[Fault], hint: str = "", *, count: int = 0) -> DataError:
         """One error for many faults, the first of them in full; ``count`` where more were met than are kept."""
-        first = faults[0]
+        first, *others = faults[:LISTED_FAULTS]
         shown = [str(first)]
-        for fault in faults[1:LISTED_FAULTS]:
+        for fault in others:
             shown.append(f"{fault.place}: {fault.reason}" if fault.file == first.file else str(fault))
-        more = max(count or 0, len(faults)) - len(shown)
-        return cls("; ".join([*shown, *([f"and {more} more"] if more else []), *([hint] if hint else [])]))
+        more = max(count, len(faults)) - len(shown)
+        return cls("; ".join(filter(None, [*shown, f"and {more} more" if more else "", hint])))
 
 
 def where(record: Row | Fault) -> str:

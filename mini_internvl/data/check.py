@@ -12,8 +12,7 @@ from mini_internvl.inputs import boxes, chat
 from mini_internvl.inputs.messages import Turn, normalise
 from mini_internvl.records import Sample
 
-KEPT_FAULTS = 1000
-"""Faults that are kept; more are counted."""
+KEPT_FAULTS = 1000  # more are counted
 Extra = Callable[[Sample], None]
 """A further check of a sample; it raises ValueError."""
 
@@ -80,11 +79,9 @@ def trainable(turns: Sequence[Turn]) -> None:
     chat.render(turns, template=chat.CHATML)
     if all(turn.role != "assistant" for turn in turns):
         raise ValueError("there is no answer to learn; end the row with one")
-    for turn in turns:
-        for image in turn.images:
-            source = image.source
-            if isinstance(source, str) and not source.startswith("data:"):
-                _need_file(source)
+    for source in (image.source for turn in turns for image in turn.images):
+        if isinstance(source, str) and not source.startswith("data:"):
+            _need_file(source)
 
 
 @functools.lru_cache(maxsize=1 << 16)

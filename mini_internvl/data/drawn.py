@@ -24,10 +24,7 @@ def write(
     split: str = "train",
     progress: Callable[[str, int, int], None] = lambda kind, done, wanted: None,
 ) -> Path:
-    """Write ``count`` samples of each kind into the folder; samples that are there already are kept.
-
-    Returns:
-        The meta file.
+    """Write ``count`` samples of each kind into the folder and return the meta file; samples there already are kept.
 
     Raises:
         ValueError: an unknown kind, a negative count, or the folder holds samples of another seed.

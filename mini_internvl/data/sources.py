@@ -22,7 +22,7 @@ from mini_internvl.data import DataError, Fault
 from mini_internvl.data.check import Check, Extra
 from mini_internvl.data.files import ENDINGS, RowFile
 from mini_internvl.data.rows import to_sample
-from mini_internvl.files import read_json
+from mini_internvl.files import read_object
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample
 
@@ -215,16 +215,14 @@ def _parts(path: Path, checked: Check) -> Iterator[Part]:
 
 def _meta(path: Path) -> Mapping[str, Mapping[str, Any]] | None:
     """InternVL's meta JSON, or ``None`` if the file is something else."""
-    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > META_BYTES:
+    if path.suffix.lower() != ".json":
         return None
     try:
-        content = read_json(path, error=DataError)
-    except DataError:  # JSON lines, or no JSON
-        return None
-    if not isinstance(content, dict) or not content:
+        content = read_object(path, limit=META_BYTES, error=DataError)
+    except DataError:  # JSON lines, a list, too large, no JSON
         return None
     entries = [isinstance(entry, dict) and isinstance(entry.get("annotation"), str) for entry in content.values()]
-    return content if all(entries) else None
+    return content if entries and all(entries) else None
 
 
 def _named(path: Path, name: str, value: object) -> Path:

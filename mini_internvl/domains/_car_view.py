@@ -39,10 +39,9 @@ SIGHT = 62.0  # metres around the car within which anything is drawn; no part of
 
 
 class View:
-    """Draws frames of one clip."""
+    """Draws frames of one clip, with the track of a CarRacing environment that has just been reset."""
 
     def __init__(self, environment: Any, road: Road, clip: Clip, *, size: int) -> None:
-        """Copies the track's polygons out of a CarRacing environment that has just been reset."""
         self._road, self._clip = road, clip
         self._side = size * OVERSAMPLE  # of the large canvas
         self._unit = self._side / 112  # one layout pixel

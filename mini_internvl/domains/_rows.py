@@ -1,7 +1,7 @@
 """Raw records, converted once: ``SPLIT.jsonl`` holds a split's training rows, ``faults.jsonl`` what could not be used.
 
-``rows.json`` says what was converted and how many rows came of it. The same raw data and domain file are not converted
-again; when either has changed, they are.
+``rows.json`` says what was converted and how many rows came of it: only changed raw data or domain files are converted
+again.
 """
 
 from __future__ import annotations

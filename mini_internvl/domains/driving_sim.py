@@ -95,7 +95,7 @@ def build(
     interval: float = 0.4,
     size: int = 112,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Drives the clips and writes the raw folder; an interrupted build goes on where it stopped.
 
@@ -122,7 +122,7 @@ def build(
     wanted = [(split, index) for split, count in counts.items() for index in range(count)]
     part = folder / "clips.part.jsonl"
     done = {**_finished(folder / CLIPS), **_finished(part)}
-    if progress and done:
+    if done:
         progress(sum(_clip_id(*clip) in done for clip in wanted), len(wanted))
     write_text(part, "".join(map(_line, done.values())), flush=False)
     with part.open("a", encoding="utf-8") as file:
@@ -132,8 +132,7 @@ def build(
                 done[row["id"]] = row
                 file.write(_line(row))
                 file.flush()
-                if progress:
-                    progress(number, len(wanted))
+                progress(number, len(wanted))
     write_text(folder / CLIPS, "".join(_line(done[_clip_id(*clip)]) for clip in wanted))
     part.unlink()
     return folder / CLIPS
