@@ -130,7 +130,9 @@ def compare(folder: Folder, tensors: Mapping[str, Stored], config: VLMConfig | V
             state = layouts()[layout].write(InternVL(config).state_dict(), config)
             tied = official.is_tied(config) or bool(config.official.get(native.TIED))
         wanted = {name: tuple(tensor.shape) for name, tensor in state}
-    held = {name if name in wanted else _on_disk(name, wanted): stored.shape for name, stored in tensors.items()}
+    on_disk = {name: native.one_spelling(name) for name in tensors.keys() - wanted.keys()}  # some save memory's names
+    on_disk = {name: other for name, other in on_disk.items() if other in wanted}
+    held = {on_disk.get(name, name): stored.shape for name, stored in tensors.items()}
     missing, extra = (
         sorted(name for name in names if not (tied and name.endswith(HEADS)) and not name.endswith("inv_freq"))
         for names in (wanted.keys() - held.keys(), held.keys() - wanted.keys())
@@ -153,12 +155,6 @@ def compare(folder: Folder, tensors: Mapping[str, Stored], config: VLMConfig | V
         name, more = misshapen[0], f" (and {len(misshapen) - 1:,} more do not fit)" if len(misshapen) > 1 else ""
         what = f"{name} has shape {held[name]}, config.json asks for {wanted[name]}{more}"
         folder.add("error", WEIGHTS, what, ONE_CHECKPOINT)
-
-
-def _on_disk(name: str, wanted: Mapping[str, object]) -> str:
-    """A native name in memory, which some folders were saved with, as it is on disk."""
-    other = native.one_spelling(name)
-    return other if other in wanted else name
 
 
 def _depth_hint(wanted: Iterable[str], held: Iterable[str]) -> str:

@@ -31,15 +31,12 @@ UNFOLDED = 3
 
 
 def build(run: str | Path, against: str | Path | None = None) -> Path:
-    """Write ``report.html`` into a run folder, whole or not at all.
+    """Write ``report.html`` into a run folder, whole or not at all; returns its path.
 
     Args:
         run: folder that ``minivl eval``, ``train`` or ``adapt`` wrote.
         against: another one with the same benchmarks, an earlier or simpler model; the page then shows how ``run``
             differs from it. An adaptation is compared with its own base unless this says otherwise.
-
-    Returns:
-        The path of the file.
 
     Raises:
         ValueError: a folder holds nothing to show, a file is damaged (file and key or line named), the two have no

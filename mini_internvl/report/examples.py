@@ -42,20 +42,17 @@ Box = tuple[float, float, float, float]
 
 @dataclass(kw_only=True)
 class ReportExample:
-    """One item as the page shows it."""
+    """One item as the page shows it, with the answer of the other run; ``state`` is its class of the filter."""
 
     answer: ReportAnswer
     other: ReportAnswer | None
-    """The answer of the other run."""
     state: str
-    """Class of the filter."""
     labels: Sequence[Label]
     sources: list[Any] = field(default_factory=list)
     """Images as the benchmark gives them; emptied when they are drawn."""
     images: list[tuple[str, str | None]] = field(default_factory=list)
-    """(name, data URL or None where the image cannot be read)."""
+    """(name, data URL or None where the image cannot be read); ``more`` are not shown."""
     more: int = 0
-    """Images that are not shown."""
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     """Class ("true", "other", "this") -> boxes drawn on the first image, as shares of its sides."""
 
@@ -84,12 +81,10 @@ class ReportExample:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkExamples:
-    """The examples of one benchmark."""
+    """The examples of one benchmark that are shown; ``problem`` says why they have no images, if so."""
 
     examples: Sequence[ReportExample]
-    """Those that are shown."""
     problem: str
-    """Why there are no images, or empty."""
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:

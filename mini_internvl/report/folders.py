@@ -30,37 +30,34 @@ _KINDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list", int
 
 @dataclass(frozen=True, kw_only=True)
 class ReportAnswer:
-    """One line of the answers."""
+    """One line of the answers; ``right`` is the benchmark's check of it, None where it has none."""
 
     id: str
     question: str
     text: str
     right: bool | None
-    """The benchmark's check of this answer; None where it has none."""
     reference: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One benchmark of an evaluation."""
+    """One benchmark of an evaluation: values (NaN where none could be computed), errors and counts by metric.
+
+    ``facts`` is everything in score.json, for what is only shown; ``primary_metric`` is empty without one.
+    """
 
     folder: Path
     benchmark: str
     title: str
     primary_metric: str
-    """The metric that stands for the benchmark; empty without one."""
     values: Mapping[str, float]
-    """Metric name to value; NaN where it could not be computed."""
     errors: Mapping[str, float]
     counts: Mapping[str, int]
-    """Metric name to the number of items behind it."""
     items: int
     answers: Sequence[ReportAnswer]
     facts: Mapping[str, Any]
-    """Everything in score.json, for what is only shown."""
 
     def count(self, metric: str) -> int:
-        """Items behind a metric."""
         return self.counts.get(metric, self.items)
 
     def error(self, metric: str) -> float:
@@ -70,7 +67,6 @@ class Result:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What scoring counted."""
         notes = self.facts.get("notes")
         return notes if isinstance(notes, Mapping) else {}
 
@@ -115,29 +111,24 @@ class Result:
         return float(getattr(self.module, "PRIMARY_METRIC_MAX", 100.0))
 
     def higher_is_better(self, metric: str) -> bool:
-        """Direction of a metric."""
         return metric not in getattr(self.module, "LOWER_IS_BETTER", ())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a run folder holds."""
+    """What a run folder holds: the results of its model, and of the model before an adaptation.
+
+    ``facts`` is the content of adapt.json, and of the training run's recipe.json under "recipe".
+    """
 
     results: Sequence[Result] = ()
-    """The benchmarks of the evaluation, of the adapted model where the run is an adaptation."""
     base: Sequence[Result] | None = None
-    """Those of the model before an adaptation."""
     log: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The content of adapt.json, and of the training run's recipe.json under "recipe"."""
 
 
 def read_parts(run: Path) -> Parts:
-    """Everything in a run folder that the report shows.
-
-    Raises:
-        ValueError: there is nothing to show, or a file is damaged (file and key or line named).
-    """
+    """Everything in a run folder that the report shows; ValueError names a damaged file with its key or line."""
     if not run.is_dir():
         raise ValueError(f"{run} is no folder; give one that minivl eval, train or adapt wrote")
     if (run / ADAPTATION).is_file():

@@ -19,14 +19,9 @@ LADDER = (
 
 
 def data_url(source: Any, budget: int) -> str | None:
-    """The image in the best form of at most ``budget`` bytes (the smallest form if none is that small).
+    """The image in the best form of at most ``budget`` bytes before base64 (the smallest form if none is that small).
 
-    Args:
-        source: a path, bytes, a ``data:`` URL or a PIL image.
-        budget: bytes of the JPEG, before base64.
-
-    Returns:
-        None when the file is missing or no image, so that a report still appears where data was moved.
+    None when the file is missing or no image, so that a report still appears where data was moved.
     """
     try:
         image = load_image(source).copy()

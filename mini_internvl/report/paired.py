@@ -29,16 +29,15 @@ PLAIN = ("accuracy", "acc", "overall")
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A metric of this run minus that of the other."""
+    """A metric of this run minus that of the other, with its standard error; NaN where one is not known.
+
+    It is paired where both come from the same items, and clear where chance is an unlikely cause.
+    """
 
     value: float
-    """NaN where one has no value."""
     error: float
-    """Its standard error; NaN where it is not known."""
     paired: bool
-    """Whether value and error come from the same items."""
     clear: bool
-    """Whether chance is an unlikely cause."""
 
 
 def state(this: ReportAnswer, other: ReportAnswer | None, *, compared: bool) -> str:

@@ -39,13 +39,12 @@ MAX_WORSE_NAMED = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One metric of a benchmark, in one run or two."""
+    """One metric of a benchmark, in one run or two; a standard error is NaN without one."""
 
     metric: str
     label: str
     value: float
     error: float
-    """Standard error of the value, NaN without one."""
     items: int | None
     higher_is_better: bool
     other: float = math.nan
@@ -64,14 +63,13 @@ class Line:
 
 @dataclass(kw_only=True)
 class Section:
-    """One benchmark."""
+    """One benchmark; ``states`` is class of an example (see :mod:`paired`) -> how many of all items."""
 
     result: Result
     other: Result | None
     anchor: str
     lines: Mapping[str, Line]
     states: Mapping[str, int] = field(default_factory=dict)
-    """Class (see :mod:`paired`) -> how many of all items."""
 
     @property
     def primary(self) -> Line:

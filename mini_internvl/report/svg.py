@@ -21,17 +21,17 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart."""
+    """One line of a chart: finite (x, y) in order of x, not more than a chart has pixels for.
+
+    ``colour`` is a role, class ``c1`` (solid) or ``c2`` (dashed, so that colour is not needed). A faint line is drawn
+    thin behind the others and without a value label; dots mark values that are measured now and then.
+    """
 
     name: str
     points: Sequence[Point]
-    """(x, y) in order of x, finite; not more than a chart has pixels for."""
     colour: int = 1
-    """Role of the line, class ``c1`` (solid) or ``c2`` (dashed, so that colour is not needed)."""
     faint: bool = False
-    """Drawn thin behind the others and without a value label: raw values behind their mean."""
     dots: bool = False
-    """Marks each point: for values measured now and then."""
 
 
 def line_chart(

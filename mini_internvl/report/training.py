@@ -29,12 +29,10 @@ LARGEST = 1e300
 
 @dataclass(kw_only=True)
 class Column:
-    """The values under one key of the log."""
+    """The finite values under one key of the log, by ascending steps counted over all stages."""
 
     steps: array[float] = field(default_factory=lambda: array("d"))
-    """Steps counted over all stages, ascending."""
     values: array[float] = field(default_factory=lambda: array("d"))
-    """One finite value a step."""
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -59,15 +57,13 @@ class Column:
 
 @dataclass(kw_only=True)
 class Log:
-    """A training log by keys."""
+    """A training log by keys; ``step`` has every step, ``last`` is the last one."""
 
     columns: dict[str, Column] = field(default_factory=dict)
-    """Key -> its values; ``step`` has every step."""
     borders: list[tuple[float, str]] = field(default_factory=list)
     """(step, stage) where each stage begins."""
     unreadable: int = 0
     last: float = 0.0
-    """The last step, counted over all stages."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a line; what stands in the log at and after its step is written anew."""
@@ -98,11 +94,7 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Read a log line by line; lines that are no step (torn by a kill) are counted and left out.
-
-    Raises:
-        ValueError: there are lines, but none is a step.
-    """
+    """Read a log; lines that are no step (torn by a kill) are counted and left out, ValueError where all are."""
     log = Log()
     for row in read_lines(path):
         if row is None:
