@@ -61,11 +61,9 @@ class Callbacks:
     note: Callable[[str], None] = lambda line: None
     """A line about what will be done or was found."""
     step: Callable[[str], None] = lambda title: None
-    """A step begins."""
     count: Callable[[int, int], None] = lambda done, total: None
     """Progress of a counted step."""
     train: Callable[[Progress], None] = lambda progress: None
-    """Progress of training."""
     should_stop: Callable[[], bool] = lambda: False
     """True stops at the next safe point of whatever is being done."""
 
@@ -212,12 +210,9 @@ def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Question
 def _score(
     label: str, model: str | None, tests: Sequence[Questions], config: AdaptConfig, call: Callbacks, clock: Clock
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint into ``output/label``; kept answers of the same weights are used again.
+    """Evaluate a checkpoint into ``output/label``, where kept answers of the same weights are used again.
 
-    The model is let go of afterwards, so that training finds the memory free.
-
-    Returns:
-        What names the model in its score files.
+    Returns what names the model in its score files. Its memory is let go of, so that training finds it free.
     """
     output = config.output / label
     with clock.timed(f"score {label}"), AnswerCache(config.output / "answers.sqlite") as cache:

@@ -25,12 +25,11 @@ RECIPE_FIELDS = ("epochs", "lr", "ratio", "batch_size", "max_tiles", "max_length
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """Settings of one adaptation; ``None`` leaves one to the domain's recipe for the model."""
+    """Settings of an adaptation, those of ``minivl adapt``; ``None`` leaves one to the recipe of the domain."""
 
     domain: str
     """Name of a domain, or path of a domain file."""
     output: Path
-    """Run folder."""
     model: str | None = None
     """Starting checkpoint; ``None`` for nano."""
     data: Path | None = None
@@ -40,23 +39,17 @@ class AdaptConfig:
     max_faults: float = 0.01
     """Share of the records that may be unusable; more stop the run."""
     epochs: float | None = None
-    """Passes over the training split."""
     lr: float | None = None
-    """Peak learning rate."""
     ratio: float | None = None
     """General to domain samples, the paper's r."""
     batch_size: int | None = None
-    """Samples per optimiser step."""
     max_tiles: int | None = None
-    """Most tiles of a sample that sets no limit itself."""
     max_length: int | None = None
-    """Longest sample in tokens."""
     loss_reduction: str | None = None
     """How a token weighs: token, square or sample."""
     lora: int | None = None
     """Rank of the adapters that train instead of the weights; ``None`` trains the weights."""
     freeze_vision: bool = False
-    """Whether the encoder stays as it is."""
     general: str | None = None
     """General training data: a meta file or a file of rows, ``synth`` or ``none``; ``None`` is synth for nano only."""
     probe: Sequence[str] | None = None
@@ -68,13 +61,11 @@ class AdaptConfig:
     validation_items: int = 48
     """Validation questions per benchmark of the metric measured while training."""
     device: str = "auto"
-    """Where the model is scored and trained."""
     precision: str = "auto"
     """Arithmetic of the training: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor is fast at it)."""
     workers: int = 1
     """Processes that prepare batches."""
     seed: int = 0
-    """Seed of the data, the mixing and the training."""
     command: str = ""
     """The command line, for the report."""
 
@@ -84,11 +75,9 @@ class Plan:
     """Everything that is settled before the work begins."""
 
     domain: Domain
-    """The domain file."""
     base: Path
     """Folder of the starting checkpoint."""
     recipe: AdaptRecipe
-    """Settings of the training."""
     general: tuple[SourceRecipe, ...]
     """General training data; the weights sum to the ratio."""
     probe: Mapping[str, ModuleType]
@@ -123,9 +112,9 @@ def make_plan(config: AdaptConfig) -> Plan:
     sources, told = _general(general, recipe.ratio, config.seed)
     names = list(config.probe) if config.probe is not None else [DRAWN] if nano else []
     probe = {plugins.short_name(name): plugins.find("benchmarks", name) for name in names if name != NONE}
-    if config.probe_data is None and any(name != DRAWN for name in probe):
-        name = next(name for name in probe if name != DRAWN)
-        raise ValueError(f"the probe {name} reads its questions from a folder; give it with --probe-data")
+    for name in probe:
+        if config.probe_data is None and name != DRAWN:
+            raise ValueError(f"the probe {name} reads its questions from a folder; give it with --probe-data")
     for name in probe:
         if name in domain.benchmarks:
             raise ValueError(f"{name} scores the domain already; it cannot be the probe of general ability too")
@@ -155,24 +144,22 @@ def _general(general: str, ratio: float, seed: int) -> tuple[tuple[SourceRecipe,
     for kind in DRAWN_SHARES:
         if reason := synth.missing(kind):
             raise ValueError(f"{reason}; or leave the drawn images out with --general none")
-    sources = [
+    sources = tuple(
         SourceRecipe(kind="synth", name=kind, weight=ratio * share / total, seed=7 + seed)
         for kind, share in DRAWN_SHARES.items()
-    ]
-    return tuple(sources), f"general data: drawn images, {ratio:g} to 1"
+    )
+    return sources, f"general data: drawn images, {ratio:g} to 1"
 
 
 def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """The training recipe: one stage on the domain's rows, with general samples mixed in."""
     rows = {split: str(config.output / "rows" / f"{split}.jsonl") for split, found in kept.items() if found["rows"]}
     first, *rest = kept
-    parts = tuple(part for part in PARTS if not (part == "vision" and config.freeze_vision))
-    if config.lora is not None:
-        parts = tuple(part for part in parts if part != "projector")
-    source = SourceRecipe(kind="rows", path=rows[first])
-    stage = plan.recipe.stage(
-        (source, *plan.general), rows=kept[first]["rows"], train=parts, lora=config.lora is not None
-    )
+    lora = config.lora is not None
+    frozen = {"vision": config.freeze_vision, "projector": lora}
+    parts = tuple(part for part in PARTS if not frozen.get(part))
+    data = (SourceRecipe(kind="rows", path=rows[first]), *plan.general)
+    stage = plan.recipe.stage(data, rows=kept[first]["rows"], train=parts, lora=lora)
     return Recipe(
         name=f"adapt-{plan.domain.name}",
         model=str(plan.base),

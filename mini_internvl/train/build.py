@@ -24,13 +24,7 @@ from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import layouts, llms
 from mini_internvl.model.checkpoint import layout_of, read_config, to_official
 from mini_internvl.model.config import ConfigError, VLMConfig
-from mini_internvl.model.files import (
-    CONFIG,
-    CheckpointError,
-    read_json,
-    read_tensors,
-    write_tensors,
-)
+from mini_internvl.model.files import CONFIG, CheckpointError, read_json, read_tensors, write_tensors
 from mini_internvl.model.sizes import compose
 from mini_internvl.model.vlm import InternVL
 
@@ -57,7 +51,7 @@ def join_parts(
     Args:
         vision: bare InternViT folder, or the folder of a whole model whose encoder is taken.
         llm: Qwen2, InternLM2 or Phi-3 in its plain Hugging Face form, with its tokenizer files.
-        output: folder to write; it must not exist yet, or be empty.
+        output: folder that does not exist yet, or is empty.
         template: chat template; ``None`` takes the one of the language model's file.
         seed: of the projector and the new input rows.
         max_tiles: most tiles of an image, thumbnail not counted.
@@ -85,9 +79,8 @@ def join_parts(
             img_context_token_id=tokenizer.token_id(chat.IMAGE_CONTEXT),
         )
         config = VLMConfig.from_official(raw)
-        tensors = _joined(vision, llm, config, old=old, seed=seed)
         kept: dict[str, torch.dtype] = {}
-        write_tensors(_checked(tensors, config, kept), folder)
+        write_tensors(_checked(_joined(vision, llm, config, old=old, seed=seed), config, kept), folder)
         raw["torch_dtype"] = str(kept["mlp1.1.weight"]).removeprefix("torch.")
         write_json(folder / CONFIG, raw)
     return output
@@ -127,7 +120,7 @@ def _plain_rope(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _vision_config(folder: Path) -> dict[str, Any]:
-    """Configuration of the encoder."""
+    """Configuration of the encoder, bare or of a whole model."""
     raw = read_json(folder / CONFIG)
     if _is_whole(raw):
         raw = dict(read_config(folder).official["vision_config"])
@@ -239,10 +232,7 @@ def _check_released(llm: Path, raw: Mapping[str, Any], tokenizer: Tokenizer) -> 
 
 
 def _write_tokenizer(source: Path, folder: Path, template: str) -> tuple[int, Tokenizer]:
-    """Copy the base's tokenizer files with the nine tokens added.
-
-    Returns:
-        Tokens before, and the new tokenizer.
+    """Copy the base's tokenizer files with the nine tokens added; the number of tokens before, and the new tokenizer.
 
     Raises:
         TokenizerError: the base has no tokenizer, or lacks the template's tokens.
@@ -279,9 +269,10 @@ def _write_settings(source: Path, folder: Path, base: Tokenizer, new: Mapping[st
     base_size = _base_size(source, base)
     beyond = {token.content: token.id for token in base.added.values() if token.id >= base_size} | dict(new)
     write_json(folder / "added_tokens.json", dict(sorted(beyond.items(), key=lambda item: item[1])))
-    decoder = {token.id: {"content": token.content, **FLAGS, **_flags(token)} for token in base.added.values()} | {
-        number: {"content": token, **FLAGS} for token, number in new.items()
-    }
+    decoder = {number: {"content": token, **FLAGS} for token, number in new.items()}
+    for token in base.added.values():
+        flags = {name: getattr(token, name) for name in FLAGS if name != "normalized"}
+        decoder.setdefault(token.id, {"content": token.content, **FLAGS, **flags})
     for number, row in (settings.get("added_tokens_decoder") or {}).items():
         decoder[int(number)] = row
     named = settings.get("additional_special_tokens") or special.get("additional_special_tokens") or []
@@ -308,10 +299,6 @@ def _base_size(source: Path, base: Tokenizer) -> int:
         return base.size - len(base.added)
     assert isinstance(base, SentencePieceTokenizer)
     return int(base.model.get_piece_size())
-
-
-def _flags(token: Any) -> dict[str, bool]:
-    return {name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word", "special")}
 
 
 def _add_to_json(source: Path, target: Path, new: Mapping[str, int]) -> None:

@@ -8,6 +8,7 @@ by length and cut into micro batches where they are used.
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import os
 import pickle
@@ -15,12 +16,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mini_internvl.data import DataError
@@ -36,23 +38,17 @@ from mini_internvl.train.losses.answers import IGNORE
 
 @dataclass(frozen=True, kw_only=True)
 class SampleProcessor:
-    """Sample -> Example for one model."""
+    """Sample -> Example for one model; ``max_tiles`` are shared by the images of a sample."""
 
     processor: Processor
-    """Cuts and encodes messages for the model."""
     max_tiles: int
-    """Most tiles of a sample, shared by its images."""
     max_length: int
     """Longest sample in tokens, all its questions together."""
     targets: Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]] = lambda sample, images: {}
     """Makes the extras that the stage's losses want."""
 
     def __call__(self, sample: Sample) -> Example:
-        """Render images and text.
-
-        Raises:
-            DataError: names the sample and what is wrong.
-        """
+        """Render images and text; DataError names the sample and what is wrong."""
         name = f"{sample.source}/{sample.id}"
         try:
             messages = normalise(sample.messages)
@@ -87,41 +83,33 @@ class SampleProcessor:
         )
 
 
-def check(sample: Sample) -> None:
-    """Whether a sample's independent questions can be packed; ValueError says why not."""
-    if sample.independent:
-        split_questions(normalise(sample.messages))
-
-
 def open_checked(source: SourceRecipe) -> Source:
-    """A source whose samples can all be trained on, in the order of seed 0."""
+    """A source whose samples can all be trained on: their independent questions can be packed."""
+
+    def check(sample: Sample) -> None:
+        if sample.independent:
+            split_questions(normalise(sample.messages))
+
     return open_source(source, check)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Pad on the right to the longest; tiles and extras are joined in row order."""
-    length = max(len(example.input_ids) for example in examples)
-    shape = (len(examples), length)
-    ids = torch.full(shape, pad_id)
-    labels = torch.full(shape, IGNORE)
-    mask = torch.zeros(shape, dtype=torch.int64)
-    positions = torch.zeros(shape, dtype=torch.int64)
-    segments = torch.full(shape, PADDING)
-    documents = torch.full(shape, PADDING)
-    for row, example in enumerate(examples):
-        n = len(example.input_ids)
-        ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, 1
-        segments[row, :n] = 0 if example.segment_ids is None else example.segment_ids
-        documents[row, :n] = 0 if example.document_ids is None else example.document_ids
-        positions[row, :n] = position_ids(segments[row, :n], example.document_ids)
+    pad = functools.partial(pad_sequence, batch_first=True)
+    ids = [example.input_ids for example in examples]
+    segments = [torch.zeros_like(e.input_ids) if e.segment_ids is None else e.segment_ids for e in examples]
+    documents = [torch.zeros_like(e.input_ids) if e.document_ids is None else e.document_ids for e in examples]
+    positions = [position_ids(row, e.document_ids) for row, e in zip(segments, examples, strict=True)]
+    packed = any(example.segment_ids is not None for example in examples)
+    divided = any(example.document_ids is not None for example in examples)
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
-        input_ids=ids,
-        labels=labels,
-        attention_mask=mask,
-        position_ids=positions,
-        segment_ids=segments if any(example.segment_ids is not None for example in examples) else None,
-        document_ids=documents if any(example.document_ids is not None for example in examples) else None,
+        input_ids=pad(ids, padding_value=pad_id),
+        labels=pad([example.labels for example in examples], padding_value=IGNORE),
+        attention_mask=pad([torch.ones_like(row) for row in ids]),
+        position_ids=pad(positions),
+        segment_ids=pad(segments, padding_value=PADDING) if packed else None,
+        document_ids=pad(documents, padding_value=PADDING) if divided else None,
         tiles=torch.cat([example.tiles for example in examples]),
         extras={name: torch.cat([example.extras[name] for example in examples]) for name in examples[0].extras},
     )
@@ -138,16 +126,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
 
-    def move(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: move(tensor) for name, tensor in value.items()}
-        if not isinstance(value, Tensor):
-            return value
-        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+    def move(tensor: Tensor) -> Tensor:
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
-    read_on_cpu = ("labels", "segment_ids", "document_ids")
-    moved = {field.name: move(getattr(batch, field.name)) for field in fields(batch) if field.name not in read_on_cpu}
-    return replace(batch, **moved)
+    extras = {name: move(tensor) for name, tensor in batch.extras.items()}
+    names = ("input_ids", "attention_mask", "position_ids", "tiles")
+    moved: dict[str, Any] = {name: move(getattr(batch, name)) for name in names}
+    return replace(batch, extras=extras, **moved)
 
 
 class MixedDataset(Dataset["Example | DataError"]):
@@ -180,7 +165,6 @@ class MixedDataset(Dataset["Example | DataError"]):
         return len(self.source_ids)
 
     def sample(self, number: int) -> Sample:
-        """Sample ``number`` of the stage, as its source has it."""
         return self.sources[self.source_ids[number]][int(self.indices[number])]
 
     def __getitem__(self, number: int) -> Example | DataError:
@@ -193,10 +177,7 @@ class MixedDataset(Dataset["Example | DataError"]):
 def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterator[list[Batch]]:
     """The micro batches of each step from ``start`` on, their samples prepared ahead in worker processes.
 
-    The loader has a generator of its own: it would else take a number from torch's, and a resumed run would differ.
-
-    Raises:
-        DataError: when the step is reached that a sample spoils.
+    A sample that cannot be used is raised as DataError when its step is reached.
     """
     size = dataset.stage.batch_size
     loader = DataLoader(
@@ -207,7 +188,7 @@ def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterato
         prefetch_factor=-(-2 * size // workers) if workers else None,
         collate_fn=_pack,
         worker_init_fn=_begin_worker,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # else it takes a number from torch's, and a resumed run differs
     )
     if workers:
         atexit.unregister(_kill_workers)

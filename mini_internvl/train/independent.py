@@ -68,13 +68,8 @@ def _split(turn: Turn) -> tuple[tuple[str | ImagePart, ...], str, str]:
 def join(pieces: Sequence[Encoded], context: int, rope: RopeConfig) -> tuple[Encoded, list[int], list[int]]:
     """One row of the conversations of :func:`split_questions`; those that rotate the prefix alike are one document.
 
-    Args:
-        pieces: at least one, each with visual tokens.
-        context: id of the visual token.
-        rope: the model's rotary embedding.
-
-    Returns:
-        The row, and the segment and the document of each of its tokens.
+    ``context`` is the id of the visual token, which each piece has. Returns the row, and the segment and the document
+    of each of its tokens.
 
     Raises:
         ValueError: the conversations do not begin alike, or an answer has no supervised token.

@@ -13,7 +13,6 @@ from mini_internvl.inputs.tiles import normalise
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import StageRecipe
 from mini_internvl.records import Batch
-from mini_internvl.train.losses import find
 
 
 class ImageFeatures:
@@ -42,8 +41,8 @@ class Learner(nn.Module):
         self.model, self.loss = model, nn.ModuleDict()
         self.weights: dict[str, float] = {}
         for name, settings in stage.loss_settings().items():
-            key = plugins.short_name(name)
-            self.loss[key], self.weights[key] = find(name).Loss(settings, model.config), settings.weight
+            key, loss = plugins.short_name(name), plugins.find("train.losses", name).Loss
+            self.loss[key], self.weights[key] = loss(settings, model.config), settings.weight
         self.loss.to(model.device)
         for loss in self.loss.values():
             for module in getattr(loss, "frozen", {}).values():

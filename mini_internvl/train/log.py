@@ -48,11 +48,7 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any] | None]:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a log in order, of repeated steps the last ones; torn lines are left out.
-
-    Raises:
-        FileNotFoundError: there is no log.
-    """
+    """The rows of a log in order, of repeated steps the last ones; torn lines are left out."""
     rows: list[dict[str, Any]] = []
     for row in filter(None, read_lines(path)):
         while rows and rows[-1].get("stage") == row.get("stage") and rows[-1]["step"] >= row["step"]:

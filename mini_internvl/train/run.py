@@ -272,8 +272,7 @@ def _facts(
 def _finished(recipe: Recipe, owned: RunFolder) -> int:
     """Number of stages that are complete according to the saved state."""
     at = owned.position()
-    names = [stage.name for stage in recipe.stages]
-    if at is None or at.stage not in names:
-        return 0
-    index = names.index(at.stage)
-    return index + 1 if at.step >= recipe.stages[index].steps else index
+    for index, stage in enumerate(recipe.stages):
+        if at is not None and at.stage == stage.name:
+            return index + 1 if at.step >= stage.steps else index
+    return 0

@@ -16,7 +16,6 @@ auxiliary: each is added with its weight while the model trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 
 from torch import Tensor
 
@@ -30,14 +29,9 @@ CONTRACT = ("Settings", "REACHES", "Loss")
 Targets = Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]]
 
 
-def find(name: str) -> ModuleType:
-    """The file of a loss."""
-    return plugins.find("train.losses", name)
-
-
 def targets(stage: StageRecipe, config: VLMConfig) -> Targets:
     """(sample, its images) -> the extras that the losses of a stage want."""
-    wanted = [(find(name), given) for name, given in stage.loss_settings().items()]
+    wanted = [(plugins.find("train.losses", name), given) for name, given in stage.loss_settings().items()]
 
     def make(sample: Sample, images: Sequence[CutImage]) -> dict[str, Tensor]:
         extras: dict[str, Tensor] = {}
@@ -51,5 +45,6 @@ def targets(stage: StageRecipe, config: VLMConfig) -> Targets:
 
 def held_out_sources(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:
     """The recipe's held-out sources, or those on which the stage's first loss can be measured."""
-    choose = getattr(find(next(iter(stage.loss_settings()))), "held_out", None)
+    first = plugins.find("train.losses", next(iter(stage.loss_settings())))
+    choose = getattr(first, "held_out", None)
     return recipe.held_out if choose is None else choose(recipe, stage)

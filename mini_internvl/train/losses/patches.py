@@ -47,13 +47,8 @@ ORDER_WEIGHT = 0.3
 def patch_labels(
     patch_annotations: Sequence[PatchAnnotation], grid: tuple[int, int], thumbnail: bool, side: int
 ) -> Tensor:
-    """Labels of every patch of every tile.
-
-    Args:
-        patch_annotations: what stands where in the image.
-        grid: (columns, rows) of tiles.
-        thumbnail: whether the whole image follows as a last tile.
-        side: patches along one side of a tile.
+    """Labels of every patch of every tile: ``grid`` is (columns, rows) of tiles of ``side`` by ``side`` patches, a
+    thumbnail of the whole image is a last tile.
 
     Returns:
         (tiles, side * side, 4) int64: thing, place in its line, line, colour; -100 where there is nothing to tell.
@@ -96,11 +91,8 @@ class Settings(LossSettings):
 def targets(
     sample: Sample, images: Sequence[CutImage], config: VLMConfig, settings: Settings, *, auxiliary: bool
 ) -> Mapping[str, Tensor]:
-    """``patches``: (tiles, patches, 4) labels; beside another loss, a sample without annotations has none to tell.
-
-    Raises:
-        ValueError: the sample has no annotations of one image.
-    """
+    """``patches``: (tiles, patches, 4) labels; a sample without annotations of one image is a ValueError, but beside
+    another loss it has none to tell."""
     side = config.image_size // config.vision.patch_size
     if sample.patch_annotations and len(images) == 1:
         return {"patches": patch_labels(sample.patch_annotations, images[0].grid, images[0].thumbnail, side)}
