@@ -27,8 +27,7 @@ _PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\x28\xb5\x2f\xfd": "zst
 class RowFile:
     """The rows of a file by number; ``visit`` gets every row or fault, in order, while the file is read at first.
 
-    Raises:
-        DataError: the file is missing, compressed, or damaged as a whole.
+    DataError says that the file is missing, compressed, or damaged as a whole.
     """
 
     def __init__(self, path: str | Path, visit: Callable[[Row | Fault], None] | None = None) -> None:

@@ -35,15 +35,10 @@ def to_sample(
     max_tiles: int | None = None,
     independent: bool = False,
 ) -> Sample | Fault:
-    """Read a row.
+    """Read a row; relative image paths begin from ``root``, or else from the file's folder.
 
-    Args:
-        row: as a file gave it.
-        root: what relative image paths begin from; ``None`` is the file's folder.
-        format: name or path of the row's format; "" finds it by the row's keys.
-        source: the sample's source where the row names none; "" is the file's name without its ending.
-        max_tiles: the sample's where the row has none.
-        independent: makes the sample independent whatever the row says.
+    ``format`` is the name or path of the row's format; "" finds it by the row's keys. ``source`` ("" is the file's name
+    without its ending) and ``max_tiles`` are for a row that has none. ``independent`` holds whatever the row says.
     """
     raw = row.raw
     try:
@@ -158,10 +153,7 @@ def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int
     """Write samples as a jsonl file, whole or not at all; DataError where there is no sample.
 
     Images that are no files (PIL, bytes) are written to ``images/`` beside it; paths are kept, relative to the file's
-    folder where they lie below it.
-
-    Returns:
-        The number of rows, and the faults among ``samples``, which are left out.
+    folder where they lie below it. Returns the number of rows, and the faults among ``samples``, which are left out.
     """
     path = Path(path)
     rows, faults = 0, list[Fault]()

@@ -73,8 +73,7 @@ class Source:
 def open_source(recipe: SourceRecipe, check: Extra | None = None) -> Source:
     """Open one source of a recipe, in the order of seed 0; ``check`` is a further one of samples of a file or domain.
 
-    Raises:
-        DataError: the file or folder is missing, or rows cannot be used (all are listed with their places).
+    DataError names a missing file or folder, or lists the rows that cannot be used with their places.
     """
     if recipe.kind == "synth":
         return _synth(recipe)

@@ -155,8 +155,7 @@ class Domain:
 def load_domain(name: str) -> Domain:
     """A domain by its name, or by the path of a file of your own, checked against the contract.
 
-    Raises:
-        ValueError: names the file, what is wrong in it and what belongs there.
+    ValueError names the file, what is wrong in it and what belongs there.
     """
     module = plugins.find("domains", name)
     where = f"domain {name}"

@@ -38,30 +38,27 @@ SPLITS = tuple(SEEDS)
 RECIPE = AdaptRecipe()  # a clip's frames are one tile each whatever the limit: its sample says so
 BENCHMARKS = {name: DomainBenchmark(test="test", validation="validation") for name in ("bddx_text", "bddx_signals")}
 
-WORDINGS: Mapping[str, Sequence[str]] = {
+_OTHERS: Mapping[str, Sequence[str]] = {
     "description": (
-        QUESTIONS["description"],
         "What is the current action of the car?",
         "Describe what the car does in these frames.",
         "How is the car being driven?",
     ),
     "justification": (
-        QUESTIONS["justification"],
         "Why does the car behave like this?",
         "What is the reason for this action?",
         "Explain why the car acts this way.",
     ),
     "speed": (
-        QUESTIONS["speed"],
         "What will the speed of the car be in the next frame, in m/s?",
         "Now predict the car's next speed in m/s:",
     ),
     "turning_angle": (
-        QUESTIONS["turning_angle"],
         "By how many degrees will the car turn until the next frame?",
         "Now predict the car's next turning angle in degrees:",
     ),
 }
+WORDINGS = {kind: (question, *_OTHERS[kind]) for kind, question in QUESTIONS.items()}
 """The ways a question is asked in training; the first of each is the benchmarks' own."""
 
 

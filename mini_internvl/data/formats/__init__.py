@@ -29,11 +29,7 @@ COMMON = frozenset({"id", "source", "max_tiles", "patch_annotations", "independe
 
 @functools.lru_cache(maxsize=1024)
 def find(keys: tuple[str, ...], name: str = "") -> ModuleType:
-    """The format called ``name``, or the one that reads rows with these keys.
-
-    Raises:
-        ValueError: no format of that name or path, or none that reads such rows.
-    """
+    """The format called ``name``, or the one that reads rows with these keys; ValueError where there is none."""
     if name:
         return plugins.find(FOLDER, name)
     for module in _all():

@@ -101,10 +101,8 @@ def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]
     """Put the images of a row where the questions of its conversation have placeholders.
 
     A placeholder is ``<image>`` in a text, or an image part without an image. Without placeholders all images come
-    before the first question. ``<img>PATH</img>`` in a text is a placeholder with its image.
-
-    Raises:
-        ValueError: placeholders and images differ in number, or there is no question for the images.
+    before the first question. ``<img>PATH</img>`` in a text is a placeholder with its image. ValueError says that
+    placeholders and images differ in number, or that there is no question for the images.
     """
     asked = [content for role, content in spoken if role == "user"]
     placeholders = sum(map(_placeholders, asked))
