@@ -157,7 +157,6 @@ def _echo_error(ranks: Ranks, text: str) -> None:
 
 
 def read(name: str, benchmark: ModuleType, settings: Settings) -> Questions:
-    """The questions that the settings ask for."""
     wanted = ("data", "split", "protocol", "limit", "seed", "kinds", "max_tiles")
     return read_questions(name, benchmark, **{key: getattr(settings, key) for key in wanted})
 

@@ -42,13 +42,10 @@ def explain(result: Result) -> list[tuple[str, str]]:
     others = {}
     for metric in result.values:
         name = metric.rpartition("/")[2]
-        sentence = own.get(metric) or own.get(name) or next((s for p, s in _SENTENCES.items() if _fits(p, name)), "")
+        usual = (s for pattern, s in _SENTENCES.items() if re.fullmatch(pattern, name, re.IGNORECASE))
+        sentence = own.get(metric) or own.get(name) or next(usual, "")
         if sentence:
             names.setdefault(sentence, {})[name] = None
         else:
             others = {_PARTS: {"other rows": None}}
     return [(", ".join(found), sentence) for sentence, found in {**names, **others}.items()]
-
-
-def _fits(pattern: str, name: str) -> bool:
-    return re.fullmatch(pattern, name, re.IGNORECASE) is not None

@@ -14,7 +14,6 @@ NEVER = ("answer", "answers", "question", "query", "options", "choices", "hint",
 USUAL = ("category", "kind", "type", "task", "part", "subject", "subfield", "topic", "question type", "modality")
 """Keys whose values are labels, whatever the metrics are called."""
 MAX_LABEL_CHARS = 80
-"""Characters of a label; anything longer is none."""
 
 
 def labels(reference: Any, metrics: Collection[str]) -> list[Label]:

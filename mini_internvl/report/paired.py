@@ -11,7 +11,7 @@ paired, else more than two standard errors on at least FEWEST items. Without a s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mini_internvl.benchmarks._tally import mean_error
@@ -79,11 +79,6 @@ def share(this: Mapping[str, bool], other: Mapping[str, bool], scale: float = 10
     )
 
 
-def judged(answers: Sequence[ReportAnswer]) -> dict[str, bool]:
-    """Item id -> right, without those that the benchmark did not judge."""
-    return {answer.id: answer.right for answer in answers if answer.right is not None}
-
-
 def _members(metric: str, result: Result) -> dict[str, bool]:
     """Whether the items behind a metric are right, by its name: those with every label it names, or all."""
     known = {name: {plain(value) for _, value in pairs} for name, pairs in result.labels.items()}
@@ -95,7 +90,8 @@ def _members(metric: str, result: Result) -> dict[str, bool]:
     rest = [part for part in parts if part not in every and part not in keys and part not in PLAIN]
     if named and rest:
         return {}
-    return judged([answer for answer in result.answers if known[answer.id].issuperset(named)])
+    chosen = [answer for answer in result.answers if known[answer.id].issuperset(named)]
+    return {answer.id: answer.right for answer in chosen if answer.right is not None}
 
 
 def _gives(metric: str, result: Result, members: Mapping[str, bool], scale: float) -> bool:

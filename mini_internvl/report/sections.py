@@ -13,9 +13,7 @@ from mini_internvl.report.folders import Result
 from mini_internvl.report.page import number, signed, words
 from mini_internvl.report.paired import Difference
 
-CONDITIONS = (
-    *("split", "protocol", "prompt_sha256", "max_tiles", "max_new_tokens", "decoding", "seed", "data sha256"),
-)
+CONDITIONS = ("split", "protocol", "prompt_sha256", "max_tiles", "max_new_tokens", "decoding", "seed", "data sha256")
 """Settings that must be the same for two runs to be compared."""
 OF_ITEMS = ("prompt_sha256", "seed", "data sha256")
 """Those of them that follow from which items were asked."""
@@ -139,11 +137,9 @@ def compare(results: Sequence[Result], others: Sequence[Result] | None = None) -
 
 def _partner(result: Result, others: Sequence[Result]) -> Result | None:
     """The other run's result of the same benchmark, best with the same split and protocol."""
-
-    def alike(other: Result) -> int:
-        return sum(other.text(key) == result.text(key) for key in ("split", "protocol"))
-
-    return max((other for other in others if other.benchmark == result.benchmark), key=alike, default=None)
+    same = [other for other in others if other.benchmark == result.benchmark]
+    alike = [sum(other.text(key) == result.text(key) for key in ("split", "protocol")) for other in same]
+    return same[alike.index(max(alike))] if same else None
 
 
 def _line(metric: str, result: Result, other: Result | None) -> Line:
