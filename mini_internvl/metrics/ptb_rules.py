@@ -19,20 +19,17 @@ one is used.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import re
 from collections.abc import Callable
 
 from mini_internvl.metrics import ptb_lists
-from mini_internvl.metrics.lexer import CharSet, Rule
+from mini_internvl.metrics.lexer import Rule
 
 
-def _ranges(text: str) -> CharSet:
-    """The set of characters whose code points are listed in hexadecimal: "41-5a 5f"."""
-    bounds: list[int] = []  # the first code point inside, the first outside, and so on
-    for part in text.split():
-        low, _, high = part.partition("-")
-        bounds += int(low, 16), int(high or low, 16) + 1
-    return lambda char: bisect_right(bounds, ord(char)) % 2 == 1
+def _set(ranges: str) -> str:
+    """A pattern for the characters whose code points are listed in hexadecimal: "41-5a 5f"."""
+    escaped = re.sub("[0-9a-f]+", lambda point: rf"\u{point[0]:0>4}", ranges)
+    return f"[{''.join(escaped.split())}]"
 
 
 def _one_of(words: str) -> str:
@@ -43,14 +40,14 @@ def _always(text: str) -> Callable[[str], str]:
     return lambda token: text
 
 
-#: Rules build on the named sets and patterns; \xad is the soft hyphen, which vanishes from inside tokens.
-NAMES: dict[str, str | CharSet] = {
-    "ANY": lambda char: True,
+#: Rules build on the named patterns; \xad is the soft hyphen, which vanishes from inside tokens.
+NAMES: dict[str, str] = {
+    "ANY": r"[\x00-\U0010ffff]",
     # Characters and single signs.
-    "LETTER": _ranges(ptb_lists.LETTERS),
-    "DIGIT": _ranges(ptb_lists.DIGITS),
-    "MARK": _ranges(ptb_lists.MARKS),
-    "SIGN": _ranges(ptb_lists.SIGNS),
+    "LETTER": _set(ptb_lists.LETTERS),
+    "DIGIT": _set(ptb_lists.DIGITS),
+    "MARK": _set(ptb_lists.MARKS),
+    "SIGN": _set(ptb_lists.SIGNS),
     "SPACE": r"[\ \t\xa0]",
     "GAP": r"[\ \t\xa0\n\r\v\f\u2028\u2029]",
     "APOSTROPHE": r"['’\x92]",
