@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import random
-from collections.abc import Iterator
 from types import ModuleType
 
 from ..plugins import list_names
 from ..records import Message, Part, Sample
 from .base import QA, Annotated, Drawn
 
-__all__ = ["KINDS", "QA", "corpus", "draw", "make", "missing"]
+__all__ = ["KINDS", "QA", "draw", "make", "missing"]
 
 SPLITS = ("train", "test")
 MAX_TURNS = 12
@@ -31,20 +30,13 @@ KINDS: tuple[str, ...] = tuple(list_names("synth.kinds"))
 """Names that ``make`` takes: one module each in ``mini_internvl/synth/kinds``."""
 
 
-def _rng(*parts: object) -> random.Random:
-    """A generator seeded by a hash of the parts."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
-    return random.Random(int.from_bytes(digest, "big"))
-
-
 def draw(kind: str, seed: int, index: int, split: str = "train") -> Drawn:
     """The image (RGB) and the questions of one sample, with their tasks.
 
     Test samples have exactly one question. Raises ValueError for an unknown kind or split and for a kind whose data
     package is not installed.
     """
-    image, questions, _ = _draw_annotated(kind, seed, index, split)
-    return image, questions
+    return _draw_annotated(kind, seed, index, split)[:2]
 
 
 def _draw_annotated(kind: str, seed: int, index: int, split: str) -> Annotated:
@@ -53,7 +45,8 @@ def _draw_annotated(kind: str, seed: int, index: int, split: str) -> Annotated:
         raise ValueError(f"unknown kind of image {kind!r}; known: {', '.join(KINDS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
-    rng = _rng(kind, seed, index, split)
+    digest = hashlib.blake2b(f"{kind}/{seed}/{index}/{split}".encode(), digest_size=16).digest()
+    rng = random.Random(int.from_bytes(digest, "big"))
     module = _module(kind)
     if hasattr(module, "draw_annotated"):
         image, questions, annotations = module.draw_annotated(rng, split)
@@ -97,21 +90,3 @@ def missing(kind: str) -> str | None:
     except ModuleNotFoundError as error:
         return str(error)
     return None
-
-
-def corpus(n: int, seed: int = 0, kinds: tuple[str, ...] | None = None) -> Iterator[str]:
-    """``n`` training conversations as plain text, one question and answer a line, for training a tokenizer.
-
-    Kinds whose data package is missing are left out.
-    """
-    names = list(kinds or KINDS)
-    index = 0
-    while index < n:
-        name = names[index % len(names)]
-        try:
-            _, questions = draw(name, seed, index)
-        except ModuleNotFoundError:
-            names.remove(name)
-            continue
-        yield "\n".join(f"{q.question}\n{q.answer}" for q in questions)
-        index += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -14,21 +15,28 @@ from ..records import PatchAnnotation
 
 @dataclass(frozen=True)
 class QA:
-    """One question about the image with its answer."""
+    """One question about the image with its short, exact answer.
+
+    Scores are taken per ``task`` (``"count"``, ``"read"``). Test samples ask only main questions; the others help
+    training.
+    """
 
     question: str
     answer: str
-    """Short and exact."""
     task: str
-    """What is asked, for scores per task, for instance ``"count"`` or ``"read"``."""
     main: bool = True
-    """Whether test samples may ask it; helper questions of training are not main."""
 
 
 Drawn = tuple[Image.Image, list[QA]]
 """What ``draw`` of a kind returns."""
 Annotated = tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]
 """What ``draw_annotated`` of a kind returns."""
+
+
+def package_folder(name: str) -> Path | None:
+    """Where an installed package keeps its files, without importing it; ``None`` if there is no such package."""
+    spec = find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def wordings(kind: str) -> dict[str, tuple[str, ...]]:

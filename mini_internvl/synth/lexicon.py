@@ -15,24 +15,24 @@ from pathlib import Path
 TEST_SHARE = 0.12
 """Share of texts kept for test images."""
 
-CLEAR_UPPER = "ABDEFGHJKLMNPQRTY"
-"""Capitals that stay recognisable as capitals when they stand alone, no O and I."""
-CLEAR_LOWER = "abdefghijkmnqrt"
-"""Lower-case letters that stay recognisable as such when they stand alone, no l and o."""
 UPPER = "ABCDEFGHJKLMNPQRSTUVWXYZ"
-"""Capitals without O and I, which many fonts draw like 0 and 1."""
 LOWER = "abcdefghijkmnopqrstuvwxyz"
-"""Lower-case letters without l."""
+"""Letters without O, I and l, which many fonts draw like 0 and 1."""
+CLEAR_UPPER = "ABDEFGHJKLMNPQRTY"
+CLEAR_LOWER = "abdefghijkmnqrt"
+"""Letters whose case can be told when they stand alone."""
 DIGITS = "0123456789"
-"""All ten."""
+
+
+def hash_share(text: str) -> float:
+    """A number from 0 to 1 by a hash of the text: what is below the test share belongs to the test split."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32
 
 
 @lru_cache(maxsize=200_000)
 def is_test(text: str) -> bool:
     """Whether a text belongs to the test split, by a hash of its lower-case form."""
-    if len(text) <= 2:
-        return False
-    return int.from_bytes(hashlib.blake2b(text.lower().encode(), digest_size=4).digest(), "big") / 2**32 < TEST_SHARE
+    return len(text) > 2 and hash_share(text.lower()) < TEST_SHARE
 
 
 @lru_cache(maxsize=2)
@@ -78,13 +78,6 @@ def _number(rng: random.Random) -> str:
     return f"{rng.randrange(1, 10)},{rng.randrange(1000):03d}"
 
 
-def _plate(rng: random.Random) -> str:
-    """A code such as a number plate: ``KX-482``, ``B 1207`` or ``7TR 55``."""
-    letters = "".join(rng.choices(UPPER, k=rng.randint(1, 3)))
-    digits = "".join(rng.choices(DIGITS, k=rng.randint(2, 4)))
-    return letters + rng.choice(("-", " ", "")) + digits
-
-
 def of_split(split: str, make: Callable[[], str], short_too: bool = False) -> str:
     """Draws until the text belongs to the split; ``short_too`` takes one of one or two characters for either split."""
     while True:
@@ -125,8 +118,3 @@ def random_text(rng: random.Random, split: str, length: int) -> str:
 def number(rng: random.Random, split: str) -> str:
     """A number as signs and tickets show it, at most 8 characters."""
     return of_split(split, lambda: _number(rng))
-
-
-def plate(rng: random.Random, split: str) -> str:
-    """A plate-like code of at most 8 characters."""
-    return of_split(split, lambda: _plate(rng))

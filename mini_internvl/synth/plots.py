@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,23 +41,30 @@ class Pen(ImageDraw.ImageDraw):
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Everything a chart shows."""
+    """Everything a chart shows.
+
+    ``shown`` are the values as text, in the chart where ``printed``; ``colours`` are the colour names of its parts.
+    ``path`` is the font file and ``tall`` the wanted height of digits in pixels.
+    """
 
     title: str
     labels: tuple[str, ...]
     values: tuple[float, ...]
     shown: tuple[str, ...]
-    """The values as printed."""
     colours: tuple[str, ...]
-    """Colour name of each bar, slice or point."""
     printed: bool
-    """Whether the values stand in the chart."""
     ink: canvas.RGB
     paper: canvas.RGB
     path: str
-    """Font file."""
     tall: int
-    """Wanted height of digits, pixels."""
+
+    def fill(self, i: int) -> canvas.RGB:
+        """The colour of part ``i``."""
+        return canvas.COLOURS[self.colours[i]]
+
+    def faint(self, parts: int) -> tuple[int, ...]:
+        """One part of ink in so many parts of paper."""
+        return tuple(((parts - 1) * p + i) // parts for p, i in zip(self.paper, self.ink, strict=True))
 
 
 @lru_cache(maxsize=256)
@@ -78,11 +86,15 @@ def _width(font: Font, text: str) -> int:
     return box[2] - box[0]
 
 
+def _widest(font: Font, texts: Iterable[str]) -> int:
+    return max(_width(font, text) for text in texts)
+
+
 def fitted(path: str, texts: tuple[str, ...], width: float, tall: int, least: int = 8) -> Font:
     """The font at the largest digit height from ``tall`` down whose texts fit the width; TooNarrow otherwise."""
     for height in range(tall, least - 1, -1):
         font = sized(path, height)
-        if max(_width(font, t) for t in texts) <= width:
+        if _widest(font, texts) <= width:
             return font
     raise TooNarrow
 
@@ -96,11 +108,6 @@ def _write(pen: Pen, x: float, y: float, text: str, font: Font, fill: canvas.RGB
     at = (round(x), round(y - (top + bottom) / 2))
     pen.text(at, text, font=font, fill=fill)
     pen.patch_annotations += canvas.annotate_text(font, text, at, pen.size, line=None)
-
-
-def _mix(plot: Plot, parts: int) -> tuple[int, ...]:
-    """A faint colour: one part of ink in so many parts of paper."""
-    return tuple(((parts - 1) * p + i) // parts for p, i in zip(plot.paper, plot.ink, strict=True))
 
 
 def _title(pen: Pen, plot: Plot, width: int) -> int:
@@ -149,17 +156,15 @@ class _Columns:
         if not plot.printed or rng.random() < 0.4:
             ticks = _ticks(self.low, high, step)
             small = sized(plot.path, 7)
-            self.left = 8 + max(_width(small, text) for _, text in ticks)
+            self.left = 8 + _widest(small, (text for _, text in ticks))
             for value, text in ticks:
-                pen.line((self.left, self.y(value), width - 4, self.y(value)), fill=_mix(plot, 4))
+                pen.line((self.left, self.y(value), width - 4, self.y(value)), fill=plot.faint(4))
                 _write(pen, self.left - 3, self.y(value), text, small, plot.ink, "rm")
         pen.line((self.left, self.bottom, width - 4, self.bottom), fill=plot.ink)
         if rng.random() < 0.6:
             pen.line((self.left, top, self.left, self.bottom), fill=plot.ink)
         self.slot = (width - 4.0 - self.left) / len(plot.labels)
-        if max(_width(self.font, t) for t in plot.labels) > self.slot - 2:
-            raise TooNarrow
-        if max(_width(self.number, t) for t in plot.shown) > self.slot:
+        if _widest(self.font, plot.labels) > self.slot - 2 or _widest(self.number, plot.shown) > self.slot:
             raise TooNarrow
 
     def x(self, i: float) -> float:
@@ -186,7 +191,7 @@ def bars(rng: random.Random, pen: Pen, plot: Plot) -> None:
     for i, value in enumerate(plot.values):
         x, y = columns.x(i), columns.y(value)
         bar = (round(x + gap), round(min(y, zero)), round(x + slot - gap), round(max(y, zero)))
-        pen.rectangle(bar, fill=canvas.COLOURS[plot.colours[i]], outline=edge)
+        pen.rectangle(bar, fill=plot.fill(i), outline=edge)
         pen.annotate("bar", bar, plot.colours[i])
         columns.label(i, x + slot / 2)
         if plot.printed:
@@ -201,9 +206,9 @@ def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
     top, bottom = _title(pen, plot, width) + 2, height - (4 if plot.printed else plot.tall + 8)
     slot = (bottom - top) / len(plot.labels)
     font = fitted(plot.path, plot.labels, width * 0.36, min(plot.tall, int(slot * 0.7)), 7)
-    left = 8 + max(_width(font, t) for t in plot.labels)
+    left = 8 + _widest(font, plot.labels)
     number = sized(plot.path, min(plot.tall, int(slot * 0.7)))
-    room = width - left - 6 - (max(_width(number, t) for t in plot.shown) + 4 if plot.printed else 6)
+    room = width - left - 6 - (_widest(number, plot.shown) + 4 if plot.printed else 6)
     low, high, step = _scale(plot, True)
     if plot.printed:
         high = max(plot.values) or 1.0
@@ -213,13 +218,13 @@ def rows(rng: random.Random, pen: Pen, plot: Plot) -> None:
         ticks = ticks[::2] if sum(_width(small, t) + 6 for _, t in ticks) > room else ticks
         for value, text in ticks:
             x = left + value / high * room
-            pen.line((x, top, x, bottom), fill=_mix(plot, 4))
+            pen.line((x, top, x, bottom), fill=plot.faint(4))
             _write(pen, x, bottom + plot.tall / 2 + 3, text, small, plot.ink)
     gap = slot * rng.uniform(0.12, 0.25)
     for i, value in enumerate(plot.values):
         y, x = top + i * slot, left + value / high * room
         bar = (left, round(y + gap), max(left + 1, round(x)), round(y + slot - gap))
-        pen.rectangle(bar, fill=canvas.COLOURS[plot.colours[i]])
+        pen.rectangle(bar, fill=plot.fill(i))
         pen.annotate("bar", bar, plot.colours[i])
         _write(pen, left - 4, y + slot / 2, plot.labels[i], font, plot.ink, "rm")
         if plot.printed:
@@ -232,7 +237,7 @@ def line(rng: random.Random, pen: Pen, plot: Plot) -> None:
     columns = _Columns(rng, pen, plot, False)
     points = [(columns.x(i + 0.5), columns.y(value)) for i, value in enumerate(plot.values)]
     ys = [points[0][1], *(y for _, y in points), points[-1][1]]
-    colour = canvas.COLOURS[plot.colours[0]]
+    colour = plot.fill(0)
     pen.line(points, fill=colour, width=rng.choice((2, 2, 3)), joint="curve")
     radius = rng.choice((3, 3, 4))
     for i, (x, y) in enumerate(points):
@@ -277,17 +282,17 @@ def pie(rng: random.Random, pen: Pen, plot: Plot) -> None:
     for i, value in enumerate(plot.values):
         extent = 360 * value / total
         big_pen.pieslice((0, 0, 2 * diameter - 1, 2 * diameter - 1), angle, angle + extent,
-                         fill=canvas.COLOURS[plot.colours[i]], outline=plot.paper, width=3)  # fmt: skip
+                         fill=plot.fill(i), outline=plot.paper, width=3)  # fmt: skip
         turn = math.radians(angle + extent / 2)
         spots.append((middle[0] + math.cos(turn) * diameter * 0.33, middle[1] + math.sin(turn) * diameter * 0.33))
         angle += extent
     pen.image.paste(big.reduce(2), (int(box_left), int(top)))
     for i, (x, y) in enumerate(spots):
         if plot.printed:
-            light = canvas.luminance(canvas.COLOURS[plot.colours[i]]) < 140
+            light = canvas.luminance(plot.fill(i)) < 140
             _write(pen, x, y, plot.shown[i], number, (255, 255, 255) if light else (0, 0, 0))
         lx, ly = legend[i]
-        pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=canvas.COLOURS[plot.colours[i]])
+        pen.rectangle((lx, ly - 4, lx + 9, ly + 5), fill=plot.fill(i))
         pen.annotate("slice", (x - diameter / 8, y - diameter / 8, x + diameter / 8, y + diameter / 8), plot.colours[i])
         _write(pen, lx + 14, ly, plot.labels[i], font, plot.ink, "lm")
 
@@ -305,7 +310,7 @@ def table(rng: random.Random, pen: Pen, plot: Plot) -> None:
     for i, label in enumerate(plot.labels):
         y = top + i * slot
         if striped and i % 2 == 0:
-            pen.rectangle((4, y, width - 5, y + slot), fill=_mix(plot, 8))
+            pen.rectangle((4, y, width - 5, y + slot), fill=plot.faint(8))
         elif not striped:
             pen.line((4, y, width - 5, y), fill=plot.ink)
         _write(pen, 9, y + slot / 2, label, font, plot.ink, "lm")

@@ -28,16 +28,16 @@ _PAPERS: tuple[tuple[canvas.RGB, frozenset[str]], ...] = (
 
 @dataclass(frozen=True)
 class Shape:
-    """One drawn shape."""
+    """One drawn shape.
+
+    ``box`` is left, top, right, bottom of the ink and ``size`` the diameter of the circle that the shape is made in,
+    in pixels.
+    """
 
     name: str
-    """One of ``SHAPES``."""
     colour: str
-    """One of ``SHAPE_COLOURS``."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom of the ink in pixels."""
     size: float
-    """Diameter of the circle that the shape is made in, in pixels."""
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -80,22 +80,16 @@ def _star(points: int, inner: float, turn: float) -> list[tuple[float, float]]:
             for i, r in enumerate(radii)]  # fmt: skip
 
 
-def _outline(name: str) -> list[tuple[float, float]]:
-    """Corner points of a shape in the unit circle; empty for round ones."""
-    arm = 0.36
-    outlines: dict[str, list[tuple[float, float]]] = {
-        "circle": [], "ring": [],
-        "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
-        "triangle": [(0, -0.95), (0.95, 0.8), (-0.95, 0.8)],
-        "star": _star(5, 0.42, 0), "pentagon": _star(5, 1, 0), "hexagon": _star(6, 1, math.pi / 6),
-        "diamond": [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)],
-        "cross": [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm), (arm, 1), (-arm, 1),
-                  (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)],
-    }  # fmt: skip
-    return outlines[name]
-
-
-_OUTLINES = {name: _outline(name) for name in SHAPES}
+_ARM = 0.36
+_OUTLINES: dict[str, list[tuple[float, float]]] = {
+    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "triangle": [(0, -0.95), (0.95, 0.8), (-0.95, 0.8)],
+    "star": _star(5, 0.42, 0), "pentagon": _star(5, 1, 0), "hexagon": _star(6, 1, math.pi / 6),
+    "diamond": [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)],
+    "cross": [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM), (_ARM, 1), (-_ARM, 1),
+              (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],
+}  # fmt: skip
+"""Corner points in the unit circle of the shapes that are not round."""
 
 
 def _place(rng: random.Random, width: int, height: int, sizes: list[float]) -> list[tuple[float, float, float]]:
@@ -111,12 +105,11 @@ def _place(rng: random.Random, width: int, height: int, sizes: list[float]) -> l
     return placed
 
 
-def _paint(pen: ImageDraw.ImageDraw, name: str, x: float, y: float, size: float, fill: canvas.RGB,
-           hole: canvas.RGB) -> tuple[float, float, float, float]:  # fmt: skip
+def _paint(pen: ImageDraw.ImageDraw, name: str, x: float, y: float, size: float,
+           fill: canvas.RGB) -> tuple[float, float, float, float]:  # fmt: skip
     """Draws one shape at twice the scale; returns its box in image pixels."""
     radius = size / 2
-    points = _OUTLINES[name]
-    if not points:
+    if name in ("circle", "ring"):
         box = (x - radius, y - radius, x + radius, y + radius)
         big = [v * 2 for v in box]
         if name == "ring":
@@ -124,7 +117,7 @@ def _paint(pen: ImageDraw.ImageDraw, name: str, x: float, y: float, size: float,
         else:
             pen.ellipse(big, fill=fill)
         return box
-    corners = [(x + px * radius, y + py * radius) for px, py in points]
+    corners = [(x + px * radius, y + py * radius) for px, py in _OUTLINES[name]]
     pen.polygon([(2 * a, 2 * b) for a, b in corners], fill=fill)
     return (min(a for a, _ in corners), min(b for _, b in corners),
             max(a for a, _ in corners), max(b for _, b in corners))  # fmt: skip
@@ -150,6 +143,6 @@ def compose(rng: random.Random, count: int | None = None) -> Scene:
     shapes = []
     for x, y, size in placed:
         name, colour = rng.choice(names), rng.choice(colours)
-        box = _paint(pen, name, x, y, size, canvas.jitter(rng, canvas.COLOURS[colour], 10), paper)
+        box = _paint(pen, name, x, y, size, canvas.jitter(rng, canvas.COLOURS[colour], 10))
         shapes.append(Shape(name=name, colour=colour, box=box, size=size))
     return Scene(image=canvas.damage(rng, big.reduce(2), 0.1), shapes=tuple(shapes))

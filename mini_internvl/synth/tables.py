@@ -13,11 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from . import lexicon
+from .base import package_folder
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 INSTALL = 'charts need vega-datasets: pip install "mini-internvl[synth]"'
@@ -29,33 +28,26 @@ _REGIONS = {
 
 @dataclass(frozen=True)
 class Table:
-    """One labelled column of numbers."""
+    """One labelled column of numbers, in the unit of the source, or thousands of it where numbers are long.
+
+    ``key`` is source and group (``stocks/AAPL/2004``) and decides the split. Titles have at most 24 characters, labels
+    8. Charts show consecutive labels of an ``ordered`` table; ``additive`` values are parts of a whole, as in a pie.
+    """
 
     key: str
-    """Source and group, for instance ``stocks/AAPL/2004``; decides the split."""
     title: str
-    """Short heading, at most 24 characters."""
     labels: tuple[str, ...]
-    """At most 8 characters each, unique."""
     values: tuple[float, ...]
-    """In the unit of the source, or thousands of it where numbers are long."""
     ordered: bool
-    """Whether the labels are a sequence in time; a chart then shows consecutive ones."""
     additive: bool
-    """Whether the values are parts of a whole, so that a pie makes sense."""
-
-
-def _folder() -> Path:
-    """Where vega-datasets keeps its files."""
-    spec = find_spec("vega_datasets")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(INSTALL)
-    return Path(spec.submodule_search_locations[0]) / "_data"
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
     """Rows of one file, numbers still as the file has them."""
-    path = _folder() / name
+    folder = package_folder("vega_datasets")
+    if folder is None:
+        raise ModuleNotFoundError(INSTALL)
+    path = folder / "_data" / name
     if path.suffix == ".json":
         rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return rows
@@ -86,8 +78,13 @@ def _grouped(rows: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]
     return groups
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:
+    return sum(float(row[column]) for row in rows) / len(rows)
+
+
+def _month(date: str) -> str:
+    """The name of the month of an ISO date."""
+    return MONTHS[int(date[5:7]) - 1]
 
 
 def _short(name: str) -> str:
@@ -110,7 +107,7 @@ def _cars() -> Iterator[Table]:
     for column, name in columns.items():
         for origin, rows in _grouped(_rows("cars.json"), lambda r: r["Origin"]).items():
             years = _grouped((r for r in rows if r[column] is not None), lambda r: r["Year"][:4])
-            pairs = [(y, _mean([float(r[column]) for r in rs])) for y, rs in years.items()]
+            pairs = [(y, _mean(rs, column)) for y, rs in years.items()]
             yield from _table(f"cars/{column}/{origin}", f"{name}, {origin}", pairs, ordered=True)
 
 
@@ -130,7 +127,7 @@ def _weather() -> Iterator[Table]:
     for column, name in columns.items():
         for year, group in _grouped(rows, lambda r: r["date"][:4]).items():
             months = _grouped(group, lambda r: int(r["date"][5:7]))
-            pairs = [(MONTHS[m - 1], _mean([float(r[column]) for r in rs])) for m, rs in months.items()]
+            pairs = [(MONTHS[m - 1], _mean(rs, column)) for m, rs in months.items()]
             yield from _table(f"weather/{column}/{year}", f"{name} in Seattle {year}", pairs, ordered=True)
             for month, days in months.items():
                 pairs = [(str(int(r["date"][8:10])), float(r[column])) for r in days]
@@ -146,8 +143,7 @@ def _hours() -> Iterator[Table]:
     for city, name in (("Seattle", "seattle-temps.csv"), ("Frisco", "sf-temps.csv")):
         for day, rows in _grouped(_rows(name), lambda r: r["date"][:10].replace("-", "/")).items():
             pairs = [(r["date"][11:16], float(r["temp"])) for r in rows[::3]]
-            title = f"{city} {MONTHS[int(day[5:7]) - 1]} {int(day[8:10])}"
-            yield from _table(f"hours/{city}/{day}", title, pairs, ordered=True)
+            yield from _table(f"hours/{city}/{day}", f"{city} {_month(day)} {int(day[8:10])}", pairs, ordered=True)
 
 
 def _money() -> Iterator[Table]:
@@ -169,10 +165,9 @@ def _money() -> Iterator[Table]:
 
 def _jobs() -> Iterator[Table]:
     rows = _rows("us-employment.csv")
-    names = [c for c in rows[0] if c not in ("month", "nonfarm_change")]
-    for column in names:
+    for column in [c for c in rows[0] if c not in ("month", "nonfarm_change")]:
         for year, group in _grouped(rows, lambda r: r["month"][:4]).items():
-            pairs = [(MONTHS[int(r["month"][5:7]) - 1], float(r[column])) for r in group]
+            pairs = [(_month(r["month"]), float(r[column])) for r in group]
             short = column.replace("_", " ").split(" and ")[0].replace("transportation utilties", "").capitalize()
             yield from _table(f"jobs/{column}/{year}", f"{short[:14].strip()} jobs {year}", pairs, ordered=True)
     sectors = {"mining_and_logging": "Mining", "construction": "Building", "manufacturing": "Making",
@@ -181,21 +176,20 @@ def _jobs() -> Iterator[Table]:
                "education_and_health_services": "Health", "other_services": "Other"}  # fmt: skip
     for row in rows:
         pairs = [(label, float(row[c])) for c, label in sectors.items() if c in row]
-        month = MONTHS[int(row["month"][5:7]) - 1]
-        yield from _table(f"sectors/{row['month']}", f"US jobs {month} {row['month'][:4]}", pairs, additive=True)
+        title = f"US jobs {_month(row['month'])} {row['month'][:4]}"
+        yield from _table(f"sectors/{row['month']}", title, pairs, additive=True)
 
 
 def _others() -> Iterator[Table]:
     for species, rows in _grouped(_rows("iris.json"), lambda r: r["species"]).items():
         for part in range(0, len(rows), 5):
-            pairs = [(label, _mean([float(r[c]) for r in rows[part : part + 5]])) for label, c in
-                     (("Sepal L", "sepalLength"), ("Sepal W", "sepalWidth"), ("Petal L", "petalLength"),
-                      ("Petal W", "petalWidth"))]  # fmt: skip
+            pairs = [(f"{leaf} {axis[0]}", _mean(rows[part : part + 5], leaf.lower() + axis))
+                     for leaf in ("Sepal", "Petal") for axis in ("Length", "Width")]  # fmt: skip
             yield from _table(f"iris/{species}/{part}", f"Iris {species} (cm)", pairs, additive=True)
     crimea = _rows("crimea.json")
     for cause in ("wounds", "other", "disease"):
         for year, rows in _grouped(crimea, lambda r: r["date"][:4]).items():
-            pairs = [(MONTHS[int(r["date"][5:7]) - 1], float(r[cause])) for r in rows]
+            pairs = [(_month(r["date"]), float(r[cause])) for r in rows]
             yield from _table(f"crimea/{cause}/{year}", f"{cause.capitalize()} {year}", pairs, ordered=True)
     for column, name in (("miles", "Miles driven"), ("gas", "Gas price")):
         rows = _rows("driving.json")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from mini_internvl import synth
-from mini_internvl.synth import fonts
+from mini_internvl.synth import base, fonts
 
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
     """A computer without system fonts and without matplotlib."""
     monkeypatch.setenv("MINIVL_FONTS", str(tmp_path))
-    monkeypatch.setattr(fonts, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     fonts.found.cache_clear()
     fonts.families.cache_clear()
     yield

@@ -115,13 +115,6 @@ def test_unknown_kinds_and_splits_are_explained():
         synth.make("words", 0, 0, "dev")
 
 
-def test_corpus_gives_questions_and_answers():
-    lines = list(synth.corpus(30, seed=4, kinds=("words", "shapes", "text_easy")))
-    assert len(lines) == 30
-    assert lines == list(synth.corpus(30, seed=4, kinds=("words", "shapes", "text_easy")))
-    assert any("How many" in line for line in lines)
-
-
 def test_missing_clothes_name_the_package(monkeypatch, tmp_path):
     from mini_internvl.synth import glyphs
 
@@ -129,14 +122,12 @@ def test_missing_clothes_name_the_package(monkeypatch, tmp_path):
     glyphs.clothes.cache_clear()
     assert "apt-get install dataset-fashion-mnist" in (synth.missing("clothes") or "")
     glyphs.clothes.cache_clear()
-    assert list(synth.corpus(4, kinds=("clothes", "words")))
 
 
 def test_missing_packages_name_the_extra(monkeypatch):
-    from mini_internvl.synth import glyphs
+    from mini_internvl.synth import base, glyphs
 
-    monkeypatch.setattr(glyphs, "find_spec", lambda name: None)
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     for cached in (glyphs._mnist, glyphs.digits, tables._all):
         cached.cache_clear()
     assert "mini-internvl[synth]" in (synth.missing("digits") or "")

@@ -12,7 +12,7 @@ from ..base import QA, Annotated, wordings
 ASK = wordings("charts")
 
 SIZES = ((224, 224, 6), (224, 112, 3), (336, 224, 1))
-STYLES = (("bars", 4), ("rows", 3), ("line", 3), ("pie", 2), ("table", 2))
+STYLES = {"bars": 4, "rows": 3, "line": 3, "pie": 2, "table": 2}
 TYPE = {"bars": "bar chart", "rows": "bar chart", "line": "line chart", "pie": "pie chart", "table": "table"}
 ITEM = {"bars": "bar", "rows": "bar", "line": "point", "pie": "slice", "table": "row"}
 PALETTE = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "gray", "cyan")
@@ -105,7 +105,7 @@ def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
 def draw_annotated(rng: random.Random, split: str) -> Annotated:
     """A chart near 224 x 112, 224 x 224 or 336 x 224 pixels with its questions, and what stands where in it."""
     while True:
-        style = rng.choices([s for s, _ in STYLES], weights=[w for _, w in STYLES])[0]
+        style = rng.choices([*STYLES], weights=[*STYLES.values()])[0]
         wide, high, _ = rng.choices(SIZES, weights=[s[2] for s in SIZES])[0]
         width, height = wide - rng.randint(0, wide // 20), high - rng.randint(0, high // 20)
         plot = _plot(rng, split, style)

@@ -48,22 +48,20 @@ def count(rng: random.Random, scene: Scene) -> QA:
     return QA(rng.choice(ASK[wording]).format(subject), str(total), "count")
 
 
-def colour(rng: random.Random, scene: Scene) -> QA | None:
-    """The colour of a kind that occurs once."""
-    once = unique(scene.shapes, "name")
-    if not once:
-        return None
-    shape = rng.choice(once)
-    return QA(rng.choice(ASK["colour"]).format(shape.name), shape.colour, "colour")
+def _of_the_only(known: str, asked: str) -> Callable[[random.Random, Scene], QA | None]:
+    """Asks for an attribute of a shape that is alone in another (``"name"``, ``"colour"``)."""
+
+    def ask(rng: random.Random, scene: Scene) -> QA | None:
+        once = unique(scene.shapes, known)
+        if not once:
+            return None
+        shape = rng.choice(once)
+        return QA(rng.choice(ASK[asked]).format(getattr(shape, known)), getattr(shape, asked), asked)
+
+    return ask
 
 
-def name(rng: random.Random, scene: Scene) -> QA | None:
-    """The kind of the only shape of a colour."""
-    once = unique(scene.shapes, "colour")
-    if not once:
-        return None
-    shape = rng.choice(once)
-    return QA(rng.choice(ASK["name"]).format(shape.colour), shape.name, "name")
+colour, name = _of_the_only("name", "colour"), _of_the_only("colour", "name")
 
 
 def there(rng: random.Random, scene: Scene) -> QA:
