@@ -137,7 +137,7 @@ def _stop_tokens(folder: Folder, tokenizer: Tokenizer, template: ChatTemplate | 
     """generation_config.json should stop at the template's separator."""
     end = tokenizer.added.get(template.sep.strip()) if template else None
     if not (folder.path / GENERATION).exists():
-        hint = f": {{{chr(34)}eos_token_id{chr(34)}: [{end.id}]}}" if end else ""
+        hint = f': {{"eos_token_id": [{end.id}]}}' if end else ""
         what = "is missing: other programs will not know where an answer ends"
         folder.add("warning", GENERATION, what, f"copy it from the original checkpoint, or write it{hint}")
         return

@@ -133,9 +133,8 @@ def read_parts(run: Path) -> Parts:
         raise ValueError(f"{run} is no folder; give one that minivl eval, train or adapt wrote")
     if (run / ADAPTATION).is_file():
         facts = read_object(run / ADAPTATION)
-        base, adapted, train = (
-            run / want(run / ADAPTATION, facts, key, str, key) for key in ("base", "adapted", "train")
-        )
+        keys = ("base", "adapted", "train")
+        base, adapted, train = (run / want(run / ADAPTATION, facts, key, str, key) for key in keys)
         parts = Parts(results=read_evaluation(adapted), base=read_evaluation(base), facts=facts)
     else:
         train = run if (run / LOG).is_file() else run / "train"
@@ -213,7 +212,6 @@ def _answers(path: Path) -> list[ReportAnswer]:
         question, text = ("" if row.get(key) is None else str(row[key]) for key in ("question", "answer"))
         right = row.get("right") if isinstance(row.get("right"), bool) else None
         reference = row.get("reference", row.get("truth"))
-        found[str(row["id"])] = ReportAnswer(
-            id=str(row["id"]), question=question, text=text, right=right, reference=reference
-        )
+        name = str(row["id"])
+        found[name] = ReportAnswer(id=name, question=question, text=text, right=right, reference=reference)
     return list(found.values())

@@ -24,7 +24,6 @@ def model(result: Result) -> Mapping[str, Any]:
 
 
 def model_name(results: Sequence[Result]) -> str:
-    """What the evaluated model is called."""
     names = dict.fromkeys(str(model(result).get("name") or "") for result in results)
     return ", ".join(name for name in names if name) or "unnamed model"
 
@@ -74,9 +73,8 @@ def commands(results: Sequence[Result]) -> list[str]:
         options = {"data": data.get("path"), **{k: result.facts.get(k) for k in ("split", "protocol", "limit", "seed")}}
         if result.facts.get("names"):  # drawn images: kinds, and how many of each
             options |= {"kinds": ",".join(result.facts["names"]), "limit": result.facts.get("count")}
-        arguments = "".join(
-            f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None
-        )
+        given = {key: shlex.quote(str(value)) for key, value in options.items() if value is not None}
+        arguments = "".join(f" --{key} {value}" for key, value in given.items())
         lines.setdefault(f"{model_option(source)}{arguments}", []).append(result.benchmark)
     return [f"minivl eval {' '.join(map(shlex.quote, names))}{arguments}" for arguments, names in lines.items()]
 

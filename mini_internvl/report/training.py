@@ -68,13 +68,10 @@ class Log:
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a line; what stands in the log at and after its step is written anew."""
         last, stage = self.last, str(row.get("stage", ""))
-        if not self.borders or stage != self.borders[-1][1]:
-            before = next((begin for begin, name in self.borders if name == stage), None)
-            if before is None:
-                before = last
-                self.borders.append((before, stage))
-        else:
-            before = self.borders[-1][0]
+        before = next((begin for begin, name in reversed(self.borders) if name == stage), None)
+        if before is None:
+            before = last
+            self.borders.append((before, stage))
         step = before + row["step"]
         if step <= last:
             self.borders = [border for border in self.borders if border[0] < step]
@@ -89,7 +86,6 @@ class Log:
                 column.values.append(value)
 
     def get(self, key: str) -> Column:
-        """The values under a key, perhaps none."""
         return self.columns.get(key, Column())
 
 
