@@ -14,18 +14,10 @@ __all__ = ["Engine", "GenerationConfig", "Reply", "__version__", "load", "load_m
 if TYPE_CHECKING:
     from mini_internvl.engine import Engine, GenerationConfig, Reply, load, load_model
 
-_HOMES = {
-    "Engine": "mini_internvl.engine",
-    "GenerationConfig": "mini_internvl.engine",
-    "Reply": "mini_internvl.engine",
-    "load": "mini_internvl.engine",
-    "load_model": "mini_internvl.engine",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+    if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module("mini_internvl.engine"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,9 +41,8 @@ class ChatTemplate:
     system_role: str
     """Text before the system message, for instance ``"<|im_start|>system\\n"``."""
     user_role: str
-    """Text before each question."""
     assistant_role: str
-    """Text before each answer; alone it opens the turn to be answered."""
+    """Text before each answer, as ``user_role`` before each question; alone it opens the turn to be answered."""
     sep: str
     """Text after every turn, system included; its token id also stops generation."""
     system_message: str
@@ -65,7 +64,6 @@ class PatchAnnotation:
     line: int | None = None
     """Number of the line, or of the shape from the top, from 0."""
     colour: str | None = None
-    """Name of its colour, where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +71,10 @@ class Sample:
     """One training conversation, before tokens: what a domain, a data file or a generator yields."""
 
     id: str
-    """Names the sample in errors and logs, unique in its source."""
+    """Unique in its source."""
     messages: Sequence[Message]
     """The turns; every assistant turn is supervised."""
     source: str = ""
-    """Name of the data set the sample comes from."""
     max_tiles: int | None = None
     """Tile limit of this sample's images; ``None`` leaves it to the recipe."""
     patch_annotations: Sequence[PatchAnnotation] = ()
@@ -129,7 +126,6 @@ class Batch:
     """
 
     sample_ids: tuple[str, ...]
-    """One per row."""
     input_ids: torch.Tensor
     """(B, T) int64."""
     labels: torch.Tensor
@@ -169,7 +165,6 @@ class Prediction:
     """One answer, kept so that scoring again costs no inference."""
 
     item_id: str
-    """The ``Item.id`` it answers."""
     text: str
     """The answer as decoded, stop token removed."""
     seconds: float = 0.0
@@ -189,11 +184,9 @@ class Score:
     """A benchmark's result."""
 
     benchmark: str
-    """Name of the benchmark file."""
     values: Mapping[str, float]
     """Metric name to value, in the unit that papers print."""
     items: int
-    """How many items were scored."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Standard error of a metric, in its unit; metrics without one are left out."""
     counts: Mapping[str, int] = field(default_factory=dict)

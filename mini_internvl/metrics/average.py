@@ -13,8 +13,6 @@ MINI_INTERNVL = ("MMMU", "MathVista", "AI2D", "ChartQA", "DocVQA", "InfoVQA", "O
 """Columns of the paper's general table."""
 LEADERBOARD = ("MMBench_V11", "MMStar", "MMMU_VAL", "MathVista", "OCRBench", "AI2D", "HallusionBench", "MMVet")
 """Columns of the OpenVLM leaderboard's average."""
-OCRBENCH_POINTS = 10.0
-"""OCRBench's points for one per cent."""
 INTERNVL2_76B: Mapping[str, float] = {
     "MMMU": 58.2,
     "MathVista": 65.5,
@@ -51,6 +49,6 @@ def _average(values: Mapping[str, float | None], names: tuple[str, ...]) -> floa
     for name in names:
         value = values.get(name)
         if value is not None:
-            total += value / OCRBENCH_POINTS if name == "OCRBench" else value
+            total += value / 10 if name == "OCRBench" else value
             count += 1
     return total / count if count else None

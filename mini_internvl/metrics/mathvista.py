@@ -167,7 +167,6 @@ class Verdict:
     calls: int
     """How often the judge was asked."""
     hit: bool
-    """Whether it is right."""
     undecided: bool = False
     """Whether only a judge could tell, and there was none; it is no hit then."""
 

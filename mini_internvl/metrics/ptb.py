@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+
 from mini_internvl.metrics.lexer import Lexer
 
 #: Tokens that are dropped before scoring (pycocoevalcap, tokenizer/ptbtokenizer.py); the upper-case ones never occur.
@@ -28,7 +30,6 @@ PUNCTUATION = frozenset(
 )
 
 _LINE_BREAKS = re.compile("[\r\v\f\u2028\u2029]")
-_BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 # Plain words with one space behind each: whatever follows, each is one token, apart from a few contractions.
 _PLAIN_WORDS = re.compile("(?:(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna) )[A-Za-z]+ )+")
 
@@ -65,9 +66,10 @@ def tokenize(captions: Sequence[str], *, line_breaks: Literal["official", "space
 def _tokenized_lines(text: str) -> list[str]:
     """The tokenizer's output for a whole text: lower case, tokens joined by spaces, punctuation still there."""
     # The tokenizer reads UTF-16: a character beyond the first 65,536 is two units to it.
-    wide = _BEYOND_BMP.search(text) is not None
+    wide = max(text, default="") > "\uffff"
     if wide:
-        text = _BEYOND_BMP.sub(lambda match: _utf16_units(match.group()), text)
+        units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
+        text = "".join(map(chr, units.tolist()))
     lines: list[str] = []
     line: list[str] = []
     for token in _lexer().tokens(text):
@@ -81,11 +83,6 @@ def _tokenized_lines(text: str) -> list[str]:
     if wide:
         whole = whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace").lower()
     return whole.split("\n")
-
-
-def _utf16_units(char: str) -> str:
-    units = char.encode("utf-16-be")
-    return chr(int.from_bytes(units[:2], "big")) + chr(int.from_bytes(units[2:], "big"))
 
 
 def _without_punctuation(line: str) -> str:
