@@ -38,7 +38,6 @@ _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """Whether the folder holds an adapter instead of a whole model."""
     recover_folder(Path(folder))
     return (Path(folder) / ADAPTER).exists()
 
@@ -73,11 +72,8 @@ def tensors_hash(folder: str | Path) -> str:
 def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: str, full: Sequence[str] = ()) -> Path:
     """Write the adapter of a model as a PEFT folder, which replaces an older one only when it is complete.
 
-    Args:
-        base: folder or hub id of the base, written as given.
-        base_hash: its :func:`tensors_hash`.
-        full: native names of modules outside the blocks to save whole, for they were trained in full: "lm_head",
-            :data:`PROJECTOR`.
+    ``base`` is the folder or hub id of the base, ``base_hash`` its :func:`tensors_hash`; ``full`` are native names of
+    modules outside the blocks to save whole, for they were trained in full: "lm_head", :data:`PROJECTOR`.
     """
     factors = to_native(model)
     if not factors:
@@ -163,7 +159,8 @@ def load_adapted(
 
 def _config(model: InternVL, factors: Mapping[str, LoraFactors]) -> dict[str, Any]:
     ranks = {name: len(product.a) for name, product in factors.items()}
-    alphas = {name: _number(product.scale * len(product.a)) for name, product in factors.items()}
+    scaled = {name: product.scale * len(product.a) for name, product in factors.items()}
+    alphas = {name: int(alpha) if alpha == int(alpha) else alpha for name, alpha in scaled.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     all_native = [name for _, names in pairs(model) for name in names]
     return {
@@ -182,10 +179,6 @@ def _config(model: InternVL, factors: Mapping[str, LoraFactors]) -> dict[str, An
     }
 
 
-def _number(value: float) -> float | int:
-    return int(value) if value == int(value) else value
-
-
 def _short(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Name -> value, shortened to the last two words where that means the same layers with one value."""
     found: dict[str, Any] = {}
@@ -197,11 +190,7 @@ def _short(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def read_weights(info: Adapter) -> tuple[dict[str, LoraFactors], dict[str, Tensor], list[str]]:
-    """Read and check an adapter's weights without its base.
-
-    Returns:
-        Native name -> product; native name -> tensor of what is saved whole; what of the config has no effect.
-    """
+    """An adapter's products and its tensors that are saved whole, by native name; what of its config has no effect."""
     folder = info.folder
     path = folder / WEIGHTS
     if not path.exists() and (folder / "adapter_model.bin").exists():

@@ -44,13 +44,9 @@ def plan_attention(
 ) -> AttentionPlan:
     """The cheapest plan that gives every real token what it would see alone; outputs at padding are never read.
 
-    Args:
-        position_ids: (B, T) of the new tokens.
-        total: S, the new tokens and the cached ones before them.
-        padding: (B, S), 1 at real tokens, on the left or right of each row; ``None`` where causal attention does not
-            look at padding: on the right, without a cache.
-        window: how many latest positions a token sees.
-        segment_ids, document_ids: (B, S) as in ``records.Batch``; without a cache.
+    ``total`` is S, the new tokens of ``position_ids`` (B, T) and the cached ones before. ``padding``, (B, S), is 1 at
+    real tokens; without a cache what lies on the right may be left out: causal attention does not look there. Segments
+    and documents are (B, S) as in ``records.Batch``, without a cache.
     """
     new, device = position_ids.shape[1], position_ids.device
     if padding is not None and new == total and _right_padded(padding):

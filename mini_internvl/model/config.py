@@ -87,7 +87,6 @@ class RopeConfig:
     kind: RopeKind = "default"
     """``dynamic`` raises the base beyond ``max_positions`` (InternLM2); ``longrope`` is Phi-3's "su"."""
     factor: float = 1.0
-    """Scale of ``linear`` and ``dynamic``."""
     max_positions: int = 32768
     original_max_positions: int = 0
     """longrope: beyond this many positions the long factors are used."""

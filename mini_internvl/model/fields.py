@@ -14,8 +14,6 @@ class ConfigError(ValueError):
     """A config.json that is not of this family, or is wrong in one field."""
 
 
-Error = Callable[[str], ValueError]
-"""Makes the error of a message."""
 NEEDED: Any = object()
 """Stands for "no default": the field must be there."""
 
@@ -28,7 +26,11 @@ class Fields:
     """
 
     def __init__(
-        self, raw: object, where: str = "", taken: list[str] | None = None, error: Error = ConfigError
+        self,
+        raw: object,
+        where: str = "",
+        taken: list[str] | None = None,
+        error: Callable[[str], ValueError] = ConfigError,
     ) -> None:
         self.where, self.error = where, error
         self.taken: list[str] = [] if taken is None else taken
@@ -40,7 +42,6 @@ class Fields:
         return f"{self.where}.{name}" if self.where else name
 
     def refuse(self, name: str, expected: str) -> NoReturn:
-        """Raise the error of a field that is not as expected."""
         raise self.error(f"{self.path(name)} is {short_repr(self.raw.get(name))}; {expected}")
 
     def has(self, name: str) -> bool:

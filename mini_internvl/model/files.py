@@ -32,12 +32,11 @@ REAL = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
-"""Types that weights may have, by safetensors' names."""
+"""Types that weights may have, by safetensors' names; ``NAMES`` holds all that can be written."""
 NAMES = {dtype: name for name, dtype in REAL.items()} | {
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
     **{torch.uint8: "U8", torch.bool: "BOOL"},
 }
-"""Types that can be written."""
 
 
 class CheckpointError(FileError):

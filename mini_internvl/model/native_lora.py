@@ -1,11 +1,9 @@
 """Low-rank products between our layers and those of the Hugging Face native model, exact both ways.
 
-Most layers are ours under another name. Two kinds differ:
-
-- the encoder's ``attn.qkv`` is three native layers, which share A while B is cut by rows; back again, three different A
-  are stacked and B becomes block diagonal;
-- Phi-3's native ``qkv_proj`` and ``gate_up_proj`` are several layers of ours: stacked A, block-diagonal B, and a rank
-  that many times higher. Such blocks are recognised when they come back.
+Most layers are ours under another name. The encoder's ``attn.qkv`` is three native layers, which share A while B is cut
+by rows; back again, three different A are stacked and B becomes block diagonal. Phi-3's native ``qkv_proj`` and
+``gate_up_proj`` are several layers of ours: stacked A, block-diagonal B, and a rank that many times higher. Such blocks
+are recognised when they come back.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from mini_internvl.plugins import list_names
 
 @functools.cache
 def layouts() -> dict[str, ModuleType]:
-    """Name -> module, for every file in this folder."""
     modules = [importlib.import_module(f"{__name__}.{name}") for name in list_names("model.layouts")]
     return {module.NAME: module for module in modules}
 
