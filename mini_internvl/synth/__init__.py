@@ -24,8 +24,6 @@ MAX_TURNS = 12
 """Most questions of a training sample."""
 MAX_TILES = 6
 """Tile limit that the image sizes are chosen for (112-pixel tiles)."""
-
-
 KINDS: tuple[str, ...] = tuple(list_names("synth.kinds"))
 """Names that ``make`` takes: one module each in ``mini_internvl/synth/kinds``."""
 

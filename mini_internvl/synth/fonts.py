@@ -1,9 +1,7 @@
 """Fonts found on this computer, checked and split into train and test.
 
-Every ``.ttf`` / ``.otf`` / ``.ttc`` under the system's font folders is tried; what cannot draw distinct Latin upper and
-lower case letters and digits (symbols, scripts without Latin, capitals only, small capitals) is left out by looking at
-the rendered glyphs. matplotlib's DejaVu comes next and Pillow's built-in font last, so drawing works on a computer
-without any system font. A whole family is either train or test, decided by a hash of its file name.
+What cannot draw distinct Latin upper and lower case letters and digits is left out by looking at the rendered glyphs.
+matplotlib's DejaVu comes next and Pillow's built-in font last, so drawing works on a computer without any system font.
 """
 
 from __future__ import annotations

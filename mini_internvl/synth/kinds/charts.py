@@ -86,10 +86,9 @@ def questions(rng: random.Random, plot: plots.Plot, style: str) -> list[QA]:
         QA(rng.choice(ASK["kind"]), TYPE[style], "type"),
         QA(rng.choice(ASK["count"]).format(item, whole), str(len(values)), "count"),
     ]
-    if values[highest] - values[high] >= visible:
-        made += [QA(rng.choice(ASK["highest"]).format(item), labels[highest], "highest")] * 2
-    if values[low] - values[lowest] >= visible:
-        made += [QA(rng.choice(ASK["lowest"]).format(item), labels[lowest], "lowest")] * 2
+    for task, extreme, nearest in (("highest", highest, high), ("lowest", lowest, low)):
+        if abs(values[extreme] - values[nearest]) >= visible:
+            made += [QA(rng.choice(ASK[task]).format(item), labels[extreme], task)] * 2
     first, second = rng.sample(indices, 2)
     if abs(values[first] - values[second]) >= visible:
         question = rng.choice(ASK["greater"]).format(labels[first], labels[second])
@@ -139,7 +138,6 @@ def reading(rng: random.Random, item: str, plot: plots.Plot) -> list[QA]:
 
 def listing(rng: random.Random, plot: plots.Plot) -> QA:
     """All labels in order, with their values where they are printed: much to learn from for one question."""
-    if plot.printed:
-        rows = (f"{label}: {shown}" for label, shown in zip(plot.labels, plot.shown, strict=True))
-        return QA(rng.choice(ASK["values"]), "; ".join(rows), "data", main=False)
-    return QA(rng.choice(ASK["labels"]), "; ".join(plot.labels), "data", main=False)
+    parts = [f"{label}: {shown}" for label, shown in zip(plot.labels, plot.shown, strict=True)]
+    wording, answer = ("values", parts) if plot.printed else ("labels", plot.labels)
+    return QA(rng.choice(ASK[wording]), "; ".join(answer), "data", main=False)

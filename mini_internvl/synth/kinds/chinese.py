@@ -13,13 +13,12 @@ from ..scene import SHAPE_COLOURS, SHAPES, Scene, compose, unique
 
 ASK = wordings("chinese")
 
-NAMES = dict(
-    zip(SHAPES, ["圆形", "正方形", "三角形", "星形", "五边形", "六边形", "菱形", "十字形", "圆环"], strict=True)
-)
-COLOURS = dict(
-    zip(SHAPE_COLOURS, ["红色", "绿色", "蓝色", "黄色", "橙色", "紫色", "粉色", "棕色", "黑色", "白色"], strict=True)
-)
+_NAMES = ("圆形", "正方形", "三角形", "星形", "五边形", "六边形", "菱形", "十字形", "圆环")
+_COLOURS = ("红色", "绿色", "蓝色", "黄色", "橙色", "紫色", "粉色", "棕色", "黑色", "白色")
+NAMES = dict(zip(SHAPES, _NAMES, strict=True))
+COLOURS = dict(zip(SHAPE_COLOURS, _COLOURS, strict=True))
 CHARACTERS = "".join(Path(fonts.__file__).with_name("characters.txt").read_text("utf-8").split())
+"""Common characters."""
 SIDES = {"左边": (-1, 0), "右边": (1, 0), "上面": (0, -1), "下面": (0, 1)}
 
 

@@ -7,8 +7,10 @@ import random
 from PIL import ImageDraw
 
 from .. import canvas, fonts, pages
-from ..base import QA, Drawn
+from ..base import QA, Drawn, wordings
 from .text_easy import token
+
+ASK = wordings("text")
 
 SIZES = ((112, 112, 3), (224, 112, 5), (336, 112, 2), (112, 224, 1), (224, 224, 2), (336, 224, 1))
 """Width, height, weight; each is near a grid of 112-pixel tiles."""
@@ -41,13 +43,11 @@ def _details(rng: random.Random, lines: list[str]) -> list[QA]:
     made = []
     if len(lines) > 1:
         at = rng.randrange(len(lines))
-        made.append(QA(rng.choice((f"Read line {at + 1}.", f"What is on the {ORDINALS[at]} line?",
-                                   f"What does line {at + 1} say?")), lines[at], "line", main=False))  # fmt: skip
-        made.append(QA(rng.choice(("How many lines of text are there?", "How many lines are there?")),
-                       str(len(lines)), "count_lines", main=False))  # fmt: skip
+        made.append(QA(rng.choice(ASK["line"]).format(at + 1, ORDINALS[at]), lines[at], "line", main=False))
+        made.append(QA(rng.choice(ASK["count_lines"]), str(len(lines)), "count_lines", main=False))
     if first != lines[0] or len(lines) > 1:
-        made.append(QA(rng.choice(("What is the first word?", "Which word comes first?")), first, "part", main=False))
-        made.append(QA(rng.choice(("What is the last word?", "Which word comes last?")), last, "part", main=False))
+        made.append(QA(rng.choice(ASK["first"]), first, "part", main=False))
+        made.append(QA(rng.choice(ASK["last"]), last, "part", main=False))
     return rng.sample(made, min(len(made), rng.randint(0, 2)))
 
 

@@ -126,16 +126,13 @@ def _ask(rng: random.Random, split: str, shown: str, sort: str, layout: str, ink
     if split == "test":
         return made
     others = [
-        QA(rng.choice(("What colour is the text?", "What is the colour of the letters?", "Which colour is the text?")),
-           ink, "text_colour", main=False),
-        QA("What colour is the background?" if layout == "plain" else f"What colour is the {layout}?", paper,
-           "back_colour", main=False),
-    ]  # fmt: skip
+        QA(rng.choice(ASK["text_colour"]), ink, "text_colour", main=False),
+        QA(f"What colour is the {'background' if layout == 'plain' else layout}?", paper, "back_colour", main=False),
+    ]
     if layout != "plain":
         others.append(QA(rng.choice(ASK["what"]), f"a {layout}", "object", main=False))
     if rng.random() < 0.5:
         other = shown if rng.random() < 0.5 else text(rng, split)[0]
-        subject = "text" if layout == "plain" else layout
-        verb = "Is the text" if layout == "plain" else f"Does the {subject} say"
+        verb = "Is the text" if layout == "plain" else f"Does the {layout} say"
         others.append(QA(f'{verb} "{other}"?', "Yes" if other == shown else "No", "verify", main=False))
     return [*made, rng.choice(others)]
