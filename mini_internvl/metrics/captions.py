@@ -85,32 +85,27 @@ def caption_scores(
 
 @dataclass(frozen=True, kw_only=True)
 class _Grams:
-    """The n-grams of one order; keys rise and are distinct within each of the three groups."""
+    """The n-grams of one order: keys, caption * number + n-gram, with how often the caption has the n-gram.
+
+    Keys rise and are distinct. Those of the S hypotheses' n-grams are (S,), of the H references' (H,).
+    """
 
     number: int
     """Distinct n-grams in the data."""
     said: np.ndarray
-    """(S,) keys: item * number + n-gram, of the hypotheses."""
     said_count: np.ndarray
-    """(S,) how often the hypothesis has the n-gram."""
     heard: np.ndarray
-    """(H,) keys: reference * number + n-gram."""
     heard_count: np.ndarray
-    """(H,) how often the reference has the n-gram."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    """What BLEU and CIDEr need to know of N hypotheses and R references."""
+    """Lengths (N,) of hypotheses, lengths (R,) and items (R,), rising, of references; n-grams, one entry per order."""
 
     said_length: np.ndarray
-    """(N,) tokens of each hypothesis."""
     heard_length: np.ndarray
-    """(R,) tokens of each reference."""
     item: np.ndarray
-    """(R,) item of each reference, rising."""
     grams: Sequence[_Grams]
-    """One entry per order, unigrams first."""
 
     @staticmethod
     def of(said: Sequence[str], heard: Sequence[str], item: np.ndarray) -> _Counts:

@@ -144,18 +144,18 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Single results of an evaluation; each list has one entry per answer that takes part."""
+    """Single results of an evaluation; each list has one entry per answer that takes part.
+
+    Pairs are (answer, gold answer); where the judge's are ``None`` the answer is wrong without asking.
+    """
 
     accuracy: list[float] = field(default_factory=list)
     """1 for an answer equal to the gold one, else 0."""
     language: list[tuple[str, str]] = field(default_factory=list)
-    """(answer, gold answer)."""
     match: list[float] = field(default_factory=list)
     """F1."""
     judged: list[tuple[str, str] | None] = field(default_factory=list)
-    """(answer, gold answer) for the judge; ``None`` is wrong without asking."""
     match_judged: list[tuple[str, str] | None] = field(default_factory=list)
-    """The same for the answers of ``match``."""
     kept: list[bool] = field(default_factory=list)
     """For every question in order: whether it was scored."""
     broken: list[int] = field(default_factory=list)
