@@ -257,8 +257,7 @@ class Recipe:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply ``a.b=c`` overrides (a number after the dot indexes a list: ``stages.0.lr=1e-4``).
 
-    Raises:
-        RecipeError: the file is missing or no YAML, or a field is unknown, missing or wrong.
+    RecipeError: the file is missing or no YAML, or a field is unknown, missing or wrong.
     """
     path = Path(path)
     try:

@@ -234,8 +234,7 @@ def _check_released(llm: Path, raw: Mapping[str, Any], tokenizer: Tokenizer) -> 
 def _write_tokenizer(source: Path, folder: Path, template: str) -> tuple[int, Tokenizer]:
     """Copy the base's tokenizer files with the nine tokens added; the number of tokens before, and the new tokenizer.
 
-    Raises:
-        TokenizerError: the base has no tokenizer, or lacks the template's tokens.
+    TokenizerError where the base has no tokenizer, or lacks the template's tokens.
     """
     base = load_tokenizer(source)
     old = base.size

@@ -136,10 +136,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 class MixedDataset(Dataset["Example | DataError"]):
-    """The samples of a stage, numbered over all its steps; a sample that cannot be used is a DataError in its place.
-
-    A worker returns errors instead of raising them, so that they arrive in order and in plain words.
-    """
+    """The samples of a stage, numbered over all its steps; one that cannot be used is a DataError in its place, not
+    raised in the worker, so that it arrives in order and in plain words."""
 
     def __init__(
         self,

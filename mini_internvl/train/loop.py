@@ -102,8 +102,7 @@ def accumulate(
 ) -> float:
     """Add the gradients of a step's micro batches; the loss summed over them, divided by ``count`` as they are.
 
-    Raises:
-        NonFiniteLoss: names the samples of the micro batch.
+    NonFiniteLoss names the samples of the micro batch.
     """
     total = 0.0
     for batch in batches:

@@ -24,16 +24,7 @@ from mini_internvl.inputs import chat
 from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.inputs.tokenizer_files import FILES, load_tokenizer
-from mini_internvl.model.adapter import (
-    PROJECTOR,
-    WEIGHTS,
-    Adapter,
-    find_base,
-    is_adapter,
-    load_adapter,
-    save_adapter,
-    tensors_hash,
-)
+from mini_internvl.model import adapter as adapters
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
 from mini_internvl.model.files import CONFIG, read_json
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
@@ -76,22 +67,22 @@ def open_initial(recipe: Recipe) -> InitialCheckpoint:
         CheckpointError: a file is missing or damaged, or the adapter's base is another one.
     """
     device = str(resolve_device(recipe.device))
-    adapter = bool(recipe.model) and is_adapter(recipe.model)
+    adapter = bool(recipe.model) and adapters.is_adapter(recipe.model)
     if recipe.model:
-        folder = hub.resolve(find_base(recipe.model) if adapter else recipe.model)
+        folder = hub.resolve(adapters.find_base(recipe.model) if adapter else recipe.model)
         half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
         dtype, exact = ("bfloat16", ("mlp1.",)) if half else ("float32", ())
-        model, sha256 = load_model(folder, dtype=dtype, device=device, float32=exact), tensors_hash(folder)
+        model, sha256 = load_model(folder, dtype=dtype, device=device, float32=exact), adapters.tensors_hash(folder)
     else:
         folder = Path(recipe.build)
         model = fresh(read_config(folder), recipe.seed).to(device)
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
         sha256 = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
-    base_hash, full = "", [PROJECTOR] if any("projector" in stage.train for stage in recipe.stages) else []
+    base_hash, full = "", [adapters.PROJECTOR] if any("projector" in stage.train for stage in recipe.stages) else []
     if adapter:
         info = _put_adapter(model, recipe, sha256)
-        base_hash, full = sha256, [*full, *([PROJECTOR] if info.projector else []), *info.full]
-        sha256 = hashlib.sha256(sha256.encode() + (Path(recipe.model) / WEIGHTS).read_bytes()).hexdigest()
+        base_hash, full = sha256, [*full, *([adapters.PROJECTOR] if info.projector else []), *info.full]
+        sha256 = hashlib.sha256(sha256.encode() + (Path(recipe.model) / adapters.WEIGHTS).read_bytes()).hexdigest()
     elif recipe.lora is not None:
         base_hash = sha256
         add_lora(model, recipe.lora, recipe.seed)
@@ -105,10 +96,10 @@ def open_initial(recipe: Recipe) -> InitialCheckpoint:
     )
 
 
-def _put_adapter(model: InternVL, recipe: Recipe, base_hash: str) -> Adapter:
+def _put_adapter(model: InternVL, recipe: Recipe, base_hash: str) -> adapters.Adapter:
     """Put the adapter that ``recipe.model`` names on its base; ``recipe.lora`` may change its dropout only."""
     wanted = targeted(model, recipe.lora) if recipe.lora else None
-    info = load_adapter(model, recipe.model, base_hash=base_hash)
+    info = adapters.load_adapter(model, recipe.model, base_hash=base_hash)
     layers = lora_layers(model)
     if recipe.lora:
         ranks = {layer.rank for layer in layers.values()}
@@ -135,7 +126,7 @@ def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, 
             base = Path(os.path.relpath(start.folder.resolve(), folder.resolve())).as_posix()
         except ValueError:  # on another drive
             base = start.folder.resolve().as_posix()
-        save_adapter(start.model, folder, base=base, base_hash=start.base_hash, full=start.full)
+        adapters.save_adapter(start.model, folder, base=base, base_hash=start.base_hash, full=start.full)
 
 
 def sample_processor(start: InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:

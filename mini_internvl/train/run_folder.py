@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from mini_internvl import recipes
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
-from mini_internvl.files import recover_folder, write_json
+from mini_internvl.files import new_folder, recover_folder, write_json
+from mini_internvl.model.files import write_file
 from mini_internvl.recipes import Recipe
 from mini_internvl.train import state
 
@@ -99,9 +100,11 @@ class RunFolder:
         return at
 
     def save(self, at: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Save the state; before the first step it is the position alone."""
-        with saving(self.state):
-            state.save_state(self.state, {**asdict(at), "facts": self.facts}, tensors)
+        """Replace the state as a whole; before the first step it is the position alone."""
+        with saving(self.state), new_folder(self.state) as temporary:
+            if tensors:
+                write_file(tensors, temporary / state.STATE)
+            write_json(temporary / state.COUNTERS, {**asdict(at), "facts": self.facts})
 
 
 @contextmanager

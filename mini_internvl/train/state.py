@@ -16,19 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mini_internvl.files import new_folder, recover_folder, write_json
-from mini_internvl.model.files import CheckpointError, write_file
+from mini_internvl.files import recover_folder
+from mini_internvl.model.files import CheckpointError
 from mini_internvl.model.vlm import InternVL
 
 STATE, COUNTERS = "state.safetensors", "state.json"
-
-
-def save_state(folder: Path, counters: Mapping[str, Any], learned: Mapping[str, Tensor] | None = None) -> None:
-    """Replace the state folder as a whole; before the first step there are no :func:`tensors`."""
-    with new_folder(folder) as temporary:
-        if learned:
-            write_file(learned, temporary / STATE)
-        write_json(temporary / COUNTERS, counters)
 
 
 def read_counters(folder: Path) -> dict[str, Any] | None:

@@ -77,10 +77,7 @@ def token_weights(batch: Batch, reduction: str) -> Tensor:
     tokens in the same document, or in the same segment of independent questions.
 
     ``token`` gives 1, ``sample`` 1/x, so that all documents (or questions) count the same, ``square`` 1/sqrt(x),
-    between the two: ``loss_reduction`` of the official packed data set (``internvl/train/dataset_packed.py``).
-
-    Returns:
-        (supervised tokens,) float32.
+    between the two: ``loss_reduction`` of the official packed data set (``internvl/train/dataset_packed.py``). Float32.
     """
     supervised = batch.labels[:, 1:] != IGNORE
     rows = torch.arange(len(supervised))[:, None].expand_as(supervised)[supervised]
