@@ -72,19 +72,17 @@ def unique(shapes: Sequence[Shape], attribute: str = "label") -> list[Shape]:
     return [shape for shape in shapes if counts[look(shape)] == 1]
 
 
-def _star(points: int, inner: float, turn: float) -> list[tuple[float, float]]:
-    """Corner points around the unit circle; ``inner`` 1 gives a regular polygon."""
-    steps = points * (1 if inner == 1 else 2)
-    radii = [1.0 if inner == 1 or i % 2 == 0 else inner for i in range(steps)]
-    return [(r * math.sin(2 * math.pi * i / steps + turn), -r * math.cos(2 * math.pi * i / steps + turn))
-            for i, r in enumerate(radii)]  # fmt: skip
+def _corners(radii: Sequence[float], turn: float = 0) -> list[tuple[float, float]]:
+    """Corner points around a circle, each at its distance from the middle."""
+    angles = [2 * math.pi * i / len(radii) + turn for i in range(len(radii))]
+    return [(r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, angles, strict=True)]
 
 
 _ARM = 0.36
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": [(0, -0.95), (0.95, 0.8), (-0.95, 0.8)],
-    "star": _star(5, 0.42, 0), "pentagon": _star(5, 1, 0), "hexagon": _star(6, 1, math.pi / 6),
+    "star": _corners((1, 0.42) * 5), "pentagon": _corners((1,) * 5), "hexagon": _corners((1,) * 6, math.pi / 6),
     "diamond": [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)],
     "cross": [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM), (_ARM, 1), (-_ARM, 1),
               (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],

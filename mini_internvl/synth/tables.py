@@ -1,8 +1,7 @@
 """Real tables behind the charts, cut from the files of vega-datasets (read directly, without pandas).
 
-Each ``Table`` is one small group of rows of a source (a share in one year, one site of a field trial); a group belongs
-to the train or the test split by a hash of its key, so test charts show rows that no training chart shows. Datasets
-that vega-datasets only links to (movies, gapminder) are not used.
+Each ``Table`` is one small group of rows of a source (a share in one year, one site of a field trial). It belongs to
+the train or the test split by a hash of its key, so test charts show rows that no training chart shows.
 """
 
 from __future__ import annotations

@@ -36,8 +36,7 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
     pen = ImageDraw.Draw(image)
     row = height // len(lines)
     largest = rng.randint(24, 44)
-    wide = max(lines, key=len)
-    font = canvas.fit(path, wide, width - 10, row - 8, largest)
+    font = canvas.fit(path, max(lines, key=len), width - 10, row - 8, largest)
     patch_annotations: list[PatchAnnotation] = []
     for i, line in enumerate(lines):
         left, _, right, _ = canvas.size_of(font, line)
