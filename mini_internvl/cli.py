@@ -21,8 +21,7 @@ from typer.core import TyperGroup
 
 from mini_internvl import commands, plugins, records
 
-INTERRUPTED = 130
-"""What typer returns for a Ctrl-C instead of raising it."""
+INTERRUPTED = 130  # what typer returns for a Ctrl-C instead of raising it
 SETTINGS: Mapping[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
 
 

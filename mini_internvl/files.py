@@ -21,10 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-MAX_TEXT = 1 << 28
-"""Bytes of the largest file that is read as a whole, unless the caller knows better."""
-LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS has not fetched."""
+MAX_TEXT = 1 << 28  # bytes of the largest file that is read as a whole, unless the caller knows better
+LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 
 
 class FileError(ValueError):
@@ -32,11 +30,7 @@ class FileError(ValueError):
 
 
 def check_file(path: Path, *, limit: int | None = None, error: type[ValueError] = FileError) -> int:
-    """Size in bytes of a file that may be opened.
-
-    Raises:
-        error: it is missing, no regular file, or larger than ``limit`` bytes.
-    """
+    """Size in bytes of a regular file of at most ``limit`` bytes; ``error`` says why it may not be opened."""
     try:
         facts = path.stat()
     except (FileNotFoundError, NotADirectoryError):

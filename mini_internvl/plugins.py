@@ -18,11 +18,7 @@ from types import ModuleType
 
 
 def list_names(folder: str) -> list[str]:
-    """Names of the plug-ins in a package folder such as ``"domains"``, sorted.
-
-    Raises:
-        ValueError: the package has no such folder.
-    """
+    """Names of the plug-ins in a package folder such as ``"domains"``, sorted; ValueError without that folder."""
     place = Path(__file__).parent.joinpath(*folder.split("."))
     if not all(part.isidentifier() for part in folder.split(".")) or not (place / "__init__.py").is_file():
         raise ValueError(f'mini_internvl has no plug-in folder "{folder}"')

@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-LOG_SECONDS = 15.0
-"""Time between two lines of a bar in a log."""
-DRAW_SECONDS = 0.1
-"""Time between two drawings of a bar on a terminal."""
+LOG_SECONDS = 15.0  # time between two lines of a bar in a log
+DRAW_SECONDS = 0.1  # time between two drawings of a bar on a terminal
 
-_shown: Progress | None = None
-"""The bar on the terminal; there is one at a time."""
+_shown: Progress | None = None  # the bar on the terminal; there is one at a time
 
 
 def close() -> None:

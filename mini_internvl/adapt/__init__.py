@@ -50,22 +50,18 @@ from mini_internvl.train.run_folder import check_folder
 
 __all__ = ["AdaptConfig", "Callbacks", "Plan", "adapt", "geometric_mean", "make_plan"]
 
-TRIED = 8
-"""Items of a benchmark that are scored without answers, to find what its scoring lacks before the work."""
+TRIED = 8  # items of a benchmark that are scored without answers, to find what its scoring lacks before the work
 
 
 @dataclass(kw_only=True)
 class Callbacks:
     """What is called as the work goes on; each may be left out."""
 
-    note: Callable[[str], None] = lambda line: None
-    """A line about what will be done or was found."""
+    note: Callable[[str], None] = lambda line: None  # a line about what will be done or was found
     step: Callable[[str], None] = lambda title: None
-    count: Callable[[int, int], None] = lambda done, total: None
-    """Progress of a counted step."""
+    count: Callable[[int, int], None] = lambda done, total: None  # progress of a counted step
     train: Callable[[Progress], None] = lambda progress: None
-    should_stop: Callable[[], bool] = lambda: False
-    """True stops at the next safe point of whatever is being done."""
+    should_stop: Callable[[], bool] = lambda: False  # True stops at the next safe point of whatever is being done
 
     def counted(self, done: int, total: int) -> None:
         """Tell of progress, and stop where that was asked for."""

@@ -14,8 +14,7 @@ from mini_internvl.engine.hub import NANO, base_folder, resolve
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.recipes import PARTS, LoraRecipe, Recipe, SourceRecipe
 
-DRAWN = "synth"
-"""What ``general`` and ``probe`` call the drawn images, whose training data nano's came from."""
+DRAWN = "synth"  # what ``general`` and ``probe`` call the drawn images, whose training data nano's came from
 DRAWN_SHARES = {"shapes": 3.0, "words": 3.0, "charts": 4.0, "text": 1.0}
 """Drawn general samples that are mixed in, with their shares."""
 NONE = "none"
@@ -27,47 +26,31 @@ RECIPE_FIELDS = ("epochs", "lr", "ratio", "batch_size", "max_tiles", "max_length
 class AdaptConfig:
     """Settings of an adaptation, those of ``minivl adapt``; ``None`` leaves one to the recipe of the domain."""
 
-    domain: str
-    """Name of a domain, or path of a domain file."""
+    domain: str  # name of a domain, or path of a domain file
     output: Path
-    model: str | None = None
-    """Starting checkpoint; ``None`` for nano."""
-    data: Path | None = None
-    """Folder of raw records; ``None`` lets the domain build its own in the run folder."""
-    build: Mapping[str, int] = field(default_factory=dict)
-    """Numbers for the domain's ``build``."""
-    max_faults: float = 0.01
-    """Share of the records that may be unusable; more stop the run."""
+    model: str | None = None  # starting checkpoint; ``None`` for nano
+    data: Path | None = None  # folder of raw records; ``None`` lets the domain build its own in the run folder
+    build: Mapping[str, int] = field(default_factory=dict)  # numbers for the domain's ``build``
+    max_faults: float = 0.01  # share of the records that may be unusable; more stop the run
     epochs: float | None = None
     lr: float | None = None
-    ratio: float | None = None
-    """General to domain samples, the paper's r."""
+    ratio: float | None = None  # general to domain samples, the paper's r
     batch_size: int | None = None
     max_tiles: int | None = None
     max_length: int | None = None
-    loss_reduction: str | None = None
-    """How a token weighs: token, square or sample."""
-    lora: int | None = None
-    """Rank of the adapters that train instead of the weights; ``None`` trains the weights."""
+    loss_reduction: str | None = None  # how a token weighs: token, square or sample
+    lora: int | None = None  # rank of the adapters that train instead of the weights; ``None`` trains the weights
     freeze_vision: bool = False
-    general: str | None = None
-    """General training data: a meta file or a file of rows, ``synth`` or ``none``; ``None`` is synth for nano only."""
-    probe: Sequence[str] | None = None
-    """Benchmarks of general ability; ``None`` is synth for nano and nothing for other models."""
-    probe_data: Path | None = None
-    """Folder of their official files."""
-    probe_items: int = 100
-    """Questions of each of them (synth: of each kind)."""
-    validation_items: int = 48
-    """Validation questions per benchmark of the metric measured while training."""
+    general: str | None = None  # a meta file, a file of rows, ``synth`` or ``none``; by default synth for nano alone
+    probe: Sequence[str] | None = None  # benchmarks of general ability; by default synth for nano alone
+    probe_data: Path | None = None  # folder of their official files
+    probe_items: int = 100  # questions of each of them (synth: of each kind)
+    validation_items: int = 48  # validation questions per benchmark of the metric measured while training
     device: str = "auto"
-    precision: str = "auto"
-    """Arithmetic of the training: ``fp32``, ``bf16``, or ``auto`` (bf16 where the processor is fast at it)."""
-    workers: int = 1
-    """Processes that prepare batches."""
+    precision: str = "auto"  # of the training: ``fp32``, ``bf16``, or ``auto``, bf16 where it is fast
+    workers: int = 1  # processes that prepare batches
     seed: int = 0
-    command: str = ""
-    """The command line, for the report."""
+    command: str = ""  # the command line, for the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +58,15 @@ class Plan:
     """Everything that is settled before the work begins."""
 
     domain: Domain
-    base: Path
-    """Folder of the starting checkpoint."""
+    base: Path  # folder of the starting checkpoint
     recipe: AdaptRecipe
-    general: tuple[SourceRecipe, ...]
-    """General training data; the weights sum to the ratio."""
-    probe: Mapping[str, ModuleType]
-    """Benchmarks of general ability, by name."""
-    lines: Sequence[str]
-    """The plan in words."""
+    general: tuple[SourceRecipe, ...]  # general training data; the weights sum to the ratio
+    probe: Mapping[str, ModuleType]  # benchmarks of general ability, by name
+    lines: Sequence[str]  # the plan in words
 
 
 def make_plan(config: AdaptConfig) -> Plan:
-    """Settle model, settings, general data and probe, and check them.
-
-    Raises:
-        ValueError: something is unknown, missing or out of range; the message names it and the fix.
-    """
+    """Settle and check model, settings, general data and probe; ValueError names what is wrong and the fix."""
     domain = load_domain(config.domain)
     if config.data is None and domain.build is None:
         raise ValueError(f"the domain {domain.name} cannot make its own records; give their folder with --data")

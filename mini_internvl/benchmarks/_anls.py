@@ -28,22 +28,14 @@ PRIMARY_METRIC = "anls"
 class Layout:
     """Where a benchmark's files lie and what they hold."""
 
-    benchmark: str
-    """Name of the benchmark file."""
-    folders: Sequence[str]
-    """Folders below the data folder, beside the one with the benchmark's name."""
-    questions: Mapping[str, Sequence[str]]
-    """Split -> names of InternVL's jsonl file."""
-    annotations: Mapping[str, Sequence[str]]
-    """Split -> names of the RRC's annotation file."""
-    image: str
-    """Field of the annotation file that names the image."""
-    images: Sequence[str]
-    """Folders of the images beside the question file or the annotation file."""
-    labels: Mapping[str, Sequence[str]]
-    """Group of metrics -> names of the annotation's field with the labels."""
-    max_tiles: int
-    """Tile limit."""
+    benchmark: str  # name of the benchmark file
+    folders: Sequence[str]  # folders below the data folder, beside the one with the benchmark's name
+    questions: Mapping[str, Sequence[str]]  # split -> names of InternVL's jsonl file
+    annotations: Mapping[str, Sequence[str]]  # split -> names of the RRC's annotation file
+    image: str  # field of the annotation file that names the image
+    images: Sequence[str]  # folders of the images beside the question file or the annotation file
+    labels: Mapping[str, Sequence[str]]  # group of metrics -> names of the annotation's field with the labels
+    max_tiles: int  # tile limit
 
 
 def read_items(
@@ -52,10 +44,8 @@ def read_items(
     """One item a question, with the official id.
 
     ``SPLIT.jsonl`` gives the questions; gold answers and labels come from the annotation file where it is there, as in
-    the official scorer. Either file is enough.
-
-    Raises:
-        DataError: a file, a field or an image is missing or wrong, an id comes twice, or the two files disagree.
+    the official scorer. Either file is enough. DataError: something is missing or wrong, an id comes twice, or the two
+    files disagree.
     """
     name, kind = chosen("split", split, SPLITS), chosen("protocol", protocol, PROTOCOLS)
     scored, place = name not in UNSCORED, (root, layout.benchmark)
@@ -142,10 +132,8 @@ def make_score(benchmark: str) -> Callable[..., Score]:
     def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
         """``anls`` and the metrics of each label, in per cent.
 
-        Notes: ``empty`` answers, and ``no gold answer``, which count as wrong and stop the official script.
-
-        Raises:
-            ValueError: the items are of a split without published answers.
+        Notes: ``empty`` answers, and ``no gold answer``, which count as wrong and stop the official script. ValueError:
+        the items are of a split without published answers.
         """
         if any(item.reference["answers"] is None for item, _ in asked):
             raise ValueError(

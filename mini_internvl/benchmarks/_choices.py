@@ -14,6 +14,7 @@ from typing import Any
 
 from mini_internvl.benchmarks._tally import Judge
 from mini_internvl.data import DataError
+from mini_internvl.metrics.mathvista import Version
 from mini_internvl.metrics.options import NAN, REFUSED, ask_option, infer_option, is_chinese, through_table
 from mini_internvl.records import Item
 
@@ -21,8 +22,8 @@ SUFFIX = "Answer with the option's letter from the given choices directly."
 SUFFIX_CN = "请直接回答选项字母。"
 OPEN_SUFFIX = "Answer the question directly."
 OPEN_SUFFIX_CN = "请直接回答问题。"
-VERSIONS = {"vlmevalkit-2024-10": "2024-10", "vlmevalkit-head": "head"}
-"""Protocol -> version of option inference."""
+VERSIONS = {"vlmevalkit-2024-10": "2024-10", "vlmevalkit-head": "head"}  # protocol -> version of option inference
+PAPER_VERSIONS: dict[str, Version] = {"paper": "2024-10", "vlmevalkit-head": "head"}  # where the paper used VLMEvalKit
 
 
 def row_options(row: Mapping[str, str], letters: str = string.ascii_uppercase) -> dict[str, str]:
@@ -50,10 +51,8 @@ def choice_prompt(row: Mapping[str, str], options: Mapping[str, str], *, chinese
 class Choice:
     """The letter that an answer means."""
 
-    letter: str
-    """``"Z"`` for none of the options."""
-    undecided: bool = False
-    """Whether only a judge could tell."""
+    letter: str  # ``"Z"`` for none of the options
+    undecided: bool = False  # whether only a judge could tell
 
 
 def choose(
@@ -84,11 +83,7 @@ def lower_bound(undecided: int, total: int, what: str = "answers") -> str:
 
 
 def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """A sheet with a header, as the servers take it: numbers as numbers, all else as text, empty cells left blank.
-
-    Raises:
-        DataError: openpyxl is not installed.
-    """
+    """A sheet as the servers take it: numbers, texts, blanks for empty cells; DataError without openpyxl."""
     try:
         from openpyxl import Workbook
         from openpyxl.cell import WriteOnlyCell

@@ -21,13 +21,10 @@ from mini_internvl.benchmarks._files import Faults, find, image_folders, read_js
 from mini_internvl.data import DataError
 from mini_internvl.metrics.drivelm import CAMERAS, CELL, COLUMNS, ROWS
 
-PARTS = ("perception", "prediction", "planning", "behavior")
-"""A frame's questions are numbered through these in order."""
-PROMPTS = "drivelm_val.jsonl"
-"""InternVL's converted questions."""
+PARTS = ("perception", "prediction", "planning", "behavior")  # a frame's questions are numbered through these in order
+PROMPTS = "drivelm_val.jsonl"  # InternVL's converted questions
 INK = (255, 0, 255)
-LETTERS = 50
-"""Size of a camera's name in points."""
+LETTERS = 50  # size of a camera's name in points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +34,10 @@ class Asked:
     id: str
     scene: str
     frame: str
-    number: int
-    """In its frame, from 0."""
+    number: int  # in its frame, from 0
     part: str
-    row: Mapping[str, Any]
-    """``Q``, ``A``, ``tag`` and what else the file has."""
-    views: Mapping[str, str]
-    """Camera -> image as the file names it."""
+    row: Mapping[str, Any]  # ``Q``, ``A``, ``tag`` and what else the file has
+    views: Mapping[str, str]  # camera -> image as the file names it
 
 
 def read_questions(path: Path, *, scored: bool) -> list[Asked]:
@@ -99,11 +93,7 @@ def _fault(row: Any, *, scored: bool) -> str:
 
 
 def read_prompts(root: str | Path, benchmark: str) -> tuple[Path, list[dict[str, Any]]] | None:
-    """InternVL's rows with ``id``, ``image``, ``text`` and ``question``; ``None`` without its file.
-
-    Raises:
-        DataError: lists the rows that lack something.
-    """
+    """InternVL's rows: id, image, text and question; ``None`` without its file; DataError lists bad rows."""
     path = find(root, benchmark, with_val(PROMPTS))
     if path is None:
         return None
@@ -127,8 +117,7 @@ class Stitched(os.PathLike[str]):
     """The path of a stitched image, which is made when somebody first opens it."""
 
     path: Path
-    views: tuple[Path, ...]
-    """In the order of CAMERAS."""
+    views: tuple[Path, ...]  # in the order of CAMERAS
 
     def __fspath__(self) -> str:
         if self.path.is_file():
@@ -159,11 +148,7 @@ def _save(image: Any, path: Path) -> str:
 
 
 def stitch(views: Sequence[Path]) -> Any:
-    """The PIL image of six views, 2688x896, in the order of CAMERAS.
-
-    Raises:
-        DataError: a view cannot be read.
-    """
+    """The PIL image of six views, 2688x896, in the order of CAMERAS; DataError names a view that cannot be read."""
     from PIL import Image, ImageDraw, ImageFont
 
     width, height = CELL

@@ -67,12 +67,9 @@ class Files:
 class WorkedExample(Files):
     """Official files in small, and answers to the items that they give."""
 
-    good: Sequence[str]
-    """Right answers, in the items' order."""
-    bad: Sequence[str]
-    """Wrong answers, in the items' order."""
-    judge: Mapping[str, str] = field(default_factory=dict)
-    """Part of a judge's prompt -> its reply, where the benchmark needs a judge."""
+    good: Sequence[str]  # right answers, in the items' order
+    bad: Sequence[str]  # wrong answers, in the items' order
+    judge: Mapping[str, str] = field(default_factory=dict)  # part of a judge's prompt -> its reply
 
 
 def table_rows(columns: str, *rows: Sequence[Any]) -> list[dict[str, Any]]:

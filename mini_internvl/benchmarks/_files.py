@@ -18,8 +18,7 @@ from mini_internvl.data import DataError, Fault
 from mini_internvl.data.containers import Table
 from mini_internvl.data.files import scan
 
-Check = Callable[[dict[str, Any]], Iterable[str]]
-"""What is wrong with a row."""
+Check = Callable[[dict[str, Any]], Iterable[str]]  # what is wrong with a row
 
 
 class Faults:
@@ -40,11 +39,7 @@ class Faults:
 
 
 def chosen(what: str, value: str | None, known: Collection[str]) -> str:
-    """The named split or protocol; ``None`` is the first of those known.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
+    """The named split or protocol, for ``None`` the first; ValueError lists those that there are."""
     if value is None:
         return next(iter(known))
     if value not in known:
@@ -70,11 +65,7 @@ def with_val(name: str) -> list[str]:
 
 
 def locate(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequence[str] = ()) -> Path:
-    """As :func:`find`.
-
-    Raises:
-        DataError: the folder or the file is missing.
-    """
+    """As :func:`find`; DataError says which file is missing and where it comes from."""
     help_page, root = f"docs/benchmarks/{benchmark}.md", Path(root)
     if not root.is_dir():
         raise DataError(f"the data folder {root} does not exist; see {help_page} for what goes there")
@@ -137,10 +128,8 @@ def read_rows(
     return rows
 
 
-IMAGES = "image"
-"""The column of a table that holds images as base64."""
-LONGEST_INDEX = 64
-"""A shorter cell of that column is the index of another row, whose images are meant."""
+IMAGES = "image"  # the column of a table that holds images as base64
+LONGEST_INDEX = 64  # a shorter cell of that column is the index of another row, whose images are meant
 NOT_BASE64 = "broken base64"
 
 
@@ -148,15 +137,11 @@ NOT_BASE64 = "broken base64"
 class TableImage:
     """An image inside a table, read when it is needed: the largest tables hold 9 GB of them."""
 
-    table: Table
-    """The table, with its header."""
-    start: int
-    """First byte of its row."""
-    size: int
-    """Bytes of the row."""
+    table: Table  # the table, with its header
+    start: int  # first byte of its row
+    size: int  # bytes of the row
     column: str
-    part: int
-    """Number of the image in the cell."""
+    part: int  # number of the image in the cell
 
     def read(self) -> bytes:
         """The image's bytes."""
@@ -177,17 +162,10 @@ def read_tsv(
     """Rows of a tab-separated file with a header, as texts; an empty cell is an empty text.
 
     Nothing is guessed: an option that reads "None" or "NA" stays that text. Images (column "image") are checked, but
-    stay in the file: the cell becomes a list of TableImage.
+    stay in the file: the cell becomes a list of TableImage. ``check`` says what is wrong with a row, ``unique`` asks
+    for an "index" of its own in each, ``rename`` gives a column its name in the rows.
 
-    Args:
-        path: the file.
-        required: columns that it must have.
-        check: what is wrong with a row.
-        unique: whether every row needs an "index" of its own.
-        rename: gives a column its name in the rows.
-
-    Raises:
-        DataError: a required column or a cell is missing, a row is no UTF-8 text or at fault, an image is broken.
+    DataError: a required column or a cell is missing, a row is no UTF-8 text or at fault, an image is broken.
     """
     files.check_file(path, error=DataError)
     table, faults = Table(path), Faults(path)
@@ -232,11 +210,7 @@ def read_tsv(
 
 
 def _check_images(cell: str) -> int:
-    """The number of a cell's images.
-
-    Raises:
-        ValueError: a text is no base64, or no image.
-    """
+    """The number of a cell's images; ValueError if a text is no base64, or no image."""
     from PIL import Image
 
     parts = _list_cell(cell)

@@ -40,10 +40,8 @@ ABILITIES = {
 }
 """Name in the files -> name in papers."""
 LETTERS = "ABCDE"
-DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
-"""Columns that the server's sheet lacks."""
-PLACE = 6
-"""Columns before the prediction in the server's sheet."""
+DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")  # columns that the server's sheet lacks
+PLACE = 6  # columns before the prediction in the server's sheet
 
 
 def read_items(
@@ -163,11 +161,7 @@ def right(item: Item, text: str) -> bool:
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
-    """The sheet for MMBench's server, as InternVL's script writes it: ``FILE.xlsx``, prediction in the seventh column.
-
-    Raises:
-        DataError: openpyxl is not installed.
-    """
+    """The sheet ``FILE.xlsx`` for MMBench's server, as InternVL's script writes it; DataError without openpyxl."""
     asked = answers(items, predictions)
     cut = [(item, internvl_answer(text, item.reference["options"]) or "") for item, text in asked]
     return _choices.export_sheets(cut, folder, PLACE)

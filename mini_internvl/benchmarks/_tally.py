@@ -9,8 +9,7 @@ from typing import Any
 from mini_internvl.benchmarks._files import chosen
 from mini_internvl.records import Item, Prediction, Score
 
-Asked = Sequence[tuple[Item, str]]
-"""Items with their answers."""
+Asked = Sequence[tuple[Item, str]]  # items with their answers
 Judge = Callable[..., str]
 
 

@@ -12,12 +12,9 @@ from mini_internvl.benchmarks._files import image_paths, read_rows
 from mini_internvl.records import Item
 
 SENTENCE = "Answer the question using a single word or phrase."
-NEW_TOKENS = 100
-"""Answer limit of InternVL's script for short answers."""
-VLMEVALKIT_NEW_TOKENS = 1024
-"""Answer limit of VLMEvalKit for every benchmark."""
-PUBLISHED = re.compile(r"(\./)?data/[^/]+/")
-"""How InternVL's files begin an image's name."""
+NEW_TOKENS = 100  # answer limit of InternVL's script for short answers
+VLMEVALKIT_NEW_TOKENS = 1024  # answer limit of VLMEvalKit for every benchmark
+PUBLISHED = re.compile(r"(\./)?data/[^/]+/")  # how InternVL's files begin an image's name
 
 
 def ask(

@@ -24,8 +24,7 @@ QUESTION_KINDS = ("speed", "turning_angle")
 WORST: Mapping[str, float] = {"speed": 50.0, "turning_angle": 180.0}
 """Error of an unreadable answer, m/s and degrees: larger than any error that a plausible number can make."""
 TAUS = (0.1, 0.5, 1.0, 5.0)
-RIGHT_WITHIN = 1.0
-"""Error (m/s or degrees) below which :func:`right` calls one answer right."""
+RIGHT_WITHIN = 1.0  # error (m/s or degrees) below which :func:`right` calls one answer right
 PRIMARY_METRIC = "speed/A1.0"
 LOWER_IS_BETTER = frozenset({"speed/RMSE", "turning_angle/RMSE"})
 
@@ -33,11 +32,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)")
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """Two items a clip of ``clips.jsonl``, ids ``<clip>/speed`` and ``<clip>/turning_angle``; nulls are left out.
-
-    Raises:
-        DataError: the folder, a row or a frame is missing or wrong (listed).
-    """
+    """Ids ``<clip>/speed`` and ``<clip>/turning_angle``, nulls left out; DataError lists what is missing or wrong."""
     chosen("protocol", protocol, PROTOCOLS)
     return _bddx.clip_items(root, "bddx_signals", chosen("split", split, SPLITS), QUESTION_KINDS, max_new_tokens=16)
 
@@ -59,10 +54,7 @@ def right(item: Item, text: str) -> bool:
 def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """The paper's ten columns, ``speed/RMSE`` to ``turning_angle/A5.0``; no judge is needed.
 
-    Notes: ``unreadable`` counts the answers without a number, and ``worst_error`` repeats WORST.
-
-    Raises:
-        ValueError: there are no items.
+    Notes: ``unreadable`` counts the answers without a number, ``worst_error`` repeats WORST. ValueError without items.
     """
     from mini_internvl.metrics.signals import signal_scores
 

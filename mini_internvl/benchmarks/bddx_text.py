@@ -20,20 +20,14 @@ from mini_internvl.records import Item, Score
 TITLE = "BDD-X text"
 SPLITS, PROTOCOLS = _bddx.SPLITS, _bddx.PROTOCOLS
 QUESTION_KINDS = ("description", "justification")
-COLUMNS = {"CIDEr": "CIDEr", "B4": "Bleu_4", "ROUGE": "ROUGE_L"}
-"""The paper's column -> the scorer's name."""
-MEANS = ("CIDEr", "ROUGE")
-"""Columns that are means over items and so have a standard error."""
+COLUMNS = {"CIDEr": "CIDEr", "B4": "Bleu_4", "ROUGE": "ROUGE_L"}  # the paper's column -> the scorer's name
+MEANS = ("CIDEr", "ROUGE")  # columns that are means over items and so have a standard error
 PRIMARY_METRIC = "description/CIDEr"
 PRIMARY_METRIC_MAX = 1000.0
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """Two items a clip of ``clips.jsonl``, ids ``<clip>/description`` and ``<clip>/justification``.
-
-    Raises:
-        DataError: the folder, a row or a frame is missing or wrong (listed).
-    """
+    """Ids ``<clip>/description`` and ``<clip>/justification``; DataError lists what is missing or wrong."""
     chosen("protocol", protocol, PROTOCOLS)
     return _bddx.clip_items(root, "bddx_text", chosen("split", split, SPLITS), QUESTION_KINDS, max_new_tokens=48)
 
@@ -42,10 +36,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
 def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     """The paper's nine columns, ``description/CIDEr`` to ``full/ROUGE``; no judge is needed.
 
-    Notes: ``empty`` counts answers that were missing or blank, ``clips`` those in ``full``.
-
-    Raises:
-        ValueError: there are no items.
+    Notes: ``empty`` counts answers that were missing or blank, ``clips`` those in ``full``. ValueError without items.
     """
     from mini_internvl.metrics.captions import caption_scores
 

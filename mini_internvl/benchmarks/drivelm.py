@@ -133,10 +133,7 @@ def score(asked: Answered, protocol: str, judge: Judge | None) -> Score:
     """``final``, ``accuracy``, ``language`` and its parts from 0 to 1; ``chatgpt``, ``match`` and its halves to 100.
 
     Notes: ``dropped`` counts questions that the graph of their frame leaves out, ``broken`` those on which the official
-    script would stop, ``judge_unreadable`` replies without a number (graded 0).
-
-    Raises:
-        ValueError: the items have no answers.
+    script would stop, ``judge_unreadable`` replies without a number (graded 0). ValueError: the items have no answers.
     """
     if any(item.reference["answer"] is None for item, _ in asked):
         raise ValueError("drivelm: these questions have no published answers; export the predictions instead")

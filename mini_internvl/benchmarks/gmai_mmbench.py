@@ -45,15 +45,10 @@ GROUPS = {
 }
 """Group of metrics -> column."""
 MULTI_SUFFIX = "Several options may be right. Answer with the letters of all of them, separated by commas, such as A,B."
-_VERSIONS = {"paper": "2024-10", "vlmevalkit-head": "head"}
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """One item a question, ids are the files' indices; an index that comes again gets its part's name before it.
-
-    Raises:
-        DataError: no file of the split is there, or rows are damaged.
-    """
+    """One item a question; an id that comes again gets its part's name before it; DataError says what is wrong."""
     split = chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
     if split == "val":
@@ -118,7 +113,7 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
             tally.add(accuracy, "multi/accuracy")
             tally.add(recall, "multi/recall")
             continue
-        choice = _choices.choose(item, text, version=_VERSIONS[protocol], judge=judge)
+        choice = _choices.choose(item, text, version=_choices.PAPER_VERSIONS[protocol], judge=judge)
         undecided += choice.undecided
         labels = item.reference["labels"].items()
         metrics = [f"{group}/{name.lower() if group == 'granularity' else name}" for group, name in labels]
@@ -140,11 +135,7 @@ def right(item: Item, text: str) -> bool:
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:
-    """One sheet for each part, as VLMEvalKit writes them: every column but the image, the prediction last.
-
-    Raises:
-        DataError: openpyxl is not installed.
-    """
+    """One sheet a part as VLMEvalKit writes it, without the image, prediction last; DataError without openpyxl."""
     return _choices.export_sheets(answers(items, predictions), folder)
 
 

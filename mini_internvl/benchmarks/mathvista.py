@@ -77,14 +77,13 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     """
     chosen("split", split, SPLITS)
     kind = chosen("protocol", protocol, PROTOCOLS)
-    path = locate(root, "mathvista", [TABLE, *OFFICIAL] if VERSIONS.get(kind) else [*OFFICIAL, TABLE])
+    path = locate(root, "mathvista", [TABLE, *OFFICIAL] if _choices.PAPER_VERSIONS.get(kind) else [*OFFICIAL, TABLE])
     tokens = 4096 if kind.startswith("internvl") else 1024
     for name, image, query, reference in _table(path) if path.suffix == ".tsv" else _official(path):
         yield _vqa.ask(name, [image], query, reference | {"query": query}, max_tiles=6, max_new_tokens=tokens)
 
 
-_Row = tuple[str, Any, str, dict[str, Any]]
-"""Id, image, query, reference."""
+_Row = tuple[str, Any, str, dict[str, Any]]  # id, image, query, reference
 
 
 def _table(path: Path) -> Iterator[_Row]:
@@ -154,16 +153,12 @@ def _reference(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-VERSIONS: dict[str, metric.Version] = {"paper": "2024-10", "vlmevalkit-head": "head"}
-"""Protocol -> VLMEvalKit's version, where it is one of its own."""
-
-
 def _decide(item: Item, text: str, protocol: str, judge: Judge | None) -> metric.Verdict:
     names = ("question_type", "answer_type", "answer", "choices", "precision")
     problem = metric.Problem(**{name: item.reference[name] for name in names})
     ask = functools.partial(_ask, judge, item.reference["query"], text) if judge else None
-    if protocol in VERSIONS:
-        return metric.vlmevalkit(problem, text, ask, VERSIONS[protocol])
+    if protocol in _choices.PAPER_VERSIONS:
+        return metric.vlmevalkit(problem, text, ask, _choices.PAPER_VERSIONS[protocol])
     source: metric.Source = "internvl" if protocol.startswith("internvl") else "official"
     if protocol.endswith("quick"):
         found = metric.quick_extraction(problem, text, source)
@@ -193,12 +188,12 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
         verdict, labels = _decide(item, text, protocol, judge), item.reference["labels"]
         metrics = [f"{label}/{value}" for label in metric.LABELS for value in metric.label_values(labels, label)]
         tally.add(verdict.hit, "accuracy", *metrics)
-        if protocol in VERSIONS:
+        if protocol in _choices.PAPER_VERSIONS:
             tally.add(verdict.prefetched, "prefetch_rate")
         rows.append((verdict, labels))
     undecided = sum(verdict.undecided for verdict, _ in rows)
     notes: dict[str, Any] = {"undecided": undecided}
-    if protocol in VERSIONS:
+    if protocol in _choices.PAPER_VERSIONS:
         notes["table"] = metric.vlmevalkit_table(
             (v, labels.get("task", ""), labels.get("skills", [])) for v, labels in rows
         )

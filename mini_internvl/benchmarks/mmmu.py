@@ -39,7 +39,6 @@ TABLE = "MMMU_DEV_VAL.tsv"
 COLUMNS = ("index", "image", "question", "A", "B", "answer", "category", "split")
 SPLIT_CELLS = {"val": ("val", "validation"), "dev": ("dev",)}
 TILES, ALL_TILES, SCRIPT_TILES = 12, 64, 6
-VERSIONS = {"paper": "2024-10", "vlmevalkit-head": "head"}
 _DOMAIN = {subject: domain for domain, subjects in metric.DOMAINS.items() for subject in subjects}
 
 
@@ -63,7 +62,7 @@ def _item(row: Mapping[str, Any], protocol: str) -> Item:
     number = len(row["image"])
     parts: list[Any] = [{"type": "image", "image": image} for image in row["image"]]
     parts[:1] = [{**part, "scale": 2} for part in parts[:1]]
-    script = protocol not in VERSIONS
+    script = protocol not in _choices.PAPER_VERSIONS
     if script:
         options = {letter: text.strip() for letter, text in options.items()}
         lines = [row["question"].strip(), *(f"{letter}. {text}" for letter, text in options.items())]
@@ -102,7 +101,7 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
         flagged += flag
     notes: dict[str, Any] = {"undecided": flagged}
     partial = ""
-    if protocol in VERSIONS:
+    if protocol in _choices.PAPER_VERSIONS:
         partial = _choices.lower_bound(0 if judge else flagged, len(asked))
     else:
         notes = {"random" if protocol == "official" else "unreadable": flagged, "report": metric.report(rows)}
@@ -112,9 +111,9 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
 def _decide(item: Item, text: str, protocol: str, judge: Judge | None) -> tuple[bool, bool]:
     """Whether an answer is right, and whether it is one of those that the notes count."""
     options, gold = item.reference["options"], item.reference["answer"]
-    if protocol in VERSIONS:
+    if protocol in _choices.PAPER_VERSIONS:
         options, letter = metric.as_choice(options, gold)
-        choice = _choices.choose(item, text, version=VERSIONS[protocol], judge=judge, options=options)
+        choice = _choices.choose(item, text, version=_choices.PAPER_VERSIONS[protocol], judge=judge, options=options)
         return choice.letter == letter, choice.undecided
     if not options:
         return metric.open_right(metric.parse_open(text), _golds(gold)), False

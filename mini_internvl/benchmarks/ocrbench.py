@@ -49,8 +49,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
         yield _vqa.ask(name, [image], text, reference, max_tiles=MAX_TILES, max_new_tokens=_vqa.VLMEVALKIT_NEW_TOKENS)
 
 
-_Row = tuple[str, Any, str, dict[str, Any]]
-"""Id, image, question, reference."""
+_Row = tuple[str, Any, str, dict[str, Any]]  # id, image, question, reference
 
 
 def _table(path: Path) -> Iterator[_Row]:

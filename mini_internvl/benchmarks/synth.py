@@ -22,10 +22,8 @@ from mini_internvl.records import Item, Score
 TITLE = "Drawn images"
 SPLITS = ("test", "train")
 PROTOCOLS = {"exact": "Exact texts; a box counts at an IoU of 0.5, with the right name where it is asked."}
-MAIN = ("shapes", "words", "charts")
-"""Kinds of the primary metric: coloured shapes, rendered words and numbers, charts."""
-SEED = 2024
-"""Base seed of the images; training recipes use others, and another split."""
+MAIN = ("shapes", "words", "charts")  # kinds of the primary metric: coloured shapes, rendered words and numbers, charts
+SEED = 2024  # base seed of the images; training recipes use others, and another split
 PRIMARY_METRIC = "mean"
 MAX_NEW_TOKENS = 48
 EXAMPLE = None

@@ -44,8 +44,7 @@ class Diagnosis:
     """All that was found in one folder: what could be read of its model, and errors, then warnings, then notes."""
 
     folder: str
-    layout: str
-    """A key of ``LAYOUTS``, or the name of another layout."""
+    layout: str  # a key of ``LAYOUTS``, or the name of another layout
     facts: Mapping[str, str | int]
     findings: tuple[Finding, ...]
 

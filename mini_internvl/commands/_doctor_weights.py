@@ -25,8 +25,7 @@ from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vision import InternViT
 from mini_internvl.model.vlm import InternVL
 
-Files = Mapping[str, Mapping[str, Stored]]
-"""File -> its tensors."""
+Files = Mapping[str, Mapping[str, Stored]]  # file -> its tensors
 Progress = Callable[[int, int], None]
 LORA = ("lora_A", "lora_B", "lora_embedding_", ".base_layer.", "base_model.model.")
 EMBEDDINGS = ("embed_tokens.weight", "tok_embeddings.weight")

@@ -57,9 +57,7 @@ def convert(
 
     Tensors stream from memory-mapped files; at most one shard is held. ``target`` must be new, and appears complete or
     not at all. ``progress`` is called with the megabytes written and their number. Returns what was done.
-
-    Raises:
-        CheckpointError, ConfigError: the source is damaged or incomplete, or cannot be said in that layout.
+    CheckpointError, ConfigError: the source is damaged or incomplete, or cannot be said in that layout.
     """
     target, there = Path(target), layouts.find(to)
     check_new(target)

@@ -26,8 +26,7 @@ from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
 
 EXAMPLE = "minivl merge runs/lora/best checkpoints/merged"
-TOLERANCE = 1e-4
-"""Largest difference of float32 logits, relative to the largest logit, that rounding explains."""
+TOLERANCE = 1e-4  # largest difference of float32 logits, relative to the largest logit, that rounding explains
 PARTS = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
 
 

@@ -20,11 +20,9 @@ class Row:
     """One record of a file, as the file holds it."""
 
     file: Path
-    place: str
-    """Where it stands in the file: ``"line 12"`` or ``"row 3"``."""
+    place: str  # where it stands in the file: ``"line 12"`` or ``"row 3"``
     raw: Mapping[str, Any]
-    id: str
-    """The record's ``id``, or its number, counted from 1."""
+    id: str  # the record's ``id``, or its number, counted from 1
 
 
 @dataclass(frozen=True, kw_only=True)

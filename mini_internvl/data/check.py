@@ -13,8 +13,7 @@ from mini_internvl.inputs.messages import Turn, normalise
 from mini_internvl.records import Sample
 
 KEPT_FAULTS = 1000  # more are counted
-Extra = Callable[[Sample], None]
-"""A further check of a sample; it raises ValueError."""
+Extra = Callable[[Sample], None]  # a further check of a sample; it raises ValueError
 
 
 class Check:

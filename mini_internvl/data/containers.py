@@ -21,8 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mini_internvl.data import DataError, Fault, Row
 
-MAX_ROW_BYTES = 64 << 20
-"""Bytes of the largest row that is read: images inside a row count."""
+MAX_ROW_BYTES = 64 << 20  # bytes of the largest row that is read: images inside a row count
 BOM = b"\xef\xbb\xbf"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 _CHUNK = 1 << 20
@@ -34,13 +33,10 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 class Span(NamedTuple):
     """Where a row stands."""
 
-    start: int
-    """Its first byte; the row's number in Parquet."""
+    start: int  # its first byte; the row's number in Parquet
     size: int
-    number: int
-    """Its line in JSON lines, else its number, from 1."""
-    data: Any
-    """Its content, as :meth:`Container.read` gives it."""
+    number: int  # its line in JSON lines, else its number, from 1
+    data: Any  # its content, as :meth:`Container.read` gives it
 
 
 def decode_object(data: bytes) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from mini_internvl.files import check_file
 
 KINDS: dict[str, type[Container]] = {".parquet": Parquet, ".tar": Shard, ".tsv": Table, ".csv": Table}
 """Kinds that a file's ending tells; of others the first bytes do."""
-ENDINGS = (".jsonl", ".json", *KINDS)
-"""Endings of the files that a folder of rows is made of."""
+ENDINGS = (".jsonl", ".json", *KINDS)  # endings of the files that a folder of rows is made of
 _PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\x28\xb5\x2f\xfd": "zstd -d", b"PK\x03\x04": "unzip"}
 
 

@@ -35,16 +35,11 @@ META_BYTES = 16 << 20  # of the largest one
 class Source:
     """Samples by number; numbers past the end begin again, in another order."""
 
-    read: Callable[[int], Sample]
-    """The sample at a place."""
-    count: int
-    """Places of one pass; 0 for samples that never run out and have one order."""
-    fingerprint: str
-    """Of all that decides the samples: it differs when a file's content does."""
-    warnings: Sequence[str] = ()
-    """What is odd in the data, a line each."""
-    groups: np.ndarray | None = None
-    """(count,) places with equal numbers are read one after the other; ``None`` where every place is alone."""
+    read: Callable[[int], Sample]  # the sample at a place
+    count: int  # places of one pass; 0 for samples that never run out and have one order
+    fingerprint: str  # of all that decides the samples: it differs when a file's content does
+    warnings: Sequence[str] = ()  # what is odd in the data, a line each
+    groups: np.ndarray | None = None  # (count,) places with equal numbers are read in a row; ``None``: each alone
     seed: int = 0
     _order: tuple[int, np.ndarray] | None = field(default=None, init=False)
 
@@ -117,8 +112,7 @@ class Part(NamedTuple):
     name: str = ""
     root: Path | None = None
     max_tiles: int | None = None
-    repeat: float = 1
-    """How often a pass takes its rows; below 1 it takes the first ones only."""
+    repeat: float = 1  # how often a pass takes its rows; below 1 it takes the first ones only
 
     def rows(self, count: int) -> int:
         """Rows of a pass, of the ``count`` that the file has."""

@@ -40,10 +40,8 @@ from mini_internvl.records import Sample
 
 __all__ = ["AdaptRecipe", "Domain", "DomainBenchmark", "DomainExample", "ExampleImage", "load_domain"]
 
-REDUCTIONS = ("token", "square", "sample")
-"""How a token of an answer may weigh (``train/losses/answers.py``)."""
-CONTRACT = ("SPLITS", "convert")
-"""What every domain has; :func:`load_domain` checks what an adaptation needs beside it."""
+REDUCTIONS = ("token", "square", "sample")  # how a token of an answer may weigh (``train/losses/answers.py``)
+CONTRACT = ("SPLITS", "convert")  # what every domain has; :func:`load_domain` checks what an adaptation needs beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +51,15 @@ class AdaptRecipe:
     The names that a training stage has too mean what they mean there (``recipes.StageRecipe``).
     """
 
-    epochs: float = 1.0
-    """Passes over the training split."""
-    lr: float = 1e-5
-    """When all weights train."""
-    lora_lr: float = 2e-4
-    """When adapters train."""
-    ratio: float = 1.0
-    """General to domain samples, the paper's r; 0 mixes nothing in, which forgets more."""
+    epochs: float = 1.0  # passes over the training split
+    lr: float = 1e-5  # when all weights train
+    lora_lr: float = 2e-4  # when adapters train
+    ratio: float = 1.0  # general to domain samples, the paper's r; 0 mixes nothing in, which forgets more
     batch_size: int = 16
     micro_batch: int = 1
     max_tiles: int = 12
     max_length: int = 8192
-    loss_reduction: str = "square"
-    """One of REDUCTIONS."""
+    loss_reduction: str = "square"  # one of REDUCTIONS
     weight_decay: float = 0.01
     warmup_ratio: float = 0.03
     drop_path: float = 0.1
@@ -117,12 +110,9 @@ class AdaptRecipe:
 class DomainBenchmark:
     """What of a benchmark measures a domain."""
 
-    test: str | None = "test"
-    """Split that is scored before and after; ``None`` leaves the benchmark to the validation."""
-    validation: str | None = None
-    """Split whose primary metric is measured while training and picks the best checkpoint, if there is one."""
-    folder: str = ""
-    """Folder below the raw data that holds the benchmark's files; empty for the raw folder itself."""
+    test: str | None = "test"  # split that is scored before and after; ``None`` leaves the benchmark to the validation
+    validation: str | None = None  # split whose primary metric picks the best checkpoint while training
+    folder: str = ""  # folder below the raw data with the benchmark's files; empty for the raw folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +129,13 @@ class DomainExample(Files):
 class Domain:
     """A domain file that keeps the contract, its splits, recipes and ``build`` as the contract says."""
 
-    name: str
-    """The file's name without its ending."""
+    name: str  # the file's name without its ending
     title: str
     splits: tuple[str, ...]
     convert: Callable[[Path, str], Iterator[Sample | Fault]]
     recipe: AdaptRecipe
     nano_recipe: AdaptRecipe
-    benchmarks: Mapping[str, tuple[ModuleType, DomainBenchmark]]
-    """Name of each -> its file, and how it is used."""
+    benchmarks: Mapping[str, tuple[ModuleType, DomainBenchmark]]  # name of each -> its file, and how it is used
     build: Callable[..., Path] | None
     file: Path
 

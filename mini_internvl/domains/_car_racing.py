@@ -46,25 +46,18 @@ class CarState:
     time: float
     x: float
     y: float
-    heading: float
-    """From the world's y axis, not wrapped."""
+    heading: float  # from the world's y axis, not wrapped
     speed: float
     yaw_rate: float
-    steering: float
-    """Angle of the front wheels against the body."""
+    steering: float  # angle of the front wheels against the body
     gas: float
     brake: float
-    curvature: float
-    """Of the road beside the car."""
-    curvature_ahead: float
-    """The strongest of the next 30 m of road."""
-    offset: float
-    """From the centre line to the car's centre; on grass it is off the road."""
+    curvature: float  # of the road beside the car
+    curvature_ahead: float  # the strongest of the next 30 m of road
+    offset: float  # from the centre line to the car's centre; on grass it is off the road
     on_grass: bool
-    limit: str
-    """What sets the driver's speed: ``"cruise"``, ``"bend"`` or ``"light"``."""
-    light: str | None
-    """``"red"`` or ``"green"``."""
+    limit: str  # what sets the driver's speed: ``"cruise"``, ``"bend"`` or ``"light"``
+    light: str | None  # ``"red"`` or ``"green"``
     light_distance: float | None
 
 
@@ -73,10 +66,8 @@ class Rollout:
     """One simulated clip, and the situation as it was planned."""
 
     clip: Clip
-    states: tuple[CarState, ...]
-    """One per kept frame, then the state one interval later."""
-    frames: tuple[Any, ...]
-    """PIL images, oldest first."""
+    states: tuple[CarState, ...]  # one per kept frame, then the state one interval later
+    frames: tuple[Any, ...]  # PIL images, oldest first
 
 
 @functools.cache

@@ -26,12 +26,10 @@ class Style:
     """How a kind of driver drives, in metres and seconds; each clip draws its cruising speed from the range."""
 
     cruise: tuple[float, float]
-    sideways: float
-    """Acceleration taken in bends."""
+    sideways: float  # acceleration taken in bends
     gain: float
     brake: float
-    weave: float
-    """Size of slow wandering about the chosen line."""
+    weave: float  # size of slow wandering about the chosen line
 
 
 STYLES: Mapping[str, Style] = {
@@ -73,12 +71,9 @@ class Clip:
     offset_to: float
     move_at: float
     move_rate: float
-    wander: tuple[float, float, float]
-    """About that line: size, period, phase (radians)."""
-    line: float | None
-    """Position of a stop line along the centre line."""
-    green_at: float
-    """When its light turns green; infinite for a light that stays red."""
+    wander: tuple[float, float, float]  # about that line: size, period, phase (radians)
+    line: float | None  # position of a stop line along the centre line
+    green_at: float  # when its light turns green; infinite for a light that stays red
 
     def line_offset(self, time: float) -> float:
         """The offset that the driver aims for at ``time``."""

@@ -19,10 +19,8 @@ from mini_internvl.engine.engine import Engine, Prompt, user
 from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.records import Message
 
-FLOAT32_TOLERANCE = 1e-3
-"""Largest difference of logits that two float32 models may have."""
-MIXED_TOLERANCE = 0.25
-"""The same where either model is in a 16-bit type."""
+FLOAT32_TOLERANCE = 1e-3  # largest difference of logits that two float32 models may have
+MIXED_TOLERANCE = 0.25  # the same where either model is in a 16-bit type
 SLICE = 64
 """Positions whose logits are held at a time, so that a long prompt of a large vocabulary needs no table of both."""
 END = "(end)"
@@ -48,15 +46,11 @@ class PromptComparison:
     name: str
     tokens: int
     tiles: tuple[int, ...]
-    problem: str = ""
-    """Why logits were not compared: other ids, tiles or vocabularies."""
+    problem: str = ""  # why logits were not compared: other ids, tiles or vocabularies
     prompt_difference: Difference | None = None
-    logits: float | None = None
-    """Largest absolute difference of logits over the prompt; ``None`` when not compared."""
-    answer_difference: Difference | None = None
-    """Of the greedy tokens."""
-    agreement: float | None = None
-    """Share of greedy tokens that are equal at their place."""
+    logits: float | None = None  # largest absolute difference of logits over the prompt; ``None`` when not compared
+    answer_difference: Difference | None = None  # of the greedy tokens
+    agreement: float | None = None  # share of greedy tokens that are equal at their place
 
     def within(self, tolerance: float) -> bool:
         """Whether ids and greedy tokens are equal and the logits differ by at most ``tolerance``."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-SMALL_MODEL_BYTES = 200e6
-"""Weights up to this size stay float32 on a CPU."""
+SMALL_MODEL_BYTES = 200e6  # weights up to this size stay float32 on a CPU
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:

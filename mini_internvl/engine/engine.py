@@ -27,8 +27,7 @@ from mini_internvl.records import Message
 KV_BYTES = 4 * 10**9
 """Bytes that the keys and values of a batch may take, padding and the longest answers counted; a prompt that needs more
 alone gets it. Reading prompts takes half as much again at most, for beginnings that several share."""
-TILES_TOGETHER = 64
-"""Tiles that the encoder reads at a time, since the memory it needs grows with them."""
+TILES_TOGETHER = 64  # tiles that the encoder reads at a time, since the memory it needs grows with them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,10 +50,8 @@ class Step(NamedTuple):
     """What one step of generation gives one row."""
 
     row: int
-    token: int | None
-    """The new token; ``None`` for a stop token, which is no part of the answer."""
-    finish_reason: FinishReason | None
-    """Why the row ends here; ``None`` while it goes on."""
+    token: int | None  # the new token; ``None`` for a stop token, which is no part of the answer
+    finish_reason: FinishReason | None  # why the row ends here; ``None`` while it goes on
 
 
 def pick(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:

@@ -17,10 +17,8 @@ from torch import Tensor
 from mini_internvl.model.decoder import CacheSpan, KVCache, rotation_group
 from mini_internvl.model.vlm import InternVL
 
-PREFILL_TOKENS = 4096
-"""Most tokens, padding included, that are read at once; a longer prompt is read alone."""
-MOST_PADDING = 1.25
-"""Longest piece of a group over its shortest."""
+PREFILL_TOKENS = 4096  # most tokens, padding included, that are read at once; a longer prompt is read alone
+MOST_PADDING = 1.25  # longest piece of a group over its shortest
 Prompts = Sequence[Sequence[int]]
 
 
@@ -29,12 +27,9 @@ class Piece:
     """Tokens that are read together: a whole prompt, a prefix that several share, or what follows one."""
 
     ids: Sequence[int]
-    prompt_length: int
-    """Tokens of the whole prompt, on which the rotation may depend."""
-    visual: Tensor | None = None
-    """(N, tokens per tile, hidden) for the placeholders among the ids."""
-    prefix: CacheSpan | None = None
-    """What stands before the ids, read already."""
+    prompt_length: int  # tokens of the whole prompt, on which the rotation may depend
+    visual: Tensor | None = None  # (N, tokens per tile, hidden) for the placeholders among the ids
+    prefix: CacheSpan | None = None  # what stands before the ids, read already
 
     @property
     def start(self) -> int:

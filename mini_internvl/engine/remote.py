@@ -30,12 +30,9 @@ from mini_internvl.inputs.messages import Messages
 from mini_internvl.inputs.openai import read_reply, to_wire
 
 PREFIX = "openai:"
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Statuses that are worth another try."""
-LARGEST = 16_000_000
-"""Bytes of an answer at most."""
-LONGEST_WAIT = 60.0
-"""Seconds between tries at most."""
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that are worth another try
+LARGEST = 16_000_000  # bytes of an answer at most
+LONGEST_WAIT = 60.0  # seconds between tries at most
 
 
 class RemoteError(RuntimeError):
@@ -46,8 +43,7 @@ class RemoteError(RuntimeError):
 class Address:
     """Where a remote model is, and its name there."""
 
-    url: str
-    """Up to and including the version, for instance ``http://localhost:8000/v1``."""
+    url: str  # up to and including the version, for instance ``http://localhost:8000/v1``
     model: str
 
     @classmethod

@@ -12,10 +12,8 @@ from typing import Any
 from mini_internvl.inputs.images import ImageError
 from mini_internvl.records import Item
 
-BATCH_SIZE = 64
-"""Questions answered together: a step of decoding costs little more for many than for one."""
-MOST_TILES = 128
-"""Tiles of a batch, beyond which it is cut; images of more make batches of one."""
+BATCH_SIZE = 64  # questions answered together: a step of decoding costs little more for many than for one
+MOST_TILES = 128  # tiles of a batch, beyond which it is cut; images of more make batches of one
 
 
 def group(

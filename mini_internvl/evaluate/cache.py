@@ -16,8 +16,7 @@ from pathlib import Path
 
 from mini_internvl.records import Item
 
-LOCK_SECONDS = 60.0
-"""Seconds to wait for another process's write."""
+LOCK_SECONDS = 60.0  # seconds to wait for another process's write
 KEYS_PER_QUERY = 500
 TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -36,8 +35,7 @@ class CachedAnswer:
 
     text: str
     seconds: float = 0.0
-    item: str = ""
-    """Id of the item that was asked first; for people who look into the file."""
+    item: str = ""  # id of the item that was asked first; for people who look into the file
 
 
 class AnswerCache:

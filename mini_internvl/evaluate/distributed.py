@@ -14,8 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
-GROUP_TIMEOUT = timedelta(days=7)
-"""How long the first to finish waits for the last."""
+GROUP_TIMEOUT = timedelta(days=7)  # how long the first to finish waits for the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +23,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    local: int = 0
-    """Its number on its machine, which is that of its GPU."""
+    local: int = 0  # its number on its machine, which is that of its GPU
 
     @property
     def first(self) -> bool:

@@ -26,21 +26,14 @@ ANSWERS = ("prediction", "predict", "response", "answer", "text")
 class Matched:
     """Answers that belong to items, and what is left over."""
 
-    predictions: Sequence[Prediction]
-    """In item order."""
+    predictions: Sequence[Prediction]  # in item order
     missing: Sequence[str]
-    unmatched: Sequence[str]
-    """Ids of the answers that name no item, or no single one."""
-    doubled: int
-    """Answers replaced by a later one to the same item."""
+    unmatched: Sequence[str]  # ids of the answers that name no item, or no single one
+    doubled: int  # answers replaced by a later one to the same item
 
 
 def read(path: Path) -> list[tuple[str, str]]:
-    """(id, answer) of every row.
-
-    Raises:
-        ValueError: the file is missing or malformed; the message names the row.
-    """
+    """(id, answer) of every row; ValueError: the file is missing or malformed, with the row."""
     if path.suffix == ".xlsx":
         found = _sheet_rows(path)
     else:

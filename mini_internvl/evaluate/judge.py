@@ -14,8 +14,7 @@ from mini_internvl.inputs.messages import Turn
 from mini_internvl.records import JudgeError
 
 MAX_REPLY_TOKENS = 256
-ODD = "judge: a reply that is no text"
-"""The ``item`` of such a reply in the cache, where it is kept to be read."""
+ODD = "judge: a reply that is no text"  # the ``item`` of such a reply in the cache, where it is kept to be read
 
 
 class Judge:
@@ -26,11 +25,7 @@ class Judge:
         self.asked = self.cached = self.failed = self.odd = 0
 
     def __call__(self, prompt: str, *, temperature: float = 0.0, system: str = "") -> str:
-        """The judge's reply.
-
-        Raises:
-            JudgeError: it cannot answer.
-        """
+        """The judge's reply; JudgeError if it cannot answer."""
         address = self.engine.address
         key = keys.digest(["judge", address.url, address.model, system, prompt, temperature, MAX_REPLY_TOKENS])
         if self.cache and (known := self.cache.get([key])):

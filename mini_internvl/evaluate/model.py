@@ -14,8 +14,7 @@ from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.distributed import ALONE, Ranks
 from mini_internvl.evaluate.run import ChatModel
 
-PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")
-"""Folder names that say too little alone."""
+PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")  # folder names that say too little alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +23,8 @@ class EvaluatedModel:
 
     engine: ChatModel
     name: str
-    facts: Mapping[str, Any]
-    """Name, hash of the weights, parameters; for the score file."""
-    key: str
-    """Stands for weights and settings in the cache."""
+    facts: Mapping[str, Any]  # name, hash of the weights, parameters; for the score file
+    key: str  # stands for weights and settings in the cache
 
 
 def short_name(model: str | None) -> str:
@@ -47,10 +44,8 @@ def load_evaluated(
 ) -> EvaluatedModel:
     """Load a checkpoint (folder, hub id, ``None`` for nano) or name a server (``openai:URL#name``).
 
-    Device and dtype are those of :func:`mini_internvl.load`; of several processes each takes its own GPU.
-
-    Raises:
-        ValueError: it cannot be used.
+    Device and dtype are those of :func:`mini_internvl.load`; of several processes each takes its own GPU. ValueError:
+    it cannot be used.
     """
     name = short_name(model)
     if is_remote(model):

@@ -59,11 +59,7 @@ def result_folder(run: Path, benchmark: str, split: str) -> Path:
 
 
 def check_model(folder: Path, model: Mapping[str, Any]) -> None:
-    """Refuse a run folder that holds another model's scores, which would be replaced or taken for this one's.
-
-    Raises:
-        ValueError: names the folder and the other model.
-    """
+    """Refuse a run folder that holds another model's scores; ValueError names the folder and the model."""
     for path in score_paths(folder):
         try:
             other = json.loads(path.read_text(encoding="utf-8"))["model"]

@@ -15,17 +15,12 @@ class Column:
 
     label: str
     group: str = ""
-    benchmark: str = ""
-    """Name of the benchmark file; empty for a number that is only published."""
-    metric: str = ""
-    """Metric of the score; empty for its primary metric."""
-    splits: tuple[str, ...] = ()
-    """Splits that the column means; a score of another split is marked. Empty: any."""
-    only: bool = False
-    """Whether scores of other splits have no place in the column at all, since they have their own."""
+    benchmark: str = ""  # name of the benchmark file; empty for a number that is only published
+    metric: str = ""  # metric of the score; empty for its primary metric
+    splits: tuple[str, ...] = ()  # Splits that the column means; a score of another split is marked. Empty: any.
+    only: bool = False  # whether scores of other splits have no place in the column at all, since they have their own
     digits: int = 2
-    items: int = 0
-    """Items of the official split; a score over clearly fewer is marked as one on other data. 0: not known."""
+    items: int = 0  # items of the official split, 0 if not known; a score over clearly fewer is marked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +28,9 @@ class PaperTable:
     """A table of the paper before it is filled."""
 
     title: str
-    columns: tuple[Column, ...]
-    """In the order of the published values."""
+    columns: tuple[Column, ...]  # in the order of the published values
     rows: tuple[Published, ...]
-    averaged: bool = False
-    """Whether the average of the general benchmarks and its share of the largest model follow."""
+    averaged: bool = False  # whether the average of the general benchmarks and its share of the largest model follow
     remark: str = ""
 
 

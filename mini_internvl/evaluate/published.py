@@ -22,8 +22,7 @@ class Published:
     """One printed row."""
 
     model: str
-    values: tuple[float | None, ...]
-    """In the order of the table's columns; ``None`` where the source prints a dash."""
+    values: tuple[float | None, ...]  # in the order of the table's columns; ``None`` where the source prints a dash
     source: str
 
 

@@ -15,8 +15,7 @@ from mini_internvl.files import write_json
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.records import Item, Prediction
 
-PER_KIND = 200
-"""Drawn questions of each kind, without a limit."""
+PER_KIND = 200  # drawn questions of each kind, without a limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +25,13 @@ class Questions:
     name: str
     benchmark: ModuleType
     items: Sequence[Item]
-    of: int
-    """How many items there are in all."""
+    of: int  # how many items there are in all
     split: str
-    protocol: str | None = None
-    """How they are asked and scored; ``None`` for the benchmark's first protocol."""
+    protocol: str | None = None  # how they are asked and scored; ``None`` for the benchmark's first protocol
     data: Path | None = None
     limit: int | None = None
     seed: int = 0
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """What else the score file says: how a benchmark without files drew its items, another tile limit."""
+    more: Mapping[str, Any] = field(default_factory=dict)  # what else the score file says: of drawn items, of tiles
 
     @property
     def scored(self) -> bool:

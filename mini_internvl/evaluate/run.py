@@ -44,12 +44,9 @@ class ChatModel(Protocol):
 class PredictCallbacks:
     """What a prediction calls while it runs; each may be left out."""
 
-    count: Callable[[int, int], None] = lambda done, total: None
-    """(answered, all) after each batch."""
-    answered: Callable[[Item, str], None] = lambda item, text: None
-    """Every item with its answer, kept ones first."""
-    should_stop: Callable[[], bool] = lambda: False
-    """True stops after the present batch."""
+    count: Callable[[int, int], None] = lambda done, total: None  # (answered, all) after each batch
+    answered: Callable[[Item, str], None] = lambda item, text: None  # every item with its answer, kept ones first
+    should_stop: Callable[[], bool] = lambda: False  # True stops after the present batch
 
 
 @dataclass(kw_only=True)

@@ -20,8 +20,7 @@ from mini_internvl.evaluate.published import Published
 from mini_internvl.files import FileError, read_object
 from mini_internvl.metrics import average
 
-WHOLE = 0.95
-"""Share of the official items from which on a score counts as one on the official data."""
+WHOLE = 0.95  # share of the official items from which on a score counts as one on the official data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +31,20 @@ class RunScore:
     values: Mapping[str, float]
     primary_metric: str
     split: str
-    footnotes: tuple[str, ...]
-    """What keeps it from being compared with the paper, one sentence each."""
+    footnotes: tuple[str, ...]  # what keeps it from being compared with the paper, one sentence each
     model: str
     sha256: str
     run: Path
-    of: int = 0
-    """Items that the data holds, asked or not; 0 where the score does not say."""
+    of: int = 0  # items that the data holds, asked or not; 0 where the score does not say
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number of a filled table."""
 
-    text: str
-    """As printed; "-" for none."""
-    value: float | None = None
-    """Unrounded, in the paper's unit."""
-    footnotes: tuple[str, ...] = ()
-    """Letters of its footnotes."""
+    text: str  # as printed; "-" for none
+    value: float | None = None  # unrounded, in the paper's unit
+    footnotes: tuple[str, ...] = ()  # letters of its footnotes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +64,7 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
-    notes: tuple[tuple[str, str], ...]
-    """(letter, sentence) of the footnotes."""
+    notes: tuple[tuple[str, str], ...]  # (letter, sentence) of the footnotes
     source: str
     remark: str
 
@@ -79,8 +72,7 @@ class Table:
 def read_run(folder: Path) -> list[RunScore]:
     """The scores of a run folder: ``BENCHMARK/score.json``, or deeper by one; ``folder`` may be a benchmark's own.
 
-    Raises:
-        ValueError: there is no folder or no score in it, or a file cannot be read; the message names it.
+    ValueError names the folder without a score, or the file that cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not there; give a folder that minivl eval wrote")
@@ -155,11 +147,7 @@ def _letter(number: int) -> str:
 
 
 def build(name: str, runs: Sequence[Sequence[RunScore]] = ()) -> list[Table]:
-    """The filled tables of one name, with a row for each run that has a number for them.
-
-    Raises:
-        ValueError: the name is not one of PAPER_TABLES.
-    """
+    """The filled tables of one name, a row for each run that has a number for them; ValueError for an unknown name."""
     if name not in PAPER_TABLES:
         raise ValueError(f'there is no table "{name}"; known: {", ".join(PAPER_TABLES)}')
     return [_fill(name, paper_table, runs) for paper_table in PAPER_TABLES[name]]

@@ -13,8 +13,7 @@ from itertools import zip_longest
 
 from PIL import Image, ImageDraw, ImageFont
 
-Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2."""
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 _NUMBER = r"\s*(-?\d{1,9}(?:\.\d+)?)\s*"
 _ROW = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
 _TAGGED = re.compile(r"(?:<ref>((?:(?!</?ref>).)*)</ref>\s*)?<box>([^<]*)</box>", re.DOTALL)

@@ -22,12 +22,10 @@ IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 FAMILY_TOKENS = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
 """What the family adds to a language model's tokens, in the official order (``internvl/train/constants.py``)."""
 _IMAGE = (IMAGE_START + IMAGE_CONTEXT + IMAGE_END, False)
-TAGS = FAMILY_TOKENS[3:]
-"""Tokens that people write: the model learns their use from text."""
+TAGS = FAMILY_TOKENS[3:]  # tokens that people write: the model learns their use from text
 ROLES = ("system", "user", "assistant")
 
-Piece = tuple[str, bool]
-"""Text, and whether somebody typed it."""
+Piece = tuple[str, bool]  # text, and whether somebody typed it
 Segment = tuple[str, list[Piece], bool]
 """A role's header, what follows it up to the separator, and whether that is supervised; all together are the prompt."""
 

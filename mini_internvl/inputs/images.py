@@ -27,17 +27,14 @@ from PIL import Image, UnidentifiedImageError
 from mini_internvl.files import FileError, check_file
 
 MAX_PIXELS = 100_000_000
-MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"
-"""Environment variable with another limit."""
+MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"  # environment variable with another limit
 PIXEL_BYTES = 10
 """Memory that decoding may take for each pixel of the limit: 8-bit images fit, see :func:`_cost` for the others."""
 MAX_BYTES = 1_000_000_000
 MAX_SCANS = 16
 """Passes over a JPEG of the largest size; a smaller one may have more in proportion. Encoders write about 10."""
-MAX_ICON_PIXELS = 2**22
-"""Largest accepted image within an icon file, whose directory cannot tell its size."""
-MAX_RATIO = 200
-"""Largest accepted ratio of the sides; beyond it tiles show nothing but smear."""
+MAX_ICON_PIXELS = 2**22  # largest accepted image within an icon file, whose directory cannot tell its size
+MAX_RATIO = 200  # largest accepted ratio of the sides; beyond it tiles show nothing but smear
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
 

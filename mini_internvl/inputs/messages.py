@@ -33,16 +33,11 @@ class ChatError(ValueError):
 class ImagePart:
     """An image and how it is shown."""
 
-    source: Any
-    """Path, ``data:`` URL, bytes, PIL image, or an object with ``read()``; opened when it is needed."""
-    name: str = ""
-    """A view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``, written before it."""
-    scale: int = 1
-    """Times that its sides are enlarged before it is cut."""
-    max_tiles: int | None = None
-    """Its own tile limit; ``None`` shares the conversation's."""
-    placed: bool = False
-    """Whether a placeholder in the text put it here: then it has no label and no line of its own."""
+    source: Any  # path, ``data:`` URL, bytes, PIL image, or an object with ``read()``; opened when it is needed
+    name: str = ""  # a view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``, written before it
+    scale: int = 1  # times that its sides are enlarged before it is cut
+    max_tiles: int | None = None  # its own tile limit; ``None`` shares the conversation's
+    placed: bool = False  # whether a placeholder in the text put it here: then it has no label and no line of its own
 
     def label(self, number: int, count: int) -> str:
         """What is written before it, the ``number``-th of ``count`` images of a conversation."""

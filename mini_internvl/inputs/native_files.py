@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from mini_internvl.model.config import VLMConfig
 
-OFFICIAL = "official_files"
-"""Key of a native tokenizer_config.json: official file name -> its content."""
+OFFICIAL = "official_files"  # key of a native tokenizer_config.json: official file name -> its content
 VIDEO_TOKENS = ("<video>", "<|placeholder1|>", "<|plugin|>", "<quad>")
 """The processor wants a video placeholder: the first of these in the vocabulary, so that no row is added."""
 STOPS = {

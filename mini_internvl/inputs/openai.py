@@ -16,8 +16,7 @@ from mini_internvl.inputs.messages import ImagePart, Messages, normalise
 
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """First bytes of a file -> type that servers take as it is; others are sent as PNG."""
-MAX_REPLY_CHARS = 4_000
-"""Characters kept of a reply that is no text."""
+MAX_REPLY_CHARS = 4_000  # characters kept of a reply that is no text
 
 
 def to_wire(messages: Messages) -> list[dict[str, Any]]:

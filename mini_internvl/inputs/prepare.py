@@ -27,10 +27,8 @@ from mini_internvl.records import ChatTemplate, Encoded
 class CutImage:
     """An image in tiles."""
 
-    tiles: Tensor
-    """(N, S, S, 3) uint8, row by row; ``tiles.normalise`` makes pixel values of them."""
-    grid: tuple[int, int]
-    """Columns and rows."""
+    tiles: Tensor  # (N, S, S, 3) uint8, row by row; ``tiles.normalise`` makes pixel values of them
+    grid: tuple[int, int]  # columns and rows
 
     @property
     def thumbnail(self) -> bool:
@@ -42,12 +40,9 @@ class CutImage:
 class Prompt:
     """A conversation as the model reads it."""
 
-    input_ids: list[int]
-    """Token ids; after a question the assistant's turn is open."""
-    pixel_values: Tensor
-    """(tiles of all images, 3, S, S) float32, normalised."""
-    tiles: tuple[int, ...]
-    """Tiles of each image, thumbnails counted."""
+    input_ids: list[int]  # token ids; after a question the assistant's turn is open
+    pixel_values: Tensor  # (tiles of all images, 3, S, S) float32, normalised
+    tiles: tuple[int, ...]  # tiles of each image, thumbnails counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +52,8 @@ class Processor:
     tokenizer: Tokenizer
     template: ChatTemplate
     config: VLMConfig
-    system_message: str | None = None
-    """Replaces the template's own when not ``None``."""
-    fast: bool = False
-    """Resize with torch, equal within 1/255."""
+    system_message: str | None = None  # replaces the template's own when not ``None``
+    fast: bool = False  # resize with torch, equal within 1/255
 
     def cut(self, messages: Messages, *, max_tiles: int | None = None) -> list[CutImage]:
         """Images in tiles: at most ``max_tiles`` for all together, thumbnails not counted; ``None`` for the model's.

@@ -24,10 +24,8 @@ from mini_internvl.inputs.images import load_image
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-MOST_TILES = 1_000
-"""Largest accepted tile limit: the time to choose a grid grows with its square."""
-LARGE_IMAGE_PIXELS = 600_000
-"""Pixels of an image from which threads pay."""
+MOST_TILES = 1_000  # largest accepted tile limit: the time to choose a grid grows with its square
+LARGE_IMAGE_PIXELS = 600_000  # pixels of an image from which threads pay
 
 
 @dataclass(frozen=True, kw_only=True)

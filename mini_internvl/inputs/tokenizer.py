@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import sentencepiece
     import tokenizers
 
-SPACE = "\u2581"
-"""Sentencepiece's visible space."""
+SPACE = "\u2581"  # sentencepiece's visible space
 
 
 class TokenizerError(ValueError):
@@ -34,13 +33,10 @@ class AddedToken:
 
     content: str
     id: int
-    lstrip: bool = False
-    """White space before it is dropped; ``rstrip``: after it."""
+    lstrip: bool = False  # white space before it is dropped; ``rstrip``: after it
     rstrip: bool = False
-    single_word: bool = False
-    """Only found where no letter touches it."""
-    special: bool = True
-    """Left out of decoded text."""
+    single_word: bool = False  # only found where no letter touches it
+    special: bool = True  # left out of decoded text
 
 
 class Tokenizer(abc.ABC):

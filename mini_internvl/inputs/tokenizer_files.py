@@ -28,10 +28,8 @@ REPLACED = ("tokenizer_config.json", "special_tokens_map.json", "generation_conf
 PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 FILES = (*VOCABULARIES, *REPLACED, *PROCESSOR, "tokenizer.json", "chat_template.jinja")
 """Files beside the weights that a checkpoint needs to talk; they go along when it is saved or converted."""
-FLAGS = ("lstrip", "rstrip", "single_word", "special")
-"""Of an added token."""
-MAX_ID = 10_000_000
-"""Ids from here on are taken for damage."""
+FLAGS = ("lstrip", "rstrip", "single_word", "special")  # of an added token
+MAX_ID = 10_000_000  # ids from here on are taken for damage
 NO_SPACE_IN_FRONT = b"\x1a\x02\x18\x00"
 """``normalizer_spec { add_dummy_prefix: false }`` as protobuf; appended to a model file it overrides the field."""
 

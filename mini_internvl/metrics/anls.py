@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mini_internvl.metrics.edit_distance import edit_distance
 
-THRESHOLD = 0.5
-"""Similarities below it count as 0."""
+THRESHOLD = 0.5  # similarities below it count as 0
 LABELS: Mapping[str, Mapping[str, str]] = {
     "answer_type": {
         "image span": "Image-Span",

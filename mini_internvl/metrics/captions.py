@@ -31,10 +31,8 @@ SIGMA = 6.0  # width of CIDEr's length penalty
 class CaptionScores(Mapping[str, float]):
     """Corpus values by name (``Bleu_1`` .. ``Bleu_4``, ``ROUGE_L``, ``CIDEr``), each a fraction (CIDEr up to 10)."""
 
-    corpus: Mapping[str, float]
-    """Name -> value over all items."""
-    per_item: Mapping[str, Sequence[float]]
-    """Name -> value of each item alone (CIDEr with the corpus's document frequencies)."""
+    corpus: Mapping[str, float]  # name -> value over all items
+    per_item: Mapping[str, Sequence[float]]  # name -> value of each item; CIDEr's frequencies are the corpus's
 
     def __getitem__(self, name: str) -> float:
         return self.corpus[name]
@@ -90,8 +88,7 @@ class _Grams:
     Keys rise and are distinct. Those of the S hypotheses' n-grams are (S,), of the H references' (H,).
     """
 
-    number: int
-    """Distinct n-grams in the data."""
+    number: int  # distinct n-grams in the data
     said: np.ndarray
     said_count: np.ndarray
     heard: np.ndarray

@@ -19,23 +19,18 @@ from typing import Literal
 
 from mini_internvl.metrics.captions import caption_scores
 
-ACCURACY, JUDGED, LANGUAGE, MATCH = range(4)
-"""Tags of a question: which scores its answer takes part in."""
+ACCURACY, JUDGED, LANGUAGE, MATCH = range(4)  # tags of a question: which scores its answer takes part in
 WEIGHTS: Mapping[str, float] = {"chatgpt": 0.4, "language": 0.2, "match": 0.2, "accuracy": 0.2}
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
-NEAR = 16.0
-"""Points closer than this, horizontal and vertical distance added, match."""
+NEAR = 16.0  # points closer than this, horizontal and vertical distance added, match
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 """Cells of the stitched image, row by row."""
 COLUMNS, ROWS = 3, 2
-CELL = (896, 448)
-"""Width and height of a camera's cell in the stitched image."""
-CAMERA_SIZE = (1600, 900)
-"""Width and height of a camera's own image."""
+CELL = (896, 448)  # width and height of a camera's cell in the stitched image
+CAMERA_SIZE = (1600, 900)  # width and height of a camera's own image
 
 Point = tuple[float, float]
-Judge = Callable[[str, str], float]
-"""(answer, gold answer) -> 0 to 100."""
+Judge = Callable[[str, str], float]  # (answer, gold answer) -> 0 to 100
 
 _DECIMAL = re.compile(r"\d+\.\d+")
 _COORDINATE = r"\s*-?[0-9]*\.?[0-9]+\s*"
@@ -95,11 +90,7 @@ def to_stitched(text: str) -> str:
 
 
 def points(text: str, *, odd: Literal["drop", "error"] = "error") -> list[Point]:
-    """Pairs of consecutive decimal numbers.
-
-    Raises:
-        ValueError: a number is left over and ``odd`` is "error".
-    """
+    """Pairs of consecutive decimal numbers; ValueError if one is left over and ``odd`` is "error"."""
     numbers = [float(number) for number in _DECIMAL.findall(text)]
     if len(numbers) % 2 and odd == "error":
         raise ValueError(f"{len(numbers)} decimal numbers cannot be paired to points")
@@ -110,9 +101,7 @@ def match_points(answer: str, gold: str) -> tuple[list[Point], float]:
     """Gold points that the answer's points find, in the order of the answer, and F1.
 
     Each answered point in order takes the nearest gold point that is left, the first on a tie, if it is near enough.
-
-    Raises:
-        ValueError: the gold answer has an odd count of decimal numbers.
+    ValueError: the gold answer has an odd count of decimal numbers.
     """
     left = points(gold)
     count = len(left)
@@ -138,8 +127,7 @@ class Question:
     question: str
     gold: str
     answer: str
-    tags: Sequence[int]
-    """Some of ACCURACY, JUDGED, LANGUAGE, MATCH."""
+    tags: Sequence[int]  # some of ACCURACY, JUDGED, LANGUAGE, MATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +137,13 @@ class Scored:
     Pairs are (answer, gold answer); where the judge's are ``None`` the answer is wrong without asking.
     """
 
-    accuracy: list[float] = field(default_factory=list)
-    """1 for an answer equal to the gold one, else 0."""
+    accuracy: list[float] = field(default_factory=list)  # 1 for an answer equal to the gold one, else 0
     language: list[tuple[str, str]] = field(default_factory=list)
-    match: list[float] = field(default_factory=list)
-    """F1."""
+    match: list[float] = field(default_factory=list)  # F1
     judged: list[tuple[str, str] | None] = field(default_factory=list)
     match_judged: list[tuple[str, str] | None] = field(default_factory=list)
-    kept: list[bool] = field(default_factory=list)
-    """For every question in order: whether it was scored."""
-    broken: list[int] = field(default_factory=list)
-    """Numbers of the questions, in order, whose question or gold answer has an odd count of decimal numbers."""
+    kept: list[bool] = field(default_factory=list)  # for every question in order: whether it was scored
+    broken: list[int] = field(default_factory=list)  # questions that have, or whose gold has, an odd count of decimals
 
 
 def collect(frames: Sequence[Sequence[Question]]) -> Scored:

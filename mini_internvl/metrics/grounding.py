@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
-THRESHOLD = 0.5
-"""A box counts above it, not at it."""
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+THRESHOLD = 0.5  # a box counts above it, not at it
 FIELDS = 4
 
 

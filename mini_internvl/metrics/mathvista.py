@@ -21,15 +21,12 @@ from mini_internvl.metrics.options import infer_option
 
 Version = Literal["2024-10", "head"]
 Source = Literal["official", "internvl"]
-Ask = Callable[[float], str]
-"""Asks the judge for the answer in a reply, at a temperature; gives what the judge writes."""
+Ask = Callable[[float], str]  # asks the judge for the answer in a reply, at a temperature; gives what the judge writes
 
 LABELS = ("question_type", "answer_type", "language", "source", "category", "task", "context", "grade", "skills")
 """What the official report groups by."""
-TRIES = 5
-"""Times that VLMEvalKit asks its judge, each 0.5 warmer than the last."""
-FAILED = "Failed to obtain answer via API."
-"""What VLMEvalKit's judges write when they could not answer."""
+TRIES = 5  # times that VLMEvalKit asks its judge, each 0.5 warmer than the last
+FAILED = "Failed to obtain answer via API."  # what VLMEvalKit's judges write when they could not answer
 _READ: Mapping[str, Callable[[Any], object]] = {"integer": int, "float": float}
 _QUICK = {
     "official": re.compile(r'The answer is "(.*)"\.'),
@@ -41,16 +38,11 @@ _QUICK = {
 class Problem:
     """What the scorers know of a question."""
 
-    question_type: str
-    """``multi_choice`` or ``free_form``."""
-    answer_type: str
-    """``integer``, ``float``, ``list`` or ``text``."""
-    answer: str
-    """The gold answer; for multiple choice the text of a choice."""
-    choices: Sequence[str] = ()
-    """Texts of the choices, empty for free form."""
-    precision: float | None = None
-    """Decimals of a float answer."""
+    question_type: str  # ``multi_choice`` or ``free_form``
+    answer_type: str  # ``integer``, ``float``, ``list`` or ``text``
+    answer: str  # the gold answer; for multiple choice the text of a choice
+    choices: Sequence[str] = ()  # texts of the choices, empty for free form
+    precision: float | None = None  # decimals of a float answer
 
     @property
     def options(self) -> dict[str, str]:
@@ -160,15 +152,11 @@ def label_values(labels: Mapping[str, Any], label: str) -> list[str]:
 class Verdict:
     """What VLMEvalKit makes of one reply."""
 
-    prefetch: str | int | float | bool
-    """What the rules read; ``False`` for nothing."""
-    result: str | int | float
-    """What is scored: the prefetched value, or the judge's reply."""
-    calls: int
-    """How often the judge was asked."""
+    prefetch: str | int | float | bool  # what the rules read; ``False`` for nothing
+    result: str | int | float  # what is scored: the prefetched value, or the judge's reply
+    calls: int  # how often the judge was asked
     hit: bool
-    undecided: bool = False
-    """Whether only a judge could tell, and there was none; it is no hit then."""
+    undecided: bool = False  # whether only a judge could tell, and there was none; it is no hit then
 
     @property
     def prefetched(self) -> bool:

@@ -39,8 +39,7 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Domain -> subjects, in the order of the official report."""
-OTHER = "Other Answers"
-"""VLMEvalKit's second option of an open question."""
+OTHER = "Other Answers"  # VLMEvalKit's second option of an open question
 
 _ENDS = (",", ".", "!", "?", ";", ":", "'")
 _FEW_WORDS = 5

@@ -29,10 +29,8 @@ CATEGORIES = (
     "Key Information Extraction",
     FORMULAS,
 )
-FORMULA_SET = "HME100k"
-"""The data set of the formulas."""
-TOTAL = 1000
-"""Items of the benchmark, and so its points."""
+FORMULA_SET = "HME100k"  # the data set of the formulas
+TOTAL = 1000  # items of the benchmark, and so its points
 
 
 def contains_gold(answer: str, golds: str | Sequence[str], *, formula: bool) -> bool:

@@ -16,15 +16,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-REFUSED = "Z"
-"""The letter for "none of them": the answer refuses, or says so."""
-NAN = "nan"
-"""What pandas writes for an empty cell."""
+REFUSED = "Z"  # the letter for "none of them": the answer refuses, or says so
+NAN = "nan"  # what pandas writes for an empty cell
 VERSIONS = ("2024-10", "head")
-CYCLE = 1_000_000
-"""MMBench numbers the rotations of a question this far apart."""
-JUDGE_TRIES = 3
-"""Times that VLMEvalKit asks a judge about an answer."""
+CYCLE = 1_000_000  # MMBench numbers the rotations of a question this far apart
+JUDGE_TRIES = 3  # times that VLMEvalKit asks a judge about an answer
 
 _FAILED = "Failed to obtain answer via API"
 _REFUSALS = (
@@ -127,9 +123,7 @@ def ask_option(
     """The letter that a judge gives an undecided answer, asked up to three times.
 
     VLMEvalKit draws a letter at random when the judge's replies cannot be read either; here that is ``"Z"``.
-
-    Raises:
-        JudgeError: the judge could not answer.
+    JudgeError: the judge could not answer.
     """
     prompt = judge_prompt(question, options, answer)
     for _ in range(JUDGE_TRIES):
@@ -167,12 +161,9 @@ def multi_answer(answered: Iterable[str], gold: Iterable[str]) -> tuple[float, f
 class Rotation:
     """One row of a question that is asked again with its options in another order."""
 
-    index: int
-    """The row's number; rotation k of question n is ``n + k * 1,000,000``."""
-    gold: str
-    """Letter of the right option."""
-    inferred: str | None
-    """Letter read in the answer; ``None`` if undecided."""
+    index: int  # the row's number; rotation k of question n is ``n + k * 1,000,000``
+    gold: str  # letter of the right option
+    inferred: str | None  # letter read in the answer; ``None`` if undecided
 
     @property
     def group(self) -> int:

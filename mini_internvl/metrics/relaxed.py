@@ -16,8 +16,7 @@ from typing import Literal
 
 from mini_internvl.metrics.list_text import read_list
 
-TOLERANCE = 0.05
-"""Largest error of a number, as a share of the target; it still counts."""
+TOLERANCE = 0.05  # largest error of a number, as a share of the target; it still counts
 
 
 def relaxed_right(answer: str, golds: str | Sequence[str], *, relative_to: Literal["answer", "gold"]) -> bool:

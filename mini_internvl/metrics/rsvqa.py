@@ -13,10 +13,8 @@ import bisect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-NUMBERS = ("count", "area")
-"""Types of question that the average leaves out."""
-RANGES = (0, 100, 1000)
-"""Last number of each range; what is larger shares one, what is negative has none."""
+NUMBERS = ("count", "area")  # types of question that the average leaves out
+RANGES = (0, 100, 1000)  # last number of each range; what is larger shares one, what is negative has none
 
 
 def rsvqa_right(kind: str, response: str | None, gold: str) -> bool:

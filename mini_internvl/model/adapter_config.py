@@ -22,8 +22,7 @@ from mini_internvl.model.files import ADAPTER, CheckpointError, read_json
 
 HASH = "base_sha256"
 """Where the hash of the base's weights stands: in ``auto_mapping``, the one free-form field of peft's config."""
-SECONDS = 5.0
-"""How long the patterns of one adapter may take."""
+SECONDS = 5.0  # how long the patterns of one adapter may take
 MAX_RANK = 100_000
 HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva", "true", "false")
 """Values of init_lora_weights that leave the base as it was."""
@@ -42,8 +41,7 @@ KNOWN = (
     *("eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
 )
 """Fields that are read, or rightly left alone; others are reported."""
-PLAIN = re.compile(r"[\w.\-|\\^$]{0,1000}")
-"""Patterns without repetition, groups and sets: matched at once."""
+PLAIN = re.compile(r"[\w.\-|\\^$]{0,1000}")  # patterns without repetition, groups and sets: matched at once
 _MATCHER = """
 import json, re, sys
 rows, names = json.load(sys.stdin)
@@ -56,20 +54,14 @@ class Adapter:
     """What an adapter folder says of itself."""
 
     folder: Path
-    base: str
-    """Folder or hub id of the model it was trained on, as written; empty when it names none."""
-    base_hash: str | None
-    """:func:`tensors_hash` of that model; ``None`` in adapters that others wrote."""
+    base: str  # folder or hub id of the model it was trained on, as written; empty when it names none
+    base_hash: str | None  # :func:`tensors_hash` of that model; ``None`` in adapters that others wrote
     rank: int
-    alpha: float
-    """These two are of the layers that no pattern names."""
+    alpha: float  # these two are of the layers that no pattern names
     dropout: float
-    rslora: bool
-    """Whether the product is scaled by alpha over the root of the rank."""
-    full: tuple[str, ...]
-    """Modules that it brings whole, such as multi_modal_projector or lm_head (peft's modules_to_save)."""
-    fields: Fields = field(repr=False, compare=False)
-    """The whole adapter_config.json; errors of it name the file."""
+    rslora: bool  # whether the product is scaled by alpha over the root of the rank
+    full: tuple[str, ...]  # modules that it brings whole, such as lm_head (peft's modules_to_save)
+    fields: Fields = field(repr=False, compare=False)  # the whole adapter_config.json; errors of it name the file
 
     @property
     def projector(self) -> bool:
@@ -85,8 +77,7 @@ class Layer:
 
     rank: int
     alpha: float
-    targeted: bool
-    """Whether peft would put an adapter there at all."""
+    targeted: bool  # whether peft would put an adapter there at all
 
 
 def read_adapter(folder: str | Path) -> Adapter:

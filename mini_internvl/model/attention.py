@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PLAIN_UP_TO = 512
-"""Longest sequence for which the plain form is used; its memory grows with the square."""
+PLAIN_UP_TO = 512  # longest sequence for which the plain form is used; its memory grows with the square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +23,8 @@ class AttentionPlan:
     One of: everything (neither field), earlier tokens and itself (``causal``), what ``mask`` says.
     """
 
-    causal: bool = False
-    """Hide later keys; only where T = S."""
-    mask: Tensor | None = None
-    """(B or 1, 1, T, S) bool, True where a key is seen; at least one key of every token is."""
+    causal: bool = False  # hide later keys; only where T = S
+    mask: Tensor | None = None  # (B or 1, 1, T, S) bool, True where a key is seen; at least one key of every token is
 
     def __post_init__(self) -> None:
         assert not (self.causal and self.mask is not None), "a mask says everything"

@@ -17,8 +17,7 @@ from mini_internvl.model.fields import ConfigError, Fields, agreed
 
 RopeKind = Literal["default", "linear", "dynamic", "longrope"]
 MAX_WIDTH, MAX_HIDDEN, MAX_LAYERS, MAX_HEADS, MAX_SIDE = 100_000, 1_000_000, 1_000, 10_000, 100_000
-MAX_POSITIONS = 10**9
-"""Sizes beyond these are taken for damage: no model of this kind comes near."""
+MAX_POSITIONS = 10**9  # sizes beyond these are taken for damage: no model of this kind comes near
 MAX_TILES = 1_000
 """Most tiles of an image that a config may ask for; the released ones ask for 12, the paper uses up to 40."""
 
@@ -31,19 +30,15 @@ class VisionConfig:
     intermediate_size: int
     layers: int
     heads: int
-    image_size: int = 448
-    """Tile side in pixels that the position table was made for."""
+    image_size: int = 448  # tile side in pixels that the position table was made for
     patch_size: int = 14
     norm_type: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
-    qk_norm: bool = False
-    """Whether queries and keys are normalised over all heads together (the 6B)."""
-    layer_scale: float = 1.0
-    """Initial value of the residual scales (``initializer_factor``)."""
+    qk_norm: bool = False  # whether queries and keys are normalised over all heads together (the 6B)
+    layer_scale: float = 1.0  # initial value of the residual scales (``initializer_factor``)
     initializer_range: float = 0.02
-    drop_path_rate: float = 0.0
-    """Stochastic depth of the last block while training."""
+    drop_path_rate: float = 0.0  # stochastic depth of the last block while training
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,15 +79,12 @@ class RopeConfig:
     """Rotary position embedding."""
 
     theta: float
-    kind: RopeKind = "default"
-    """``dynamic`` raises the base beyond ``max_positions`` (InternLM2); ``longrope`` is Phi-3's "su"."""
+    kind: RopeKind = "default"  # ``dynamic`` raises the base beyond ``max_positions``; ``longrope`` is Phi-3's "su"
     factor: float = 1.0
     max_positions: int = 32768
-    original_max_positions: int = 0
-    """longrope: beyond this many positions the long factors are used."""
+    original_max_positions: int = 0  # longrope: beyond this many positions the long factors are used
     short_factor: tuple[float, ...] = ()
-    long_factor: tuple[float, ...] = ()
-    """longrope: one divisor per frequency."""
+    long_factor: tuple[float, ...] = ()  # longrope: one divisor per frequency
 
     @property
     def context_length(self) -> int:
@@ -153,8 +145,7 @@ def _rope_kind(fields: Fields, name: str) -> RopeKind:
 class DecoderConfig:
     """The language model, in the terms that the three backbones share."""
 
-    architecture: str
-    """Name in ``llm_config.architectures``; picks the file in ``model/llms``."""
+    architecture: str  # name in ``llm_config.architectures``; picks the file in ``model/llms``
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -165,8 +156,7 @@ class DecoderConfig:
     norm_eps: float
     rope: RopeConfig
     qkv_bias: bool = False
-    sliding_window: int | None = None
-    """Number of latest positions a token sees; ``None`` for all."""
+    sliding_window: int | None = None  # number of latest positions a token sees; ``None`` for all
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -225,11 +215,11 @@ class VLMConfig:
     """Most tiles of an image, thumbnail not counted."""
     use_thumbnail: bool = True
     image_token_id: int | None = None
-    """Of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary layout gives it."""
+    """Of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary gives it."""
     official: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The config.json as read, for saving."""
     defaults: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """Fields that matter and that config.json does not have, each with the value that was taken."""
+    """Fields that config.json lacks, with the values taken."""
 
     def __post_init__(self) -> None:
         if self.ps_version not in ("v1", "v2"):

@@ -14,8 +14,7 @@ class ConfigError(ValueError):
     """A config.json that is not of this family, or is wrong in one field."""
 
 
-NEEDED: Any = object()
-"""Stands for "no default": the field must be there."""
+NEEDED: Any = object()  # stands for "no default": the field must be there
 
 
 class Fields:

@@ -24,10 +24,8 @@ from mini_internvl.model.fields import listed
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-SHARD_BYTES = 5_000_000_000
-"""Largest file of a saved checkpoint, as in the released 4B."""
-MAX_HEADER = 100_000_000
-"""Longest header in bytes that safetensors itself accepts."""
+SHARD_BYTES = 5_000_000_000  # largest file of a saved checkpoint, as in the released 4B
+MAX_HEADER = 100_000_000  # longest header in bytes that safetensors itself accepts
 REAL = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LoraRecipe as LoraConfig
 
-LORA_INFIX = ".lora_"
-"""Part of every adapter tensor's name and of no other's."""
+LORA_INFIX = ".lora_"  # part of every adapter tensor's name and of no other's
 
 
 class LoraLinear(nn.Linear):

@@ -26,8 +26,7 @@ __all__ = ["Line", "Section", "build", "compare", "read_evaluation", "require", 
 
 Pair = tuple[str, str]
 SCRIPT = Path(__file__).parent / "templates" / "page.js"
-UNFOLDED = 3
-"""With more benchmarks than this, their examples are folded."""
+UNFOLDED = 3  # with more benchmarks than this, their examples are folded
 
 
 def build(run: str | Path, against: str | Path | None = None) -> Path:

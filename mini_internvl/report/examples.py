@@ -23,11 +23,9 @@ from mini_internvl.report.images import data_urls
 from mini_internvl.report.labels import Label
 from mini_internvl.report.page import short
 
-PER_BENCHMARK, IN_ALL = 60, 480
-"""Most examples of one benchmark, and of a page."""
+PER_BENCHMARK, IN_ALL = 60, 480  # most examples of one benchmark, and of a page
 IMAGES_PER_ITEM = 6
-IMAGE_BYTES, LARGEST_IMAGE = 9_500_000, 110_000
-"""JPEG bytes of all images together and of one; as base64 a third more."""
+IMAGE_BYTES, LARGEST_IMAGE = 9_500_000, 110_000  # JPEG bytes of all images together and of one; as base64 a third more
 BOXES_PER_ITEM = 20
 
 REFERENCES = (

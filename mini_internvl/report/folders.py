@@ -23,8 +23,7 @@ from mini_internvl.report.labels import Label, labels
 
 ADAPTATION = "adapt.json"
 LOG, RECIPE = "metrics.jsonl", "recipe.json"
-FEWEST = 10
-"""Items below which equal results have no standard error, and an unpaired difference is never called clear."""
+FEWEST = 10  # items below which equal results have no standard error, and an unpaired difference is never called clear
 _KINDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
 
 

@@ -7,10 +7,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-Label = tuple[str, str]
-"""Key and value, for instance ("category", "maps")."""
-NEVER = ("answer", "answers", "question", "query", "options", "choices", "hint", "id")
-"""Keys that hold no label."""
+Label = tuple[str, str]  # key and value, for instance ("category", "maps")
+NEVER = ("answer", "answers", "question", "query", "options", "choices", "hint", "id")  # keys that hold no label
 USUAL = ("category", "kind", "type", "task", "part", "subject", "subfield", "topic", "question type", "modality")
 """Keys whose values are labels, whatever the metrics are called."""
 MAX_LABEL_CHARS = 80

@@ -7,8 +7,7 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
-MAX_ANSWER_CHARS = 600
-"""Characters of one answer that are shown."""
+MAX_ANSWER_CHARS = 600  # characters of one answer that are shown
 
 
 def require() -> None:

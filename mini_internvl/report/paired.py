@@ -23,8 +23,7 @@ STATES = {
     **{"missed": "Both wrong", "kept": "Both right", "unjudged": "Without a mark"},
 }
 """Class of an example -> words of the filter."""
-PLAIN = ("accuracy", "acc", "overall")
-"""Parts of a metric's name that say only how it is counted."""
+PLAIN = ("accuracy", "acc", "overall")  # parts of a metric's name that say only how it is counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,9 @@ from mini_internvl.report.paired import Difference
 
 CONDITIONS = ("split", "protocol", "prompt_sha256", "max_tiles", "max_new_tokens", "decoding", "seed", "data sha256")
 """Settings that must be the same for two runs to be compared."""
-OF_ITEMS = ("prompt_sha256", "seed", "data sha256")
-"""Those of them that follow from which items were asked."""
-EQUAL = 1e-6
-"""Values as near as this are the same: smoothing leaves 1e-12 of BLEU where no four words agree."""
-FEW_ITEMS = 50
-"""With fewer items than this, a warning says so."""
+OF_ITEMS = ("prompt_sha256", "seed", "data sha256")  # those of them that follow from which items were asked
+EQUAL = 1e-6  # values as near as this are the same: smoothing leaves 1e-12 of BLEU where no four words agree
+FEW_ITEMS = 50  # with fewer items than this, a warning says so
 UNREADABLE = {
     "unreadable": "could not be read and count as wrong",
     "empty": "are empty and count as wrong",
@@ -30,8 +27,7 @@ UNREADABLE = {
     "broken": "could not be read and count as wrong",
 }
 """Counts in a score's notes that a reader must know first -> what such answers are."""
-UNREADABLE_SHARE = 0.05
-"""Share of unreadable answers from which a warning says so; all counts stand with the benchmark."""
+UNREADABLE_SHARE = 0.05  # share of unreadable answers from which a warning says so; all counts stand with the benchmark
 MAX_WORSE_NAMED = 6
 
 

@@ -14,8 +14,7 @@ from mini_internvl.report.page import render, significant
 
 WIDTH, HEIGHT = 360, 224
 LEFT, RIGHT, TOP, BOTTOM = 44, 48, 28, 40
-LABEL_GAP = 13.0
-"""Least distance of two value labels, in SVG units."""
+LABEL_GAP = 13.0  # least distance of two value labels, in SVG units
 Point = tuple[float, float]
 
 

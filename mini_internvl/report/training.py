@@ -19,12 +19,9 @@ from mini_internvl.train.log import read_lines
 
 LOGGED = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
 """Keys of the log with a meaning of their own; every other number is a measurement with a chart of its own."""
-SMOOTHED_PARTS = 25
-"""The training loss is smoothed over one part in so many of its steps."""
-CHART_POINTS = 240
-"""Points of one line, about as many as a chart has pixels for."""
-LARGEST = 1e300
-"""Values beyond this, infinite ones and NaN are no measurement."""
+SMOOTHED_PARTS = 25  # the training loss is smoothed over one part in so many of its steps
+CHART_POINTS = 240  # points of one line, about as many as a chart has pixels for
+LARGEST = 1e300  # values beyond this, infinite ones and NaN are no measurement
 
 
 @dataclass(kw_only=True)
@@ -60,8 +57,7 @@ class Log:
     """A training log by keys; ``step`` has every step, ``last`` is the last one."""
 
     columns: dict[str, Column] = field(default_factory=dict)
-    borders: list[tuple[float, str]] = field(default_factory=list)
-    """(step, stage) where each stage begins."""
+    borders: list[tuple[float, str]] = field(default_factory=list)  # (step, stage) where each stage begins
     unreadable: int = 0
     last: float = 0.0
 

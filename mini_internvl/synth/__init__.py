@@ -20,10 +20,8 @@ from .base import QA, Annotated, Drawn
 __all__ = ["KINDS", "QA", "draw", "make", "missing"]
 
 SPLITS = ("train", "test")
-MAX_TURNS = 12
-"""Most questions of a training sample."""
-MAX_TILES = 6
-"""Tile limit that the image sizes are chosen for (112-pixel tiles)."""
+MAX_TURNS = 12  # most questions of a training sample
+MAX_TILES = 6  # tile limit that the image sizes are chosen for (112-pixel tiles)
 KINDS: tuple[str, ...] = tuple(list_names("synth.kinds"))
 """Names that ``make`` takes: one module each in ``mini_internvl/synth/kinds``."""
 

@@ -27,10 +27,8 @@ class QA:
     main: bool = True
 
 
-Drawn = tuple[Image.Image, list[QA]]
-"""What ``draw`` of a kind returns."""
-Annotated = tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]
-"""What ``draw_annotated`` of a kind returns."""
+Drawn = tuple[Image.Image, list[QA]]  # what ``draw`` of a kind returns
+Annotated = tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]  # what ``draw_annotated`` of a kind returns
 
 
 def package_folder(name: str) -> Path | None:

@@ -21,11 +21,9 @@ from PIL import ImageFont
 from . import lexicon
 from .base import package_folder
 
-BUILT_IN = "<pillow>"
-"""Stands for Pillow's built-in font where a path is expected."""
+BUILT_IN = "<pillow>"  # stands for Pillow's built-in font where a path is expected
 
-TEST_SHARE = 0.15
-"""Share of font families kept for test images."""
+TEST_SHARE = 0.15  # share of font families kept for test images
 
 FONT_PACKAGES = tuple(Path(__file__).with_name("font_packages.txt").read_text("ascii").split())
 """Debian packages that the shipped model's images were drawn with."""

@@ -25,8 +25,7 @@ INSTALL_CLOTHES = (
     "name it in MINIVL_FASHION_MNIST"
 )
 CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-CLOTHES_READ = 20_000
-"""Training images of clothes that are read; a prefix of the file, which is shuffled."""
+CLOTHES_READ = 20_000  # training images of clothes that are read; a prefix of the file, which is shuffled
 PROMPT = "Answer with the option's letter from the given choices directly."
 
 

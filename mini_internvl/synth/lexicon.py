@@ -12,15 +12,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-TEST_SHARE = 0.12
-"""Share of texts kept for test images."""
+TEST_SHARE = 0.12  # share of texts kept for test images
 
 UPPER = "ABCDEFGHJKLMNPQRSTUVWXYZ"
-LOWER = "abcdefghijkmnopqrstuvwxyz"
-"""Letters without O, I and l, which many fonts draw like 0 and 1."""
+LOWER = "abcdefghijkmnopqrstuvwxyz"  # letters without O, I and l, which many fonts draw like 0 and 1
 CLEAR_UPPER = "ABDEFGHJKLMNPQRTY"
-CLEAR_LOWER = "abdefghijkmnqrt"
-"""Letters whose case can be told when they stand alone."""
+CLEAR_LOWER = "abdefghijkmnqrt"  # letters whose case can be told when they stand alone
 DIGITS = "0123456789"
 
 

@@ -15,16 +15,13 @@ from ..records import PatchAnnotation
 from . import canvas, fonts, lexicon
 from .base import QA, Annotated
 
-SIDE = 112
-"""Images are about one tile."""
-MAX_LINE_CHARACTERS = 14
-"""Characters after which a line gets no further word."""
+SIDE = 112  # images are about one tile
+MAX_LINE_CHARACTERS = 14  # characters after which a line gets no further word
 READ = ("Read the text.", "What does it say?", "What is written here?", "What text is in the picture?",
         "Read the text in the image.", "What is the text?", "Transcribe the text.")  # fmt: skip
 READ_ALL = (*READ, "Read all the text.", "Write down the text in the picture.", "What are the lines of text?")
 
-Text = Callable[[random.Random, str], str]
-"""(generator, split) -> one line."""
+Text = Callable[[random.Random, str], str]  # (generator, split) -> one line
 
 
 def of_characters(alphabet: str) -> Text:

@@ -15,8 +15,7 @@ from . import canvas
 
 SHAPES = ("circle", "square", "triangle", "star", "pentagon", "hexagon", "diamond", "cross", "ring")
 SHAPE_COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "black", "white")
-CANVASES = ((112, 112, 14), (224, 112, 3), (112, 224, 2), (224, 224, 1))
-"""Width, height, weight."""
+CANVASES = ((112, 112, 14), (224, 112, 3), (112, 224, 2), (224, 224, 1))  # width, height, weight
 _PAPERS: tuple[tuple[canvas.RGB, frozenset[str]], ...] = (
     ((250, 250, 250), frozenset({"white"})), ((236, 232, 220), frozenset({"white"})),
     ((212, 224, 236), frozenset({"white"})), ((190, 192, 196), frozenset({"white"})),

@@ -28,8 +28,7 @@ from mini_internvl.model.files import CONFIG, CheckpointError, read_json, read_t
 from mini_internvl.model.sizes import compose
 from mini_internvl.model.vlm import InternVL
 
-MAX_LENGTH = 8192
-"""``model_max_length`` of the released tokenizers."""
+MAX_LENGTH = 8192  # ``model_max_length`` of the released tokenizers
 STOPS = {"phi3-chat": ("</s>", "<|endoftext|>", "<|end|>"), "": ("<|im_start|>", "<|im_end|>")}
 """Tokens that end an answer, by template; "" for the rest."""
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -23,8 +23,7 @@ from mini_internvl.model.config import RopeConfig
 from mini_internvl.model.decoder import rotation_group
 from mini_internvl.records import Encoded
 
-PADDING = -1
-"""Segment of a padding token."""
+PADDING = -1  # segment of a padding token
 
 
 def split_questions(messages: Messages) -> list[tuple[Turn, ...]]:
@@ -69,10 +68,7 @@ def join(pieces: Sequence[Encoded], context: int, rope: RopeConfig) -> tuple[Enc
     """One row of the conversations of :func:`split_questions`; those that rotate the prefix alike are one document.
 
     ``context`` is the id of the visual token, which each piece has. Returns the row, and the segment and the document
-    of each of its tokens.
-
-    Raises:
-        ValueError: the conversations do not begin alike, or an answer has no supervised token.
+    of each of its tokens. ValueError: the conversations do not begin alike, or an answer has no supervised token.
     """
     begin = pieces[0].input_ids
     shared = len(begin) - begin[::-1].index(context)

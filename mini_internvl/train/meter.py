@@ -12,20 +12,14 @@ class Progress:
     """What a progress line shows after a step."""
 
     stage: str
-    step: int
-    """Steps done of ``steps``."""
+    step: int  # steps done of ``steps``
     steps: int
-    loss: float
-    """Mean over the supervised tokens of the step, weighted where the stage weighs them."""
+    loss: float  # mean over the supervised tokens of the step, weighted where the stage weighs them
     lr: float
-    grad_norm: float
-    """Norm of the gradient before clipping."""
-    tokens_per_s: float
-    """Tokens, visual and padding-free, per second of the last steps."""
-    seconds_left: float
-    """At the present throughput."""
-    held_out: Mapping[str, float]
-    """Measurements made after this step, if any."""
+    grad_norm: float  # norm of the gradient before clipping
+    tokens_per_s: float  # tokens, visual and padding-free, per second of the last steps
+    seconds_left: float  # at the present throughput
+    held_out: Mapping[str, float]  # measurements made after this step, if any
 
 
 class Throughput:

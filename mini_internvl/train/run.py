@@ -47,14 +47,10 @@ class InitialCheckpoint:
 
     model: InternVL
     tokenizer: Tokenizer
-    folder: Path
-    """Where the tokenizer files are; the base of the adapters."""
-    sha256: str
-    """Hash of all weights that the run begins from."""
-    base_hash: str = ""
-    """Hash of the base's weights where adapters train, else empty."""
-    full: tuple[str, ...] = ()
-    """Modules that go with the adapters in full, by their native names."""
+    folder: Path  # where the tokenizer files are; the base of the adapters
+    sha256: str  # hash of all weights that the run begins from
+    base_hash: str = ""  # hash of the base's weights where adapters train, else empty
+    full: tuple[str, ...] = ()  # modules that go with the adapters in full, by their native names
 
 
 def open_initial(recipe: Recipe) -> InitialCheckpoint:

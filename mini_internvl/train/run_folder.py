@@ -181,10 +181,8 @@ if hasattr(os, "register_at_fork"):
 def check_folder(recipe: Recipe, path: Path) -> Recipe:
     """The recipe as the run of a folder goes on with it: ``auto`` settled, and the same in meaning as the folder's own.
 
-    Claims and changes nothing, so that it can be asked before any work; the folder need not exist.
-
-    Raises:
-        RunFolderError: the folder holds a run of another recipe, or one without its state.
+    Claims and changes nothing, so that it can be asked before any work; the folder need not exist. RunFolderError: the
+    folder holds a run of another recipe, or one without its state.
     """
     precision = "bf16" if fast_bfloat16(resolve_device(recipe.device)) else "fp32"
     file = path / "recipe.json"

@@ -26,12 +26,10 @@ from mini_internvl.model.fields import Fields, is_integer
 from mini_internvl.model.layouts.official import LLM, join_llm, split_llm
 
 NAME = "native"
-EXTRA = "mini_internvl"
-"""Key of a native config.json that holds the official one."""
+EXTRA = "mini_internvl"  # key of a native config.json that holds the official one
 TIED = "native_tied_embeddings"
 """Key of an official config made here: the native one ties ``lm_head`` to the embedding table."""
-QWEN2_5_IMAGE_TOKEN = 151667
-"""Id of <IMG_CONTEXT> in every Qwen2.5 based member; the 2.0 family ends before it."""
+QWEN2_5_IMAGE_TOKEN = 151667  # id of <IMG_CONTEXT> in every Qwen2.5 based member; the 2.0 family ends before it
 
 _TEXT = {
     "qwen2": ("Qwen2ForCausalLM", "Qwen2ForCausalLM", "qwen2"),

@@ -31,10 +31,8 @@ class Names:
     """How others call the decoder's modules (their names -> ours), and which they fuse; all exact in every bit."""
 
     renamed: Mapping[str, str] = field(default_factory=dict)
-    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Their matrix -> ours, whose rows it holds one below the other."""
-    by_kv_head: bool = False
-    """Whether the rows are grouped: the queries, keys and values of one key-value head, then those of the next."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their matrix -> ours, stacked
+    by_kv_head: bool = False  # whether rows go by key-value head: its queries, key, value, then the next's
     head: str = "lm_head"
 
     def split(self, key: str, tensor: Tensor, config: DecoderConfig) -> Iterator[tuple[str, Tensor]]:

@@ -17,8 +17,7 @@ _NAMES = ("圆形", "正方形", "三角形", "星形", "五边形", "六边形"
 _COLOURS = ("红色", "绿色", "蓝色", "黄色", "橙色", "紫色", "粉色", "棕色", "黑色", "白色")
 NAMES = dict(zip(SHAPES, _NAMES, strict=True))
 COLOURS = dict(zip(SHAPE_COLOURS, _COLOURS, strict=True))
-CHARACTERS = "".join(Path(fonts.__file__).with_name("characters.txt").read_text("utf-8").split())
-"""Common characters."""
+CHARACTERS = "".join(Path(fonts.__file__).with_name("characters.txt").read_text("utf-8").split())  # common characters
 SIDES = {"左边": (-1, 0), "右边": (1, 0), "上面": (0, -1), "下面": (0, 1)}
 
 

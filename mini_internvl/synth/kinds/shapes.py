@@ -180,8 +180,7 @@ Asker = tuple[Callable[[random.Random, Scene], QA | None], int]
 ASKERS: tuple[Asker, ...] = ((count, 5), (colour, 4), (name, 3), (there, 3), (side, 4), (neighbour, 2), (size, 2),
                              (place, 3), (region, 1))  # fmt: skip
 """What is asked of test images, and how often."""
-OPEN = tuple(asker for asker in ASKERS if asker[0] not in (there, side))
-"""Without those that are answered Yes or No."""
+OPEN = tuple(asker for asker in ASKERS if asker[0] not in (there, side))  # without those that are answered Yes or No
 
 
 def questions(rng: random.Random, scene: Scene, wanted: int, askers: Sequence[Asker] = ASKERS) -> list[QA]:

@@ -32,16 +32,11 @@ IGNORE = -100
 REACHES = ("vision",)
 THINGS = {text: i for i, text in enumerate(["", *map(chr, range(33, 127)), "€", "£", *SHAPES, "bar", "point", "slice"])}
 """Label of what an annotation shows; 0 is the bare background."""
-SHADES = {name: i for i, name in enumerate(COLOURS)}
-"""Label of a colour."""
-PLACES, LINES = 24, 8
-"""Places in a line and lines that have a label; later ones share the last."""
-SMALLEST = 0.4
-"""Height in patches below which a thing is too small to be asked for."""
-EMPTY_WEIGHT = 0.15
-"""Weight of an empty patch."""
-ORDER_WEIGHT = 0.3
-"""Weight of the losses over place and line."""
+SHADES = {name: i for i, name in enumerate(COLOURS)}  # label of a colour
+PLACES, LINES = 24, 8  # places in a line and lines that have a label; later ones share the last
+SMALLEST = 0.4  # height in patches below which a thing is too small to be asked for
+EMPTY_WEIGHT = 0.15  # weight of an empty patch
+ORDER_WEIGHT = 0.3  # weight of the losses over place and line
 
 
 def patch_labels(
