@@ -167,15 +167,9 @@ def export_answers(
 def example_files(
     layout: Layout, split: str, questions: str, annotation: str, prefix: str, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The two files of a split from the annotation's rows, for the examples.
+    """The two files of a split, for the examples, from rows of the annotation (without answers if not published).
 
-    Args:
-        layout: of the benchmark.
-        split: its name.
-        questions: path of the jsonl file.
-        annotation: path of the annotation file.
-        prefix: what stands before an image's name in the jsonl file.
-        rows: of the annotation, without answers where they are not published.
+    ``questions`` and ``annotation`` are the paths of the files; ``prefix`` stands before an image's name in the first.
     """
     lines = [
         {"image": prefix + row[layout.image], "question": row["question"], "question_id": row["questionId"]}

@@ -113,10 +113,7 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 def export_sheets(asked: Iterable[tuple[Item, str]], folder: str | Path, place: int | None = None) -> list[Path]:
     """A sheet for each file: the cells that ``Item.reference`` keeps as ``sheet``, and the answer as ``prediction``.
 
-    Args:
-        asked: items and what to write for their answers.
-        folder: where the sheets go.
-        place: number of columns before the prediction; ``None`` puts it last.
+    ``place`` is the number of columns before the prediction; ``None`` puts it last.
     """
     sheets: dict[str, list[dict[str, Any]]] = {}
     for item, text in asked:

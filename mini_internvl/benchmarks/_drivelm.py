@@ -41,14 +41,9 @@ class Asked:
 
 
 def read_questions(path: Path, *, scored: bool) -> list[Asked]:
-    """All questions of an official file, in its order.
+    """All questions of an official file in its order: scene -> ``key_frames`` -> frame -> ``QA`` and ``image_paths``.
 
-    Args:
-        path: scene -> ``key_frames`` -> frame -> ``QA`` and ``image_paths``.
-        scored: ask for an answer and tags.
-
-    Raises:
-        DataError: lists the frames and questions that lack something.
+    ``scored`` asks for answers and tags. DataError lists the frames and questions that lack something.
     """
     content = read_json(path)
     faults = Faults(path)

@@ -91,18 +91,10 @@ def read_rows(
     names: Sequence[str] = (),
     check: Check = lambda row: (),
 ) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file, of a JSON list, or of the list under ``key``.
+    """Objects of a JSON-lines file, of a JSON list, or of the list under ``key`` of a JSON object.
 
-    Args:
-        path: the file.
-        required: fields that every row must have.
-        key: where the list stands in a JSON file.
-        texts: required fields that must be texts.
-        names: required fields that must be texts or whole numbers.
-        check: what else is wrong with a row that has its fields.
-
-    Raises:
-        DataError: lists the rows at fault.
+    Every row must have the fields ``required``, ``texts`` (which must be texts) and ``names`` (texts or whole numbers);
+    ``check`` says what else is wrong with it. DataError lists the rows at fault.
     """
     content: Any
     if key is None:
