@@ -110,9 +110,11 @@ class StageRecipe:
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices; biases, norms and scales are exempt."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     batch_size: int = 32
+    """Samples per step."""
     micro_batch: int = dataclasses.field(default=16, metadata=MAY_CHANGE)
     """Samples per forward pass; gradients are accumulated over a batch."""
     max_tiles: int = 12
@@ -182,11 +184,13 @@ class LoraRecipe:
     """Low-rank adapters: the base is frozen, two thin matrices beside each layer learn."""
 
     rank: int = 16
+    """Inner size of the two matrices."""
     alpha: float | None = None
     """The product is scaled by alpha / rank; twice the rank when left out."""
     dropout: float = 0.05
     """On the adapters' inputs while training."""
     parts: tuple[str, ...] = LORA_PARTS
+    """Parts of the model that get adapters."""
     targets: LoraTargets = LoraTargets()
 
     def __post_init__(self) -> None:

@@ -118,6 +118,9 @@ def test_another_base_and_bad_places_are_refused(adapter, base, tmp_path):
     with pytest.raises(CheckpointError, match=r"adapter_config.json: init_lora_weights is 'pissa'") as caught:
         command.merge(adapter, tmp_path / "merged")
     assert "is not here" not in str(caught.value)
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(CheckpointError, match=r"names no base model; give its folder, to merge with --base"):
+        command.merge(adapter, tmp_path / "merged")
 
 
 def test_merging_is_proved_against_the_files_not_against_our_own_loading(adapter, tmp_path, monkeypatch):

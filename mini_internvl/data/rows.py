@@ -108,8 +108,8 @@ def to_row(sample: Sample, *, stored: Callable[[Any], str] = os.fspath) -> dict[
 def _plain(message: Message, stored: Callable[[Any], str]) -> Message:
     content = message["content"]
     if isinstance(content, str):
-        return message
-    parts = [{**part, "image": stored(part["image"])} if "image" in part else part for part in content]
+        return {**message}
+    parts = [{**part, "image": stored(part["image"])} if "image" in part else {**part} for part in content]
     return {**message, "content": parts}
 
 

@@ -39,7 +39,7 @@ class Source:
     count: int  # places of one pass; 0 for samples that never run out and have one order
     fingerprint: str  # of all that decides the samples: it differs when a file's content does
     warnings: Sequence[str] = ()  # what is odd in the data, a line each
-    groups: np.ndarray | None = None  # (count,) places with equal numbers are read in a row; ``None``: each alone
+    groups: np.ndarray | None = None  # (count,) places with equal numbers follow each other; ``None``: each alone
     seed: int = 0
     _order: tuple[int, np.ndarray] | None = field(default=None, init=False)
 

@@ -54,8 +54,8 @@ class CarState:
     brake: float
     curvature: float  # of the road beside the car
     curvature_ahead: float  # the strongest of the next 30 m of road
-    offset: float  # from the centre line to the car's centre; on grass it is off the road
-    on_grass: bool
+    offset: float  # from the centre line to the car's centre
+    on_grass: bool  # whether the car's centre is off the road
     limit: str  # what sets the driver's speed: ``"cruise"``, ``"bend"`` or ``"light"``
     light: str | None  # ``"red"`` or ``"green"``
     light_distance: float | None
@@ -91,7 +91,7 @@ def quiet_environment() -> type:
 
 
 def simulate(track_seed: int, *, frames: int = 4, interval: float = 0.4, size: int = 112) -> Rollout:
-    """Drives the clip of a seed: ``frames`` images of ``size`` pixels a side, ``interval`` seconds apart."""
+    """Drives the clip of a seed: ``frames`` images of ``size`` pixels, ``interval`` seconds (n times 0.02) apart."""
     from mini_internvl.domains._car_view import View
 
     environment = quiet_environment()()

@@ -99,15 +99,9 @@ def build(
     ``clips.jsonl``, whose path is returned, appears when everything is there; until then finished clips wait in
     ``clips.part.jsonl``. A finished folder is returned as it is, and extended when more clips are asked for.
 
-    Args:
-        folder: made if missing.
-        train, validation, test: clips of each split.
-        frames: images of a clip, ``interval`` seconds apart (a multiple of 0.02), ``size`` pixels square.
-        seed: 0..999, other clips for each.
-        progress: called with (clips done, clips in all) after each clip.
-
-    Raises:
-        ValueError: a setting is out of range, the folder was built with other settings, or gymnasium is missing.
+    A clip has ``frames`` images, ``size`` pixels square, ``interval`` seconds apart (a multiple of 0.02). Each seed,
+    0..999, gives other clips. ``progress`` is called with (clips done, clips in all) after each. ValueError: a setting
+    is out of range, the folder was built with other settings, or gymnasium is missing.
     """
     counts = {"train": train, "validation": validation, "test": test}
     settings = {"format": FORMAT, "frames": frames, "interval": interval, "size": size, "seed": seed}
@@ -115,6 +109,8 @@ def build(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _check_same(folder / "build.json", settings)
+    for draft in folder.glob("frames/*/.*.part"):  # of a build that was killed
+        draft.unlink()
 
     wanted = [(split, index) for split, count in counts.items() for index in range(count)]
     part = folder / "clips.part.jsonl"
@@ -160,7 +156,7 @@ def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _finished(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Rows of an earlier run whose frames are there, by id; a line torn by a kill is left out."""
+    """Rows of an earlier run whose frames are there, by id; a line that cannot be read, torn by a kill, is left out."""
     rows = (row.raw for row in scan(path) if isinstance(row, Row)) if path.exists() else ()
     return {row["id"]: row for row in rows if all((path.parent / frame).is_file() for frame in row["frames"])}
 

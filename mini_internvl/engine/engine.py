@@ -83,7 +83,7 @@ class Engine:
     def prepare(
         self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
     ) -> Prompt:
-        """Messages -> ids and pixels; ValueError when one cannot be read. See :meth:`Processor.prepare`."""
+        """Messages -> ids and pixels; ValueError when one is malformed or unreadable. See :meth:`Processor.prepare`."""
         turns = normalise(messages)
         if not turns or turns[-1].role != "user":
             raise ValueError("the last message must come from the user")
@@ -103,7 +103,7 @@ class Engine:
         return torch.tensor(unused, device=self.model.device) if unused else None
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
-        """Tiles of a conversation's images, thumbnails counted, from their headers alone; ImageError without one."""
+        """Tiles of a conversation's images, thumbnails counted, by their headers; ImageError names one without."""
         return self.processor.count_tiles(messages, max_tiles=max_tiles)
 
     def render(self, messages: Messages) -> str:

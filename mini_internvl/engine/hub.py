@@ -49,7 +49,10 @@ def resolve(name: str | Path | None) -> Path:
 
 
 def base_folder(folder: Path, base: str | None = None) -> Path:
-    """Where a model's tokenizer and whole weights are: its folder, or an adapter's base; CheckpointError without it."""
+    """Where a model's tokenizer and whole weights are: its folder, or for an adapter its base, fetched.
+
+    ``base`` overrides the one that the adapter names. CheckpointError when it cannot be found.
+    """
     if not is_adapter(folder):
         return folder
     name = find_base(folder, base)

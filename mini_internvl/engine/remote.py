@@ -66,8 +66,8 @@ def is_remote(model: str | None) -> bool:
 class RemoteEngine:
     """A model on a server; ``concurrency`` requests are under way at a time.
 
-    Each has so many ``tries``, the second after ``pause`` seconds, doubled each time, and ``timeout`` seconds from the
-    request to the last byte of its answer.
+    Each request has ``tries`` tries, the second after ``pause`` seconds, doubled each time, and each try ``timeout``
+    seconds to the last byte of its answer.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class RemoteEngine:
             if not passing or number == self.tries or requests.ended.is_set():
                 tried = f" ({number} tries)" if number > 1 else ""
                 raise RemoteError(f"{url}: {result}{tried}")
-            wait = max(self.pause * 2 ** (number - 1), server_wait)
+            wait = max(self.pause * 2.0 ** min(number - 1, 99), server_wait)
             requests.ended.wait(min(wait, LONGEST_WAIT))
         raise AssertionError("every try returns or raises")
 

@@ -103,18 +103,11 @@ def read_questions(
     kinds: str = "",
     max_tiles: int | None = None,
 ) -> Questions:
-    """Read a benchmark's files, or draw its items.
+    """Read a benchmark's files, or draw its items; DataError lists what is wrong with the files.
 
-    Args:
-        split: the benchmark's first when ``None``.
-        protocol: the paper's when ``None``.
-        limit: size of a random sample; of a drawn benchmark the number of images of each kind.
-        seed: of the sample; of a drawn benchmark of the images.
-        kinds: of a drawn benchmark: kinds separated by commas, or all.
-        max_tiles: tile limit in place of the items' own.
-
-    Raises:
-        DataError: lists what is wrong with the files.
+    ``split`` and ``protocol`` are the benchmark's first when ``None``. ``limit`` and ``seed`` make a random sample;
+    for a drawn benchmark they are the images of each kind and their seed, and ``kinds`` its kinds, separated by
+    commas, or all. ``max_tiles`` replaces the items' own limit.
     """
     fixed: dict[str, Any] = {"name": name, "benchmark": benchmark, "split": split or benchmark.SPLITS[0]}
     fixed |= {"protocol": protocol, "data": data, "limit": limit, "seed": seed or 0}

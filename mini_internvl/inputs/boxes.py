@@ -22,7 +22,7 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
 def to_thousand(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Pixel box -> integers 0..1000 of the image's sides, cut off outside; ValueError for what is no box in it."""
+    """Pixel box -> integers 0..1000 of the image's sides, cut off outside; ValueError if corners are swapped."""
     if len(box) != 4 or not (box[0] <= box[2] and box[1] <= box[3]):
         raise ValueError(f"a box is x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, not {list(box)}")
     if width < 1 or height < 1:

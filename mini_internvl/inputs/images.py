@@ -136,7 +136,7 @@ def _limit() -> int:
 
 
 def open_source(source: object) -> tuple[str, io.BytesIO | io.BufferedReader]:
-    """A name for messages, and the undecoded bytes of an image that is not a PIL image; ImageError without one."""
+    """A name for messages, and the undecoded bytes of an image, no PIL one; ImageError if nothing can be opened."""
     if isinstance(source, str) and source.startswith("data:"):
         return "the data URL", io.BytesIO(_decode_url(source))
     if hasattr(source, "read"):

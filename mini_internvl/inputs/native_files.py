@@ -99,7 +99,8 @@ def write_official_files(source: Path, target: Path) -> list[Path]:
 def chat_template(template: ChatTemplate, bos: str = "", system_message: str | None = None) -> str:
     """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each image.
 
-    ``bos`` stands in front of everything; ``system_message`` replaces the template's when it is not ``None``.
+    A message whose text has ``<image>`` says itself where its images go. ``bos`` stands in front of everything;
+    ``system_message`` replaces the template's when it is not ``None``.
     """
     text = {
         "BOS": bos,

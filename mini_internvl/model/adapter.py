@@ -50,7 +50,7 @@ def find_base(folder: str | Path, base: str | None = None) -> str:
     """
     name = base or read_adapter(folder).base
     if not name:
-        raise CheckpointError(f"{Path(folder) / ADAPTER} names no base model; give its folder")
+        raise CheckpointError(f"{Path(folder) / ADAPTER} names no base model; give its folder, to merge with --base")
     if base is None and (Path(folder) / name).is_dir():
         return str((Path(folder) / name).resolve())
     return name
@@ -74,6 +74,7 @@ def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: s
 
     ``base`` is the folder or hub id of the base, ``base_hash`` its :func:`tensors_hash`; ``full`` are native names of
     modules outside the blocks to save whole, for they were trained in full: "lm_head", :data:`PROJECTOR`.
+    ValueError without adapters, or without a module of that name.
     """
     factors = to_native(model)
     if not factors:

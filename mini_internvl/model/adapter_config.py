@@ -56,8 +56,8 @@ class Adapter:
     folder: Path
     base: str  # folder or hub id of the model it was trained on, as written; empty when it names none
     base_hash: str | None  # :func:`tensors_hash` of that model; ``None`` in adapters that others wrote
-    rank: int
-    alpha: float  # these two are of the layers that no pattern names
+    rank: int  # of the layers that no pattern names, like alpha
+    alpha: float
     dropout: float
     rslora: bool  # whether the product is scaled by alpha over the root of the rank
     full: tuple[str, ...]  # modules that it brings whole, such as lm_head (peft's modules_to_save)

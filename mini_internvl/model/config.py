@@ -17,7 +17,8 @@ from mini_internvl.model.fields import ConfigError, Fields, agreed
 
 RopeKind = Literal["default", "linear", "dynamic", "longrope"]
 MAX_WIDTH, MAX_HIDDEN, MAX_LAYERS, MAX_HEADS, MAX_SIDE = 100_000, 1_000_000, 1_000, 10_000, 100_000
-MAX_POSITIONS = 10**9  # sizes beyond these are taken for damage: no model of this kind comes near
+MAX_POSITIONS = 10**9
+"""Sizes beyond these are taken for damage: no model of this kind comes near."""
 MAX_TILES = 1_000
 """Most tiles of an image that a config may ask for; the released ones ask for 12, the paper uses up to 40."""
 
@@ -84,7 +85,7 @@ class RopeConfig:
     max_positions: int = 32768
     original_max_positions: int = 0  # longrope: beyond this many positions the long factors are used
     short_factor: tuple[float, ...] = ()
-    long_factor: tuple[float, ...] = ()  # longrope: one divisor per frequency
+    long_factor: tuple[float, ...] = ()  # longrope: these and the short ones divide the frequencies
 
     @property
     def context_length(self) -> int:
@@ -94,8 +95,10 @@ class RopeConfig:
     @property
     def attention_factor(self) -> float:
         """longrope: cosines and sines are multiplied by it."""
-        ratio, original = self.max_positions / self.original_max_positions, self.original_max_positions
-        return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 and original > 1 else 1.0
+        original = self.original_max_positions
+        if not 1 < original < self.max_positions:
+            return 1.0
+        return math.sqrt(1 + math.log(self.max_positions / original) / math.log(original))
 
     @classmethod
     def from_official(cls, fields: Fields, *, head_dim: int, max_positions: int) -> RopeConfig:

@@ -125,7 +125,7 @@ def agreed(kind: str, places: Iterable[Fields], names: Sequence[str], read: Call
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is one, and no truth value."""
+    """Whether it is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

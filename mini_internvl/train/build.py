@@ -267,10 +267,11 @@ def _write_settings(source: Path, folder: Path, base: Tokenizer, new: Mapping[st
     base_size = _base_size(source, base)
     beyond = {token.content: token.id for token in base.added.values() if token.id >= base_size} | dict(new)
     write_json(folder / "added_tokens.json", dict(sorted(beyond.items(), key=lambda item: item[1])))
-    decoder = {number: {"content": token, **FLAGS} for token, number in new.items()}
+    decoder: dict[int, Any] = {}
     for token in base.added.values():
         flags = {name: getattr(token, name) for name in FLAGS if name != "normalized"}
-        decoder.setdefault(token.id, {"content": token.content, **FLAGS, **flags})
+        decoder[token.id] = {"content": token.content, **FLAGS, **flags}
+    decoder |= {number: {"content": token, **FLAGS} for token, number in new.items()}
     for number, row in (settings.get("added_tokens_decoder") or {}).items():
         decoder[int(number)] = row
     named = settings.get("additional_special_tokens") or special.get("additional_special_tokens") or []

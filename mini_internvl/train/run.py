@@ -202,15 +202,21 @@ def _run_stages(
         stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number, opener=opener)
         for number, stage in list(enumerate(recipe.stages))[done:]
     }  # of all stages: every row is checked before the first step
+
+    def begin() -> None:
+        run.folder.claim(recipe, _facts(recipe, start, datasets.values(), opener))
+        at = run.folder.position()
+        if at is not None and at.stage not in datasets:  # the run stopped between two stages, or after the last
+            trained = [part for one in recipe.stages[:done] for part in one.train]
+            state.load_weights(run.folder.state, model, trainable(model, trained))
+
+    if not datasets:
+        begin()
     for stage in recipe.stages[done:]:
         dataset = datasets[stage.name]
         held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
         if stage is recipe.stages[done]:
-            run.folder.claim(recipe, _facts(recipe, start, datasets.values(), opener))
-            at = run.folder.position()
-            if at is not None and at.stage != stage.name:  # the run stopped between two stages
-                trained = [part for one in recipe.stages[:done] for part in one.train]
-                state.load_weights(run.folder.state, model, trainable(model, trained))
+            begin()
         evaluate = functools.partial(_evaluate, recipe, held_out, probe)
         on_best = functools.partial(save_checkpoint, start, run.folder.path / "best", {"stage": stage.name})
         run_stage(model, stage, dataset, replace(run, evaluate=evaluate, on_best=on_best))

@@ -144,10 +144,9 @@ def _lock(path: Path) -> int:
         try:
             if sys.platform != "win32":
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), path.stat()):
-                break
-        except FileNotFoundError:
-            pass
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), path.stat()):
+                    break
         except BlockingIOError:
             owner = os.read(lock, 300).decode(errors="replace").strip() or "another process"
             os.close(lock)

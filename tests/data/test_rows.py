@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -116,7 +117,10 @@ def test_what_fits_is_written_as_internvl_rows():
         "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}],
     }
     named = [{"role": "user", "content": [{**messages[0]["content"][0], "name": "Front"}, messages[0]["content"][1]]}]
-    assert to_row(Sample(id="1", messages=[*named, messages[1]]))["messages"][0] == named[0]
+    row = to_row(Sample(id="1", messages=[MappingProxyType(named[0]), messages[1]]))
+    assert row["messages"][0] == named[0]
+    row["messages"][1]["content"] = "B."
+    assert json.loads(json.dumps(row))["messages"][1] != messages[1]
 
 
 def test_samples_become_a_file_with_its_images_and_faults_are_handed_back(tmp_path):

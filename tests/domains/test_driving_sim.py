@@ -65,6 +65,7 @@ def test_same_seed_same_files_and_an_interrupted_build_goes_on(clips: Path, tmp_
     assert not (tmp_path / "clips.jsonl").exists()
     part = tmp_path / "clips.part.jsonl"
     part.write_text(part.read_text() + '{"id": "train-000003", "frames": ["fra')  # a torn line
+    (tmp_path / "frames/train/.000003-1.png.1-1.part").write_bytes(b"of a kill")
     seen: list[int] = []
     driving_sim.build(tmp_path, **COUNTS, progress=lambda done, total: seen.append(done))
     assert seen == [3, 4, 5, 6, 7, 8]

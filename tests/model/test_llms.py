@@ -33,6 +33,15 @@ def test_gluing_and_cutting_are_inverse(llm):
     assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_fused_matrix_that_cannot_be_cut_evenly_is_left_whole_for_the_loader_to_name(llm, rows):
+    model = Decoder(llms.read_config(llm))
+    for key, tensor in official(model).items():
+        if any(whole in key for whole in llms.find(model.config.architecture).NAMES.fused):
+            [(name, left)] = ours({key: tensor[:rows]}, model.config).items()
+            assert model.state_dict()[name].shape != left.shape == tensor[:rows].shape
+
+
 def official_of(state, config):
     return dict(llms.find(config.architecture).NAMES.join(state, config))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import count
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model
+from mini_internvl.recipes import LoraRecipe
 from mini_internvl.records import Interrupted
 from mini_internvl.train import run_folder
 from mini_internvl.train.log import read_log
@@ -98,6 +100,17 @@ def test_a_finished_run_is_not_run_again(recipe, tmp_path):
     assert run_recipe(settings, tmp_path, workers=0, on_progress=told.append) == best == tmp_path / "best"
     assert told == []
     assert ((tmp_path / "metrics.jsonl").read_bytes(), (best / "model.safetensors").read_bytes()) == before
+
+
+@pytest.mark.parametrize("lora", [None, LoraRecipe(rank=2)])
+def test_a_kill_before_the_last_checkpoint_loses_nothing(recipe, tmp_path, lora):
+    settings = recipe({"steps": 2, "lr": 1e-2}, lora=lora)
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    run_recipe(settings, tmp_path, workers=0)
+    trained = (tmp_path / "last" / name).read_bytes()
+    shutil.rmtree(tmp_path / "last")
+    run_recipe(settings, tmp_path, workers=0)
+    assert (tmp_path / "last" / name).read_bytes() == trained
 
 
 def test_training_learns_and_its_checkpoints_answer(recipe, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mini_internvl.inputs.messages import ESCAPED, PLACEHOLDER, PLACEHOLDERS
@@ -97,13 +97,14 @@ def _image(value: object, field: str) -> str | bytes:
     raise ValueError(f"{field} holds {shown(value)}; an image is a path, a data URL or bytes")
 
 
-def with_images(spoken: Sequence[tuple[str, Any]], beside: Sequence[str | bytes]) -> list[Message]:
+def with_images(spoken: Iterable[tuple[str, Any]], beside: Sequence[str | bytes]) -> list[Message]:
     """Put the images of a row where the questions of its conversation have placeholders.
 
     A placeholder is ``<image>`` in a text, or an image part without an image. Without placeholders all images come
     before the first question. ``<img>PATH</img>`` in a text is a placeholder with its image. ValueError says that
     placeholders and images differ in number, or that there is no question for the images.
     """
+    spoken = list(spoken)
     asked = [content for role, content in spoken if role == "user"]
     placeholders = sum(map(_placeholders, asked))
     inline = sum("<img>" in content for content in asked if isinstance(content, str))

@@ -44,7 +44,11 @@ class Names:
         elif whole:
             parts, columns = self.fused[whole], tensor.shape[1:]
             shares = [config.heads // config.kv_heads if part.endswith("q_proj") else 1 for part in parts]
-            rows = tensor.reshape(config.kv_heads if self.by_kv_head else 1, sum(shares), -1, *columns)
+            groups = config.kv_heads if self.by_kv_head else 1
+            if not tensor.numel() or len(tensor) % (groups * sum(shares)):
+                yield inner.replace(whole, parts[0]), tensor  # that name's shape is another, and is told
+                return
+            rows = tensor.reshape(groups, sum(shares), -1, *columns)
             for part, own in zip(parts, rows.split(shares, dim=1), strict=True):
                 yield inner.replace(whole, part), own.reshape(-1, *columns)
         else:

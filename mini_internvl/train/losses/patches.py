@@ -86,8 +86,8 @@ class Settings(LossSettings):
 def targets(
     sample: Sample, images: Sequence[CutImage], config: VLMConfig, settings: Settings, *, auxiliary: bool
 ) -> Mapping[str, Tensor]:
-    """``patches``: (tiles, patches, 4) labels; a sample without annotations of one image is a ValueError, but beside
-    another loss it has none to tell."""
+    """``patches``: (tiles, patches, 4) labels. A sample needs annotations of one image, else it has no labels beside
+    another loss, and alone is a ValueError."""
     side = config.image_size // config.vision.patch_size
     if sample.patch_annotations and len(images) == 1:
         return {"patches": patch_labels(sample.patch_annotations, images[0].grid, images[0].thumbnail, side)}
