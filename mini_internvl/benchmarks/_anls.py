@@ -35,7 +35,7 @@ class Layout:
     image: str  # field of the annotation file that names the image
     images: Sequence[str]  # folders of the images beside the question file or the annotation file
     labels: Mapping[str, Sequence[str]]  # group of metrics -> names of the annotation's field with the labels
-    max_tiles: int  # tile limit
+    max_tiles: int
 
 
 def read_items(

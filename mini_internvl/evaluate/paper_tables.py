@@ -17,7 +17,7 @@ class Column:
     group: str = ""
     benchmark: str = ""  # name of the benchmark file; empty for a number that is only published
     metric: str = ""  # metric of the score; empty for its primary metric
-    splits: tuple[str, ...] = ()  # Splits that the column means; a score of another split is marked. Empty: any.
+    splits: tuple[str, ...] = ()  # splits that the column means, empty for any; a score of another split is marked
     only: bool = False  # whether scores of other splits have no place in the column at all, since they have their own
     digits: int = 2
     items: int = 0  # items of the official split, 0 if not known; a score over clearly fewer is marked
