@@ -41,7 +41,7 @@ class Commands(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         module = importlib.import_module(f"mini_internvl.{self.folder}.{self.modules[name]}")
         if hasattr(module, "__path__"):
-            return group(f"{self.folder}.{name}", module.__doc__ or "")
+            return group(f"{self.folder}.{self.modules[name]}", module.__doc__ or "")
         if missing := [wanted for wanted in commands.CONTRACT if not hasattr(module, wanted)]:
             raise ValueError(f"{module.__file__} has no {', '.join(missing)}; see mini_internvl/commands/__init__.py")
         single = typer.Typer(**SETTINGS)

@@ -16,7 +16,7 @@ import typer
 import yaml
 from PIL import Image
 
-from mini_internvl import __version__, cli
+from mini_internvl import __version__, cli, plugins
 
 
 def one_line(err):
@@ -248,6 +248,17 @@ def test_an_unknown_dtype_and_device_are_told(minivl, checkpoint):
     code, _, err = minivl("ask", "What?", "--model", checkpoint, "--device", "toaster")
     assert code == 1
     assert "toaster" in one_line(err)
+
+
+def test_a_group_of_commands_may_have_two_words(monkeypatch, tmp_path, capsys):
+    group = tmp_path / "two_words"
+    group.mkdir()
+    (group / "__init__.py").write_text('"""Two words."""\n')
+    (group / "say.py").write_text('EXAMPLE = ""\n\n\ndef command() -> None:\n    """Say it."""\n    print("said")\n')
+    monkeypatch.setattr(cli.commands, "__path__", [*cli.commands.__path__, str(tmp_path)])
+    monkeypatch.setattr(plugins, "list_names", lambda folder: ["two_words"] if folder == "commands" else ["say"])
+    cli.Commands("commands")["two-words"].main(["say"], standalone_mode=False)
+    assert capsys.readouterr().out == "said\n"
 
 
 def test_debug_shows_the_traceback(minivl):

@@ -61,7 +61,9 @@ def test_a_file_of_ones_own_is_a_plug_in(tmp_path) -> None:
     assert plugins.find("domains", str(path)) is module
 
 
-@pytest.mark.parametrize("folder", ["domains", "benchmarks", "data.formats", "train.losses"])
+@pytest.mark.parametrize(
+    "folder", ["domains", "benchmarks", "data.formats", "train.losses", "model.layouts", "model.llms"]
+)
 def test_a_name_of_the_contract_that_is_forgotten_is_told(tmp_path, folder) -> None:
     for name in plugins.list_names(folder):
         plugins.find(folder, name)

@@ -6,8 +6,8 @@ A file holds::
     matches               config.json dictionary -> is it of this layout
     to_official_config    config.json dictionary -> the official one, which is the form that VLMConfig reads
     from_official_config  official dictionary, id of <IMG_CONTEXT>, dtype name -> config.json of this layout
-    read                  (name, tensor) pairs of the files -> pairs under our names (those of ``InternVL.state_dict``)
-    write                 our tensors -> pairs under this layout's names
+    read                  (name, tensor) pairs of the files, VLMConfig -> pairs under names of ``InternVL.state_dict``
+    write                 our tensors by name, VLMConfig -> pairs under this layout's names
 
 ``read`` and ``write`` only rename, cut and glue rows: going there and back is exact in every bit. A tensor that a
 layout does not know passes through under its own name, so that the caller can list it as unexpected.
@@ -16,18 +16,19 @@ layout does not know passes through under its own name, so that the caller can l
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from mini_internvl import plugins
 from mini_internvl.model.config import ConfigError, of_another_model
-from mini_internvl.plugins import list_names
+
+CONTRACT = ("NAME", "matches", "to_official_config", "from_official_config", "read", "write")
 
 
 @functools.cache
 def layouts() -> dict[str, ModuleType]:
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in list_names("model.layouts")]
+    modules = [plugins.find("model.layouts", name) for name in plugins.list_names("model.layouts")]
     return {module.NAME: module for module in modules}
 
 

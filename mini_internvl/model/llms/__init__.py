@@ -11,7 +11,6 @@ A file holds::
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mini_internvl import plugins
 from mini_internvl.model.config import ConfigError, DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.plugins import list_names
+
+CONTRACT = ("ARCHITECTURE", "TEMPLATE", "SIZES", "NAMES", "read_config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def _replaced(key: str, names: Mapping[str, str]) -> str:
 
 @cache
 def backbones() -> dict[str, ModuleType]:
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in list_names("model.llms")]
+    modules = [plugins.find("model.llms", name) for name in plugins.list_names("model.llms")]
     return {module.ARCHITECTURE: module for module in modules}
 
 

@@ -2,7 +2,7 @@
 
 - ``Settings``: a frozen dataclass below ``recipes.LossSettings``, made from what the recipe gives, that checks itself;
 - ``REACHES``: the parts of the model (vision, projector, llm) that get a gradient from it;
-- ``targets(sample, images, config, settings, auxiliary)``, if it wants more than labels: tensors that go with the
+- ``targets(sample, images, config, settings, *, auxiliary)``, if it wants more than labels: tensors that go with the
   sample as ``extras``; those of a batch are joined along their first axis;
 - ``Loss(settings, config)``: a module; ``forward(model, batch, images)`` returns a sum, ``count(batch)`` what sums are
   divided by. Its parameters train with the stage, are kept in its state, and are gone after it. Modules in its
