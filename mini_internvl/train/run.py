@@ -32,10 +32,12 @@ from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe
 from mini_internvl.train import losses, run_folder, state
-from mini_internvl.train.data import HeldOut, MixedDataset, SampleProcessor, held_out_set, open_checked
+from mini_internvl.train.data import HeldOut, MixedDataset, held_out_set, open_checked
 from mini_internvl.train.learner import Learner
-from mini_internvl.train.loop import Run, held_out_loss, run_stage, set_trainable, trainable
+from mini_internvl.train.loop import Run, held_out_loss, run_stage
 from mini_internvl.train.meter import Progress
+from mini_internvl.train.parts import set_trainable, trainable
+from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.run_folder import RunFolder, saving
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from mini_internvl.inputs.tiles import normalise
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.records import Sample
-from mini_internvl.train.data import SampleProcessor
+from mini_internvl.train.processor import SampleProcessor
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_sta
 from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
 from mini_internvl.records import Interrupted
 from mini_internvl.train.log import read_log
-from mini_internvl.train.loop import set_trainable
+from mini_internvl.train.parts import set_trainable
 from mini_internvl.train.run import open_initial, run_recipe
 
 ADAPTERS = ("llm", "vision")

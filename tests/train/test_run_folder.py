@@ -25,7 +25,7 @@ from mini_internvl.recipes import LoraRecipe, Recipe, SourceRecipe
 from mini_internvl.records import Interrupted
 from mini_internvl.train.data import DataError
 from mini_internvl.train.log import read_log
-from mini_internvl.train.loop import learning_rate
+from mini_internvl.train.parts import learning_rate
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.run_folder import RunFolderError, check_folder, own
 
