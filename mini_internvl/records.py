@@ -117,6 +117,18 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a sample costs, known from its text and the headers of its images alone."""
+
+    tokens: int
+    """Decoder tokens, visual ones included."""
+    supervised: int
+    """Those of them that have a label."""
+    tiles: int
+    """Tiles that the encoder reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Examples padded on the right to one length.
 
