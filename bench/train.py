@@ -23,9 +23,11 @@ from mini_internvl.engine.device import fast_bfloat16
 from mini_internvl.model import attention
 from mini_internvl.records import Batch
 from mini_internvl.train import independent
-from mini_internvl.train.data import MixedDataset, micro_batches, step_batches
+from mini_internvl.train.batches import micro_batches
+from mini_internvl.train.data import MixedDataset, step_batches
 from mini_internvl.train.learner import Learner
-from mini_internvl.train.loop import accumulate, make_optimizer
+from mini_internvl.train.loop import accumulate
+from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.run import open_initial, sample_processor
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
@@ -69,7 +71,7 @@ def main() -> None:
     dataset = MixedDataset(stage, sample_processor(start, stage), seed=0)
     device = start.model.device
     ways = WAYS | (BF16 if arguments.all or fast_bfloat16(device) else {})
-    together = list(step_batches(dataset, 0, workers=0))
+    together = [step.batches for step in step_batches(dataset, 0, workers=0)]
     steps = dict.fromkeys(ways, together) | {ALONE: [split_questions(dataset, i) for i in range(stage.steps)]}
     learner = Learner(start.model, stage).train()
     answers = round(sum(learner.count(batch) for batches in together for batch in batches))

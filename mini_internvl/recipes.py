@@ -21,7 +21,10 @@ if typing.TYPE_CHECKING:
 
 PARTS = ("vision", "projector", "llm")
 OPTIMIZERS = ("adamw", "muon")
-PRECISIONS = ("fp32", "bf16", "auto")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+WEIGHTS = ("fp32", "bf16")
+PARALLEL = ("ddp", "fsdp")
+PACKING = ("fit", "buffer")
 LORA_PARTS = ("llm", "vision")
 MAY_CHANGE: dict[str, Any] = {"free": True}
 """Metadata of a field that may change while a run goes on: it changes the result by rounding at most, or is guarded by
@@ -88,6 +91,25 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackRecipe:
+    """Samples packed into rows up to two budgets: nothing is padded, and every pack is about as much work."""
+
+    tokens: int = 16384
+    """Most decoder tokens of a pack."""
+    tiles: int = 48
+    """Most tiles of a pack, thumbnails counted."""
+    method: str = "fit"
+    """``fit`` fills best; ``buffer`` is the greedy buffer of the official code."""
+
+    def __post_init__(self) -> None:
+        for field in ("tokens", "tiles"):
+            if getattr(self, field) < 1:
+                raise RecipeError(f"pack.{field} is {getattr(self, field)}; it must be at least 1")
+        if self.method not in PACKING:
+            raise RecipeError(f'pack.method is "{self.method}"; known: {", ".join(PACKING)}')
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecipe:
     """One stage of training, named in logs and checkpoints: so many optimiser steps over a mix of sources."""
 
@@ -114,7 +136,9 @@ class StageRecipe:
     clip: float = 1.0
     """Largest norm of the gradient."""
     batch_size: int = 32
-    """Samples per step."""
+    """Samples per step over all processes; packs, where the stage packs."""
+    pack: PackRecipe | None = None
+    """Budgets of a pack, one of which is a micro batch; left out, samples are padded."""
     micro_batch: int = dataclasses.field(default=16, metadata=MAY_CHANGE)
     """Samples per forward pass; gradients are accumulated over a batch."""
     max_tiles: int = 12
@@ -136,6 +160,10 @@ class StageRecipe:
                 raise RecipeError(f"{where}: {field} is {getattr(self, field)}; it must be at least 1")
         if not self.data:
             raise RecipeError(f"{where}: data is empty")
+        if self.pack and self.pack.tokens < self.max_length:
+            raise RecipeError(
+                f"{where}: pack.tokens is {self.pack.tokens}, less than max_length {self.max_length}; lower max_length"
+            )
         if self.lr <= 0:
             raise RecipeError(f"{where}: lr is {self.lr}; it must be above 0")
         for field in ("warmup_ratio", "drop_path"):
@@ -226,9 +254,18 @@ class Recipe:
     build: str = dataclasses.field(default="", metadata=MAY_CHANGE)
     """Folder of a config.json with tokenizer files from which a fresh model is made."""
     precision: str = "fp32"
-    """``fp32``; ``bf16``: float32 weights, bfloat16 arithmetic; ``auto``: bf16 where the processor is fast at it."""
+    """Arithmetic: ``fp32``, ``bf16``, ``fp16`` (for cards without bf16; the loss is scaled), or ``auto``: bf16 where
+    the processor is fast at it."""
+    weights: str = "fp32"
+    """What trains is held in: ``fp32``, or ``bf16``, which halves its memory and rounds small updates away."""
     device: str = dataclasses.field(default="auto", metadata=MAY_CHANGE)
     """Where the model trains: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:1``."""
+    parallel: str = dataclasses.field(default="ddp", metadata=MAY_CHANGE)
+    """How several processes share a model: ``ddp`` (each has a copy) or ``fsdp`` (each has a shard)."""
+    stall_seconds: float = dataclasses.field(default=1800.0, metadata=MAY_CHANGE)
+    """Seconds without progress after which all processes end, naming step and samples; 0: never."""
+    max_faults: float = dataclasses.field(default=0.001, metadata=MAY_CHANGE)
+    """Share of the rows that may be unusable, at least one row; they are set aside in quarantine.jsonl. 0: none."""
     seed: int = 0
     """Seed of mixing, fresh weights and drop path."""
     held_out: tuple[SourceRecipe, ...] = ()
@@ -248,6 +285,13 @@ class Recipe:
             raise RecipeError("lora adapts a checkpoint: give model instead of build")
         if self.precision not in PRECISIONS:
             raise RecipeError(f'precision is "{self.precision}"; known: {", ".join(PRECISIONS)}')
+        for field, known in (("weights", WEIGHTS), ("parallel", PARALLEL)):
+            if getattr(self, field) not in known:
+                raise RecipeError(f'{field} is "{getattr(self, field)}"; known: {", ".join(known)}')
+        if not 0 <= self.max_faults <= 1:
+            raise RecipeError(f"max_faults is {self.max_faults}; it must be from 0 to 1")
+        if self.stall_seconds < 0:
+            raise RecipeError(f"stall_seconds is {self.stall_seconds}; it must be 0 or above")
         if not self.stages:
             raise RecipeError("stages is empty")
         for field in ("held_out_samples", "eval_every", "save_every"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import signal
@@ -20,7 +19,6 @@ import torch
 from mini_internvl import recipes
 from mini_internvl.commands._options import stoppable
 from mini_internvl.records import Interrupted
-from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
 
 
@@ -44,11 +42,9 @@ def train(recipe: recipes.Recipe, folder: Path) -> int:
 
 
 def facts(folder: Path) -> dict[str, object]:
-    """Hashes of the weights that a run left, and its log without what depends on the clock."""
-    rows = [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in read_log(folder / "metrics.jsonl")]
-    files = sorted(path for path in folder.rglob("*.safetensors"))
-    hashes = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return {**hashes, "log": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+    """Hashes of the weights and logs that a run left."""
+    files = sorted([*folder.rglob("*.safetensors"), *folder.glob("metrics.jsonl"), *folder.glob("quarantine.jsonl")])
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def main() -> int:

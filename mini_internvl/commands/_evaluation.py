@@ -18,12 +18,12 @@ from mini_internvl.commands._options import echo_json
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.cache import AnswerCache
-from mini_internvl.evaluate.distributed import Ranks, ranks
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.model import EvaluatedModel, load_evaluated, short_name
 from mini_internvl.evaluate.questions import Questions, read_questions
 from mini_internvl.evaluate.run import PredictCallbacks, predict
 from mini_internvl.files import write_json
+from mini_internvl.ranks import Ranks, ranks
 from mini_internvl.records import Item, Prediction
 
 CACHE = "answers.sqlite"

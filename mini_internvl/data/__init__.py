@@ -55,3 +55,12 @@ def where(record: Row | Fault) -> str:
     """``FILE:12`` of a line, ``FILE: row 3`` of anything else."""
     kind, _, number = record.place.partition(" ")
     return f"{record.file}:{number}" if kind == "line" else f"{record.file}: {record.place}"
+
+
+def place_of(where: str) -> tuple[str, str]:
+    """File and place that :func:`where` wrote: ``"rows.jsonl:12"`` -> ``("rows.jsonl", "line 12")``."""
+    file, separator, place = where.rpartition(": ")
+    if separator:
+        return file, place
+    file, _, number = where.rpartition(":")
+    return file, f"line {number}"

@@ -40,6 +40,7 @@ class Source:
     fingerprint: str  # of all that decides the samples: it differs when a file's content does
     warnings: Sequence[str] = ()  # what is odd in the data, a line each
     groups: np.ndarray | None = None  # (count,) places with equal numbers follow each other; ``None``: each alone
+    faults: Sequence[Fault] = ()  # places that hold no sample, in order
     seed: int = 0
     _order: tuple[int, np.ndarray] | None = field(default=None, init=False)
 

@@ -11,8 +11,8 @@ from mini_internvl.engine import load
 from mini_internvl.engine.hub import base_folder, resolve
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
-from mini_internvl.evaluate.distributed import ALONE, Ranks
 from mini_internvl.evaluate.run import ChatModel
+from mini_internvl.ranks import ALONE, Ranks
 
 PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")  # folder names that say too little alone
 

@@ -18,9 +18,9 @@ from mini_internvl.engine import GenerationConfig, Reply
 from mini_internvl.evaluate import keys as hashes
 from mini_internvl.evaluate.batches import BATCH_SIZE, group
 from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer, answer
-from mini_internvl.evaluate.distributed import ALONE, Ranks
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import image_parts
+from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.records import Interrupted, Item, JudgeError, Prediction, Score
 
 

@@ -17,7 +17,10 @@ from mini_internvl.report import svg
 from mini_internvl.report.page import significant, words
 from mini_internvl.train.log import read_lines
 
-LOGGED = {"stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"}
+LOGGED = {
+    *("stage", "step", "loss", "lr", "grad_norm", "tokens_per_s", "held_out_loss", "score"),
+    *("samples", "tokens", "supervised", "tiles", "unusable", "padding"),
+}
 """Keys of the log with a meaning of their own; every other number is a measurement with a chart of its own."""
 SMOOTHED_PARTS = 25  # the training loss is smoothed over one part in so many of its steps
 CHART_POINTS = 240  # points of one line, about as many as a chart has pixels for

@@ -1,37 +1,36 @@
 """From sources of samples to the micro batches of each optimiser step.
 
-Which source a sample comes from, and which of its samples it is, is a function of its number alone. So a run resumes
-anywhere without replaying, and workers share nothing. Workers prepare one sample at a time; a step's samples are sorted
-by length and cut into micro batches where they are used.
+Which source a sample comes from, and which of its samples it is, is a function of its number alone; which numbers make
+up a step is settled by the layout. So a run resumes anywhere without replaying, and workers share nothing. Workers
+prepare one sample at a time, which are put together where they are used.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from mini_internvl.data import DataError
+from mini_internvl.data import DataError, Fault, place_of
 from mini_internvl.data.sources import Source, open_source
 from mini_internvl.inputs.messages import normalise
+from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
-from mini_internvl.train.independent import PADDING, position_ids, split_questions
-from mini_internvl.train.losses.answers import IGNORE
+from mini_internvl.train.batches import collate
+from mini_internvl.train.independent import split_questions
+from mini_internvl.train.layout import Layout
 
 
 def open_checked(source: SourceRecipe) -> Source:
@@ -44,51 +43,22 @@ def open_checked(source: SourceRecipe) -> Source:
     return open_source(source, check)
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Pad on the right to the longest; tiles and extras are joined in row order."""
-    pad = functools.partial(pad_sequence, batch_first=True)
-    ids = [example.input_ids for example in examples]
-    segments = [torch.zeros_like(e.input_ids) if e.segment_ids is None else e.segment_ids for e in examples]
-    documents = [torch.zeros_like(e.input_ids) if e.document_ids is None else e.document_ids for e in examples]
-    positions = [position_ids(row, e.document_ids) for row, e in zip(segments, examples, strict=True)]
-    packed = any(example.segment_ids is not None for example in examples)
-    divided = any(example.document_ids is not None for example in examples)
-    return Batch(
-        sample_ids=tuple(example.sample_id for example in examples),
-        input_ids=pad(ids, padding_value=pad_id),
-        labels=pad([example.labels for example in examples], padding_value=IGNORE),
-        attention_mask=pad([torch.ones_like(row) for row in ids]),
-        position_ids=pad(positions),
-        segment_ids=pad(segments, padding_value=PADDING) if packed else None,
-        document_ids=pad(documents, padding_value=PADDING) if divided else None,
-        tiles=torch.cat([example.tiles for example in examples]),
-        extras={name: torch.cat([example.extras[name] for example in examples]) for name in examples[0].extras},
-    )
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """A sample that cannot be trained on, where it stands, and why."""
+
+    number: int  # of the sample in its stage
+    file: str
+    place: str  # "line 12" or "row 3" of the file; the sample's name where it was made
+    reason: str
+
+    def __str__(self) -> str:
+        kind, _, line = self.place.partition(" ")
+        return f"{self.file}:{line}: {self.reason}" if kind == "line" else f"{self.file}: {self.place}: {self.reason}"
 
 
-def micro_batches(examples: Sequence[Example], size: int, pad_id: int = 0) -> list[Batch]:
-    """Batches of ``size`` rows, similar lengths together so that little is padded."""
-    ordered = sorted(examples, key=lambda example: len(example.input_ids))
-    return [collate(ordered[i : i + size], pad_id) for i in range(0, len(ordered), size)]
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is, but for what losses read on the CPU (see ``losses.answers``)."""
-    if device.type == "cpu":
-        return batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-    extras = {name: move(tensor) for name, tensor in batch.extras.items()}
-    names = ("input_ids", "attention_mask", "position_ids", "tiles")
-    moved: dict[str, Any] = {name: move(getattr(batch, name)) for name in names}
-    return replace(batch, extras=extras, **moved)
-
-
-class MixedDataset(Dataset["Example | DataError"]):
-    """The samples of a stage, numbered over all its steps; one that cannot be used is a DataError in its place, not
-    raised in the worker, so that it arrives in order and in plain words."""
+class MixedDataset(Dataset["Example | Unusable"]):
+    """The samples of a stage by number; one that cannot be used has its reason in its place, and no other moves."""
 
     def __init__(
         self,
@@ -98,12 +68,16 @@ class MixedDataset(Dataset["Example | DataError"]):
         seed: int,
         opener: Callable[[SourceRecipe], Source] = open_checked,
     ) -> None:
-        self.stage, self.process = stage, process
+        self.stage, self.process, self.seed = stage, process, seed
         self.sources = [opener(source).with_seed(seed + i) for i, source in enumerate(stage.data)]
-        weights = np.array([source.weight for source in stage.data])
-        count = stage.steps * stage.batch_size
-        source_ids = np.random.default_rng(seed).choice(len(weights), size=count, p=weights / weights.sum())
-        self.source_ids = source_ids.astype(np.int16)
+        self.source_ids = np.empty(0, dtype=np.int16)
+        self.extend(stage.steps * stage.batch_size)
+
+    def extend(self, count: int) -> None:
+        """Settle for ``count`` numbers which sample each means; the first ones stay as they are."""
+        weights = np.array([source.weight for source in self.stage.data])
+        chosen = np.random.default_rng(self.seed).choice(len(weights), size=count, p=weights / weights.sum())
+        self.source_ids = chosen.astype(np.int16)
         # indices[n]: how many earlier samples came from the same source
         self.indices = np.zeros(count, dtype=np.int64)
         for source in range(len(weights)):
@@ -113,28 +87,69 @@ class MixedDataset(Dataset["Example | DataError"]):
     def __len__(self) -> int:
         return len(self.source_ids)
 
-    def sample(self, number: int) -> Sample:
+    def sizes(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and tiles of samples; 0 tokens of one that cannot be used."""
+        tokens, tiles = np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=np.int64)
+        for place, source in enumerate(self.sources):
+            own = self.source_ids[numbers] == place
+            tokens[own], _, tiles[own] = source.sizes_at(self.indices[numbers[own]])  # type: ignore[attr-defined]
+        return tokens, tiles
+
+    def sample(self, number: int) -> Sample | Fault:
         return self.sources[self.source_ids[number]][int(self.indices[number])]
 
-    def __getitem__(self, number: int) -> Example | DataError:
+    def label(self, number: int) -> str:
+        """Names a sample without reading it."""
+        source = self.stage.data[self.source_ids[number]]
+        return f"number {self.indices[number]} of {source.name or source.path}"
+
+    def __getitem__(self, number: int) -> Example | Unusable:
+        sample = self.sample(number)
+        if isinstance(sample, Fault):
+            return Unusable(number=number, file=str(sample.file), place=sample.place, reason=sample.reason)
         try:
-            return self.process(self.sample(number))
+            return self.process(sample)
         except DataError as error:
-            return DataError(str(error))
+            file, place = place_of(sample.place) if sample.place else (sample.source, f"sample {sample.id}")
+            return Unusable(number=number, file=file, place=place, reason=str(error))
 
 
-def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterator[list[Batch]]:
-    """The micro batches of each step from ``start`` on, their samples prepared ahead in worker processes.
+@dataclass(frozen=True, kw_only=True)
+class StepData:
+    """What one process does in one step."""
 
-    A sample that cannot be used is raised as DataError when its step is reached.
+    batches: Sequence[Batch]  # its micro batches, as many in every process
+    first: int  # number of the first of them among those of all processes
+    unusable: Sequence[Unusable]
+    waited: float  # seconds until its samples were there
+
+    @property
+    def names(self) -> str:
+        """Of all its samples."""
+        return ", ".join(name for batch in self.batches for name in batch.sample_ids)
+
+
+def step_batches(
+    dataset: MixedDataset,
+    start: int,
+    workers: int = 1,
+    *,
+    layout: Layout | None = None,
+    ranks: Ranks = ALONE,
+    on_wait: Callable[[int], None] = lambda number: None,
+) -> Iterator[StepData]:
+    """Each step from ``start`` on, its samples prepared ahead in worker processes.
+
+    ``on_wait`` is told the number of the sample that is waited for.
     """
-    size = dataset.stage.batch_size
+    layout = layout or Layout(dataset)
+    steps = range(start, dataset.stage.steps)
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(start * size, len(dataset)),
+        sampler=_Numbers(layout, steps, ranks),
         num_workers=workers,
-        prefetch_factor=-(-2 * size // workers) if workers else None,
+        prefetch_factor=-(-2 * layout.samples_per_step // (workers * ranks.size)) if workers else None,
         collate_fn=_pack,
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it takes a number from torch's, and a resumed run differs
@@ -143,15 +158,31 @@ def step_batches(dataset: MixedDataset, start: int, workers: int = 1) -> Iterato
         atexit.unregister(_kill_workers)
         atexit.register(_kill_workers)  # the last registered is called first
     items = iter(loader)
-    for _ in range(start, dataset.stage.steps):
-        examples = []
-        for _ in range(size):
-            item = next(items)
-            item = pickle.loads(item) if isinstance(item, bytes) else item
-            if isinstance(item, DataError):
-                raise item
-            examples.append(item)
-        yield micro_batches(examples, dataset.stage.micro_batch)
+    for step in steps:
+        began, unusable = time.monotonic(), list[Unusable]()
+        groups: list[list[Example]] = []
+        for numbers in layout.groups(step, ranks):
+            groups.append([])
+            for number in numbers.tolist():
+                on_wait(number)
+                item = next(items)
+                item = pickle.loads(item) if isinstance(item, bytes) else item
+                unusable.append(item) if isinstance(item, Unusable) else groups[-1].append(item)
+        batches = layout.batches(groups, ranks)
+        waited = time.monotonic() - began
+        yield StepData(batches=batches, first=ranks.rank * len(batches), unusable=unusable, waited=waited)
+
+
+class _Numbers:
+    """The numbers of the samples that a process needs, in order."""
+
+    def __init__(self, layout: Layout, steps: range, ranks: Ranks) -> None:
+        self.layout, self.steps, self.ranks = layout, steps, ranks
+
+    def __iter__(self) -> Iterator[int]:
+        for step in self.steps:
+            for numbers in self.layout.groups(step, self.ranks):
+                yield from numbers.tolist()
 
 
 def _pack(item: Any) -> Any:
@@ -189,37 +220,46 @@ def _end_with(parent: int) -> None:
 class HeldOut:
     """A fixed set of held-out samples in batches of similar length, iterated for every measurement.
 
-    A small set is kept in memory; of a larger one only the order is, and its samples are prepared anew each time.
+    A small set is kept in memory; of a larger one only the order is, and its samples are prepared anew each time. What
+    cannot be used is left out: ``unusable``.
     """
 
     ROWS, KEPT_BYTES = 16, 256_000_000
 
-    def __init__(self, read: Callable[[int], Example], count: int) -> None:
-        self.read, lengths, total = read, [], 0
+    def __init__(self, read: Callable[[int], Example | Unusable], count: int) -> None:
+        self.read, lengths, total = read, dict[int, int](), 0
         self.kept: dict[int, Example] = {}
+        self.unusable: list[Unusable] = []
         for number in range(count):
             example = read(number)
-            lengths.append(len(example.input_ids))
+            if isinstance(example, Unusable):
+                self.unusable.append(example)
+                continue
+            lengths[number] = len(example.input_ids)
             total += example.tiles.nbytes
             if total < self.KEPT_BYTES:
                 self.kept[number] = example
-        self.order = sorted(range(count), key=lengths.__getitem__)
+        self.order = sorted(lengths, key=lengths.__getitem__)
 
     def __iter__(self) -> Iterator[Batch]:
         for i in range(0, len(self.order), self.ROWS):
-            numbers = self.order[i : i + self.ROWS]
-            yield collate([self.kept.get(number) or self.read(number) for number in numbers], 0)
+            read = [self.kept.get(number) or self.read(number) for number in self.order[i : i + self.ROWS]]
+            yield collate([example for example in read if isinstance(example, Example)], 0)
 
 
 def held_out_set(
-    sources: Iterable[SourceRecipe],
+    sources: Sequence[SourceRecipe],
     process: Callable[[Sample], Example],
     recipe: Recipe,
     opener: Callable[[SourceRecipe], Source] = open_checked,
 ) -> HeldOut | None:
     """The same number of samples from each source; ``None`` without sources."""
-    opened = [opener(source).with_seed(recipe.seed) for source in sources]
-    if not opened:
+    if not sources:
         return None
-    each = -(-recipe.held_out_samples // len(opened))
-    return HeldOut(lambda number: process(opened[number // each][number % each]), each * len(opened))
+    each = -(-recipe.held_out_samples // len(sources))
+    stage = StageRecipe(name="held out", data=tuple(sources), steps=1, batch_size=each * len(sources))
+    dataset = MixedDataset(stage, process, seed=recipe.seed, opener=opener)
+    dataset.sources = [source.with_seed(recipe.seed) for source in dataset.sources]
+    dataset.source_ids = np.repeat(np.arange(len(sources)), each)
+    dataset.indices = np.tile(np.arange(each), len(sources))
+    return HeldOut(dataset.__getitem__, each * len(sources))

@@ -50,6 +50,8 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, the weighted sum over the batch, and ``count``, what sums of the step are divided by."""
+        if not batch.sample_ids:
+            return {"loss": self._zero(batch), "count": torch.zeros((), dtype=torch.float64)}
         images = ImageFeatures(self.model, batch.tiles)
         first, *auxiliary = self.loss
         total = self.loss[first](self.model, batch, images)
@@ -57,7 +59,7 @@ class Learner(nn.Module):
             for name in auxiliary:
                 total = total + self.weights[name] * self.loss[name](self.model, batch, images)
             if not len(batch.tiles):
-                total = total + self._zero(batch)
+                total = total + self._blank_image(batch)
         return {"loss": total, "count": torch.tensor(self.count(batch), dtype=torch.float64)}
 
     def count(self, batch: Batch) -> float:
@@ -66,6 +68,12 @@ class Learner(nn.Module):
         return float(first.count(batch))
 
     def _zero(self, batch: Batch) -> Tensor:
+        """0 that depends on everything that trains: a process without samples takes part in a step all the same."""
+        logits = self.model.language_model.lm_head(self.model.hidden(batch.input_ids, position_ids=batch.position_ids))
+        own = [parameter.float().sum() for parameter in self.loss.parameters() if parameter.requires_grad]
+        return (logits.float().sum() + sum(own)) * 0.0 + self._blank_image(batch)
+
+    def _blank_image(self, batch: Batch) -> Tensor:
         """0 that depends on encoder and projector: in a batch of text alone they get a gradient too, on every rank."""
         parts = (self.model.vision_model, self.model.mlp1)
         if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):

@@ -1,7 +1,8 @@
-"""The training log ``metrics.jsonl``: one line a step, appended and never rewritten.
+"""The logs of a run: ``metrics.jsonl``, ``speed.jsonl`` and ``quarantine.jsonl``, a line at a time.
 
-A run that goes on from a saved state repeats the steps after it, and a kill may tear a line. Both are settled when the
-log is read: :func:`read_log` returns its rows, the report gathers columns from :func:`read_lines`.
+``metrics.jsonl`` and ``quarantine.jsonl`` hold what follows from recipe and data alone. A state remembers how long they
+were, and a run that goes on from it cuts them back to that, so that they are those of an uninterrupted run, byte for
+byte. What depends on the clock stands in ``speed.jsonl``, where repeated steps stay; :func:`read_log` leaves them out.
 """
 
 from __future__ import annotations
@@ -9,28 +10,36 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+METRICS, SPEED, QUARANTINE = "metrics.jsonl", "speed.jsonl", "quarantine.jsonl"
+EXACT = (METRICS, QUARANTINE)  # logs that a state measures, and that are cut back to it
 
-class MetricsLog:
-    """Appends to the log of one stage."""
 
-    def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size:
-            with path.open("rb+") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")  # after a line that a kill has torn
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows, each a line; a number that is not finite is left out, as JSON has none."""
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")  # after a line that a kill has torn
+        for row in rows:
+            finite = {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
+            file.write(json.dumps(finite, ensure_ascii=False).encode() + b"\n")
 
-    def write(self, step: int, **values: Any) -> None:
-        """Append one line; a number that is not finite is left out, as JSON has none."""
-        finite = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": self.stage, "step": step, **finite}) + "\n")
+
+def lengths(folder: Path) -> dict[str, int]:
+    """Bytes of the exact logs; 0 of one that is not there."""
+    return {name: (folder / name).stat().st_size if (folder / name).exists() else 0 for name in EXACT}
+
+
+def cut(folder: Path, wanted: Mapping[str, int]) -> None:
+    """Cut the exact logs back to the lengths that a state has measured."""
+    for name in EXACT:
+        if (folder / name).exists() and (folder / name).stat().st_size > wanted.get(name, 0):
+            os.truncate(folder / name, wanted.get(name, 0))
 
 
 def read_lines(path: str | Path) -> Iterator[dict[str, Any] | None]:

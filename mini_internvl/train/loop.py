@@ -1,33 +1,41 @@
 """The one training loop: every stage, from scratch or adapting, is a call of :func:`run_stage`.
 
-The gradient of a step is that of the loss summed over all supervised tokens of the step and divided by their number (by
-the sum of their weights, where a stage weighs them), whatever the split into micro batches. The loop stops on a loss
-that is not finite and names the samples.
+The gradient of a step is that of the loss summed over all supervised tokens of the step, in all processes, and divided
+by their number (by the sum of their weights, where a stage weighs them), whatever the split into micro batches. Each
+micro batch draws its random numbers from a seed of its own, so that a step is a pure function of its number. The loop
+stops on a loss that is not finite and names the samples.
 Settings follow the official scripts: AdamW, cosine with linear warm-up, clipping at 1.0 (``zero_stage1_config.json``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from mini_internvl.model.vlm import InternVL
+from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, StageRecipe
 from mini_internvl.records import Batch, Interrupted
-from mini_internvl.train import state
-from mini_internvl.train.data import DataError, MixedDataset, step_batches, to_device
+from mini_internvl.train import log, state
+from mini_internvl.train.batches import to_device
+from mini_internvl.train.data import DataError, MixedDataset, StepData, step_batches
+from mini_internvl.train.distributed import Watchdog, last_only, parallel
+from mini_internvl.train.layout import Layout, kept_plan
 from mini_internvl.train.learner import Learner
-from mini_internvl.train.log import MetricsLog
-from mini_internvl.train.meter import Progress, Throughput
+from mini_internvl.train.meter import Meter, Progress
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import learning_rate, set_drop_path, set_trainable, trainable
+from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_SCALE, SCALE_STEPS = 2.0**16, 2000  # of the loss in float16: at first, and steps until it is doubled
 
 
 class NonFiniteLoss(RuntimeError):
@@ -40,6 +48,8 @@ class Run:
 
     recipe: Recipe
     folder: RunFolder
+    ranks: Ranks = ALONE
+    """The processes that train together."""
     evaluate: Callable[[Learner], dict[str, float]] | None = None
     """Measures the model; ``"score"`` (higher is better) decides which checkpoint is best."""
     on_best: Callable[[], None] = lambda: None
@@ -52,25 +62,96 @@ class Run:
     """Entered while steps are made, and only then; gives a function that is asked as ``should_stop`` is."""
     workers: int = 1
     """Processes that prepare samples."""
+    quarantine: Quarantine | None = None
+    """Where rows go that cannot be used; ``None`` for one of this stage alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepper:
+    """Makes optimiser steps: the learner as it is trained, its optimiser, and how."""
+
+    learner: Learner
+    wrapped: nn.Module  # the learner, or DDP around it
+    optimizer: torch.optim.Optimizer
+    stage: StageRecipe
+    recipe: Recipe
+    ranks: Ranks
+    scaler: torch.amp.GradScaler
+
+    def step(self, number: int, step: StepData) -> dict[str, float]:
+        """One step (from 0): what was learnt from, the mean loss before it, the norm of its gradient.
+
+        NonFiniteLoss names the samples of the micro batch; the weights are then as they were.
+        """
+        lr = learning_rate(self.stage, number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        names = ("samples", "tokens", "places", "supervised", "tiles", "unusable")
+        mine = [sum(column) for column in zip(*map(_amounts, step.batches), strict=True)]
+        count = sum(self.learner.count(batch) for batch in step.batches)
+        count, *totals = self.ranks.total([count, *mine, len(step.unusable)])
+        amounts = dict(zip(names, totals, strict=True))
+        seeds = [_seed(self.recipe.seed, self.stage.name, number, step.first + n) for n in range(len(step.batches))]
+        share, precision = max(1, count) / self.ranks.size, self.recipe.precision
+        device = self.learner.model.device
+        losses = accumulate(self.wrapped, step.batches, share, device, precision, seeds=seeds, scaler=self.scaler)
+        self._check(losses, step.batches, "loss")
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.stage.clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not self.scaler.is_enabled():
+            self._check([float(norm)] * len(step.batches), step.batches, "gradient's norm")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        (total,) = self.ranks.total([sum(losses)])
+        padding = 1 - amounts["tokens"] / max(1, amounts.pop("places"))
+        return {"loss": total / max(1, count), "lr": lr, "grad_norm": float(norm), **amounts, "padding": padding}
+
+    def _check(self, values: Sequence[float], batches: Sequence[Batch], what: str) -> None:
+        """NonFiniteLoss in all processes where a value of one is not finite."""
+        odd = [(v, batch.sample_ids) for v, batch in zip(values, batches, strict=True) if not math.isfinite(v)]
+        found = [one for odd in self.ranks.exchange(odd) for one in odd]
+        if found:
+            names = ", ".join(dict.fromkeys(name for _, names in found for name in names))
+            raise NonFiniteLoss(f"the {what} is {found[0][0]} on samples {names}")
+
+
+def _amounts(batch: Batch) -> tuple[int, ...]:
+    """Samples, tokens, places for tokens, supervised tokens and tiles of a batch."""
+    if not batch.sample_ids:
+        return 0, 0, 0, 0, 0
+    supervised = int((batch.labels[:, 1:] != -100).sum())
+    tokens = int(batch.attention_mask.sum())
+    return len(batch.sample_ids), tokens, batch.attention_mask.numel(), supervised, len(batch.tiles)
+
+
+def _seed(*of: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=7).digest(), "little")
 
 
 def accumulate(
-    learner: nn.Module, batches: Iterable[Batch], count: float, device: torch.device, precision: str
-) -> float:
-    """Add the gradients of a step's micro batches; the loss summed over them, divided by ``count`` as they are.
-
-    NonFiniteLoss names the samples of the micro batch.
-    """
-    total = 0.0
-    for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = learner(to_device(batch, device))["loss"]
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f"the loss is {value} on samples {', '.join(batch.sample_ids)}")
-        (loss / max(1, count)).backward()
-        total += value
-    return total / max(1, count)
+    learner: nn.Module,
+    batches: Sequence[Batch],
+    count: float,
+    device: torch.device,
+    precision: str,
+    *,
+    seeds: Sequence[int] | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> list[float]:
+    """Add the gradients of a step's micro batches, each divided by ``count``; the sum of each one's loss."""
+    found = []
+    for number, batch in enumerate(batches):
+        if seeds is not None:
+            torch.manual_seed(seeds[number])
+        with last_only(learner, number == len(batches) - 1):
+            with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+                loss = learner(to_device(batch, device))["loss"]
+            mean = loss / count
+            (mean if scaler is None else scaler.scale(mean)).backward()
+        found.append(loss.detach())
+    return torch.stack(found).tolist() if found else []  # read once: an accelerator is waited for here
 
 
 def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: Run) -> None:
@@ -78,65 +159,119 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
 
     Raises:
         NonFiniteLoss: with the sample names; the last saved state is kept.
-        DataError: a sample cannot be used; the state of the steps before it is saved.
+        DataError: too many samples cannot be used; the state of the steps before is saved.
         Interrupted: a stop was asked for; the state is saved.
     """
-    recipe, folder = run.recipe, run.folder
-    set_trainable(model, stage.train)
-    set_drop_path(model, stage.drop_path)
-    torch.manual_seed(recipe.seed)
-    learner = Learner(model, stage)
-    optimizer = make_optimizer(learner, stage)
-    stages = recipe.stages[: recipe.stages.index(stage) + 1]
-    kept = trainable(model, [part for one in stages for part in one.train])
-    at = folder.restore(stage.name, learner, optimizer, kept)
-    log, meter = MetricsLog(folder.path / "metrics.jsonl", stage.name), Throughput()
-    steps = step_batches(dataset, at.step, run.workers)
-    learner.train()
-    with run.stoppable() as asked_to_stop:
-        while at.step < stage.steps:
+    recipe, folder, ranks = run.recipe, run.folder, run.ranks
+    stepper, kept = _prepare(model, stage, run)
+    at = folder.restore(stage.name, stepper.learner, stepper.optimizer, kept)
+    at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
+    if at.scale:
+        stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
+    quarantine, meter = run.quarantine or Quarantine(folder.path, [dataset], recipe, ranks), Meter()
+    with Watchdog(ranks, recipe.stall_seconds) as watchdog, run.stoppable() as asked_to_stop:
+
+        def save() -> None:
+            watchdog.beat(f"{stage.name}, step {at.step}: saving")
+            scale = stepper.scaler.state_dict()
+            at.scale, at.grown = scale.get("scale", 0.0), scale.get("_growth_tracker", 0)
+            folder.save(at, state.tensors(stepper.learner, stepper.optimizer, kept))
+
+        def waiting(number: int) -> None:
+            watchdog.beat(f"{stage.name}, step {at.step + 1}: waiting for sample {number} ({dataset.label(number)})")
+
+        layout = _layout(dataset, model, run)
+        steps = step_batches(dataset, at.step, run.workers, layout=layout, ranks=ranks, on_wait=waiting)
+        stepper.learner.train()
+        while at.step < stage.steps and not at.ended:
             meter.start()
+            step = next(steps)
             try:
-                batches = next(steps)
+                quarantine.add(step.unusable, stage.name, at.step + 1)
             except DataError as error:
                 if at.step:  # else the state is still that of the stage before
-                    folder.save(at, state.tensors(learner, optimizer, kept))
+                    save()
                 raise DataError(f"{error} (step {at.step + 1} of {stage.name}; the state before it is saved)") from None
-            lr = learning_rate(stage, at.step)
-            mean, norm = _optimise(learner, batches, optimizer, lr, recipe.precision, stage.clip)
+            watchdog.beat(f"{stage.name}, step {at.step + 1}: training on {step.names}")
+            values = stepper.step(at.step, step)
             at.step += 1
             last = at.step == stage.steps
-            meter.update(sum(int(batch.attention_mask.sum()) for batch in batches))
-            held_out = _measure(learner, run, at) if last or at.step % recipe.eval_every == 0 else {}
-            values: dict[str, Any] = {"loss": mean, "lr": lr, "grad_norm": norm, "tokens_per_s": meter.tokens_per_s}
-            log.write(at.step, **values, **held_out)
-            if run.on_progress:
-                values |= {"seconds_left": meter.seconds_left(stage.steps - at.step), "held_out": held_out}
-                run.on_progress(Progress(stage=stage.name, step=at.step, steps=stage.steps, **values))
-            too_late = last and stage == recipe.stages[-1]
-            stopping = (run.should_stop() or asked_to_stop()) and not too_late
+            speed = meter.update(values, step.waited)
+            held_out = {}
+            if last or at.step % recipe.eval_every == 0:
+                watchdog.beat(f"{stage.name}, step {at.step}: measuring")
+                held_out = _measure(stepper.learner, run, at)
+            if ranks.first:
+                _tell(run, stage, at, values, held_out, speed, meter)
+            asked = ranks.total([run.should_stop() or asked_to_stop()])[0] > 0
+            stopping = asked and not (last and stage == recipe.stages[-1])  # after the last step it is too late
             if stopping or last or at.step % recipe.save_every == 0:
-                folder.save(at, state.tensors(learner, optimizer, kept))
+                save()
             if stopping:
                 raise Interrupted(f"stopped after step {at.step} of {stage.steps} in {stage.name}; the state is saved")
     model.eval()
 
 
-def _optimise(
-    learner: Learner, batches: Sequence[Batch], optimizer: torch.optim.Optimizer, lr: float, precision: str, clip: float
-) -> tuple[float, float]:
-    """One optimiser step; the mean loss before it and the norm of its gradient."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    count = sum(learner.count(batch) for batch in batches)
-    mean = accumulate(learner, batches, count, learner.model.device, precision)
-    norm = float(nn.utils.clip_grad_norm_(learner.parameters(), clip))
-    if not math.isfinite(norm):
-        names = ", ".join(name for batch in batches for name in batch.sample_ids)
-        raise NonFiniteLoss(f"the gradient's norm is {norm} on samples {names}")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return mean, norm
+def _tell(
+    run: Run,
+    stage: StageRecipe,
+    at: Position,
+    values: Mapping[str, float],
+    held_out: Mapping[str, float],
+    speed: Mapping[str, float],
+    meter: Meter,
+) -> None:
+    """Write the logs' rows of a step, and show how far the stage is."""
+    row = {"stage": stage.name, "step": at.step}
+    log.append(run.folder.path / log.METRICS, [{**row, **values, **held_out}])
+    log.append(run.folder.path / log.SPEED, [{**row, **speed}])
+    if run.on_progress:
+        run.on_progress(
+            Progress(
+                stage=stage.name,
+                step=at.step,
+                steps=stage.steps,
+                loss=values["loss"],
+                lr=values["lr"],
+                grad_norm=values["grad_norm"],
+                tokens_per_s=meter.tokens_per_s,
+                seconds_left=meter.seconds_left(stage.steps - at.step),
+                held_out=held_out,
+            )
+        )
+
+
+def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, frozenset[str]]:
+    """What trains, and the names of the parameters that a state keeps."""
+    recipe = run.recipe
+    set_trainable(model, stage.train)
+    set_drop_path(model, stage.drop_path)
+    stages = recipe.stages[: recipe.stages.index(stage) + 1]
+    kept = trainable(model, [part for one in stages for part in one.train])
+    torch.manual_seed(recipe.seed)
+    learner = Learner(model, stage)
+    wrapped = parallel(learner, recipe.parallel, run.ranks)
+    scaler = torch.amp.GradScaler(
+        model.device.type, FIRST_SCALE, growth_interval=SCALE_STEPS, enabled=recipe.precision == "fp16"
+    )
+    return Stepper(
+        learner=learner,
+        wrapped=wrapped,
+        optimizer=make_optimizer(learner, stage),
+        stage=stage,
+        recipe=recipe,
+        ranks=run.ranks,
+        scaler=scaler,
+    ), kept
+
+
+def _layout(dataset: MixedDataset, model: InternVL, run: Run) -> Layout:
+    plan = None
+    if dataset.stage.pack is not None:
+        path = run.folder.path / "plan" / f"{run.recipe.stages.index(dataset.stage)}.npz"
+        plan = run.ranks.by_first(lambda: kept_plan(dataset, path))
+        dataset.extend(int(plan.members.max()) + 1)
+    return Layout(dataset, plan, image_size=model.config.image_size)
 
 
 def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
@@ -154,16 +289,13 @@ def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
 
 @contextmanager
 def evaluating(learner: nn.Module) -> Iterator[None]:
-    """Measure without gradients and without touching the training random state."""
-    device = next(learner.parameters()).device
-    random = state.random_state(device)
+    """Measure without gradients; drop path and dropout rest."""
     learner.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         learner.train()
-        state.set_random_state(random, device)
 
 
 def held_out_loss(learner: Learner, batches: Iterable[Batch], precision: str = "fp32") -> float:
@@ -171,7 +303,7 @@ def held_out_loss(learner: Learner, batches: Iterable[Batch], precision: str = "
     total = count = 0.0
     device = learner.model.device
     for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             sums = learner(to_device(batch, device))
         total += sums["loss"].item()
         count += float(sums["count"])

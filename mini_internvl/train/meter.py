@@ -22,8 +22,8 @@ class Progress:
     held_out: Mapping[str, float]  # measurements made after this step, if any
 
 
-class Throughput:
-    """Tokens per second and time left, measured over the training steps alone; recent steps weigh more."""
+class Meter:
+    """Speed and time left, measured over the training steps alone; recent steps weigh more."""
 
     def __init__(self) -> None:
         self.step_seconds = self.tokens_per_s = 0.0
@@ -33,12 +33,14 @@ class Throughput:
         """A step begins: measuring and saving before it do not count."""
         self.began = time.monotonic()
 
-    def update(self, tokens: int) -> None:
-        """The step has ended."""
-        seconds = time.monotonic() - self.began
+    def update(self, amounts: Mapping[str, float], waited: float) -> dict[str, float]:
+        """The step has ended, in which so many ``tokens`` and ``tiles`` were done; its row in the log of speeds."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
         share = 0.05 if self.step_seconds else 1.0
         self.step_seconds += share * (seconds - self.step_seconds)
-        self.tokens_per_s += share * (tokens / max(seconds, 1e-9) - self.tokens_per_s)
+        self.tokens_per_s += share * (amounts["tokens"] / seconds - self.tokens_per_s)
+        rates = {f"{name}_per_s": amounts[name] / seconds for name in ("tokens", "supervised", "tiles")}
+        return {"seconds": seconds, **rates, "data_wait": waited / seconds}
 
     def seconds_left(self, steps: int) -> float:
         """For so many further steps."""

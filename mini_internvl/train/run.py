@@ -30,14 +30,17 @@ from mini_internvl.model.files import CONFIG, read_json
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
+from mini_internvl.ranks import Ranks, ranks
 from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe
 from mini_internvl.train import losses, run_folder, state
 from mini_internvl.train.data import HeldOut, MixedDataset, held_out_set, open_checked
+from mini_internvl.train.distributed import whole
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import Run, held_out_loss, run_stage
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.parts import set_trainable, trainable
 from mini_internvl.train.processor import SampleProcessor
+from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import RunFolder, saving
 
 _log = logging.getLogger(__name__)
@@ -55,21 +58,25 @@ class InitialCheckpoint:
     full: tuple[str, ...] = ()  # modules that go with the adapters in full, by their native names
 
 
-def open_initial(recipe: Recipe) -> InitialCheckpoint:
+def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
     """Load ``recipe.model``, a checkpoint or an adapter, or make a fresh model from ``recipe.build``.
 
-    A base that adapters freeze is held in bfloat16 where that is the precision; whatever trains is float32.
+    A base that adapters freeze is held in bfloat16 where that is the precision; whatever trains is float32, or what
+    ``recipe.weights`` says. ``local`` is the number of this process on its machine, where there are several.
 
     Raises:
         RecipeError: ``lora`` asks for other adapters than those of the adapter that ``model`` names.
         CheckpointError: a file is missing or damaged, or the adapter's base is another one.
     """
     device = str(resolve_device(recipe.device))
+    if local is not None and device == "cuda":
+        device = f"cuda:{local}"
     adapter = bool(recipe.model) and adapters.is_adapter(recipe.model)
     if recipe.model:
         folder = hub.resolve(adapters.find_base(recipe.model) if adapter else recipe.model)
         half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
         dtype, exact = ("bfloat16", ("mlp1.",)) if half else ("float32", ())
+        dtype = "bfloat16" if recipe.weights == "bf16" else dtype
         model, sha256 = load_model(folder, dtype=dtype, device=device, float32=exact), adapters.tensors_hash(folder)
     else:
         folder = Path(recipe.build)
@@ -170,7 +177,8 @@ def run_recipe(
         DataError: a sample cannot be used.
         Interrupted: stopped; the same call goes on.
     """
-    with run_folder.own(Path(folder)) as owned:
+    backend = "cpu:gloo,cuda:nccl" if resolve_device(recipe.device).type == "cuda" else "gloo"
+    with ranks(backend) as world, run_folder.own(Path(folder), world) as owned:
         recipe = run_folder.check_folder(recipe, owned.path)
         best, last = owned.path / "best", owned.path / "last"
         done = _finished(recipe, owned)
@@ -178,14 +186,17 @@ def run_recipe(
             run = Run(
                 recipe=recipe,
                 folder=owned,
+                ranks=world,
                 on_progress=on_progress,
                 should_stop=should_stop,
                 stoppable=stoppable,
                 workers=workers,
             )
-            start = open_initial(recipe)
-            _run_stages(start, run, done, probe, opener or functools.cache(open_checked))
-            save_checkpoint(start, last)
+            start = open_initial(recipe, world.local if world.size > 1 else None)
+            start = _run_stages(start, run, done, probe, opener or functools.cache(open_checked))
+            if world.first:
+                save_checkpoint(start, last)
+        world.exchange(None)
         return best if best.exists() else last
 
 
@@ -195,22 +206,28 @@ def _run_stages(
     done: int,
     probe: Callable[[InternVL], dict[str, float]] | None,
     opener: Callable[[SourceRecipe], Source],
-) -> None:
-    """Run the stages that are not done yet; the folder is claimed when the first of them can begin."""
-    recipe, model = run.recipe, start.model
+) -> InitialCheckpoint:
+    """Run the stages that are not done yet, and give what they have trained.
+
+    The folder is claimed when the first of them can begin.
+    """
+    recipe, model, world = run.recipe, start.model, run.ranks
     for stage in recipe.stages:
         set_trainable(model, stage.train)  # a stage that would train nothing is refused before any work
     datasets = {
         stage.name: MixedDataset(stage, sample_processor(start, stage), seed=recipe.seed + number, opener=opener)
         for number, stage in list(enumerate(recipe.stages))[done:]
     }  # of all stages: every row is checked before the first step
+    run = replace(run, quarantine=Quarantine(run.folder.path, list(datasets.values()), recipe, world))
 
     def begin() -> None:
         run.folder.claim(recipe, _facts(recipe, start, datasets.values(), opener))
-        at = run.folder.position()
-        if at is not None and at.stage not in datasets:  # the run stopped between two stages, or after the last
+        assert run.quarantine is not None
+        run.quarantine.begin()
+        saved = state.newest(run.folder.state)
+        if saved is not None and saved.counters["stage"] not in datasets:  # stopped between two stages, or at the end
             trained = [part for one in recipe.stages[:done] for part in one.train]
-            state.load_weights(run.folder.state, model, trainable(model, trained))
+            state.load_weights(saved, model, trainable(model, trained))
 
     if not datasets:
         begin()
@@ -219,20 +236,38 @@ def _run_stages(
         held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
         if stage is recipe.stages[done]:
             begin()
-        evaluate = functools.partial(_evaluate, recipe, held_out, probe)
-        on_best = functools.partial(save_checkpoint, start, run.folder.path / "best", {"stage": stage.name})
-        run_stage(model, stage, dataset, replace(run, evaluate=evaluate, on_best=on_best))
+        evaluate = functools.partial(_evaluate, recipe, held_out, probe, world)
+        on_best = functools.partial(_keep_best, start, run, {"stage": stage.name})
+        run_stage(start.model, stage, dataset, replace(run, evaluate=evaluate, on_best=on_best))
+        trained_model = whole(start.model, world, everywhere=True)
+        assert trained_model is not None
+        start = replace(start, model=trained_model.to(start.model.device))
+    return start
+
+
+def _keep_best(start: InitialCheckpoint, run: Run, metadata: dict[str, str]) -> None:
+    """Save the model as the best so far; all processes call it."""
+    model = whole(start.model, run.ranks)
+    if model is not None:
+        save_checkpoint(replace(start, model=model), run.folder.path / "best", metadata)
 
 
 def _evaluate(
-    recipe: Recipe, held_out: HeldOut | None, probe: Callable[[InternVL], dict[str, float]] | None, learner: Learner
+    recipe: Recipe,
+    held_out: HeldOut | None,
+    probe: Callable[[InternVL], dict[str, float]] | None,
+    world: Ranks,
+    learner: Learner,
 ) -> dict[str, float]:
-    """What is measured of a model in training, and its score."""
+    """What is measured of a model in training, and its score. Every process measures the loss, the first the probe."""
     measured = {"held_out_loss": held_out_loss(learner, held_out, recipe.precision)} if held_out else {}
-    measured.update(probe(learner.model) if probe else {})
+    if probe is not None:
+        model = whole(learner.model, world)
+        if model is not None:
+            measured.update(probe(model.to(learner.model.device)))
     if "score" not in measured and held_out:
         measured["score"] = -measured["held_out_loss"]
-    return measured
+    return world.exchange(measured)[0]
 
 
 def _facts(
@@ -269,5 +304,6 @@ def _finished(recipe: Recipe, owned: RunFolder) -> int:
     at = owned.position()
     for index, stage in enumerate(recipe.stages):
         if at is not None and at.stage == stage.name:
-            return index + 1 if at.step >= stage.steps else index
+            last = index == len(recipe.stages) - 1
+            return index + 1 if at.step >= stage.steps or (at.ended and not last) else index
     return 0

@@ -1,15 +1,17 @@
-"""The run folder and its owner: one process at a time, one recipe, the same data and the same base from first to last.
+"""The run folder and its owner: one run at a time, one recipe, the same data and the same base from first to last.
 
 Layout::
 
-    recipe.json      the recipe with every default filled in
-    metrics.jsonl    one line a step, appended (``train.log`` reads it)
-    state/           what a stopped run goes on from
-    best/  last/     checkpoints in the official layout, or adapter folders where adapters train
-    .lock            held by the process that owns the folder
+    recipe.json                    the recipe with every default filled in
+    metrics.jsonl speed.jsonl      one line a step (``train.log``)
+    quarantine.jsonl               rows that could not be used
+    plan/                          which samples make up the packs of a stage, where it packs
+    state/                         the newest two states, from which a stopped run goes on
+    best/  last/                   checkpoints in the official layout, or adapter folders where adapters train
+    .lock                          held by the process that owns the folder
 
 A folder is claimed when training begins, not before: what fails earlier leaves nothing behind. From then on its state
-must be there; a run is never begun anew in silence.
+must be there; a run is never begun anew in silence. Of several processes the first owns the folder for all.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,16 @@ from torch import Tensor, nn
 
 from mini_internvl import recipes
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
-from mini_internvl.files import new_folder, recover_folder, write_json
+from mini_internvl.files import new_folder, recover_folder, replace_folder, write_json
 from mini_internvl.model.files import write_file
+from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe
-from mini_internvl.train import state
+from mini_internvl.train import log, state
 
 if sys.platform != "win32":  # which has no such lock
     import fcntl
 
-FOLDERS = ("state", "best", "last")
+FOLDERS = ("best", "last")
 _locks: set[int] = set()
 ELSEWHERE = "give another folder with --output"
 _log = logging.getLogger(__name__)
@@ -53,85 +56,122 @@ class RunFolderError(ValueError):
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a run is: the finished steps of a stage, and its best score so far."""
+    """How far a run is."""
 
     stage: str
-    step: int = 0
-    best: float | None = None
+    step: int = 0  # finished steps of the stage
+    before: int = 0  # steps of the stages before it
+    best: float | None = None  # its best score so far
+    waited: int = 0  # measurements since then
+    ended: bool = False  # whether the stage is over before its last step, since it no longer gets better
+    scale: float = 0.0  # of the loss, where gradients are float16
+    grown: int = 0  # steps since the scale last changed
 
 
 class RunFolder:
-    """An owned run folder; made by :func:`own`."""
+    """An owned run folder; made by :func:`own`. All processes of a run call its methods together."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.state = path, path / "state"
+    def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
+        self.path, self.state, self.ranks = path, path / "state", ranks
         self.facts: dict[str, Any] = {}
 
     def position(self) -> Position | None:
-        """How far the saved state is; ``None`` in a folder that is not claimed."""
-        counters = state.read_counters(self.state)
-        if counters is None:
+        """How far the newest whole state is; ``None`` in a folder that is not claimed."""
+        saved = state.newest(self.state)
+        if saved is None:
             return None
-        best = counters.get("best")
-        best = best if isinstance(best, float | int) else None
-        return Position(stage=counters["stage"], step=counters["step"], best=best)
+        known = {field.name: saved.counters.get(field.name) for field in fields(Position)}
+        return Position(**{name: value for name, value in known.items() if value is not None})
 
     def claim(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
-        """Begin a run here, or go on with one; RunFolderError where base or data are others than when it began."""
-        counters = state.read_counters(self.state)
-        if counters is not None:
-            before = counters.get("facts", {})
+        """Begin a run here, or go on with one, whose logs are cut back to its state.
+
+        RunFolderError where base or data are others than when it began.
+        """
+        saved = state.newest(self.state)
+        if saved is not None:
+            before = saved.counters.get("facts", {})
             _same_facts(self.path, before, facts)
             facts = {**facts, "data": {**before.get("data", {}), **facts["data"]}}  # also of finished stages
         self.facts = dict(facts)
-        if counters is None:
+        if saved is None:
             self.save(Position(stage=recipe.stages[0].name))
-        with saving(self.path / "recipe.json"):
-            write_json(self.path / "recipe.json", recipes.to_dict(recipe))
+        elif self.ranks.first:
+            log.cut(self.path, saved.counters.get("logs", {}))
+        if self.ranks.first:
+            with saving(self.path / "recipe.json"):
+                write_json(self.path / "recipe.json", recipes.to_dict(recipe))
 
     def restore(
         self, stage: str, learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]
     ) -> Position:
         """Put the state of a stage back, if the folder's is of it; how far the stage is."""
-        at = self.position()
-        if at is None or at.stage != stage or not at.step:
+        at, saved = self.position(), state.newest(self.state)
+        if at is None or saved is None or at.stage != stage or not at.step:
             return Position(stage=stage)
-        state.load_state(self.state, learner, optimizer, kept)
+        state.load_state(saved, learner, optimizer, kept)
         return at
 
     def save(self, at: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Replace the state as a whole; before the first step it is the position alone."""
-        with saving(self.state), new_folder(self.state) as temporary:
-            if tensors:
-                write_file(tensors, temporary / state.STATE)
-            write_json(temporary / state.COUNTERS, {**asdict(at), "facts": self.facts})
+        """Write a state, and delete all but the newest; before the first step it is the position alone."""
+        folder = self.state / f"{at.before + at.step:08d}"
+        counters = {**asdict(at), "facts": self.facts, "logs": log.lengths(self.path)}
+        if tensors and self.ranks.size > 1:
+            self._save_shards(folder, counters, tensors)
+        elif self.ranks.first:
+            with saving(self.state), new_folder(folder) as draft:
+                if tensors:
+                    write_file(tensors, draft / state.STATE)
+                write_json(draft / state.COUNTERS, counters)
+        if self.ranks.first:
+            state.prune(self.state)
+
+    def _save_shards(self, folder: Path, counters: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Every process writes its part of the tensors; the first puts the whole in its place."""
+        draft = self.state / f".{folder.name}.draft"
+        if self.ranks.first:
+            shutil.rmtree(draft, ignore_errors=True)
+        self.ranks.exchange(None)
+        with saving(self.state):
+            state.write_shards(tensors, draft)
+            if self.ranks.first:
+                write_json(draft / state.COUNTERS, counters)
+                replace_folder(draft, folder)
+        self.ranks.exchange(None)
 
 
 @contextmanager
-def own(path: Path) -> Iterator[RunFolder]:
+def own(path: Path, ranks: Ranks = ALONE) -> Iterator[RunFolder]:
     """Own a run folder, and clear away what killed saves have left in it; RunFolderError names another owner."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunFolderError("training runs in one process so far; start it without torchrun, or with WORLD_SIZE=1")
     there = path.exists()
+    lock = ranks.by_first(lambda: _take(path))  # the descriptor means something to the first process alone
+    try:
+        yield RunFolder(path, ranks)
+    finally:
+        if ranks.first:
+            _locks.discard(lock)
+            if not (path / "recipe.json").exists():
+                (path / ".lock").unlink(missing_ok=True)
+                if not there:
+                    with suppress(OSError):  # what another has put there stays
+                        path.rmdir()
+            os.close(lock)
+
+
+def _take(path: Path) -> int:
+    """Lock the folder and clear it up."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unusable(path, error) from None
     lock = _lock(path / ".lock")
-    try:
-        for name in FOLDERS:
-            recover_folder(path / name)
-            for left in path.glob(f".{name}.*"):
-                shutil.rmtree(left, ignore_errors=True)
-        yield RunFolder(path)
-    finally:
-        _locks.discard(lock)
-        if not (path / "recipe.json").exists():
-            (path / ".lock").unlink(missing_ok=True)
-            if not there:
-                with suppress(OSError):  # what another has put there stays
-                    path.rmdir()
-        os.close(lock)
+    for name in FOLDERS:
+        recover_folder(path / name)
+        for left in path.glob(f".{name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+    for left in (path / "state").glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return lock
 
 
 def _lock(path: Path) -> int:
@@ -185,16 +225,16 @@ def check_folder(recipe: Recipe, path: Path) -> Recipe:
     """
     precision = "bf16" if fast_bfloat16(resolve_device(recipe.device)) else "fp32"
     file = path / "recipe.json"
-    counters = state.read_counters(path / "state")
+    saved = state.newest(path / "state")
     if not file.exists():
-        if counters is not None and counters["step"]:
+        if saved is not None and saved.counters["step"]:
             raise RunFolderError(f"{path} holds a state but no recipe.json; put it back, or {ELSEWHERE}")
         return recipe if recipe.precision != "auto" else replace(recipe, precision=precision)
     try:
         before = recipes.from_dict(Recipe, json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:
         raise RunFolderError(f"{file} cannot be read ({error}); put it back, or {ELSEWHERE}") from None
-    if counters is None:
+    if saved is None:
         raise RunFolderError(f"{path} holds a run without its state/; put it back, or {ELSEWHERE}")
     if recipe.precision == "auto":
         recipe = replace(recipe, precision=before.precision)

@@ -1,98 +1,156 @@
-"""Everything a stopped run needs to go on bit for bit: what it has trained, the optimiser, random state, counters.
+"""Everything a stopped run needs to go on bit for bit: what it has trained, the optimiser, counters.
 
-Of the model only the parts are kept that the run has trained so far; the rest is the base, whose hash stands in the
-counters. Kept as safetensors and JSON in one folder that is replaced as a whole, so that a kill at any moment leaves
-either the old state or the new one. Tensors go to the file one by one, without a second copy in memory.
+Random numbers are not among it: each micro batch has a seed of its own (see ``train.loop``). Of the model only the
+parts are kept that the run has trained so far; the rest is the base, whose hash stands in the counters.
+
+A state is a folder, written beside the others and renamed when it is whole; the newest two stay. One process writes
+safetensors, several write their shards by torch's distributed checkpoint, and both are read by any number of processes.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mini_internvl.files import recover_folder
 from mini_internvl.model.files import CheckpointError
 from mini_internvl.model.vlm import InternVL
 
-STATE, COUNTERS = "state.safetensors", "state.json"
+STATE, COUNTERS, SHARDS = "state.safetensors", "state.json", ".metadata"
+KEPT = 2  # states that stay
+_log = logging.getLogger(__name__)
 
 
-def read_counters(folder: Path) -> dict[str, Any] | None:
-    """The counters of a state folder, ``None`` when there is none; CheckpointError where they are damaged."""
-    recover_folder(folder)
-    if not folder.exists():
-        return None
-    path = folder / COUNTERS
-    try:
-        counters = json.loads(path.read_text(encoding="utf-8"))
-        fits = isinstance(counters["stage"], str) and type(counters["step"]) is int and counters["step"] >= 0
-    except (OSError, ValueError, TypeError, KeyError):
-        fits = False
-    if not fits or (counters["step"] and not (folder / STATE).exists()):
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A state on disk."""
+
+    folder: Path
+    counters: Mapping[str, Any]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several processes have written it."""
+        return not (self.folder / STATE).exists()
+
+
+def newest(folder: Path) -> Saved | None:
+    """The newest state that is whole; ``None`` where there is none at all.
+
+    A torn one is skipped with a message. CheckpointError where none is whole.
+    """
+    found = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: -int(path.name))
+    for number, path in enumerate(found):
+        try:
+            return Saved(folder=path, counters=_counters(path))
+        except CheckpointError as error:
+            if number == len(found) - 1:
+                raise
+            _log.warning("%s; going on from the state before it", error)
+    if (folder / COUNTERS).exists():
         raise CheckpointError(
-            f"{folder} is damaged: {COUNTERS} or {STATE} is missing or unreadable; put the folder back, or give "
-            "another run folder"
+            f"{folder} is of an earlier version of this package; finish the run with it, or begin anew"
         )
+    return None
+
+
+def _counters(folder: Path) -> dict[str, Any]:
+    """The counters of a state, whose tensors are looked at as far as their headers tell."""
+    try:
+        counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
+        fits = isinstance(counters["stage"], str) and type(counters["step"]) is int and counters["step"] >= 0
+        if fits and counters["step"] and not (folder / SHARDS).exists():
+            with safe_open(folder / STATE, framework="pt") as file:
+                fits = bool(file.keys())
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+        fits = False
+    if not fits:
+        raise _damaged(folder)
     return dict(counters)
 
 
+def _damaged(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is damaged: {COUNTERS} or {STATE} is missing or unreadable; put the folder back, or give "
+        "another run folder"
+    )
+
+
+def prune(folder: Path) -> None:
+    """Delete all states but the newest."""
+    found = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+    for path in found[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> dict[str, Tensor]:
-    """What a state holds: the model's parameters in ``kept``, all of the losses, the optimiser, the random state."""
+    """What a state holds: the model's parameters in ``kept``, all of the losses, the optimiser's tensors."""
     names = {id(parameter): name for name, parameter in learner.named_parameters()}
     moments = {
         f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value)
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
     }
-    device = next(learner.parameters()).device
-    random = {f"random.{name}": value for name, value in random_state(device).items()}
-    return {**_learned(learner, kept), **moments, **random}
+    return {**_learned(learner, kept), **moments}
 
 
-def load_weights(folder: Path, model: InternVL, kept: frozenset[str]) -> None:
+def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a state from several processes, all of which call it."""
+    from torch.distributed import checkpoint
+
+    checkpoint.save(dict(tensors), checkpoint_id=folder)
+
+
+def load_weights(saved: Saved, model: InternVL, kept: frozenset[str]) -> None:
     """Put what a finished stage has trained into the model."""
     wanted = {f"model.{name}": value for name, value in model.named_parameters() if name in kept}
-    _load(folder, wanted, ("model.",))
+    _load(saved, wanted, ("model.",))
 
 
-def load_state(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> None:
-    """Put weights, the optimiser's tensors and the random state back."""
-    _load(folder, _learned(learner, kept), ("model.", "loss."))
+def load_state(saved: Saved, learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> None:
+    """Put weights and the optimiser's tensors back."""
+    _load(saved, _learned(learner, kept), ("model.", "loss."))
+    _begin(optimizer)
+    if saved.sharded:
+        _load(saved, {k: v for k, v in tensors(learner, optimizer, kept).items() if k[:10] == "optimizer."}, ())
+        return
     parameters = dict(learner.named_parameters())
-    random = {}
-    for name, tensor in _read(folder):
+    for name, tensor in _read(saved.folder):
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             key, _, parameter = rest.partition(".")
-            optimizer.state[parameters[parameter]][key] = tensor.to(parameters[parameter].device)
-        elif kind == "random":
-            random[rest] = tensor
-    set_random_state(random)
+            values = optimizer.state[parameters[parameter]]
+            values[key] = _like(tensor, values.get(key, parameters[parameter]))
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """State of the random numbers of the CPU and of the device that trains."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
+def _begin(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimiser's tensors, by a step that changes nothing."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
-def set_random_state(states: Mapping[str, Tensor], device: torch.device | None = None) -> None:
-    """Put back what :func:`random_state` gave; that of a device which is not there is left out."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"], device or "cuda")
-    if "mps" in states and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(states["mps"])
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """The whole tensor where ``other`` is: on its device, and in shards where it is."""
+    if isinstance(other, DTensor):
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+    return tensor.to(other.device)
 
 
 def _learned(learner: nn.Module, kept: frozenset[str]) -> dict[str, Tensor]:
@@ -113,17 +171,39 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
         raise CheckpointError(f"{folder / STATE} is damaged ({error}); give another run folder") from None
 
 
-def _load(folder: Path, wanted: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> None:
-    """Copy the file's tensors of these prefixes into ``wanted``; others than those are an error."""
+def _load(saved: Saved, wanted: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> None:
+    """Copy the state's tensors into ``wanted``; others of these prefixes than those are an error."""
+    if saved.sharded:
+        _load_shards(saved.folder, wanted, prefixes)
+        return
     found = set()
-    for name, tensor in _read(folder):
+    for name, tensor in _read(saved.folder):
         if name.startswith(prefixes):
             found.add(name)
             if name in wanted and wanted[name].shape == tensor.shape:
                 with torch.no_grad():
-                    wanted[name].copy_(tensor)
+                    wanted[name].copy_(_like(tensor, wanted[name]))
             else:
                 found.add(f"{name} of another shape")
+    _same(found, wanted, saved.folder)
+
+
+def _load_shards(folder: Path, wanted: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> None:
+    from torch import distributed
+    from torch.distributed import checkpoint
+
+    alone = not distributed.is_initialized()
+    held = {name: value.detach() for name, value in wanted.items()}
+    try:
+        known = checkpoint.FileSystemReader(folder).read_metadata().state_dict_metadata
+        found = {name for name in known if name.startswith(prefixes)} if prefixes else set(wanted) & set(known)
+        _same(found, wanted, folder)
+        checkpoint.load(held, checkpoint_id=folder, no_dist=alone)
+    except (OSError, EOFError, RuntimeError, checkpoint.CheckpointException) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}); give another run folder") from None
+
+
+def _same(found: set[str], wanted: Mapping[str, Tensor], folder: Path) -> None:
     if found != wanted.keys():
         odd = sorted(found ^ wanted.keys())
-        raise CheckpointError(f"{folder / STATE} is of another model ({odd[0]}); give another run folder")
+        raise CheckpointError(f"{folder} is of another model ({odd[0]}); give another run folder")

@@ -12,7 +12,7 @@ from mini_internvl.benchmarks import synth
 from mini_internvl.engine import Reply
 from mini_internvl.evaluate import AnswerCache, PredictCallbacks, evaluate, predict
 from mini_internvl.evaluate.batches import group
-from mini_internvl.evaluate.distributed import Ranks
+from mini_internvl.ranks import Ranks
 from mini_internvl.records import Interrupted, Item, Prediction
 
 

@@ -15,7 +15,9 @@ from mini_internvl.data import DataError
 from mini_internvl.data.rows import read_samples
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample
-from mini_internvl.train.data import IGNORE, HeldOut, MixedDataset, collate, held_out_set, step_batches
+from mini_internvl.train.batches import collate
+from mini_internvl.train.data import HeldOut, MixedDataset, Unusable, held_out_set, step_batches
+from mini_internvl.train.losses.answers import IGNORE
 from mini_internvl.train.run import sample_processor
 
 
@@ -52,14 +54,16 @@ def test_steps_begin_anywhere_and_leave_torchs_numbers_alone(stage, process, wor
     again = MixedDataset(stage(steps=3), process, seed=5)
     again[0]
     wanted = list(step_batches(again, 0, 0))[1:]
-    for batch, other in zip([b for step in given for b in step], [b for step in wanted for b in step], strict=True):
+    for batch, other in zip(
+        [b for step in given for b in step.batches], [b for step in wanted for b in step.batches], strict=True
+    ):
         assert batch.sample_ids == other.sample_ids
         assert torch.equal(batch.input_ids, other.input_ids)
         assert torch.equal(batch.tiles, other.tiles)
 
 
 def test_a_step_has_its_samples_in_micro_batches_of_similar_length(stage, process):
-    batches = next(step_batches(MixedDataset(stage(batch_size=5, micro_batch=2), process, seed=5), 0, 0))
+    batches = next(step_batches(MixedDataset(stage(batch_size=5, micro_batch=2), process, seed=5), 0, 0)).batches
     assert [len(batch.sample_ids) for batch in batches] == [2, 2, 1]
     assert sorted(name for batch in batches for name in batch.sample_ids) == [f"rows/r{i}" for i in range(5)]
     lengths = [int(n) for batch in batches for n in batch.attention_mask.sum(1)]
@@ -67,8 +71,8 @@ def test_a_step_has_its_samples_in_micro_batches_of_similar_length(stage, proces
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_sample_ends_the_steps_where_it_stands_in_plain_words(stage, rows, tmp_path, start, workers):
-    """Not as the traceback of a worker, and not before the steps that come first."""
+def test_a_bad_sample_leaves_its_place_empty_and_tells_why(stage, rows, tmp_path, start, workers):
+    """In plain words, and no other sample moves."""
     lines = rows.read_text().splitlines()
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((rows.parent / name).read_bytes())
@@ -78,12 +82,14 @@ def test_a_bad_sample_ends_the_steps_where_it_stands_in_plain_words(stage, rows,
     (tmp_path / "lost.png").write_bytes(b"x")
     dataset = MixedDataset(row, sample_processor(start, row), seed=5)
     (tmp_path / "lost.png").unlink()
-    steps, seen = step_batches(dataset, 0, workers), []
-    with pytest.raises(DataError) as caught:
-        seen.extend(next(steps) for _ in range(6))
-    assert str(caught.value) == f"{path}:6, sample rows/r5: {tmp_path}/lost.png is missing; check the path"
+    steps = list(step_batches(dataset, 0, workers))
     order = [dataset.sample(number).id for number in range(6)]
-    assert len(seen) == order.index("r5")
+    assert [[name for batch in step.batches for name in batch.sample_ids] for step in steps] == [
+        [] if name == "r5" else [f"rows/{name}"] for name in order
+    ]
+    reason = f"{path}:6, sample rows/r5: {tmp_path}/lost.png is missing; check the path"
+    bad = Unusable(number=order.index("r5"), file=str(path), place="line 6", reason=reason)
+    assert [list(step.unusable) for step in steps] == [[bad] if name == "r5" else [] for name in order]
 
 
 def test_a_process_ends_though_its_steps_were_left_in_the_middle(tmp_path):

@@ -16,7 +16,7 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train import run, run_folder
-from mini_internvl.train.data import to_device
+from mini_internvl.train.batches import to_device
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mini_internvl.data import DataError
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.model.config import RopeConfig
 from mini_internvl.records import Encoded, Sample
-from mini_internvl.train.data import DataError, collate
+from mini_internvl.train.batches import collate
 from mini_internvl.train.independent import join, position_ids, split_questions
 
 IMAGE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}

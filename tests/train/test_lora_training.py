@@ -20,6 +20,7 @@ from mini_internvl.records import Interrupted
 from mini_internvl.train.log import read_log
 from mini_internvl.train.parts import set_trainable
 from mini_internvl.train.run import open_initial, run_recipe
+from mini_internvl.train.state import newest
 
 ADAPTERS = ("llm", "vision")
 """Parts of a stage that leave the projector as it is."""
@@ -63,7 +64,7 @@ def test_only_the_adapters_train(checkpoint, lora_recipe, tmp_path):
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in base.items())
     assert all(layer.lora_B.any() for layer in lora_layers(model).values())
-    kept = load_file(tmp_path / "run/state/state.safetensors")
+    kept = load_file(newest(tmp_path / "run/state").folder / "state.safetensors")
     assert not [name for name in kept if name.endswith("_proj.weight")]
 
 
@@ -80,7 +81,8 @@ def test_stopped_and_continued_equals_uninterrupted(lora_recipe, stage, tmp_path
         with pytest.raises(Interrupted):
             run_recipe(settings, parts, workers=0, should_stop=stop_after(stops))
     run_recipe(settings, parts, workers=0)
-    for name in ("state/state.safetensors", "last/adapter_model.safetensors", "best/adapter_model.safetensors"):
+    state = newest(whole / "state").folder.relative_to(whole)
+    for name in (state / "state.safetensors", "last/adapter_model.safetensors", "best/adapter_model.safetensors"):
         first, second = load_file(whole / name), load_file(parts / name)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first), name
@@ -93,7 +95,7 @@ def test_a_stage_that_names_the_projector_trains_and_saves_it(checkpoint, lora_r
     model, base = load_adapted(tmp_path / "run/last"), load_model(checkpoint)
     assert not torch.equal(model.mlp1[1].weight, base.mlp1[1].weight)
     assert not any(name.startswith("vision") for name in lora_layers(model))
-    trained = load_file(tmp_path / "run/state/state.safetensors")["model.mlp1.1.weight"]
+    trained = load_file(newest(tmp_path / "run/state").folder / "state.safetensors")["model.mlp1.1.weight"]
     assert torch.equal(model.mlp1[1].weight, trained)
 
 

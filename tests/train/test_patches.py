@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 
 import pytest
 import torch
@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from mini_internvl import synth
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Interrupted, PatchAnnotation
-from mini_internvl.train.data import DataError, MixedDataset, collate, step_batches
+from mini_internvl.train.batches import collate
+from mini_internvl.train.data import MixedDataset, step_batches
 from mini_internvl.train.loop import held_out_loss
 from mini_internvl.train.losses import held_out_sources
 from mini_internvl.train.losses.patches import IGNORE, LINES, PLACES, SHADES, THINGS, patch_labels
 from mini_internvl.train.run import run_recipe, sample_processor
+from mini_internvl.train.state import newest
 
 
 def annotate(text, left, top, right, bottom, place=None, line=None):
@@ -115,7 +117,7 @@ def test_the_heads_and_the_encoder_learn_and_nothing_else(start, recipe, patch_s
     best = run_recipe(settings, tmp_path, workers=0, on_progress=told.append)
     assert told[-1].loss < 0.8 * told[0].loss
     assert "held_out_loss" in told[2].held_out
-    state = load_file(tmp_path / "state/state.safetensors")
+    state = load_file(newest(tmp_path / "state").folder / "state.safetensors")
     assert any(name.startswith("loss.patches.thing") for name in state)
     before = start.model.state_dict()
     after = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
@@ -148,9 +150,10 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, 
     for stage_name in ("one", "one", "one", "two"):
         with pytest.raises(Interrupted):
             run_recipe(settings, tmp_path / "parts", workers=0, should_stop=lambda: True)
-        assert json.loads((tmp_path / "parts/state/state.json").read_text())["stage"] == stage_name
+        assert newest(tmp_path / "parts/state").counters["stage"] == stage_name
     run_recipe(settings, tmp_path / "parts", workers=0)
-    first, second = (load_file(tmp_path / name / "state/state.safetensors") for name in ("whole", "parts"))
+    folders = (newest(tmp_path / name / "state").folder for name in ("whole", "parts"))
+    first, second = (load_file(folder / "state.safetensors") for folder in folders)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -158,8 +161,8 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, patch_stage, stage, 
 def test_samples_without_annotations_are_refused_by_name(start, stage):
     row = stage(loss="patches", train=("vision",))
     dataset = MixedDataset(row, sample_processor(start, row), seed=0)
-    with pytest.raises(DataError, match=r"sample rows/r.: no patch annotations of one image, which .* needs; use"):
-        next(step_batches(dataset, 0, workers=0))
+    reasons = [one.reason for one in next(step_batches(dataset, 0, workers=0)).unusable]
+    assert re.search(r"sample rows/r.: no patch annotations of one image, which .* needs; use", reasons[0])
 
 
 def test_the_held_out_loss_is_over_images_with_marks(recipe, patch_stage):
