@@ -66,6 +66,10 @@ class PatchAnnotation:
     colour: str | None = None
 
 
+Target = float | tuple[float, ...] | str
+"""A number, several of one kind, or the name of a class."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One training conversation, before tokens: what a domain, a data file or a generator yields."""
@@ -82,6 +86,8 @@ class Sample:
     independent: bool = False
     """Whether every question stands alone with the images of the first turn: it is trained as if it had been asked
     first, and sees no other question or answer. ``False`` is a conversation. See ``train.independent``."""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    """What is true of the sample beside its answers, by name: what heads on hidden states learn."""
     place: str = field(default="", compare=False)
     """Where it was read (``FILE:12``), for errors; "" where it was made."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -20,7 +21,7 @@ from mini_internvl.data import DataError, Fault, Row, files, formats, where
 from mini_internvl.data.formats._turns import shown
 from mini_internvl.files import new_file
 from mini_internvl.inputs.messages import PLACEHOLDER, PLACEHOLDERS, beside
-from mini_internvl.records import Message, PatchAnnotation, Sample
+from mini_internvl.records import Message, PatchAnnotation, Sample, Target
 
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "objects"})
 """Keys of things to see or hear: a format that does not read one of them must not pass over it."""
@@ -55,6 +56,7 @@ def to_sample(
             max_tiles=_typed(raw, "max_tiles", int, "a whole number from 1") or max_tiles,
             patch_annotations=_annotations(raw["patch_annotations"]) if raw.get("patch_annotations") else (),
             independent=bool(_typed(raw, "independent", bool, "true or false")) or independent,
+            targets=_targets(raw["targets"]) if raw.get("targets") is not None else {},
             place=where(row),
         )
     except (KeyError, IndexError, AttributeError) as error:  # of a format of one's own that does not look first
@@ -86,6 +88,24 @@ def _annotations(value: Any) -> tuple[PatchAnnotation, ...]:
     return tuple(found)
 
 
+def _targets(value: Any) -> dict[str, Target]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f'targets is {shown(value)}; it must name its values, such as {{"speed": 3.2}}')
+    found: dict[str, Target] = {}
+    for name, target in value.items():
+        if _is_number(target) or isinstance(target, str):
+            found[name] = target
+        elif isinstance(target, list) and target and all(map(_is_number, target)):
+            found[name] = tuple(target)
+        elif target is not None:
+            raise ValueError(f"targets.{name} is {shown(target)}; it must be a number, a list of numbers or a text")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def to_row(sample: Sample, *, stored: Callable[[Any], str] = os.fspath) -> dict[str, Any]:
     """The row of a sample whose images are paths or data URLs, or are turned into those by ``stored``."""
     row: dict[str, Any] = {"id": sample.id}
@@ -97,6 +117,8 @@ def to_row(sample: Sample, *, stored: Callable[[Any], str] = os.fspath) -> dict[
         row["max_tiles"] = sample.max_tiles
     if sample.independent:
         row["independent"] = True
+    if sample.targets:
+        row["targets"] = {name: list(one) if isinstance(one, tuple) else one for name, one in sample.targets.items()}
     if sample.patch_annotations:
         row["patch_annotations"] = [
             {key: value for key, value in asdict(one).items() if value is not None} | {"box": list(one.box)}

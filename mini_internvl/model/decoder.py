@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -181,9 +182,14 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(
+    def forward(self, x: Tensor, **placed: Any) -> Tensor:
+        """(B, T, hidden) embedded tokens -> (B, T, hidden) after the final norm; ``placed`` as in :meth:`states`."""
+        return self.states(x, (len(self.layers),), **placed)[0]
+
+    def states(
         self,
         x: Tensor,
+        depths: Sequence[int],
         *,
         padding: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -191,8 +197,9 @@ class Decoder(nn.Module):
         segment_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
         lengths: Tensor | None = None,
-    ) -> Tensor:
-        """(B, T, hidden) embedded tokens -> (B, T, hidden) after the final norm.
+    ) -> list[Tensor]:
+        """(B, T, hidden) embedded tokens -> (B, T, hidden) after so many blocks and the final norm, for each of
+        ``depths``; blocks behind the deepest are not run.
 
         Args:
             padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded, or only the right ends
@@ -222,8 +229,11 @@ class Decoder(nn.Module):
             segment_ids=segment_ids,
             document_ids=document_ids,
         )
-        for index, block in enumerate(self.layers):
-            x = block(x, tables, plan, cache, index)
+        found: dict[int, Tensor] = {}
+        for index in range(max(depths)):
+            x = self.layers[index](x, tables, plan, cache, index)
+            if index + 1 in depths:
+                found[index + 1] = self.norm(x)
         if cache is not None:
             cache.length += t
-        return self.norm(x)
+        return [found[depth] for depth in depths]

@@ -6,6 +6,7 @@ visual tokens and carries on with a warning, this model raises: a mismatch is al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,6 +102,12 @@ class InternVL(nn.Module):
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
             visual_tokens = self.encode_images(pixel_values)
         return self.language_model(self.embed(input_ids, visual_tokens), padding=attention_mask, **placed)
+
+    def states(
+        self, input_ids: Tensor, depths: Sequence[int], *, visual_tokens: Tensor | None = None, **placed: Any
+    ) -> list[Tensor]:
+        """Hidden states (B, T, hidden) after so many decoder blocks, for each of ``depths``; see the decoder's."""
+        return self.language_model.states(self.embed(input_ids, visual_tokens), depths, **placed)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +34,42 @@ class ImageFeatures:
         return self.model.project(self.vision)
 
 
+class Features(ImageFeatures):
+    """What the losses of a batch read of its images and tokens: the decoder runs once, as deep as they need.
+
+    ``depths`` are the numbers of blocks after which hidden states will be asked for, ``None`` for all of them.
+    """
+
+    def __init__(self, model: InternVL, batch: Batch, depths: Iterable[int | None]) -> None:
+        super().__init__(model, batch.tiles)
+        self.batch, self.depths = batch, {self._blocks(depth) for depth in depths}
+
+    def hidden(self, layers: int | None = None) -> Tensor:
+        """(B, T, hidden) after so many decoder blocks and the final norm."""
+        return self._states[self._blocks(layers)]
+
+    def _blocks(self, layers: int | None) -> int:
+        return len(self.model.language_model.layers) if layers is None else layers
+
+    @cached_property
+    def _states(self) -> dict[int, Tensor]:
+        batch, device = self.batch, self.batch.input_ids.device
+        segments, documents = (
+            None if ids is None else ids.to(device, non_blocking=True)
+            for ids in (batch.segment_ids, batch.document_ids)
+        )
+        depths = sorted(self.depths)
+        states = self.model.states(
+            batch.input_ids,
+            depths,
+            position_ids=batch.position_ids,
+            visual_tokens=self.visual_tokens if len(batch.tiles) else None,
+            segment_ids=segments,
+            document_ids=documents,
+        )  # no mask: padding stands on the right, where causal attention does not look
+        return dict(zip(depths, states, strict=True))
+
+
 class Learner(nn.Module):
     """A model and the losses of a stage: the one unit that the loop calls, and that can be wrapped or compiled."""
 
@@ -47,13 +84,32 @@ class Learner(nn.Module):
         for loss in self.loss.values():
             for module in getattr(loss, "frozen", {}).values():
                 module.to(model.device).requires_grad_(False).eval()
+        self._freeze_unreached(stage)
+
+    def _freeze_unreached(self, stage: StageRecipe) -> None:
+        """Freeze what no loss reaches in parts that train: distributed processes would wait for its gradient."""
+        parts = {
+            "vision": self.model.vision_model,
+            "projector": self.model.mlp1,
+            "llm": self.model.language_model,
+        }
+        reached: set[int] = set()
+        for name, loss in zip(stage.loss_settings(), self.loss.values(), strict=True):
+            reach = plugins.find("train.losses", name).REACHES
+            every = (parameter for part in reach for parameter in parts[part].parameters())
+            reached |= {id(p) for p in (loss.reached(self.model) if hasattr(loss, "reached") else every)}  # type: ignore[operator]
+        for parameter in self.model.parameters():
+            if id(parameter) not in reached:
+                parameter.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, the weighted sum over the batch, and ``count``, what sums of the step are divided by."""
         if not batch.sample_ids:
             return {"loss": self._zero(batch), "count": torch.zeros((), dtype=torch.float64)}
-        images = ImageFeatures(self.model, batch.tiles)
         first, *auxiliary = self.loss
+        losses = list(self.loss.values()) if self.training else [self.loss[first]]
+        depths: list[Any] = [loss.layers for loss in losses if hasattr(loss, "layers")]
+        images = Features(self.model, batch, depths)
         total = self.loss[first](self.model, batch, images)
         if self.training:
             for name in auxiliary:
@@ -65,7 +121,7 @@ class Learner(nn.Module):
     def count(self, batch: Batch) -> float:
         """What the first loss counts in a batch."""
         first: Any = self.loss[next(iter(self.loss))]
-        return float(first.count(batch))
+        return float(first.count(batch)) if batch.sample_ids else 0.0
 
     def _zero(self, batch: Batch) -> Tensor:
         """0 that depends on everything that trains: a process without samples takes part in a step all the same."""

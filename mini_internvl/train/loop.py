@@ -22,7 +22,7 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, StageRecipe
 from mini_internvl.records import Batch, Interrupted
-from mini_internvl.train import log, state
+from mini_internvl.train import log, losses, state
 from mini_internvl.train.batches import to_device
 from mini_internvl.train.data import DataError, MixedDataset, StepData, step_batches
 from mini_internvl.train.distributed import Watchdog, last_only, parallel
@@ -165,6 +165,8 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
     recipe, folder, ranks = run.recipe, run.folder, run.ranks
     stepper, kept = _prepare(model, stage, run)
     at = folder.restore(stage.name, stepper.learner, stepper.optimizer, kept)
+    if not at.step:
+        losses.begin(stepper.learner.loss.values(), dataset)
     at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
     if at.scale:
         stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})

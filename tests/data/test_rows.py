@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,6 +49,10 @@ annotation = st.builds(PatchAnnotation, text=texts, box=st.just((0.0, 0.25, 0.5,
                        line=st.none() | st.just(0), colour=st.none() | texts)  # fmt: skip
 
 
+number = st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False)
+target = number | st.lists(number, min_size=1, max_size=3).map(tuple) | texts
+
+
 @st.composite
 def samples(draw):
     turns = draw(st.lists(st.tuples(asked, plain), min_size=1, max_size=3))
@@ -64,6 +69,7 @@ def samples(draw):
         max_tiles=draw(st.none() | st.integers(1, 40)),
         patch_annotations=tuple(draw(st.lists(annotation, max_size=2))),
         independent=draw(st.booleans()),
+        targets=draw(st.dictionaries(texts, target, max_size=2)),
     )
 
 
@@ -73,7 +79,7 @@ def test_a_row_read_and_written_again_is_the_same_row(sample):
     again = read(row, root=ROOT)
     assert isinstance(again, Sample)
     assert to_row(again) == row
-    others = ("id", "source", "max_tiles", "patch_annotations", "independent")
+    others = ("id", "source", "max_tiles", "patch_annotations", "independent", "targets")
     assert all(getattr(again, name) == getattr(sample, name) for name in others)
     if "messages" in row:
         assert again.messages == sample.messages
@@ -104,6 +110,22 @@ def test_a_row_spoilt_anywhere_is_a_sample_or_a_fault(name, data):
     checked.row(Row(file=Path("example.jsonl"), place="line 1", raw=raw, id="1"), to_sample)
     assert checked.samples + checked.faulty == 1
     assert all("object is not" not in str(fault) and "has no attribute" not in str(fault) for fault in checked.faults)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([3], r"targets is \[3\]; it must name its values"),
+        ({"speed": True}, "targets.speed is True; it must be a number, a list of numbers or a text"),
+        ({"speed": float("nan")}, "targets.speed is nan; it must be"),
+        ({"path": [1, "left"]}, r"targets.path is \[1, 'left'\]; it must be"),
+        ({"path": []}, r"targets.path is \[\]; it must be"),
+    ],
+)
+def test_targets_of_another_kind_are_faults_that_name_them(given, reason):
+    row = {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}], "targets": given}
+    assert re.match(reason, read(row).reason)
+    assert read(row | {"targets": {"speed": None}}).targets == {}
 
 
 def test_what_fits_is_written_as_internvl_rows():

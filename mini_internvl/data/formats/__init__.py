@@ -23,7 +23,7 @@ from mini_internvl.data.formats._turns import absent
 
 FOLDER = "data.formats"
 CONTRACT = ("KEYS", "reads", "messages", "EXAMPLE")
-COMMON = frozenset({"id", "source", "max_tiles", "patch_annotations", "independent"})
+COMMON = frozenset({"id", "source", "max_tiles", "patch_annotations", "independent", "targets"})
 """Keys that every format's rows may hold."""
 
 

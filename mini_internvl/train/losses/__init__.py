@@ -7,6 +7,10 @@
 - ``Loss(settings, config)``: a module; ``forward(model, batch, images)`` returns a sum, ``count(batch)`` what sums are
   divided by. Its parameters train with the stage, are kept in its state, and are gone after it. Modules in its
   attribute ``frozen``, a dictionary, are moved to the device with it, but neither trained nor saved;
+- ``layers`` of a ``Loss``, where it reads hidden states (``images.hidden(layers)``): how many decoder blocks, ``None``
+  for all; and ``reached(model)``, where it reaches less than whole parts: the parameters that get a gradient from it;
+- ``begin(samples)`` of a ``Loss``, where it measures something first: called once, with the stage's samples in order;
+- ``files()`` of a ``Loss``, where something of it is kept: contents of files that go beside the saved model, by name;
 - ``held_out(recipe, stage)``, where it can be measured on some sources only: those sources.
 
 The first loss that a stage names is the one that counts and that is measured on held-out data; the others are
@@ -15,7 +19,8 @@ auxiliary: each is added with its weight while the model trains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -41,6 +46,15 @@ def targets(stage: StageRecipe, config: VLMConfig) -> Targets:
         return extras
 
     return make
+
+
+def begin(losses: Iterable[Any], dataset: Any) -> None:
+    """Let the losses of a stage measure what they want on its samples, which are ``dataset.sample(number)``; DataError
+    where that is not there."""
+    for loss in losses:
+        if hasattr(loss, "begin"):
+            samples = (dataset.sample(number) for number in range(len(dataset)))
+            loss.begin(sample for sample in samples if isinstance(sample, Sample))
 
 
 def held_out_sources(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:

@@ -16,7 +16,7 @@ from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LossSettings, RecipeError
 from mini_internvl.records import Batch
-from mini_internvl.train.learner import ImageFeatures
+from mini_internvl.train.learner import Features
 
 IGNORE = -100
 REACHES = ("vision", "projector", "llm")
@@ -44,21 +44,11 @@ class Loss(nn.Module):
     def __init__(self, settings: Settings, config: VLMConfig) -> None:
         super().__init__()
         self.reduction = settings.reduction
+        self.layers = None  # all blocks
 
-    def forward(self, model: InternVL, batch: Batch, images: ImageFeatures) -> Tensor:
+    def forward(self, model: InternVL, batch: Batch, images: Features) -> Tensor:
         """The sum over the batch's supervised tokens."""
-        device = batch.input_ids.device
-        segments, documents = (
-            None if ids is None else ids.to(device, non_blocking=True)
-            for ids in (batch.segment_ids, batch.document_ids)
-        )
-        hidden = model.hidden(
-            batch.input_ids,
-            position_ids=batch.position_ids,
-            visual_tokens=images.visual_tokens if len(batch.tiles) else None,
-            segment_ids=segments,
-            document_ids=documents,
-        )  # no mask: padding stands on the right, where causal attention does not look
+        hidden = images.hidden()
         labels = batch.labels[:, 1:]
         row, place = (labels != IGNORE).nonzero(as_tuple=True)
         flat = (row * hidden.shape[1] + place).to(hidden.device, non_blocking=True)

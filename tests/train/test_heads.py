@@ -1,0 +1,282 @@
+"""Heads on hidden states: their loss against numpy, what it reaches, packed = separate, targets that do not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mini_internvl.data import DataError
+from mini_internvl.recipes import RecipeError, SourceRecipe
+from mini_internvl.records import Interrupted, Sample
+from mini_internvl.train.batches import collate, packed_batch
+from mini_internvl.train.losses.heads import Loss, Settings, prompt_ends
+from mini_internvl.train.run import run_recipe, sample_processor
+
+SPEED = {"kind": "regression", "mean": 10, "std": 5}
+ROUTE = {"kind": "regression", "size": 2, "mean": [0, 1], "std": [2, 4], "loss": "square", "weight": 0.5}
+TURN = {"kind": "classification", "classes": ["left", "right", "none"], "weight": 2}
+HEADS = {"speed": SPEED, "route": ROUTE, "turn": TURN}
+
+
+def sample(number, targets, *turns, independent=False, image=True):
+    picture = {"type": "image", "image": Image.effect_noise((56, 56 + 30 * number), 90).convert("RGB")}
+    texts = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+    if image:
+        texts[0] = {"role": "user", "content": [picture, {"type": "text", "text": turns[0]}]}
+    return Sample(id=str(number), messages=texts, targets=targets, independent=independent, source="s")
+
+
+SAMPLES = [
+    sample(0, {"speed": 12.5, "turn": "right"}, "How fast?", "A bit."),
+    sample(1, {"speed": -3, "route": (1.0, 9.0)}, "What?", "One.", "Why?", "Two words."),
+    sample(2, {"turn": "left", "route": (-2.0, 0.5)}, "What?", "It.", "Where?", "There.", independent=True),
+    sample(3, {}, "Who?", "Me.", image=False),
+]
+
+
+@pytest.fixture
+def examples(start, stage):
+    torch.manual_seed(0)
+    process = sample_processor(start, stage(loss={"heads": {"heads": HEADS}}, max_length=500))
+    return [process(one) for one in SAMPLES]
+
+
+@pytest.fixture
+def heads(learner):
+    """A learner of the heads above, their weights large enough to matter."""
+
+    def make(**settings):
+        beside = settings.pop("beside", {})
+        made = learner({**beside, "heads": {"heads": HEADS, **settings}}).train()
+        generator = torch.Generator().manual_seed(1)
+        for parameter in made.loss["heads"].parameters():
+            parameter.data.normal_(0, 0.5, generator=generator)
+        return made
+
+    return make
+
+
+def outputs(learner, state):
+    """By numpy: the heads' values on one hidden state."""
+    layers = learner.loss["heads"].heads.linear
+    return {
+        name: layers[f"head_{name}"].weight.detach().numpy() @ state + layers[f"head_{name}"].bias.detach().numpy()
+        for name in HEADS
+    }
+
+
+def reference(learner, state, targets):
+    found, total = outputs(learner, state), 0.0
+    if "speed" in targets:
+        gap = abs(found["speed"][0] - (targets["speed"] - 10) / 5)
+        total += gap**2 / 2 if gap < 1 else gap - 0.5
+    if "route" in targets:
+        total += 0.5 * np.mean((found["route"] - (np.array(targets["route"]) - [0, 1]) / [2, 4]) ** 2)
+    if "turn" in targets:
+        logits = found["turn"]
+        total += 2 * (np.log(np.exp(logits).sum()) - logits[TURN["classes"].index(targets["turn"])])
+    return total
+
+
+def prompts(model, processor, one):
+    """The conversations of a sample as they are asked: each question alone, or all up to the last answer."""
+    turns = one.messages
+    if not one.independent:
+        return [processor.prepare(turns[:-1], max_tiles=2)]
+    image = turns[0]["content"][0]
+    texts = [turns[0]["content"][1]["text"], *(turn["content"] for turn in turns[2::2])]
+    return [
+        processor.prepare([{"role": "user", "content": [image, {"type": "text", "text": text}]}], max_tiles=2)
+        for text in texts
+    ]
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("at", ["last", "visual"])
+def test_the_loss_is_that_of_each_prompt_asked_alone(heads, examples, process, layers, at):
+    learner = heads(layers=layers, at=at)
+    model, total, places = learner.model, 0.0, 0
+    for one in SAMPLES:
+        asked = prompts(model, process.processor, one)
+        for prompt in asked if at == "last" else asked[:1]:
+            ids = torch.tensor([prompt.input_ids])
+            with torch.no_grad():
+                visual = model.encode_images(prompt.pixel_values) if len(prompt.pixel_values) else None
+                [hidden] = model.states(ids, [layers or 2], visual_tokens=visual)
+            state = hidden[0, -1] if at == "last" else hidden[0, ids[0] == model.image_token_id].mean(0)
+            if one.targets:
+                total, places = total + reference(learner, state.numpy(), one.targets), places + 1
+    batch = collate(examples, 0)
+    assert learner.count(batch) == places == (4 if at == "last" else 3)
+    assert learner(batch)["loss"].item() == pytest.approx(total, rel=1e-4)
+
+
+def test_with_n_layers_nothing_behind_them_is_trained_or_run(heads, examples):
+    learner, ran = heads(layers=1), []
+    model = learner.model
+    for number, block in enumerate(model.language_model.layers):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    learner(collate(examples, 0))["loss"].backward()
+    assert ran == [0]
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    behind = ("language_model.layers.1.", "language_model.lm_head.")
+    assert reached == {name for name, _ in model.named_parameters() if not name.startswith(behind)}
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == reached
+    for part in ("vision_model.embeddings", "mlp1.", "language_model.layers.0.", "language_model.embed_tokens"):
+        assert any(parameter.grad.any() for name, parameter in model.named_parameters() if name.startswith(part))
+    assert all(parameter.grad.any() for parameter in learner.loss.parameters())
+
+
+def test_beside_the_answers_the_decoder_runs_once(heads, learner, examples):
+    both, ran = heads(layers=1, weight=0.25, beside={"answers": {}}), []
+    assert all(parameter.requires_grad for parameter in both.model.parameters())
+    batch = collate(examples, 0)
+    alone = heads(layers=1)(batch)["loss"].item()
+    answers = learner()(batch)["loss"].item()
+    for block in both.model.language_model.layers:
+        block.register_forward_hook(lambda *_: ran.append(1))
+    assert both(batch)["loss"].item() == pytest.approx(answers + 0.25 * alone, rel=1e-5)
+    assert len(ran) == 2
+    assert both.count(batch) == learner().count(batch)
+
+
+@pytest.mark.parametrize("at", ["last", "visual"])
+def test_packed_rows_learn_as_separate_ones(heads, examples, at):
+    learner = heads(at=at, layers=1)
+
+    def learn(batches):
+        learner.zero_grad()
+        losses = [learner(batch)["loss"] for batch in batches]
+        torch.stack(losses).sum().backward()
+        trained = [parameter.grad.clone() for parameter in learner.parameters() if parameter.requires_grad]
+        return sum(loss.item() for loss in losses), trained, sum(map(learner.count, batches))
+
+    together = learn([packed_batch(examples)])
+    for batches in ([collate([one], 0) for one in examples], [collate(examples[::-1], 0)]):
+        loss, gradients, count = learn(batches)
+        assert (loss, count) == (pytest.approx(together[0], rel=1e-5), together[2])
+        for mine, theirs in zip(gradients, together[1], strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    several = dataclasses.replace(collate([examples[2], examples[0]], 0))
+    _, _, owners = prompt_ends(several, torch.arange(2)[:, None].expand_as(several.labels))
+    assert owners.tolist() == [0, 0, 1]
+
+
+def test_mean_and_deviation_are_measured_on_the_first_samples(start):
+    heads = {"speed": {"kind": "regression"}, "route": {"kind": "regression", "size": 2}, "turn": TURN}
+    loss = Loss(Settings(heads=heads, measured=4), start.model.config)
+    more = [{"speed": 2.5, "route": (5.0, 9.0)}, {"speed": 99}]
+    loss.begin([*SAMPLES[:3], *(sample(number, targets, "?", "!") for number, targets in enumerate(more))])
+    speeds, routes = np.array([12.5, -3, 2.5]), np.array([[1, 9], [-2, 0.5], [5, 9]])
+    assert loss.heads.get_buffer("mean_speed").tolist() == [pytest.approx(speeds.mean())]
+    assert loss.heads.get_buffer("std_speed").tolist() == [pytest.approx(speeds.std())]
+    assert loss.heads.get_buffer("std_route").tolist() == pytest.approx(routes.std(0).tolist())
+    loss.begin([sample(0, {"speed": 0.0, "route": (7.0, 1.0), "turn": "left"}, "?", "!")])
+    assert loss.heads.get_buffer("std_route").tolist() == [1, 1]  # a constant is not scaled
+    given = Loss(Settings(heads=HEADS), start.model.config)
+    given.begin(SAMPLES)
+    assert given.heads.get_buffer("std_route").tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({"speed": "fast"}, "sample s/7: targets.speed is 'fast'; it must be a number"),
+        ({"speed": (1.0, 2.0)}, r"targets.speed is \[1.0, 2.0\]; it must be a number"),
+        ({"route": 1.0}, "targets.route is 1.0; it must be a list of 2 numbers"),
+        ({"turn": "up"}, "targets.turn is 'up'; the classes are left, right, none"),
+        ({"turn": 1.0}, "targets.turn is 1.0; the classes are left, right, none"),
+    ],
+)
+def test_a_target_of_another_kind_names_row_and_field(start, stage, targets, message):
+    process = sample_processor(start, stage(loss={"heads": {"heads": HEADS}}))
+    odd = dataclasses.replace(sample(7, targets, "?", "!"), place="rows.jsonl:8")
+    with pytest.raises(DataError, match=f"^rows.jsonl:8, .*{message}"):
+        process(odd)
+
+
+def test_a_head_that_no_row_has_a_target_for_is_told_before_training(start, stage, recipe, tmp_path):
+    loss = Loss(Settings(heads=HEADS), start.model.config)
+    with pytest.raises(
+        DataError, match="first 1 samples has a target for the head route: they have Speed, speed, turn"
+    ):
+        loss.begin([sample(0, {"speed": 1.0, "Speed": 1.0, "turn": "left"}, "?", "!")])
+    with pytest.raises(DataError, match="for the head speed: they have none at all; write"):
+        run_recipe(recipe({"loss": {"heads": {"heads": HEADS}}}), tmp_path, workers=0)
+
+
+def test_heads_on_visual_tokens_need_an_image(start, stage):
+    process = sample_processor(start, stage(loss={"heads": {"heads": HEADS, "at": "visual"}}))
+    with pytest.raises(DataError, match=r"has targets but no image; heads that read visual tokens \(at: visual\)"):
+        process(sample(0, {"speed": 1}, "?", "!", image=False))
+    assert process(sample(0, {}, "?", "!", image=False)).extras["heads.speed"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": {}}, "heads.heads is empty"),
+        ({"heads": HEADS, "at": "first"}, 'heads.at is "first"; known: last, visual'),
+        ({"heads": HEADS, "layers": 0}, "heads.layers is 0; it must be at least 1"),
+        ({"heads": {"a.b": SPEED}}, "heads.heads.a.b: a name has letters"),
+        ({"heads": {"speed": {"kind": "number"}}}, 'heads.heads.speed: kind is "number"; known: regression, cl'),
+        ({"heads": {"speed": {**SPEED, "siz": 2}}}, 'heads.heads.speed: unknown field "siz"; did you mean "size"'),
+        (
+            {"heads": {"speed": {**SPEED, "size": 2, "std": [1, 2, 3]}}},
+            "std holds 3 numbers; the head has size 2",
+        ),
+        ({"heads": {"speed": {**SPEED, "std": 0}}}, "heads.heads.speed: std is 0.0; it must be above 0"),
+        ({"heads": {"speed": {"kind": "regression", "mean": 1}}}, "speed: give both mean and std"),
+        ({"heads": {"speed": {**SPEED, "loss": "l1"}}}, 'speed: loss is "l1"; known: smooth_l1, square'),
+        ({"heads": {"turn": {**TURN, "classes": ["left"]}}}, "turn: classes must name at least two"),
+        ({"heads": {"turn": {**TURN, "size": 2}}}, "turn: size, mean and std are of a regression"),
+    ],
+)
+def test_a_wrong_setting_is_named(stage, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        stage(loss={"heads": settings})
+
+
+def test_more_layers_than_the_decoder_has_are_refused(learner):
+    with pytest.raises(RecipeError, match=r"heads.layers is 3; the decoder has 2 blocks"):
+        learner({"heads": {"heads": HEADS, "layers": 3}})
+
+
+@pytest.fixture
+def driven(tmp_path):
+    """Rows whose brightness is their target."""
+    rows = []
+    for number in range(8):
+        Image.new("RGB", (56, 56), (30 * number,) * 3).save(tmp_path / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nHow bright?"}, {"from": "gpt", "value": "So."}]
+        target = {"speed": float(number), "turn": ("left", "right")[number > 3]}
+        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns, "targets": target})
+    path = tmp_path / "driven.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SourceRecipe(kind="rows", path=str(path))
+
+
+LEARNT = {"heads": {"heads": {"speed": {"kind": "regression"}, "turn": TURN}, "layers": 1}}
+
+
+def test_heads_learn_and_resume_to_the_bit(recipe, driven, tmp_path):
+    settings = recipe({"loss": LEARNT, "data": (driven,), "steps": 30, "lr": 3e-3}, held_out=(driven,))
+    told = []
+    run_recipe(settings, tmp_path / "whole", workers=0, on_progress=told.append)
+    assert told[-1].held_out["held_out_loss"] < 0.5 * told[2].held_out["held_out_loss"]
+    short = recipe({"loss": LEARNT, "data": (driven,), "steps": 3}, held_out=(driven,))
+    run_recipe(short, tmp_path / "uncut", workers=0)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run_recipe(short, tmp_path / "parts", workers=0, should_stop=lambda: True)
+    run_recipe(short, tmp_path / "parts", workers=0)
+    first, second = (load_file(next((tmp_path / name / "state").rglob("*.safetensors"))) for name in ("uncut", "parts"))
+    assert first.keys() == second.keys()
+    assert any(name.endswith("mean_speed") for name in first)
+    assert all(torch.equal(first[key], second[key]) for key in first)
