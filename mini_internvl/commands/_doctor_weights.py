@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 from mini_internvl.commands._doctor_folder import Folder, listed
+from mini_internvl.model import heads
 from mini_internvl.model.config import VisionConfig, VLMConfig
 from mini_internvl.model.files import (
     CONFIG,
@@ -35,7 +36,8 @@ ONE_CHECKPOINT = "take config.json and weights from one and the same checkpoint"
 
 def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Stored]]:
     """File -> tensors of every weight file that would be loaded; missing, damaged and unused files are reported."""
-    present, pickled = folder.names("*.safetensors"), folder.names(*PICKLES)
+    present = [name for name in folder.names("*.safetensors") if name != heads.WEIGHTS]
+    pickled = folder.names(*PICKLES)
     indexed = (folder.path / INDEX).exists()
     used = present
     if single in present and not indexed:

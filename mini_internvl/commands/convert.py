@@ -18,6 +18,7 @@ from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model import layouts
 from mini_internvl.model.checkpoint import as_dtype, image_token_id, layout_of, read_config, read_state
 from mini_internvl.model.files import ADAPTER, CONFIG, SHARD_BYTES, CheckpointError, write_tensors
+from mini_internvl.model.heads import stored_files
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 
@@ -53,7 +54,7 @@ def convert(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write ``source`` in the layout ``to`` (official, native or mini) with its tokenizer files.
+    """Write ``source`` in the layout ``to`` (official, native or mini) with its tokenizer files and heads.
 
     Tensors stream from memory-mapped files; at most one shard is held. ``target`` must be new, and appears complete or
     not at all. ``progress`` is called with the megabytes written and their number. Returns what was done.
@@ -85,6 +86,8 @@ def convert(
 
     with new_folder(target) as temporary:
         _copy_tokenizer(folder, temporary, here.NAME, there.NAME, config)
+        for name, content in stored_files(folder).items():
+            (temporary / name).write_bytes(content)
         write_json(temporary / CONFIG, raw)
         files = write_tensors(pairs(), temporary, shard_bytes=shard_bytes)
     return {

@@ -27,7 +27,9 @@ from mini_internvl.model.adapter_config import read_adapter
 from mini_internvl.model.checkpoint import load_model, load_vision
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
 from mini_internvl.model.files import ADAPTER, CONFIG, CheckpointError
+from mini_internvl.model.heads import SETTINGS, load_heads
 from mini_internvl.model.layouts import layouts
+from mini_internvl.model.vlm import InternVL
 
 EXAMPLE = "minivl doctor checkpoints/InternVL2-1B --deep"
 COLOURS = {"error": "red", "warning": "yellow", "note": "bright_black"}
@@ -112,11 +114,28 @@ def _try_loading(folder: Folder, layout: str) -> None:
         if layout == "vision":
             load_vision(folder.path, device="meta")
         elif layout != "adapter":
-            Engine(load_model(folder.path, device="meta"), folder.path)
+            model = load_model(folder.path, device="meta")
+            Engine(model, folder.path)
+            _heads(folder, model)
         elif Path(base := find_base(folder.path, None) if read_adapter(folder.path).base else "").is_dir() and base:
-            Engine(load_adapted(folder.path, device="meta", allow_other_base=True), Path(base))
+            model = load_adapted(folder.path, device="meta", allow_other_base=True)
+            Engine(model, Path(base))
+            _heads(folder, model)
     except ValueError as error:
         folder.add_error(CONFIG, error)
+
+
+def _heads(folder: Folder, model: InternVL) -> None:
+    """The heads beside a model."""
+    llm = model.config.llm
+    try:
+        heads = load_heads(folder.path, hidden_size=llm.hidden_size, layers=llm.layers)
+    except ValueError as error:
+        folder.add_error(SETTINGS, error)
+        return
+    if heads is not None:
+        where = f"the first {heads.config.layers} blocks" if heads.config.layers < llm.layers else "all blocks"
+        folder.facts["heads"] = f"{', '.join(heads.config.heads)}, after {where}"
 
 
 def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:

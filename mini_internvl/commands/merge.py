@@ -21,6 +21,7 @@ from mini_internvl.model.adapter import WEIGHTS, check_base, load_adapter, prese
 from mini_internvl.model.adapter_config import Adapter, layers, read_adapter
 from mini_internvl.model.checkpoint import layout_of, load_model, read_state, save_model
 from mini_internvl.model.files import CheckpointError, read_file, read_tensors
+from mini_internvl.model.heads import stored_files
 from mini_internvl.model.layouts import native
 from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
@@ -95,7 +96,8 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
         parameter.data = parameter.data.to(dtype).to(parameter.dtype)
     saved_difference, saved_argmax = _compare(before, _logits(model, prompts))
     files = (home / name for name in FILES if (home / name).exists())
-    save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files)
+    beside = stored_files(folder)  # the adapter's heads; those of the base read hidden states that it has changed
+    save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files, beside=beside)
     return {
         "folder": str(output),
         "base": str(home),

@@ -15,12 +15,14 @@ from torch import Tensor
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import resolve_device, resolve_dtype
 from mini_internvl.engine.generate import FinishReason, GenerationConfig, Step, generate, split_batches
+from mini_internvl.engine.predict import predict
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
+from mini_internvl.model.heads import Heads, Value, load_heads
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Message
 
@@ -54,10 +56,11 @@ class Engine:
     """A model that answers messages.
 
     ``folder`` holds its tokenizer files and generation_config.json. ``fast_images`` resizes by the faster path, equal
-    within 1/255.
+    within 1/255. ``heads`` read numbers and classes from its hidden states.
     """
 
-    def __init__(self, model: InternVL, folder: Path, *, fast_images: bool = False) -> None:
+    def __init__(self, model: InternVL, folder: Path, *, fast_images: bool = False, heads: Heads | None = None) -> None:
+        self.heads = heads
         self.model, self.tokenizer = model, load_tokenizer(folder)
         template = chat.find_template(model.config.template)
         self.processor = Processor(
@@ -141,6 +144,26 @@ class Engine:
         seconds = (time.monotonic() - began) / len(prompts)
         return [self._reply(prompt, steps, seconds) for prompt, steps in zip(prompts, answers, strict=True)]
 
+    def predict(self, messages: Messages, *, max_tiles: int | None = None) -> dict[str, Value]:
+        """What the model's heads say of one conversation: numbers, lists of numbers and classes by name.
+
+        ValueError for a model without heads.
+        """
+        return self.predict_batch([messages], max_tiles=max_tiles)[0]
+
+    def predict_batch(
+        self, conversations: Sequence[Messages | Prompt], *, max_tiles: int | None = None
+    ) -> list[dict[str, Value]]:
+        """The same for several conversations (or prepared ones); each gets the values that it would get alone."""
+        if self.heads is None:
+            raise ValueError(
+                "this model has no heads, so it can predict nothing but text; train some with the loss heads "
+                "(docs/training.md), or ask it with chat"
+            )
+        prompts = self.prepare_batch(conversations, max_tiles=max_tiles)
+        self._check_context(prompts)
+        return predict(self.model, self.heads, prompts, self.encode(prompts))
+
     def stream(
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
     ) -> Generator[str, None, Reply]:
@@ -168,12 +191,8 @@ class Engine:
 
         ValueError, before anything is computed, when a prompt fills the model's context.
         """
-        lengths, context = [len(prompt.input_ids) for prompt in prompts], self.model.config.llm.rope.context_length
-        if max(lengths) >= context:
-            raise ValueError(
-                f"the prompt has {max(lengths)} tokens, but the model has {context} positions for prompt and answer; "
-                "lower max_tiles or shorten the conversation"
-            )
+        self._check_context(prompts)
+        lengths = [len(prompt.input_ids) for prompt in prompts]
         for batch in split_batches(lengths, config.max_new_tokens, self.most_tokens):
             rows = prompts[batch.start : batch.stop]
             steps = generate(
@@ -187,6 +206,15 @@ class Engine:
             )
             for found in steps:
                 yield [step._replace(row=batch.start + step.row) for step in found]
+
+    def _check_context(self, prompts: Sequence[Prompt]) -> None:
+        longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
+        context = self.model.config.llm.rope.context_length
+        if longest >= context:
+            raise ValueError(
+                f"the prompt has {longest} tokens, but the model has {context} positions for prompt and answer; "
+                "lower max_tiles or shorten the conversation"
+            )
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensor | None]:
@@ -242,7 +270,9 @@ def load(
     place = resolve_device(device)
     files = hub.base_folder(folder)
     model = load_model(folder, dtype=resolve_dtype(dtype, place, files), device=str(place))
-    return Engine(model, files, fast_images=fast_images)
+    llm = model.config.llm
+    heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
+    return Engine(model, files, fast_images=fast_images, heads=None if heads is None else heads.to(place))
 
 
 def load_model(

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,11 +70,20 @@ def tensors_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: str, full: Sequence[str] = ()) -> Path:
+def save_adapter(
+    model: InternVL,
+    folder: str | Path,
+    *,
+    base: str,
+    base_hash: str,
+    full: Sequence[str] = (),
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> Path:
     """Write the adapter of a model as a PEFT folder, which replaces an older one only when it is complete.
 
     ``base`` is the folder or hub id of the base, ``base_hash`` its :func:`tensors_hash`; ``full`` are native names of
-    modules outside the blocks to save whole, for they were trained in full: "lm_head", :data:`PROJECTOR`.
+    modules outside the blocks to save whole, for they were trained in full: "lm_head", :data:`PROJECTOR`. ``beside``
+    holds contents of further files by name, such as those of heads.
     ValueError without adapters, or without a module of that name.
     """
     factors = to_native(model)
@@ -95,6 +105,8 @@ def save_adapter(model: InternVL, folder: str | Path, *, base: str, base_hash: s
     }
     folder = Path(folder)
     with new_folder(folder) as temporary:
+        for name, content in beside.items():
+            (temporary / name).write_bytes(content)
         write_json(temporary / ADAPTER, raw)
         write_file(tensors, temporary / WEIGHTS, {"format": "pt"})
     return folder

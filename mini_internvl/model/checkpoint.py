@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import torch
 from torch import Tensor
@@ -221,10 +221,13 @@ def save_model(
     dtype: str | torch.dtype | None = None,
     layout: str = "official",
     extra_files: Iterable[Path] = (),
+    beside: Mapping[str, bytes] = MappingProxyType({}),
     metadata: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write a checkpoint: config.json, safetensors in files of at most ``shard_bytes``, and ``extra_files``.
+    """Write a checkpoint: config.json, safetensors in files of at most ``shard_bytes``, copies of ``extra_files``.
+
+    ``beside`` holds contents of further files by name, such as those of heads.
 
     The folder appears complete or not at all; an older folder of that name is replaced only then.
     """
@@ -238,6 +241,8 @@ def save_model(
     with new_folder(folder) as temporary:
         for file in extra_files:
             copy_file(file, temporary / file.name)
+        for file_name, content in beside.items():
+            (temporary / file_name).write_bytes(content)
         write_json(temporary / CONFIG, raw)
         pairs = form.write(model.state_dict(), model.config)
         converted = ((name, tensor.detach().to("cpu", target)) for name, tensor in pairs)

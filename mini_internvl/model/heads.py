@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mini_internvl.files import read_bytes, read_object
-from mini_internvl.model.files import CheckpointError, read_file
+from mini_internvl.files import read_bytes
+from mini_internvl.model.files import CheckpointError
 
 SETTINGS, WEIGHTS = "heads.json", "heads.safetensors"
 KINDS = ("regression", "classification")
@@ -88,6 +89,13 @@ class Heads(nn.Module):
         """(N, size) of true numbers as the head learns them."""
         return (numbers - self.get_buffer(f"mean_{name}")) / self.get_buffer(f"std_{name}")
 
+    def take(self, other: Heads) -> bool:
+        """Take over weights and scales of other heads, if those read the same from the same state; whether they do."""
+        same = _unscaled(self.config) == _unscaled(other.config)
+        if same:
+            self.load_state_dict(other.state_dict())
+        return same
+
     def set_scale(self, name: str, mean: Tensor, std: Tensor) -> None:
         """Set mean and standard deviation (size,) of a regression."""
         self.get_buffer(f"mean_{name}").copy_(mean)
@@ -127,14 +135,12 @@ class Heads(nn.Module):
         }
 
 
+def _unscaled(config: HeadsConfig) -> HeadsConfig:
+    return replace(config, heads={name: replace(head, mean=(), std=()) for name, head in config.heads.items()})
+
+
 def _key(name: str) -> str:
     return f"head_{name}"  # a module's own attributes, such as "type", are no keys of a ModuleDict
-
-
-def save_heads(heads: Heads, folder: Path) -> None:
-    """Write the files of heads into a folder."""
-    for name, content in heads.files().items():
-        (folder / name).write_bytes(content)
 
 
 def stored_files(folder: Path) -> dict[str, bytes]:
@@ -149,34 +155,39 @@ def load_heads(folder: Path, *, hidden_size: int, layers: int) -> Heads | None:
 
     CheckpointError names the file that is missing or damaged, or of another model.
     """
-    path = folder / SETTINGS
-    if not path.exists():
-        return None
+    files = stored_files(folder)
+    return read_heads(files, hidden_size=hidden_size, layers=layers, where=f"{folder}/") if files else None
+
+
+def read_heads(files: Mapping[str, bytes], *, hidden_size: int, layers: int, where: str = "") -> Heads:
+    """The heads of the two files; see :func:`load_heads`. ``where`` names their folder in errors."""
     try:
-        config = _config(read_object(path, error=CheckpointError))
+        config = _config(json.loads(files[SETTINGS]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); save the heads again") from None
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{where}{SETTINGS} is damaged ({what}); save the heads again") from None
     if config.layers > layers:
-        raise CheckpointError(f"{path}: layers is {config.layers}, but the decoder has {layers} blocks")
+        raise CheckpointError(f"{where}{SETTINGS}: layers is {config.layers}, but the decoder has {layers} blocks")
+    try:
+        found = load(files[WEIGHTS])
+    except SafetensorError as error:
+        raise CheckpointError(f"{where}{WEIGHTS} is damaged ({error}); save the heads again") from None
     heads = Heads(config, hidden_size)
     wanted = {
         f"{name}.{kind}": parameter
         for name in config.heads
         for kind, parameter in heads.linear[_key(name)].named_parameters()
     }
-    found = dict(read_file(folder / WEIGHTS))
     wrong = [name for name in wanted.keys() | found.keys() if not _fits(wanted.get(name), found.get(name))]
     if wrong:
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit {SETTINGS} and the model: {', '.join(sorted(wrong)[:4])}; copy both "
-            "files from one and the same checkpoint"
+            f"{where}{WEIGHTS} does not fit {SETTINGS} and the model: {', '.join(sorted(wrong)[:4])}; copy both files "
+            "from one and the same checkpoint"
         )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found[name])
-    return heads.eval().requires_grad_(False)
+    return heads.eval()
 
 
 def _fits(wanted: Tensor | None, found: Tensor | None) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -52,7 +52,9 @@ class Run:
     """The processes that train together."""
     evaluate: Callable[[Learner], dict[str, float]] | None = None
     """Measures the model; ``"score"`` (higher is better) decides which checkpoint is best."""
-    on_best: Callable[[], None] = lambda: None
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Contents of files that lie beside the model that a stage begins with, by name."""
+    on_best: Callable[[Learner], None] = lambda learner: None
     """Called when the model measures best so far, to keep it."""
     on_progress: Callable[[Progress], None] | None = None
     """Called after every step."""
@@ -154,8 +156,11 @@ def accumulate(
     return torch.stack(found).tolist() if found else []  # read once: an accelerator is waited for here
 
 
-def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: Run) -> None:
+def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: Run) -> dict[str, bytes]:
     """Train a model in place through one stage, going on from the run folder's state when it is of this stage.
+
+    Returns:
+        What its losses have made that goes beside the model: contents of files, by name.
 
     Raises:
         NonFiniteLoss: with the sample names; the last saved state is kept.
@@ -166,7 +171,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
     stepper, kept = _prepare(model, stage, run)
     at = folder.restore(stage.name, stepper.learner, stepper.optimizer, kept)
     if not at.step:
-        losses.begin(stepper.learner.loss.values(), dataset)
+        losses.begin(stepper.learner.loss.values(), dataset, run.beside)
     at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
     if at.scale:
         stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
@@ -212,6 +217,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
             if stopping:
                 raise Interrupted(f"stopped after step {at.step} of {stage.steps} in {stage.name}; the state is saved")
     model.eval()
+    return losses.files(stepper.learner.loss.values())
 
 
 def _tell(
@@ -285,7 +291,7 @@ def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
         score = measured.get("score")
         if at.best is None or (score is not None and score >= at.best):
             at.best = score
-            run.on_best()
+            run.on_best(learner)
     return measured
 
 

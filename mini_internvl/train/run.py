@@ -9,9 +9,9 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mini_internvl.inputs.prepare import Processor
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.inputs.tokenizer_files import FILES, load_tokenizer
 from mini_internvl.model import adapter as adapters
+from mini_internvl.model import heads
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
 from mini_internvl.model.files import CONFIG, read_json
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
@@ -56,6 +57,7 @@ class InitialCheckpoint:
     sha256: str  # hash of all weights that the run begins from
     base_hash: str = ""  # hash of the base's weights where adapters train, else empty
     full: tuple[str, ...] = ()  # modules that go with the adapters in full, by their native names
+    beside: Mapping[str, bytes] = field(default_factory=dict)  # contents of files that go beside the model: its heads
 
 
 def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
@@ -98,6 +100,7 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
         sha256=sha256,
         base_hash=base_hash,
         full=tuple(dict.fromkeys(full)),
+        beside=heads.stored_files(Path(recipe.model) if adapter else folder),
     )
 
 
@@ -125,13 +128,14 @@ def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, 
         if not start.base_hash:
             files = [start.folder / name for name in FILES if (start.folder / name).exists()]
             kind: dict[str, Any] = {"dtype": "bfloat16", "layout": layout_of(start.folder).NAME, "metadata": metadata}
-            save_model(start.model, folder, extra_files=files, **kind)
+            save_model(start.model, folder, extra_files=files, beside=start.beside, **kind)
             return
         try:
             base = Path(os.path.relpath(start.folder.resolve(), folder.resolve())).as_posix()
         except ValueError:  # on another drive
             base = start.folder.resolve().as_posix()
-        adapters.save_adapter(start.model, folder, base=base, base_hash=start.base_hash, full=start.full)
+        kind = {"base": base, "base_hash": start.base_hash, "full": start.full}
+        adapters.save_adapter(start.model, folder, beside=start.beside, **kind)
 
 
 def sample_processor(start: InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:
@@ -220,7 +224,8 @@ def _run_stages(
     }  # of all stages: every row is checked before the first step
     run = replace(run, quarantine=Quarantine(run.folder.path, list(datasets.values()), recipe, world))
 
-    def begin() -> None:
+    def begin() -> Mapping[str, bytes]:
+        """Claim the folder, and put into the model what finished stages have trained; what goes beside it."""
         run.folder.claim(recipe, _facts(recipe, start, datasets.values(), opener))
         assert run.quarantine is not None
         run.quarantine.begin()
@@ -228,28 +233,33 @@ def _run_stages(
         if saved is not None and saved.counters["stage"] not in datasets:  # stopped between two stages, or at the end
             trained = [part for one in recipe.stages[:done] for part in one.train]
             state.load_weights(saved, model, trainable(model, trained))
+            learner = Learner(model, recipe.stages[done - 1])
+            state.load_losses(saved, learner)
+            return losses.files(learner.loss.values())
+        return start.beside
 
     if not datasets:
-        begin()
+        start = replace(start, beside=begin())
     for stage in recipe.stages[done:]:
         dataset = datasets[stage.name]
         held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
         if stage is recipe.stages[done]:
-            begin()
+            start = replace(start, beside=begin())
         evaluate = functools.partial(_evaluate, recipe, held_out, probe, world)
         on_best = functools.partial(_keep_best, start, run, {"stage": stage.name})
-        run_stage(start.model, stage, dataset, replace(run, evaluate=evaluate, on_best=on_best))
+        stage_run = replace(run, evaluate=evaluate, on_best=on_best, beside=start.beside)
+        beside = run_stage(start.model, stage, dataset, stage_run)
         trained_model = whole(start.model, world, everywhere=True)
         assert trained_model is not None
-        start = replace(start, model=trained_model.to(start.model.device))
+        start = replace(start, model=trained_model.to(start.model.device), beside=beside)
     return start
 
 
-def _keep_best(start: InitialCheckpoint, run: Run, metadata: dict[str, str]) -> None:
+def _keep_best(start: InitialCheckpoint, run: Run, metadata: dict[str, str], learner: Learner) -> None:
     """Save the model as the best so far; all processes call it."""
-    model = whole(start.model, run.ranks)
+    model, beside = whole(start.model, run.ranks), losses.files(learner.loss.values())
     if model is not None:
-        save_checkpoint(replace(start, model=model), run.folder.path / "best", metadata)
+        save_checkpoint(replace(start, model=model, beside=beside), run.folder.path / "best", metadata)
 
 
 def _evaluate(

@@ -116,6 +116,12 @@ def load_weights(saved: Saved, model: InternVL, kept: frozenset[str]) -> None:
     _load(saved, wanted, ("model.",))
 
 
+def load_losses(saved: Saved, learner: nn.Module) -> None:
+    """Put back what the losses of a finished stage have learnt."""
+    wanted = {name: value for name, value in learner.state_dict(keep_vars=True).items() if name.startswith("loss.")}
+    _load(saved, wanted, ("loss.",))
+
+
 def load_state(saved: Saved, learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> None:
     """Put weights and the optimiser's tensors back."""
     _load(saved, _learned(learner, kept), ("model.", "loss."))

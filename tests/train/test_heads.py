@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mini_internvl.data import DataError
-from mini_internvl.recipes import RecipeError, SourceRecipe
+from mini_internvl.data.rows import read_samples
+from mini_internvl.engine import load
+from mini_internvl.model.heads import load_heads
+from mini_internvl.recipes import LoraRecipe, RecipeError, SourceRecipe
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.batches import collate, packed_batch
+from mini_internvl.train.learner import Features, Learner
 from mini_internvl.train.losses.heads import Loss, Settings, prompt_ends
 from mini_internvl.train.run import run_recipe, sample_processor
 
@@ -280,3 +285,41 @@ def test_heads_learn_and_resume_to_the_bit(recipe, driven, tmp_path):
     assert first.keys() == second.keys()
     assert any(name.endswith("mean_speed") for name in first)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_predict_is_the_training_forward(recipe, driven, tmp_path, start, lora):
+    """From best and last, a checkpoint or adapters; and a stage or run that trains on goes on with the heads."""
+    extra = {"lora": LoraRecipe(rank=2, dropout=0.0), "seed": 0} if lora else {}
+    train = {"train": ("llm",)} if lora else {}
+    learnt = {"answers": {}, **LEARNT}
+    settings = recipe({"loss": learnt, "data": (driven,), "steps": 4, "lr": 1e-2, **train}, held_out=(driven,), **extra)
+    best = run_recipe(settings, tmp_path / "run", workers=0)
+    assert best.name == "best"
+    state = load_file(next((tmp_path / "run/state").rglob("*.safetensors")))
+    if not lora:
+        shutil.rmtree(tmp_path / "run/last")  # it is written again, from the state
+        run_recipe(settings, tmp_path / "run", workers=0)
+    for folder in (best, tmp_path / "run/last"):
+        heads = load_heads(folder, hidden_size=48, layers=2)
+        assert heads.get_buffer("mean_speed").tolist() == [pytest.approx(3.4, abs=1)]
+        engine = load(folder, dtype="float32")
+        learner = Learner(engine.model, settings.stages[0]).eval()
+        assert learner.loss["heads"].heads.take(heads)
+        process = sample_processor(dataclasses.replace(start, model=engine.model), settings.stages[0])
+        samples = read_samples(driven.path)
+        batch = collate([process(one) for one in samples], 0)
+        found = engine.predict_batch([one.messages[:-1] for one in samples])
+        with torch.no_grad():
+            states = Features(engine.model, batch, [1]).hidden(1)
+            rows, places, _ = prompt_ends(batch, torch.arange(len(samples))[:, None].expand_as(batch.labels))
+            expected = heads.values(states[rows, places])
+        assert [one["turn"] for one in found] == [one["turn"] for one in expected]
+        assert [one["speed"] for one in found] == pytest.approx([one["speed"] for one in expected], abs=1e-4)
+    weights = load_file(tmp_path / "run/last/heads.safetensors")
+    assert torch.equal(weights["speed.weight"], state["loss.heads.heads.linear.head_speed.weight"])
+    on = {"loss": learnt, "data": (driven,), "steps": 1, "lr": 1e-9, **train}
+    more = recipe(on, model=str(tmp_path / "run/last"))
+    run_recipe(more, tmp_path / "more", workers=0)
+    again = load_file(tmp_path / "more/last/heads.safetensors")
+    torch.testing.assert_close(again["speed.weight"], weights["speed.weight"], atol=1e-6, rtol=0)

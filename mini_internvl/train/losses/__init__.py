@@ -9,8 +9,10 @@
   attribute ``frozen``, a dictionary, are moved to the device with it, but neither trained nor saved;
 - ``layers`` of a ``Loss``, where it reads hidden states (``images.hidden(layers)``): how many decoder blocks, ``None``
   for all; and ``reached(model)``, where it reaches less than whole parts: the parameters that get a gradient from it;
-- ``begin(samples)`` of a ``Loss``, where it measures something first: called once, with the stage's samples in order;
-- ``files()`` of a ``Loss``, where something of it is kept: contents of files that go beside the saved model, by name;
+- ``begin(samples, beside)`` of a ``Loss``, where it needs something before the first step: called once, with the
+  stage's samples in order, and with the contents, by name, of files that lie beside the model that it begins with;
+- ``files()`` of a ``Loss``, where something of it is kept: such contents, which are saved beside the model. All
+  processes call it, among which weights may be sharded;
 - ``held_out(recipe, stage)``, where it can be measured on some sources only: those sources.
 
 The first loss that a stage names is the one that counts and that is measured on held-out data; the others are
@@ -48,13 +50,18 @@ def targets(stage: StageRecipe, config: VLMConfig) -> Targets:
     return make
 
 
-def begin(losses: Iterable[Any], dataset: Any) -> None:
-    """Let the losses of a stage measure what they want on its samples, which are ``dataset.sample(number)``; DataError
-    where that is not there."""
+def begin(losses: Iterable[Any], dataset: Any, beside: Mapping[str, bytes]) -> None:
+    """Let the losses of a stage prepare on its samples, which are ``dataset.sample(number)``, and on what lies beside
+    its model. DataError: what they want is not there."""
     for loss in losses:
         if hasattr(loss, "begin"):
             samples = (dataset.sample(number) for number in range(len(dataset)))
-            loss.begin(sample for sample in samples if isinstance(sample, Sample))
+            loss.begin((sample for sample in samples if isinstance(sample, Sample)), beside)
+
+
+def files(losses: Iterable[Any]) -> dict[str, bytes]:
+    """What goes beside the saved model, by file name; all processes call it."""
+    return {name: content for loss in losses if hasattr(loss, "files") for name, content in loss.files().items()}
 
 
 def held_out_sources(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:

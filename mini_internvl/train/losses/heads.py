@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from mini_internvl.data import DataError
 from mini_internvl.inputs.prepare import CutImage
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.heads import KINDS, PLACES, HeadConfig, Heads, HeadsConfig, mean_states
+from mini_internvl.model.heads import KINDS, PLACES, SETTINGS, HeadConfig, Heads, HeadsConfig, mean_states, read_heads
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LossSettings, RecipeError, from_dict
 from mini_internvl.records import Batch, Sample, Target
@@ -175,8 +176,9 @@ class Loss(nn.Module):
             )
             for name, head in settings.heads.items()
         }
-        layers = settings.layers or config.llm.layers
-        self.heads = Heads(HeadsConfig(heads=heads, layers=layers, at=settings.at), config.llm.hidden_size)
+        self.blocks, self.width = config.llm.layers, config.llm.hidden_size
+        layers = settings.layers or self.blocks
+        self.heads = Heads(HeadsConfig(heads=heads, layers=layers, at=settings.at), self.width)
 
     def forward(self, model: InternVL, batch: Batch, images: Features) -> Tensor:
         """The sum over ``count`` places, float32."""
@@ -214,8 +216,11 @@ class Loss(nn.Module):
         return self.heads.files()
 
     @torch.no_grad()
-    def begin(self, samples: Iterable[Sample]) -> None:
-        """Measure mean and standard deviation where they are not given; DataError where a head has no target at all."""
+    def begin(self, samples: Iterable[Sample], beside: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        """Measure mean and standard deviation where they are not given; train on with heads of the same kind.
+
+        DataError where a head has no target at all.
+        """
         found: dict[str, list[Tensor]] = {name: [] for name in self.settings.heads}
         names: set[str] = set()
         looked = 0
@@ -237,6 +242,8 @@ class Loss(nn.Module):
                 mean, std = every.mean(0), every.std(0, correction=0)
                 constant = std <= CONSTANT * mean.abs().clamp(min=CONSTANT)
                 self.heads.set_scale(name, mean, std.where(~constant, 1.0))
+        if SETTINGS in beside:
+            self.heads.take(read_heads(beside, hidden_size=self.width, layers=self.blocks))
 
     def _places(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Row and place of each hidden state, and the document (over all rows) whose targets it learns; on the CPU."""
