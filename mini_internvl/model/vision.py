@@ -51,7 +51,7 @@ class Embeddings(nn.Module):
         patches = self.patch_embedding(pixel_values)  # (N, hidden, rows, columns)
         rows, columns = patches.shape[-2:]
         patches = patches.flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        class_token = self.class_embedding.to(patches.dtype).repeat(len(patches), 1, 1)
         x = torch.cat([class_token, patches], dim=1)
         return x + self._positions(rows, columns).to(x.dtype)
 

@@ -36,7 +36,10 @@ def parallel(learner: Learner, kind: str, ranks: Ranks) -> nn.Module:
     if kind == "ddp":
         device = learner.model.device
         return DistributedDataParallel(
-            learner, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            learner,
+            device_ids=[device] if device.type == "cuda" else None,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
         )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -45,6 +48,7 @@ def parallel(learner: Learner, kind: str, ranks: Ranks) -> nn.Module:
     for block in (*learner.model.vision_model.encoder.layers, *learner.model.language_model.layers):
         fully_shard(block, mesh=mesh)
     fully_shard(learner, mesh=mesh)
+    learner.sharded = True
     return learner
 
 

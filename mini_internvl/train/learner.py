@@ -76,6 +76,7 @@ class Learner(nn.Module):
     def __init__(self, model: InternVL, stage: StageRecipe) -> None:
         super().__init__()
         self.model, self.loss = model, nn.ModuleDict()
+        self.sharded = False  # whether its modules are gathered from other processes as they are reached
         self.weights: dict[str, float] = {}
         for name, settings in stage.loss_settings().items():
             key, loss = plugins.short_name(name), plugins.find("train.losses", name).Loss
@@ -107,16 +108,19 @@ class Learner(nn.Module):
         if not batch.sample_ids:
             return {"loss": self._zero(batch), "count": torch.zeros((), dtype=torch.float64)}
         first, *auxiliary = self.loss
-        losses = list(self.loss.values()) if self.training else [self.loss[first]]
-        depths: list[Any] = [loss.layers for loss in losses if hasattr(loss, "layers")]
-        images = Features(self.model, batch, depths)
+        images = Features(self.model, batch, self._depths())
+        blank = 0.0 if len(batch.tiles) or not self.training else self._blank_image(batch)  # before the decoder runs
         total = self.loss[first](self.model, batch, images)
         if self.training:
             for name in auxiliary:
                 total = total + self.weights[name] * self.loss[name](self.model, batch, images)
-            if not len(batch.tiles):
-                total = total + self._blank_image(batch)
+            total = total + blank
         return {"loss": total, "count": torch.tensor(self.count(batch), dtype=torch.float64)}
+
+    def _depths(self) -> list[int | None]:
+        """Of the hidden states that the losses ask for; none where none asks for the decoder."""
+        losses: list[Any] = list(self.loss.values()) if self.training else [next(iter(self.loss.values()))]
+        return [loss.layers for loss in losses if hasattr(loss, "layers")]
 
     def count(self, batch: Batch) -> float:
         """What the first loss counts in a batch."""
@@ -124,15 +128,26 @@ class Learner(nn.Module):
         return float(first.count(batch)) if batch.sample_ids else 0.0
 
     def _zero(self, batch: Batch) -> Tensor:
-        """0 that depends on everything that trains: a process without samples takes part in a step all the same."""
-        logits = self.model.language_model.lm_head(self.model.hidden(batch.input_ids, position_ids=batch.position_ids))
+        """0 that depends on everything that trains: a process without samples takes part in a step all the same.
+
+        Encoder and decoder run in the order of any other batch, for shards are gathered as they are reached.
+        """
+        zero = self._blank_image(batch)
+        if depths := self._depths():
+            features = Features(self.model, batch, depths)
+            hidden = [features.hidden(depth) for depth in depths]
+            zero = zero + sum(states.float().sum() for states in hidden) * 0.0
+            if self.model.language_model.lm_head.weight.requires_grad:
+                zero = zero + self.model.language_model.lm_head(hidden[0]).float().sum() * 0.0
         own = [parameter.float().sum() for parameter in self.loss.parameters() if parameter.requires_grad]
-        return (logits.float().sum() + sum(own)) * 0.0 + self._blank_image(batch)
+        return zero + sum(own) * 0.0
 
     def _blank_image(self, batch: Batch) -> Tensor:
         """0 that depends on encoder and projector: in a batch of text alone they get a gradient too, on every rank."""
         parts = (self.model.vision_model, self.model.mlp1)
-        if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):
+        if not (self.sharded or any(parameter.requires_grad for part in parts for parameter in part.parameters())):
             return torch.zeros((), device=self.model.device)
         blank = torch.zeros(1, *batch.tiles.shape[1:], dtype=torch.uint8, device=self.model.device)
-        return ImageFeatures(self.model, blank).visual_tokens.float().sum() * 0.0
+        images = ImageFeatures(self.model, blank)
+        reaches_tokens = self._depths() or self.sharded
+        return (images.visual_tokens if reaches_tokens else images.vision).float().sum() * 0.0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,13 +199,14 @@ def _load_shards(folder: Path, wanted: Mapping[str, Tensor], prefixes: tuple[str
     from torch import distributed
     from torch.distributed import checkpoint
 
-    alone = not distributed.is_initialized()
     held = {name: value.detach() for name, value in wanted.items()}
     try:
         known = checkpoint.FileSystemReader(folder).read_metadata().state_dict_metadata
         found = {name for name in known if name.startswith(prefixes)} if prefixes else set(wanted) & set(known)
         _same(found, wanted, folder)
-        checkpoint.load(held, checkpoint_id=folder, no_dist=alone)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # one process alone is told that it is alone
+            checkpoint.load(held, checkpoint_id=folder, no_dist=not distributed.is_initialized())
     except (OSError, EOFError, RuntimeError, checkpoint.CheckpointException) as error:
         raise CheckpointError(f"{folder} is damaged ({error}); give another run folder") from None
 

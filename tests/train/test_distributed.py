@@ -1,0 +1,145 @@
+"""Several processes (gloo, on the CPU): the same training as one, stopped and gone on with by any number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mini_internvl.recipes import LoraRecipe, SourceRecipe, to_dict
+from mini_internvl.train.log import read_log
+from mini_internvl.train.run import run_recipe
+
+
+@pytest.fixture
+def together(tmp_path):
+    """``together(recipe, folder, size=2)``: exit codes and what went to stderr, of each process."""
+
+    def run(recipe, folder, size=2, workers=0):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(to_dict(recipe)))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "mini_internvl", "train", path, "--output", tmp_path / folder]
+        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [*command, "--workers", str(workers)],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        try:
+            told = [process.communicate(timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [process.returncode for process in processes], told
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def near(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    """Equal but for the order of sums; a checkpoint is in bfloat16."""
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor.float(), second[name].float(), atol=1e-6, rtol=2**-7)
+
+
+@pytest.mark.parametrize(("kind", "lora"), [("ddp", None), ("fsdp", None), ("ddp", LoraRecipe(rank=2, dropout=0.0))])
+def test_two_processes_train_as_one(recipe, together, tmp_path, kind, lora):
+    settings = recipe({"steps": 3, "batch_size": 5, "micro_batch": 1}, parallel=kind, lora=lora)
+    run_recipe(settings, tmp_path / "one", workers=0)
+    codes, told = together(settings, "two")
+    assert codes == [0, 0], told
+    near(weights(tmp_path / "one/last"), weights(tmp_path / "two/last"))
+    near(weights(tmp_path / "one/best"), weights(tmp_path / "two/best"))
+    for one, two in zip(*(read_log(tmp_path / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
+        assert one.keys() == two.keys()
+        assert two.pop("stage") == one.pop("stage")
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_what_two_processes_have_saved_one_goes_on_with(recipe, together, tmp_path, kind):
+    """Also back: the state of one process, gone on with by two."""
+    settings = recipe({"steps": 6, "batch_size": 4, "micro_batch": 1}, parallel=kind, save_every=2)
+    run_recipe(settings, tmp_path / "one", workers=0)
+    codes, told = together(recipe({"steps": 2, "batch_size": 4, "micro_batch": 1}, parallel=kind, save_every=2), "both")
+    assert codes == [0, 0], told
+    assert not list((tmp_path / "both/state").glob("*/*.safetensors"))  # shards
+    run_recipe(recipe({"steps": 4, "batch_size": 4, "micro_batch": 1}, parallel=kind), tmp_path / "both", workers=0)
+    codes, told = together(settings, "both")
+    assert codes == [0, 0], told
+    rates = [[row["lr"] for row in read_log(tmp_path / name / "metrics.jsonl")] for name in ("one", "both")]
+    assert rates[0][4:] == rates[1][4:]
+
+
+@pytest.mark.slow
+def test_a_process_with_text_alone_does_not_hold_up_the_other(recipe, rows, together, tmp_path):
+    """200 steps of two samples: one process gets those with images, the other text, in every order."""
+    lines = rows.read_text().splitlines()
+    (tmp_path / "data").mkdir()
+    for image in rows.parent.glob("*.png"):
+        (tmp_path / "data" / image.name).write_bytes(image.read_bytes())
+    path = tmp_path / "data/rows.jsonl"
+    path.write_text("\n".join([lines[0], lines[2]]))
+    source = (SourceRecipe(kind="jsonl", path=str(path)),)
+    for kind in ("ddp", "fsdp"):
+        changes = {"steps": 200, "batch_size": 2, "micro_batch": 1, "data": source}
+        codes, told = together(recipe(changes, parallel=kind, stall_seconds=60.0, held_out=(), save_every=200), kind)
+        assert codes == [0, 0], told
+        assert len(read_log(tmp_path / kind / "metrics.jsonl")) == 200
+
+
+def test_a_sample_that_hangs_is_named_and_ends_all_processes(recipe, rows, tmp_path):
+    """Started by torchrun, as a user would; a pipe that nobody writes to stands for a disk that hangs."""
+    (tmp_path / "data").mkdir()
+    for image in rows.parent.glob("*.png"):
+        (tmp_path / "data" / image.name).write_bytes(image.read_bytes())
+    path = tmp_path / "data/rows.jsonl"
+    path.write_text(rows.read_text())
+    source = (SourceRecipe(kind="jsonl", path=str(path)),)
+    changes = {"steps": 50, "batch_size": 4, "micro_batch": 1, "data": source}
+    settings = recipe(changes, stall_seconds=6.0, held_out=())
+    (tmp_path / "recipe.yaml").write_text(json.dumps(to_dict(settings)))
+    code = f"""
+import os, sys
+from mini_internvl.train import processor
+whole = processor.SampleProcessor.__call__
+def hangs(self, sample):
+    if sample.id == "r3":
+        import time; time.sleep(600)
+    return whole(self, sample)
+processor.SampleProcessor.__call__ = hangs
+sys.argv = ["minivl", "train", "{tmp_path}/recipe.yaml", "--output", "{tmp_path}/run", "--workers", "1"]
+from mini_internvl.cli import main
+main()
+"""
+    (tmp_path / "train.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    settings = {"capture_output": True, "text": True, "timeout": 120, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    done = subprocess.run([*command, tmp_path / "train.py"], **settings)
+    assert done.returncode == 1
+    told = done.stderr
+    assert re.search(
+        r"process [01] of 2 has made no progress for \d+ s: one, step \d+: waiting for sample \d+", told
+    ), told
+    assert "rows.jsonl" in told
