@@ -144,7 +144,8 @@ class StageRecipe:
     max_tiles: int = 12
     """Most tiles of a sample, shared by its images, thumbnails not counted."""
     max_length: int = dataclasses.field(default=8192, metadata=MAY_CHANGE)
-    """Longest sample in tokens; a longer one is an error, never cut."""
+    """Longest sample in tokens. A longer one gets fewer tiles an image, then loses turns from its end; no picture and
+    no answer is cut in the middle, and one whose first answer is too long even so cannot be used."""
     drop_path: float = 0.0
     """Stochastic depth of the encoder's last block."""
 

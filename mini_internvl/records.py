@@ -132,6 +132,8 @@ class Size:
     """Those of them that have a label."""
     tiles: int
     """Tiles that the encoder reads."""
+    shortened: bool = False
+    """Whether that is of less than the whole sample, which is too long."""
 
 
 @dataclass(frozen=True, kw_only=True)

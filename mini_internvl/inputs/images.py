@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -35,6 +36,7 @@ MAX_SCANS = 16
 """Passes over a JPEG of the largest size; a smaller one may have more in proportion. Encoders write about 10."""
 MAX_ICON_PIXELS = 2**22  # largest accepted image within an icon file, whose directory cannot tell its size
 MAX_RATIO = 200  # largest accepted ratio of the sides; beyond it tiles show nothing but smear
+KEPT_HEADERS = 1 << 16  # files whose sizes are kept
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
 
@@ -81,13 +83,40 @@ def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
 
 
 def image_dimensions(source: ImageSource, *, scale: int = 1) -> tuple[int, int]:
-    """(width, height) that :func:`load_image` would give, from the header alone; the same errors, but for damage."""
+    """(width, height) that :func:`load_image` would give, from the header alone; the same errors, but for damage.
+
+    What a file's header says is kept until the file changes.
+    """
+    if isinstance(source, str) and (facts := _file_facts(source)):
+        width, height, sideways = _known_dimensions(source, facts, _limit())
+        _check_scale(width, height, short(source), scale)
+    else:
+        width, height, sideways = _dimensions(source, scale)
+    width, height = width * scale, height * scale
+    return (height, width) if sideways else (width, height)
+
+
+def _file_facts(source: str) -> tuple[int, int, int] | None:
+    """What changes when a file does; ``None`` for what is no file that can be read."""
+    if source.startswith(("data:", "http://", "https://")):
+        return None
+    try:
+        facts = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+@functools.lru_cache(maxsize=KEPT_HEADERS)
+def _known_dimensions(path: str, facts: tuple[int, int, int], limit: int) -> tuple[int, int, bool]:
+    return _dimensions(path, 1)
+
+
+def _dimensions(source: ImageSource, scale: int) -> tuple[int, int, bool]:
+    """Width and height as stored, and whether EXIF puts the image on its side."""
     with _opened(source, scale) as (image, _):
-        hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look for EXIF
         turned = image.format == "TIFF"  # Pillow gives its size as it will be
-        sideways = not hidden and not turned and _orientation(image) >= 5
-        width, height = image.width * scale, image.height * scale
-        return (height, width) if sideways else (width, height)
+        return image.width, image.height, not turned and _orientation(image, headers=True) >= 5
 
 
 @contextlib.contextmanager
@@ -105,11 +134,16 @@ def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]
         yield image, name
 
 
-def _orientation(image: Image.Image) -> int:
-    """How EXIF says that the image is turned, 1 to 8; 1, upright, where EXIF is damaged."""
+def _orientation(image: Image.Image, *, headers: bool = False) -> int:
+    """How EXIF says that the image is turned, 1 to 8; 1, upright, where EXIF is damaged.
+
+    With ``headers`` a PNG is decoded only where something may be told behind its pixels: Pillow decodes every one
+    whose EXIF it has not met before them.
+    """
     try:
         with _metadata():
-            found = image.getexif().get(0x0112, 1)
+            early = headers and image.format == "PNG" and not _late_metadata(image)
+            found = (Image.Image.getexif(image) if early else image.getexif()).get(0x0112, 1)
     except (
         ArithmeticError,
         AttributeError,
@@ -123,6 +157,23 @@ def _orientation(image: Image.Image) -> int:
     ):
         return 1  # all kinds that fuzzing shows
     return found if found in range(1, 9) else 1
+
+
+def _late_metadata(image: Image.Image) -> bool:
+    """Whether a PNG file that is not decoded yet has texts or EXIF behind its pixels."""
+    stream = getattr(image, "fp", None)
+    if stream is None:
+        return False
+    place, late = stream.tell(), False
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND" or (late and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")):
+            break
+        late = late or kind == b"IDAT"
+        stream.seek(length + 4, os.SEEK_CUR)
+    stream.seek(place)
+    return len(head) == 8 and head[4:] != b"IEND"
 
 
 def _limit() -> int:
@@ -265,7 +316,11 @@ def _check_size(image: Image.Image, name: str, scale: int) -> None:
         raise ImageError(
             f"{name} is {width}x{height}: one side is more than {MAX_RATIO} times the other; crop it or pad it"
         )
-    if scale**2 * width * height > limit:
+    _check_scale(width, height, name, scale)
+
+
+def _check_scale(width: int, height: int, name: str, scale: int) -> None:
+    if scale > 1 and scale**2 * width * height > _limit():
         raise ImageError(f"{name} is {width}x{height}; enlarged {scale} times it is too large; lower its scale")
 
 

@@ -92,10 +92,18 @@ class Processor:
             system_message=self.system_message,
         )
 
-    def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
-        """Tiles that :meth:`cut` would give, read from the images' headers alone; the same errors, but for damage."""
+    def tile_counts(self, messages: Messages, *, max_tiles: int | None = None) -> list[int]:
+        """Tiles of each image that :meth:`cut` would give, from headers alone; the same errors, but for damage."""
         limits = self._limits(messages, max_tiles)
-        return sum(count_tiles(*image_dimensions(part.source, scale=part.scale), tiles) for part, tiles in limits)
+        return [count_tiles(*image_dimensions(part.source, scale=part.scale), tiles) for part, tiles in limits]
+
+    def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
+        """Those of all images together."""
+        return sum(self.tile_counts(messages, max_tiles=max_tiles))
+
+    def image_limits(self, messages: Messages, *, max_tiles: int | None = None) -> list[int]:
+        """Most tiles of each image's grid, as :meth:`cut` has it."""
+        return [tiles.max_tiles for _, tiles in self._limits(messages, max_tiles)]
 
     def _limits(self, messages: Messages, max_tiles: int | None) -> list[tuple[ImagePart, TileConfig]]:
         """Each image with how it is cut."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -58,6 +59,16 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def size(self) -> int:
         """Number of tokens, added ones included."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides the ids of a text."""
+        added = repr(sorted(self.added.values(), key=lambda token: (token.id, token.content)))
+        return hashlib.blake2b(added.encode() + self._content(), digest_size=16).hexdigest()
+
+    @abc.abstractmethod
+    def _content(self) -> bytes:
+        """What the ids of a text depend on beside the added tokens."""
 
     @abc.abstractmethod
     def has_id(self, number: int) -> bool:
@@ -142,6 +153,9 @@ class FastTokenizer(Tokenizer):
     def size(self) -> int:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
+    def _content(self) -> bytes:
+        return f"{self.kind} {self.backend.to_str()}".encode()
+
     def has_id(self, number: int) -> bool:
         return self.backend.id_to_token(number) is not None
 
@@ -208,6 +222,10 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def size(self) -> int:
         return max(self.model.get_piece_size(), 1 + max((token.id for token in self.added.values()), default=0))
+
+    def _content(self) -> bytes:
+        habits = (self.prefix_every_piece, self.bos, sorted(self._named))
+        return repr(habits).encode() + self.model.serialized_model_proto()
 
     def has_id(self, number: int) -> bool:
         return number < self.model.get_piece_size() or number in self._by_id

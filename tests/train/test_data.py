@@ -153,7 +153,7 @@ def test_images_of_a_sample_share_its_tiles(process, start):
     [
         ([{"type": "image", "image": "/no/such.png"}], r"sample set/7: /no/such\.png is missing"),
         ("<image>", "sample set/7: turn 1 has 1 <image> placeholders but 0 images"),
-        ("word " * 600, r"sample set/7: it has \d+ tokens, more than max_length 500; raise max_length"),
+        ("word " * 600, r"sample set/7: at its shortest it has \d+ tokens, more than max_length 500; raise max_length"),
     ],
 )
 def test_a_sample_that_cannot_be_encoded_is_named(process, content, message):
