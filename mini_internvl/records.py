@@ -178,6 +178,9 @@ class Item:
     """The benchmark's tile limit; ``None`` uses the model's."""
     max_new_tokens: int = 100
     """The benchmark's answer limit."""
+    target: str = ""
+    """Name of the number or class that is asked for, where it is one: a model with a head of this name may answer with
+    the head's value."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
     items(root, split=None, *, protocol=None) -> Iterator[Item]
                      the questions of a split, one Item each with the full prompt, tile limit and answer limit. ``root``
                      is the data folder; the files lie in ``root/NAME`` or directly in ``root``.
-                     ``Item.reference`` is plain JSON data. Raises DataError, which lists what is wrong with the
+                     ``Item.reference`` is plain JSON data; ``Item.target`` names the number or class that is asked for,
+                     where a model's head may say it. Raises DataError, which lists what is wrong with the
                      files, each with its row.
     score(items, predictions, *, protocol=None, judge=None) -> Score
                      metrics in the unit that papers print, with standard errors (made by ``_tally.scorer`` where they

@@ -1,4 +1,4 @@
-"""BDD-X control signals: the next speed (m/s) and the next turning angle (degrees), read from the answer's text.
+"""BDD-X control signals: the next speed (m/s) and the next turning angle (degrees), from the answer's text or a head.
 
 Metrics per signal: RMSE in the signal's unit, and A_tau, the percentage of clips with an absolute error strictly below
 tau = 0.1, 0.5, 1 and 5, without wrap-around. How an answer becomes a number is defined nowhere, so it is stated here:
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mini_internvl.benchmarks import _bddx
@@ -32,9 +33,14 @@ _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)")
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """Ids ``<clip>/speed`` and ``<clip>/turning_angle``, nulls left out; DataError lists what is missing or wrong."""
+    """Ids ``<clip>/speed`` and ``<clip>/turning_angle``, nulls left out; DataError lists what is missing or wrong.
+
+    A model's heads of these two names may answer them.
+    """
     chosen("protocol", protocol, PROTOCOLS)
-    return _bddx.clip_items(root, "bddx_signals", chosen("split", split, SPLITS), QUESTION_KINDS, max_new_tokens=16)
+    split = chosen("split", split, SPLITS)
+    found = _bddx.clip_items(root, "bddx_signals", split, QUESTION_KINDS, max_new_tokens=16)
+    return (replace(item, target=item.reference["kind"]) for item in found)
 
 
 def read_number(text: str) -> float | None:

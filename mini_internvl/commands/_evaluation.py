@@ -47,6 +47,7 @@ class Settings:
     name: str = ""
     max_tiles: int | None = None
     batch_size: int = 64
+    heads: bool = True
     device: str = "auto"
     dtype: str = "auto"
     report: bool = True
@@ -104,7 +105,9 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
         asked = [questions for questions in asked if questions.name not in outcome.failed]
         model = ""
         if asked:
-            evaluated = load_evaluated(settings.model, device=settings.device, dtype=settings.dtype, ranks=mine)
+            evaluated = load_evaluated(
+                settings.model, device=settings.device, dtype=settings.dtype, heads=settings.heads, ranks=mine
+            )
             if settings.name:
                 evaluated = replace(evaluated, name=settings.name, facts={**evaluated.facts, "name": settings.name})
             model = evaluated.name

@@ -28,6 +28,9 @@ def command(
         int | None, typer.Option(min=1, help="Most tiles of a question's images, instead of the benchmark's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
+    heads: Annotated[
+        bool, typer.Option("--heads/--no-heads", help="Take numbers and classes from the model's heads, or as text.")
+    ] = True,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

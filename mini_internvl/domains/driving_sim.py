@@ -62,8 +62,14 @@ WORDINGS = {kind: (question, *_OTHERS[kind]) for kind, question in QUESTIONS.ite
 """The ways a question is asked in training; the first of each is the benchmarks' own."""
 
 
+SIGNALS = ("speed", "turning_angle")  # questions whose answers are numbers, and so the targets of heads
+
+
 def convert(raw: Path, split: str) -> Iterator[Sample | Fault]:
-    """One sample a clip: its frames and four independent questions, order and wording drawn from the clip's id."""
+    """One sample a clip: its frames and four independent questions, order and wording drawn from the clip's id.
+
+    Its targets are the two signals.
+    """
     for row in clips(raw, split):
         yield row if isinstance(row, Fault) else _sample(row, frame_parts(raw, row))
 
@@ -79,7 +85,14 @@ def _sample(row: Mapping[str, Any], frames: Sequence[Any]) -> Sample:
         content = question if turn else [*frames, {"type": "text", "text": question}]
         answer = row[kind] if isinstance(row[kind], str) else number_text(row[kind])
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-    return Sample(id=row["id"], messages=messages, source=SOURCE, max_tiles=1, independent=True)
+    return Sample(
+        id=row["id"],
+        messages=messages,
+        source=SOURCE,
+        max_tiles=1,
+        independent=True,
+        targets={kind: row[kind] for kind in SIGNALS if row.get(kind) is not None},
+    )
 
 
 def build(
@@ -224,7 +237,8 @@ _TURNS: Sequence[Message] = [
     {"role": "user", "content": "Now predict the car's next turning angle in degrees:"},
     {"role": "assistant", "content": "-0.40"},
 ]
-_SAMPLE = Sample(id="train-000007", messages=_TURNS, source=SOURCE, max_tiles=1, independent=True)
+_TARGETS = {"speed": 9.314, "turning_angle": -0.4}
+_SAMPLE = Sample(id="train-000007", messages=_TURNS, source=SOURCE, max_tiles=1, independent=True, targets=_TARGETS)
 EXAMPLE = DomainExample(
     files={CLIPS: [_CLIP, {**_CLIP, "id": "train-000008", "speed": "fast"}]},
     images=example_frames(_CLIP),

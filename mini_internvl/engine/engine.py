@@ -144,6 +144,11 @@ class Engine:
         seconds = (time.monotonic() - began) / len(prompts)
         return [self._reply(prompt, steps, seconds) for prompt, steps in zip(prompts, answers, strict=True)]
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of what :meth:`predict` gives."""
+        return () if self.heads is None else tuple(self.heads.config.heads)
+
     def predict(self, messages: Messages, *, max_tiles: int | None = None) -> dict[str, Value]:
         """What the model's heads say of one conversation: numbers, lists of numbers and classes by name.
 

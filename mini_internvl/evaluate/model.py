@@ -40,17 +40,17 @@ def short_name(model: str | None) -> str:
 
 
 def load_evaluated(
-    model: str | None, *, device: str = "auto", dtype: str = "auto", ranks: Ranks = ALONE
+    model: str | None, *, device: str = "auto", dtype: str = "auto", heads: bool = True, ranks: Ranks = ALONE
 ) -> EvaluatedModel:
     """Load a checkpoint (folder, hub id, ``None`` for nano) or name a server (``openai:URL#name``).
 
-    Device and dtype are those of :func:`mini_internvl.load`; of several processes each takes its own GPU. ValueError:
-    it cannot be used.
+    Without ``heads`` a model answers everything in text, whatever heads it has. Device and dtype are those of
+    :func:`mini_internvl.load`; of several processes each takes its own GPU. ValueError: it cannot be used.
     """
     name = short_name(model)
     if is_remote(model):
         address = Address.read(str(model))
-        facts = {"name": address.model, "url": address.url, "sha256": "", "parameters": 0}
+        facts: dict[str, Any] = {"name": address.model, "url": address.url, "sha256": "", "parameters": 0}
         return EvaluatedModel(
             engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}"
         )
@@ -63,6 +63,10 @@ def load_evaluated(
         hashes += [keys.weight_files_hash(base), keys.settings_hash(base)]
     parameters = sum(p.numel() for p in engine.model.parameters())
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
+    if not heads:
+        engine.heads = None
+    if engine.head_names:
+        facts["heads"] = list(engine.head_names)
     return EvaluatedModel(engine=engine, name=name, facts=facts, key=keys.digest(hashes))
 
 

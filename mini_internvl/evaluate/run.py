@@ -7,12 +7,15 @@ with the same answers. While a batch is answered the images of the next are prep
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+import numpy as np
 
 from mini_internvl.engine import GenerationConfig, Reply
 from mini_internvl.evaluate import keys as hashes
@@ -29,8 +32,9 @@ class ChatModel(Protocol):
 
     It may also have ``render(messages)``, ``count_tiles(messages, max_tiles=)`` and ``arithmetic`` (see Engine), which
     make keys exact and batches even; ``prepare_batch(conversations, max_tiles=)``, whose results ``chat_batch`` takes
-    in place of messages; and, where answers do not come in batches, ``chat_each(conversations, config, max_tiles=)``,
-    an iterator of (place, reply) in any order.
+    in place of messages; where answers do not come in batches, ``chat_each(conversations, config, max_tiles=)``, an
+    iterator of (place, reply) in any order; and ``head_names`` with ``predict_batch(conversations, max_tiles=)``: items
+    whose ``target`` is among the names are answered with the value that it gives.
     """
 
     def chat_batch(
@@ -167,7 +171,9 @@ def _plan(
     prompts = [str(render(item.messages)) for item in items]
     images = ImageHashes()
     name = hashes.digest([model, getattr(engine, "arithmetic", "")])
-    keys = [hashes.answer_key(name, item, prompt, images) for item, prompt in zip(items, prompts, strict=True)]
+    by_head = hashes.digest([name, "heads"])
+    names = [hashes.digest([by_head, item.target]) if _has_head(engine, item) else name for item in items]
+    keys = [hashes.answer_key(*row, images) for row in zip(names, items, prompts, strict=True)]
     first_places: dict[str, int] = {}
     for place, key in enumerate(keys):
         first_places.setdefault(key, place)
@@ -179,7 +185,9 @@ def _plan(
         images=[str(images.all(items[i].messages) or i) for i in firsts],
         batch_size=batch_size,
     )
-    batches = [[firsts[i] for i in batch] for batch in groups][ranks.rank :: ranks.size]
+    whole = [[firsts[i] for i in batch] for batch in groups]
+    parts = [[i for i in batch if _has_head(engine, items[i]) == has] for batch in whole for has in (False, True)]
+    batches = [part for part in parts if part][ranks.rank :: ranks.size]
     return _PredictionRun(engine=engine, items=items, keys=keys, cache=cache, callbacks=callbacks), batches
 
 
@@ -228,10 +236,37 @@ def _answer(work: _PredictionRun, batches: Sequence[Sequence[int]]) -> None:
         return
     for batch, conversations in _prepared(work, left):
         new_tokens, tiles = _limits(work.items[batch[0]])
+        if _has_head(work.engine, work.items[batch[0]]):
+            _answer_by_heads(work, batch, conversations, tiles)
+            continue
         limits = GenerationConfig(max_new_tokens=new_tokens)
         replies = work.engine.chat_batch(conversations, limits, max_tiles=tiles)
         pairs = zip(batch, replies, strict=True)
         work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds) for i, reply in pairs})
+
+
+def _answer_by_heads(
+    work: _PredictionRun, batch: Sequence[int], conversations: Sequence[Any], max_tiles: int | None
+) -> None:
+    """Answer with what the model's heads say."""
+    began, engine = time.monotonic(), cast(Any, work.engine)
+    found = engine.predict_batch(conversations, max_tiles=max_tiles)
+    seconds = (time.monotonic() - began) / len(batch)
+    texts = {i: value_text(values[work.items[i].target]) for i, values in zip(batch, found, strict=True)}
+    work.keep({work.keys[i]: answer(work.items[i], text, seconds) for i, text in texts.items()})
+
+
+def _has_head(engine: ChatModel, item: Item) -> bool:
+    return bool(item.target) and item.target in getattr(engine, "head_names", ())
+
+
+def value_text(value: float | Sequence[float] | str) -> str:
+    """A head's value as an answer: numbers as decimals with at most six places, never as 1e-05."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ", ".join(map(value_text, value))
+    return np.format_float_positional(round(value, 6) + 0.0, trim="0")
 
 
 def _answer_each(

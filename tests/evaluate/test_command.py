@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from PIL import Image
 from mini_internvl import plugins
 from mini_internvl.commands import _evaluation as command
 from mini_internvl.commands import score as scoring
+from mini_internvl.engine import load
 from mini_internvl.evaluate.outputs import sample
+from mini_internvl.model.heads import HeadConfig, Heads, HeadsConfig
 from mini_internvl.records import Item
 
 QUESTIONS = 20
@@ -97,6 +101,37 @@ def test_killed_evaluations_ask_nothing_twice_and_write_the_same_bytes(
         assert "right 100.0 %" in err
         assert run(settings(data, tmp_path / "whole", model=server.model)) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_control_signals_by_heads_and_as_text_are_scored_alike(checkpoint: Path, tmp_path: Path) -> None:
+    bddx = plugins.find("benchmarks", "bddx_signals")
+    folder, model = bddx.EXAMPLE.write(tmp_path / "data"), shutil.copytree(checkpoint, tmp_path / "model")
+    heads = {
+        name: HeadConfig(kind="regression", mean=(mean,), std=(1.0,))
+        for name, mean in (("speed", 9.0), ("turning_angle", 0.0))
+    }
+    config = HeadsConfig(heads=heads, layers=1, at="last")
+    for name, content in Heads(config, hidden_size=48).files().items():
+        (model / name).write_bytes(content)
+    given = settings(folder, tmp_path / "by heads", benchmarks=["bddx_signals"], model=str(model))
+    assert run(given) == 0
+    assert run(replace(given, output=tmp_path / "as text", heads=False)) == 0
+    by_heads, as_text = (
+        json.loads((tmp_path / name / "bddx_signals/score.json").read_text()) for name in ("by heads", "as text")
+    )
+    assert by_heads["model"]["heads"] == ["speed", "turning_angle"]
+    assert "heads" not in as_text["model"]
+    assert by_heads["data"]["sha256"] == as_text["data"]["sha256"]
+    assert by_heads["notes"]["unreadable"] == {"speed": 0, "turning_angle": 0}
+    lines = (tmp_path / "by heads/bddx_signals/predictions.jsonl").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    engine = load(model)
+    for item, row in zip(bddx.items(folder), answers, strict=True):
+        value = engine.predict(item.messages, max_tiles=1)[item.reference["kind"]]
+        assert float(row["answer"]) == pytest.approx(value, abs=1e-4)
+    errors = [float(row["answer"]) - row["reference"]["answer"] for row in answers if row["id"].endswith("speed")]
+    rmse = (sum(error**2 for error in errors) / len(errors)) ** 0.5
+    assert by_heads["values"]["speed/RMSE"] == pytest.approx(rmse)
 
 
 def kept(cache: Path) -> int:

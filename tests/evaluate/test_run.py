@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from mini_internvl.benchmarks import synth
+from mini_internvl.benchmarks.bddx_signals import read_number
 from mini_internvl.engine import Reply
 from mini_internvl.evaluate import AnswerCache, PredictCallbacks, evaluate, predict
 from mini_internvl.evaluate.batches import group
+from mini_internvl.evaluate.run import value_text
 from mini_internvl.ranks import Ranks
 from mini_internvl.records import Interrupted, Item, Prediction
 
@@ -105,6 +107,43 @@ def test_kept_answers_are_not_asked_again(cache):
     third = FakeEngine()
     assert predict(third, items, cache=cache) == again
     assert third.calls == []
+
+
+class HeadedEngine(FakeEngine):
+    """Its heads say how long a question is."""
+
+    head_names = ("length", "word")
+
+    def predict_batch(self, conversations, *, max_tiles=None):
+        questions = [self._question(messages[-1]["content"]) for messages in conversations]
+        self.calls.append((questions, "heads", max_tiles))
+        return [{"length": len(question) / 3, "word": question.split()[0]} for question in questions]
+
+
+def test_items_with_a_target_are_answered_by_the_head_of_that_name(cache):
+    items = [
+        item(1, "how long", target="length"),
+        item(2, "how long"),
+        item(3, "how long", target="word"),
+        item(4, "how", target="length"),
+        item(5, "how long", target="weight"),
+    ]
+    engine = HeadedEngine()
+    found = predict(engine, items, cache=cache)
+    assert [prediction.text for prediction in found] == ["2.666667", "long", "how", "1.0", "long"]
+    assert engine.calls == [(["how long"], 100, None), (["how", "how long", "how long"], "heads", None)]
+    again, plain = HeadedEngine(), FakeEngine()
+    assert predict(again, items, cache=cache) == found
+    assert again.calls == []
+    assert [prediction.text for prediction in predict(plain, items, cache=cache)] == ["long"] * 3 + ["how", "long"]
+    assert plain.asked == ["how"]  # what was answered as text is kept, what a head said is not an answer in text
+
+
+def test_values_are_texts_that_scorers_read():
+    assert [value_text(value) for value in (9.0, -0.5, 1e-5, 1e-9, -1e-9, 123456.7, [1.5, -2.0], "left")] == [
+        *("9.0", "-0.5", "0.00001", "0.0", "0.0", "123456.7", "1.5, -2.0", "left")
+    ]
+    assert [read_number(value_text(value)) for value in (1e-5, -31.25)] == [1e-5, -31.25]
 
 
 def test_another_question_limit_model_or_image_is_asked_anew(cache, tmp_path):
