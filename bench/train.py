@@ -25,10 +25,10 @@ from mini_internvl.records import Batch
 from mini_internvl.train import independent
 from mini_internvl.train.batches import micro_batches
 from mini_internvl.train.data import MixedDataset, step_batches
+from mini_internvl.train.initial import open_initial, sample_processor
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import accumulate
 from mini_internvl.train.optim import make_optimizer
-from mini_internvl.train.run import open_initial, sample_processor
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
 FIRST = "fp32, fused"

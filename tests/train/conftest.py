@@ -14,9 +14,9 @@ from PIL import Image
 from mini_internvl.data.rows import read_samples
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Example
+from mini_internvl.train.initial import InitialCheckpoint, open_initial, sample_processor
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.processor import SampleProcessor
-from mini_internvl.train.run import InitialCheckpoint, open_initial, sample_processor
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample
 from mini_internvl.train.batches import collate
 from mini_internvl.train.data import HeldOut, MixedDataset, Unusable, held_out_set, step_batches
+from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.losses.answers import IGNORE
-from mini_internvl.train.run import sample_processor
 
 
 def synth_dataset(stage, seed=0, steps=500):

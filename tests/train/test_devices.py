@@ -15,7 +15,7 @@ from mini_internvl.model.sizes import official_config
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe, StageRecipe
 from mini_internvl.records import Batch
-from mini_internvl.train import run, run_folder
+from mini_internvl.train import initial, run_folder
 from mini_internvl.train.batches import to_device
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
@@ -96,9 +96,9 @@ def test_no_tensor_of_a_forward_stays_on_the_cpu(size):
 def test_a_run_loads_its_model_on_its_own_device(recipe, monkeypatch):
     """``meta`` stands for the GPU that ``auto`` finds."""
     found = {"auto": torch.device("meta"), "cpu": torch.device("cpu")}
-    monkeypatch.setattr(run, "resolve_device", found.__getitem__)
+    monkeypatch.setattr(initial, "resolve_device", found.__getitem__)
     for name, device in found.items():
-        model = run.open_initial(recipe(device=name)).model
+        model = initial.open_initial(recipe(device=name)).model
         assert {tensor.device for tensor in model.parameters()} == {device}
 
 

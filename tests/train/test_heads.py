@@ -19,9 +19,10 @@ from mini_internvl.model.heads import load_heads
 from mini_internvl.recipes import LoraRecipe, RecipeError, SourceRecipe
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.batches import collate, packed_batch
+from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.learner import Features, Learner
 from mini_internvl.train.losses.heads import Loss, Settings, prompt_ends
-from mini_internvl.train.run import run_recipe, sample_processor
+from mini_internvl.train.run import run_recipe
 
 SPEED = {"kind": "regression", "mean": 10, "std": 5}
 ROUTE = {"kind": "regression", "size": 2, "mean": [0, 1], "std": [2, 4], "loss": "square", "weight": 0.5}

@@ -17,9 +17,10 @@ from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
 from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
 from mini_internvl.records import Interrupted
+from mini_internvl.train.initial import open_initial
 from mini_internvl.train.log import read_log
 from mini_internvl.train.parts import set_trainable
-from mini_internvl.train.run import open_initial, run_recipe
+from mini_internvl.train.run import run_recipe
 from mini_internvl.train.state import newest
 
 ADAPTERS = ("llm", "vision")

@@ -11,10 +11,10 @@ from mini_internvl.inputs.tiles import normalise
 from mini_internvl.recipes import RecipeError
 from mini_internvl.records import Batch, Sample
 from mini_internvl.train.batches import collate
+from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import held_out_loss
 from mini_internvl.train.losses.answers import IGNORE, Loss, Settings, token_weights
-from mini_internvl.train.run import sample_processor
 
 _ = IGNORE
 

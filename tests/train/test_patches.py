@@ -13,10 +13,11 @@ from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Interrupted, PatchAnnotation
 from mini_internvl.train.batches import collate
 from mini_internvl.train.data import MixedDataset, step_batches
+from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.loop import held_out_loss
 from mini_internvl.train.losses import held_out_sources
 from mini_internvl.train.losses.patches import IGNORE, LINES, PLACES, SHADES, THINGS, patch_labels
-from mini_internvl.train.run import run_recipe, sample_processor
+from mini_internvl.train.run import run_recipe
 from mini_internvl.train.state import newest
 
 

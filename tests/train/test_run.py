@@ -15,8 +15,9 @@ from mini_internvl.model.checkpoint import load_model
 from mini_internvl.recipes import LoraRecipe
 from mini_internvl.records import Interrupted
 from mini_internvl.train import run_folder
+from mini_internvl.train.initial import open_initial
 from mini_internvl.train.log import read_log
-from mini_internvl.train.run import open_initial, run_recipe
+from mini_internvl.train.run import run_recipe
 from mini_internvl.train.state import newest
 
 
