@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mini_internvl.model.attention import AttentionPlan, attend, plan_attention
+from mini_internvl.model.attention import AttentionPlan, attend, plan_attention, to_device
 from mini_internvl.model.config import DecoderConfig, RopeConfig
 from mini_internvl.model.vision import RMSNorm
 
@@ -54,7 +54,7 @@ def sequence_lengths(position_ids: Tensor, document_ids: Tensor | None) -> Tenso
     """(B, 1), or (B, T) with documents: how many tokens the sequence of each token has, by its last position."""
     if document_ids is None:
         return position_ids.amax(1, keepdim=True) + 1
-    place = document_ids.clamp(min=0)
+    place = to_device(document_ids.clamp(min=0), position_ids.device)
     last = torch.zeros_like(position_ids).scatter_reduce(1, place, position_ids, "amax")
     return last.gather(1, place) + 1
 
@@ -206,7 +206,8 @@ class Decoder(nn.Module):
                 of rows without a cache, where causal attention does not look.
             position_ids: (B, T); ``None`` counts the real tokens of each row, cached ones included.
             cache: receives the new keys and values.
-            segment_ids, document_ids: (B, T) as in ``records.Batch``; need ``position_ids`` and no cache.
+            segment_ids, document_ids: (B, T) as in ``records.Batch``, on the CPU wherever the model is; need
+                ``position_ids`` and no cache.
             lengths: (B, 1) tokens of each row's whole sequence, where more of it follows later.
         """
         b, t, _ = x.shape
@@ -228,6 +229,8 @@ class Decoder(nn.Module):
             window=self.config.sliding_window,
             segment_ids=segment_ids,
             document_ids=document_ids,
+            dtype=x.dtype,
+            head_dim=self.config.head_dim,
         )
         found: dict[int, Tensor] = {}
         for index in range(max(depths)):

@@ -78,7 +78,8 @@ def blank_batch(image_size: int) -> Batch:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is, but for what losses read on the CPU (see ``losses.answers``)."""
+    """The batch where the model is, but for what decides shapes, which stays on the CPU: labels, segments and
+    documents (see ``losses.answers``, ``model.attention``)."""
     if device.type == "cpu":
         return batch
 

@@ -53,19 +53,15 @@ class Features(ImageFeatures):
 
     @cached_property
     def _states(self) -> dict[int, Tensor]:
-        batch, device = self.batch, self.batch.input_ids.device
-        segments, documents = (
-            None if ids is None else ids.to(device, non_blocking=True)
-            for ids in (batch.segment_ids, batch.document_ids)
-        )
+        batch = self.batch
         depths = sorted(self.depths)
         states = self.model.states(
             batch.input_ids,
             depths,
             position_ids=batch.position_ids,
             visual_tokens=self.visual_tokens if len(batch.tiles) else None,
-            segment_ids=segments,
-            document_ids=documents,
+            segment_ids=batch.segment_ids,
+            document_ids=batch.document_ids,
         )  # no mask: padding stands on the right, where causal attention does not look
         return dict(zip(depths, states, strict=True))
 
