@@ -1,4 +1,8 @@
-"""``minivl merge``: an adapter folded into its base, proved on logits before anything is written."""
+"""``minivl merge``: an adapter folded into its base, proved on logits before anything is written.
+
+With ``--alpha`` weights between base and trained ones, adapter or whole checkpoint; with ``--sweep`` a search for the
+best of them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,11 @@ import typer
 from torch import Tensor
 
 from mini_internvl import terminal
+from mini_internvl.commands import _options as options
+from mini_internvl.commands import _sweep
+from mini_internvl.commands._interpolate import read_ends
 from mini_internvl.commands._options import AsJson, echo_json
+from mini_internvl.commands._sweep import Trained
 from mini_internvl.engine import hub
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine, Prompt
@@ -20,26 +28,130 @@ from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.adapter import WEIGHTS, check_base, load_adapter, present_name, tensors_hash
 from mini_internvl.model.adapter_config import Adapter, layers, read_adapter
 from mini_internvl.model.checkpoint import layout_of, load_model, read_state, save_model
-from mini_internvl.model.files import CheckpointError, read_file, read_tensors
+from mini_internvl.model.files import ADAPTER, CONFIG, CheckpointError, read_file, read_tensors
 from mini_internvl.model.heads import stored_files
+from mini_internvl.model.interpolation import check_alpha
 from mini_internvl.model.layouts import native
 from mini_internvl.model.lora import lora_layers, merge_lora
 from mini_internvl.model.vlm import InternVL
 
-EXAMPLE = "minivl merge runs/lora/best checkpoints/merged"
+EXAMPLE = "minivl merge runs/driving-sim --sweep 0,0.25,0.5,0.75,1"
 TOLERANCE = 1e-4  # largest difference of float32 logits, relative to the largest logit, that rounding explains
 PARTS = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
 
 
 def command(
-    adapter: Annotated[str, typer.Argument(help="Adapter folder in PEFT's format.")],
-    output: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
+    trained: Annotated[str, typer.Argument(help="Adapter folder; with --alpha or --sweep also a checkpoint.")],
+    output: Annotated[
+        Path | None, typer.Argument(help="Folder to write; merge in the run folder for a sweep of an adaptation.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Its base; the one that it names when left out.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Write (1 - alpha) * base + alpha * trained; beyond 1 extrapolates, up to 2.")
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="ALPHA,ALPHA...", help="Score several alphas and write the best one.")
+    ] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="Sweep: a benchmark of what was learned; repeatable.")
+    ] = None,
+    general: Annotated[
+        list[str] | None, typer.Option(help="Sweep: a benchmark of what may be forgotten; repeatable.")
+    ] = None,
+    data: options.Data = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Sweep: size of a random sample (synth: images per kind).")
+    ] = None,
+    kinds: options.Kinds = "shapes,words,charts",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     json: AsJson = False,
 ) -> None:
-    """Merge an adapter into its base, proving first that the logits stay the same; a difference refuses the merge."""
-    done = merge(adapter, output, base=base)
-    if json:
+    """Merge an adapter into its base, proving first that the logits stay the same; a difference refuses the merge.
+
+    With --alpha the weights between base and trained ones are written, with --sweep several are scored. The folder of
+    an adaptation stands for its checkpoint, its base and its benchmarks.
+    """
+    if alpha is not None and sweep is not None:
+        raise typer.BadParameter("--alpha writes one checkpoint, --sweep scores several; give one of them")
+    found = _sweep.find_trained(trained, base)
+    if sweep is not None:
+        asked = {"data": data, "limit": limit, "kinds": kinds}
+        _run_sweep(found, output, sweep, domain or [], general or [], asked, device, dtype, as_json=json)
+        return
+    if domain or general:
+        raise typer.BadParameter("--domain and --general name the benchmarks of a --sweep; give its alphas")
+    if output is None:
+        raise typer.BadParameter("give the folder to write")
+    if alpha is None:
+        _print_merged(merge(found.folder, output, base=found.base), as_json=json)
+    else:
+        _interpolate(found.folder, output, found.base, alpha, as_json=json)
+
+
+def _run_sweep(
+    trained: Trained,
+    output: Path | None,
+    alphas: str,
+    domain: Sequence[str],
+    general: Sequence[str],
+    asked: dict[str, Any],
+    device: str,
+    dtype: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Find the questions, sweep, print."""
+    numbers = _sweep.parse_alphas(alphas)
+    groups = []
+    for key, names in (("benchmarks", domain), ("probe", general)):
+        again = trained.run is not None and not names
+        groups.append(_sweep.adaptation_questions(trained, key) if again else _sweep.read_asked(names, asked))
+    if not groups[0]:
+        raise typer.BadParameter("name at least one benchmark of what was learned with --domain")
+    if output is None:
+        if trained.run is None:
+            raise typer.BadParameter("give the folder of the sweep")
+        output = trained.run / "merge"
+    with options.stoppable() as should_stop:
+        content = _sweep.sweep(
+            trained,
+            output,
+            numbers,
+            domain=groups[0],
+            general=groups[1],
+            device=device,
+            dtype=dtype,
+            should_stop=should_stop,
+        )
+    if as_json:
+        echo_json(content)
+        return
+    _sweep.print_sweep(content)
+    best = content["best"]
+    typer.echo(f"best alpha: {best['alpha']:g}, by {content['rule']}")
+    typer.echo("It was chosen on these questions; a score to publish comes from others.")
+    typer.echo(f"checkpoint: {best['checkpoint']}\npicture: {content['picture']}")
+
+
+def _interpolate(trained: str, output: Path, base: str | None, alpha: float, *, as_json: bool) -> None:
+    """Write one checkpoint between base and trained weights."""
+    check_alpha(alpha)
+    check_new(output)
+    done = read_ends(trained, base).write(alpha, output, terminal.ProgressBar("interpolating"))
+    if as_json:
+        echo_json(done)
+        return
+    typer.echo(f"{done['folder']}: {1 - alpha:g} * {done['base']} + {alpha:g} * {done['trained']}, {done['dtype']}")
+    if alpha > 1:
+        typer.echo("alpha lies beyond the trained weights; score the result before using it")
+    if done["heads_left_out"]:
+        typer.echo("its heads are left out: they read hidden states of the trained weights")
+
+
+def _print_merged(done: dict[str, Any], *, as_json: bool) -> None:
+    """The proof as a table."""
+    if as_json:
         echo_json(done)
         return
     rows = [
@@ -72,6 +184,8 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
     """
     check_new(output)
     folder = hub.resolve(adapter)
+    if not (folder / ADAPTER).exists() and (folder / CONFIG).exists():
+        raise CheckpointError(f"{folder / ADAPTER} is missing: no adapter; give --alpha to merge whole checkpoints")
     home = hub.base_folder(folder, base)
     info = read_adapter(folder)
     if info.base_hash:

@@ -33,6 +33,16 @@ class Series:
     dots: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One point of a trade-off, with its text; the chosen one is drawn large."""
+
+    x: float
+    y: float
+    text: str
+    chosen: bool = False
+
+
 def line_chart(
     *, title: str, x_title: str, y_title: str, series: Sequence[Series], borders: Sequence[tuple[float, str]] = ()
 ) -> str:
@@ -55,6 +65,20 @@ def line_chart(
         lines=sorted(drawn, key=lambda line: not line.faint),
         ends=_end_labels(bold, scale),
         significant=significant,
+        tick_label=_tick_label,
+        **{"width": WIDTH, "height": HEIGHT},
+        **{"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+    )
+
+
+def trade_off(*, title: str, x_title: str, y_title: str, marks: Sequence[Mark]) -> str:
+    """A picture that stands alone, a file with its own style: marks joined in their order, a text beside each."""
+    return render(
+        "trade_off.svg",
+        title=title,
+        titles=(x_title, y_title),
+        scale=_Scale([mark.x for mark in marks], [mark.y for mark in marks]),
+        marks=marks,
         tick_label=_tick_label,
         **{"width": WIDTH, "height": HEIGHT},
         **{"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
