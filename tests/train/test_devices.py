@@ -1,7 +1,10 @@
-"""A training step without values, for nano and the released sizes: nothing waits for values or stays on the CPU."""
+"""What a GPU needs, shown without one: nothing stays on the CPU or waits for values.
+
+A whole training step runs without values, on ``meta``; the forward of training on a fake CUDA device."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,13 @@ from mini_internvl.model.decoder import KVCache
 from mini_internvl.model.sizes import official_config
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe, StageRecipe
-from mini_internvl.records import Batch
+from mini_internvl.records import Batch, Example
 from mini_internvl.train import initial, run_folder
-from mini_internvl.train.batches import to_device
+from mini_internvl.train.batches import blank_batch, collate, packed_batch, to_device
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
+from mini_internvl.train.parts import set_drop_path
+from tests.fake_cuda import CUDA, FakeCuda, on_cuda
 
 SIZES = ["nano", "1B", *(pytest.param(size, marks=pytest.mark.slow) for size in ("2B", "4B"))]
 
@@ -26,32 +31,40 @@ SIZES = ["nano", "1B", *(pytest.param(size, marks=pytest.mark.slow) for size in 
 def configured(size: str) -> VLMConfig:
     if size == "nano":
         return read_config(Path(mini_internvl.__file__).parent / "nano")
-    return VLMConfig.from_official(official_config(size))
+    raw = official_config(size)
+    if size == "4B":  # its factors come with the checkpoint
+        raw["llm_config"]["rope_scaling"] = {"type": "su", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    return VLMConfig.from_official(raw)
 
 
-def batch_of(config: VLMConfig) -> Batch:
-    """Two rows, padded: independent questions about a tile, and a conversation of two packed documents."""
-    tokens, image = config.tokens_per_tile, config.image_token_id or 9
-    length = 2 + tokens + 20
-    ids = torch.ones(2, length, dtype=torch.int64)
-    ids[:, 2 : 2 + tokens] = image
-    labels = torch.full((2, length), -100)
-    labels[:, -16:-4] = 5
-    segments = torch.zeros(2, length, dtype=torch.int64)
-    segments[0, -18:-10], segments[0, -10:] = 1, 2
-    documents = torch.zeros(2, length, dtype=torch.int64)
-    documents[1, -9:] = 1
-    side = config.image_size
-    return Batch(
-        sample_ids=("a", "b"),
+def example_of(config: VLMConfig, *, tiles: int = 0, questions: int = 0) -> Example:
+    """A conversation, or independent questions, about so many tiles."""
+    side, visual = config.image_size, tiles * config.tokens_per_tile
+    ids = torch.ones(2 + visual + 8 * max(1, questions), dtype=torch.int64)
+    ids[2 : 2 + visual] = config.image_token_id or 9
+    labels = torch.full_like(ids, -100)
+    labels[-3:] = 5
+    segments = torch.zeros_like(ids)
+    segments[2 + visual :] = torch.arange(questions).repeat_interleave(8) + 1 if questions else 0
+    return Example(
+        sample_id="a",
         input_ids=ids,
         labels=labels,
-        attention_mask=torch.ones_like(ids),
-        position_ids=torch.arange(length).expand(2, -1),
-        segment_ids=segments,
-        document_ids=documents,
-        tiles=torch.zeros(2, side, side, 3, dtype=torch.uint8),
+        tiles=torch.zeros(tiles, side, side, 3, dtype=torch.uint8),
+        segment_ids=segments if questions else None,
     )
+
+
+def batches_of(config: VLMConfig) -> dict[str, Batch]:
+    image, text = example_of(config, tiles=2), example_of(config)
+    questions = example_of(config, tiles=1, questions=2)
+    return {
+        "images": collate([image, text], 0),
+        "text": collate([text, text], 0),
+        "questions": collate([questions, questions], 0),
+        "packed": packed_batch([image, text, questions]),
+        "blank": blank_batch(config.image_size),
+    }
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -65,12 +78,43 @@ def test_a_training_step_needs_no_values(size):
     )
     learner = Learner(model, stage)
     optimizer = make_optimizer(learner, stage)
-    batch = to_device(batch_of(config), torch.device("meta"))
+    batch = to_device(batches_of(config)["packed"], torch.device("meta"))
     loss = learner(batch)["loss"]
     assert loss.is_meta
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     optimizer.step()
+
+
+@pytest.mark.parametrize("size", ["nano", "1B", "2B", "4B"])
+def test_the_forward_of_training_stays_on_a_gpu(size):
+    """In the sizes' own widths, with two blocks."""
+    config = configured(size)
+    config = replace(config, vision=replace(config.vision, layers=2), llm=replace(config.llm, layers=2))
+    stage = StageRecipe(name="one", data=(SourceRecipe(kind="jsonl", path="rows.jsonl"),), steps=1, drop_path=0.1)
+    with torch.device("meta"):
+        model = InternVL(config)
+    model.image_token_id = config.image_token_id or 9
+    with FakeCuda():
+        learner = Learner(on_cuda(model), stage).train()
+        set_drop_path(model, stage.drop_path)
+        for name, batch in batches_of(config).items():
+            assert learner(to_device(batch, CUDA))["loss"].device == CUDA, name
+
+
+def test_a_batch_that_is_not_moved_is_found():
+    config = configured("nano")
+    stage = StageRecipe(name="one", data=(SourceRecipe(kind="jsonl", path="rows.jsonl"),), steps=1)
+    with torch.device("meta"):
+        model = InternVL(config).train()
+    with FakeCuda():
+        learner = Learner(on_cuda(model), stage)
+        batch = to_device(batches_of(config)["questions"], CUDA)
+        learner(batch)
+        for name in ("input_ids", "position_ids", "tiles"):
+            left = replace(batch, **{name: getattr(batches_of(config)["questions"], name)})
+            with pytest.raises(RuntimeError, match="same device"):
+                learner(left)
 
 
 @pytest.mark.parametrize("size", SIZES)
