@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from mini_internvl.data.sources import Source, open_source
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
-from mini_internvl.records import Batch, Example, Sample
+from mini_internvl.records import Batch, Example, Sample, Size
 from mini_internvl.train.batches import collate
 from mini_internvl.train.independent import split_questions
 from mini_internvl.train.layout import Layout
@@ -90,10 +91,16 @@ class MixedDataset(Dataset["Example | Unusable"]):
     def sizes(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and tiles of samples; 0 tokens of one that cannot be used."""
         tokens, tiles = np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=np.int64)
-        for place, source in enumerate(self.sources):
-            own = self.source_ids[numbers] == place
-            tokens[own], _, tiles[own] = source.sizes_at(self.indices[numbers[own]])  # type: ignore[attr-defined]
+        for place, number in enumerate(numbers.tolist()):
+            with suppress(DataError):
+                size = self._measure(self.sample(number))
+                tokens[place], tiles[place] = size.tokens, size.tiles
         return tokens, tiles
+
+    def _measure(self, sample: Sample | Fault) -> Size:
+        if isinstance(sample, Fault):
+            raise DataError(sample.reason)
+        return self.process.measure(sample)  # type: ignore[attr-defined,no-any-return]
 
     def sample(self, number: int) -> Sample | Fault:
         return self.sources[self.source_ids[number]][int(self.indices[number])]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mini_internvl.train.data import MixedDataset
 
 
-WINDOW = 8192  # samples that are packed together
+WINDOW = 256, 8192  # fewest and most samples that are packed together; between, as many as there are rows
 
 
 class Plan:
@@ -47,22 +47,23 @@ def make_plan(dataset: MixedDataset) -> Plan:
     """Pack as many samples as the steps of a stage take; its first packs do not depend on how many those are."""
     stage, asked = dataset.stage, dataset.stage.pack
     assert asked is not None, "the stage does not pack"
+    window = min(max(sum(map(len, dataset.sources)), WINDOW[0]), WINDOW[1])
     found: list[packing.Packs] = []
     sizes: list[tuple[np.ndarray, np.ndarray]] = []
     count = start = 0
     while count < stage.steps * stage.batch_size:
-        numbers = np.arange(start, start + WINDOW)
-        dataset.extend(start + WINDOW)
+        numbers = np.arange(start, start + window)
+        dataset.extend(start + window)
         tokens, tiles = dataset.sizes(numbers)
         limits = {"max_tokens": asked.tokens, "max_tiles": asked.tiles}
         packs = packing.pack(tokens, tiles, **limits, method=asked.method, seed=dataset.seed + start)
         if not len(packs):
-            raise DataError(f"stage {stage.name}: none of {WINDOW:,} samples can be used; see the run's quarantine")
+            raise DataError(f"stage {stage.name}: none of {window:,} samples can be used; see the run's quarantine")
         found.append(packs)
         sizes.append((tokens, tiles))
-        count, start = count + len(packs), start + WINDOW
+        count, start = count + len(packs), start + window
     wanted = stage.steps * stage.batch_size
-    members = np.concatenate([packs.members + place * WINDOW for place, packs in enumerate(found)])
+    members = np.concatenate([packs.members + place * window for place, packs in enumerate(found)])
     before = np.cumsum([0, *(len(packs.members) for packs in found[:-1])])
     ends = np.concatenate([packs.ends + first for packs, first in zip(found, before, strict=True)])[:wanted]
     members = members[: ends[-1]]
