@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 PARTS = ("vision", "projector", "llm")
+BLOCKS = ("vision", "llm")  # parts that are made of blocks
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 WEIGHTS = ("fp32", "bf16")
@@ -110,14 +111,35 @@ class PackRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartRecipe:
+    """How one part of the model trains in a stage."""
+
+    lr: float | None = None
+    """Peak learning rate of the part; the stage's when left out."""
+    layers: int | None = None
+    """Only the last so many blocks train: of the encoder those that run, of the language model with the final norm and
+    the output matrix after them. Embeddings, and all else before these blocks, are frozen. All when left out."""
+    lora: bool | None = None
+    """True: the part's adapters train; False: its weights, beside adapters of another part. Left out: the adapters
+    where the model has any."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and self.lr <= 0:
+            raise RecipeError(f"lr is {self.lr}; it must be above 0")
+        if self.layers is not None and self.layers < 1:
+            raise RecipeError(f"layers is {self.layers}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecipe:
     """One stage of training, named in logs and checkpoints: so many optimiser steps over a mix of sources."""
 
     name: str
     data: tuple[SourceRecipe, ...]
     steps: int
-    train: tuple[str, ...] = PARTS
-    """Parts that learn: any of vision, projector, llm; the others are frozen."""
+    train: tuple[str, ...] | Mapping[str, Any] = PARTS
+    """Parts that learn: any of vision, projector, llm; the others are frozen. A list, or names with settings of each
+    (:class:`PartRecipe`): ``{vision: {lr: 4e-6, layers: 4}, projector: {}, llm: {lora: true}}``."""
     loss: str | Mapping[str, Mapping[str, Any]] = "answers"
     """Name of a loss, or names with their settings: ``{answers: {reduction: square}, patches: {weight: 0.04}}``. The
     first one counts, the others are added to it. Each is a file in ``train/losses``."""
@@ -148,12 +170,21 @@ class StageRecipe:
     no answer is cut in the middle, and one whose first answer is too long even so cannot be used."""
     drop_path: float = 0.0
     """Stochastic depth of the encoder's last block."""
+    checkpointing: tuple[str, ...] = dataclasses.field(default=(), metadata=MAY_CHANGE)
+    """Parts (vision, llm) whose blocks keep their inputs alone for the backward pass and compute the rest again: much
+    less memory for about a third more work."""
 
     def __post_init__(self) -> None:
         where = f"stage {self.name}"
         unknown = [part for part in self.train if part not in PARTS]
         if unknown or not self.train:
             raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
+        if isinstance(self.train, Mapping):
+            filled = {name: dataclasses.asdict(part) for name, part in self.parts().items()}
+            object.__setattr__(self, "train", filled)  # with every default
+        unknown = [part for part in self.checkpointing if part not in BLOCKS]
+        if unknown:
+            raise RecipeError(f"{where}: checkpointing holds {unknown}; parts with blocks: {', '.join(BLOCKS)}")
         if self.optimizer not in OPTIMIZERS:
             raise RecipeError(f'{where}: optimizer is "{self.optimizer}"; known: {", ".join(OPTIMIZERS)}')
         for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
@@ -185,6 +216,20 @@ class StageRecipe:
             raise RecipeError(f"{where}: loss {names} does not reach {', '.join(idle)}; write train: [{reach}]")
         filled = {name: dataclasses.asdict(settings) for name, settings in losses.items()}
         object.__setattr__(self, "loss", filled)  # with every default
+
+    def parts(self) -> dict[str, PartRecipe]:
+        """Name of each part that learns -> how it does, checked."""
+        if not isinstance(self.train, Mapping):
+            return {name: PartRecipe() for name in self.train}
+        found = {}
+        for name, raw in self.train.items():
+            try:
+                found[name] = from_dict(PartRecipe, raw or {})
+            except RecipeError as error:
+                raise RecipeError(f"stage {self.name}: train.{name}: {error}") from None
+            if name not in BLOCKS and (found[name].layers, found[name].lora) != (None, None):
+                raise RecipeError(f"stage {self.name}: train.{name} has neither blocks nor adapters; leave it lr alone")
+        return found
 
     def loss_settings(self) -> dict[str, Any]:
         """Name of each loss -> its settings, checked."""
@@ -421,7 +466,11 @@ def _convert_union(members: Sequence[Any], value: Any, where: str) -> Any:
     for member in members:
         with contextlib.suppress(RecipeError):
             return _convert(member, value, where)
-    if len(members) == 1 or isinstance(value, Mapping):
-        return _convert(members[-1], value, where)  # its error says most
-    names = " or ".join(getattr(member, "__name__", str(member)) for member in members)
+    lists = [member for member in members if typing.get_origin(member) is tuple and isinstance(value, list)]
+    if lists or len(members) == 1 or isinstance(value, Mapping):
+        return _convert((lists or members)[-1], value, where)  # its error says most
+    spoken = {tuple: "a list", Mapping: "a mapping"}
+    names = " or ".join(
+        spoken.get(typing.get_origin(member) or member, getattr(member, "__name__", str(member))) for member in members
+    )
     raise RecipeError(f"{where} must be {names}, not {value!r}")

@@ -131,7 +131,7 @@ def test_wrong_overrides_are_told(load, override, message):
         ("stages.0.lr=true", r"stages\.0\.lr must be a number, not True"),
         ("stages.0.lr=null", r"stages\.0\.lr must be a number, not None"),
         ("stages.0.betas=[0.9]", r"stages\.0\.betas must hold 2 values, not 1"),
-        ("stages.0.train=llm", r"stages\.0\.train must be a list, not 'llm'"),
+        ("stages.0.train=llm", r"stages\.0\.train must be a list or a mapping, not 'llm'"),
         ("stages.0.train=[1]", r"stages\.0\.train\.0 must be str, not 1"),
         ("stages.0.data.0.weight=heavy", r"stages\.0\.data\.0\.weight must be a number"),
         ("stages.0.data.0.names=x", r'unknown field "stages\.0\.data\.0\.names"; did you mean "name"\?'),
@@ -147,7 +147,7 @@ def test_wrong_types_are_named_by_their_path(load, override, message):
     [
         ("model=''", "give either model"),
         ("build=x", "give either model"),
-        ("precision=fp16", 'precision is "fp16"; known: fp32, bf16, auto'),
+        ("precision=fp64", 'precision is "fp64"; known: fp32, bf16, fp16, auto'),
         ("stages=[]", "stages is empty"),
         ("eval_every=0", "eval_every is 0; it must be at least 1"),
         ("save_every=0", "save_every is 0; it must be at least 1"),

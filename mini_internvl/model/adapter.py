@@ -31,6 +31,8 @@ from mini_internvl.model.vlm import InternVL
 
 WEIGHTS = "adapter_model.safetensors"
 PROJECTOR = "multi_modal_projector"
+WHOLE = {"vision_model.": ("vision_tower",), "language_model.": ("language_model", "lm_head")}
+"""Begin of our names of a part with blocks -> its native modules, where it was trained in full."""
 _log = logging.getLogger(__name__)
 _PREFIX = "base_model.model."
 _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
@@ -82,8 +84,8 @@ def save_adapter(
     """Write the adapter of a model as a PEFT folder, which replaces an older one only when it is complete.
 
     ``base`` is the folder or hub id of the base, ``base_hash`` its :func:`tensors_hash`; ``full`` are native names of
-    modules outside the blocks to save whole, for they were trained in full: "lm_head", :data:`PROJECTOR`. ``beside``
-    holds contents of further files by name, such as those of heads.
+    modules to save whole, for they were trained in full: "lm_head", :data:`PROJECTOR`, those of :data:`WHOLE`.
+    ``beside`` holds contents of further files by name, such as those of heads.
     ValueError without adapters, or without a module of that name.
     """
     factors = to_native(model)
@@ -260,8 +262,9 @@ def present_name(name: str) -> str:
 
 
 def _whole_modules(model: InternVL, modules: Sequence[str]) -> dict[str, Tensor]:
-    """Native name -> tensor of the modules outside the blocks that end in one of these names."""
-    outside = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
+    """Native name -> tensor of the modules that end in one of these names: outside the blocks, or whole parts."""
+    whole = tuple(prefix for prefix, native_names in WHOLE.items() if native_names[0] in modules)
+    outside = {n: value for n, value in model.state_dict().items() if ".layers." not in n or n.startswith(whole)}
     tensors = {present_name(name): value for name, value in native.write(outside, model.config)} if modules else {}
     for module in modules:
         if not any(_is_of(module, name) for name in tensors):

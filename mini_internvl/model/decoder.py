@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mini_internvl.model.attention import AttentionPlan, attend, plan_attention, to_device
 from mini_internvl.model.config import DecoderConfig, RopeConfig
@@ -163,8 +164,16 @@ class Block(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = GatedMLP(config)
+        self.checkpointing = False  # keep the input alone for the backward pass, and compute the rest again
 
     def forward(
+        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, tables, plan, cache, layer, use_reentrant=False)
+        return self._forward(x, tables, plan, cache, layer)
+
+    def _forward(
         self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), tables, plan, cache, layer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mini_internvl.model.attention import attend
 from mini_internvl.model.config import VisionConfig
@@ -110,6 +111,7 @@ class Block(nn.Module):
         self.ls1 = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale))
         self.ls2 = nn.Parameter(torch.full((config.hidden_size,), config.layer_scale))
         self.drop_path = drop_path
+        self.checkpointing = False  # keep the input alone for the backward pass, and compute the rest again
 
     def _drop(self, branch: Tensor) -> Tensor:
         """Drop whole tiles of a residual branch while training (stochastic depth)."""
@@ -119,6 +121,11 @@ class Block(nn.Module):
         return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep).div_(keep)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         x = x + self._drop(self.ls1 * self.attn(self.norm1(x)))
         return x + self._drop(self.ls2 * self.mlp(self.norm2(x)))
 
@@ -141,16 +148,25 @@ class InternViT(nn.Module):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embeddings.patch_embedding.weight.dtype
+
+    def blocks(self, select_layer: int = -1) -> nn.ModuleList:
+        """Those that run for the chosen one of :meth:`hidden_states`."""
+        states = len(self.encoder.layers) + 1
+        if not -states <= select_layer < states:
+            raise ValueError(f"select_layer {select_layer} is outside this encoder's {states} hidden states")
+        return self.encoder.layers[: select_layer % states]
+
     def forward(self, pixel_values: Tensor, select_layer: int = -1) -> Tensor:
         """Normalised (N, 3, H, W) -> (N, 1 + patches, hidden), the chosen one of :meth:`hidden_states`.
 
         Blocks after it are not run.
         """
-        states = len(self.encoder.layers) + 1
-        if not -states <= select_layer < states:
-            raise ValueError(f"select_layer {select_layer} is outside this encoder's {states} hidden states")
+        blocks = self.blocks(select_layer)
         x = self.embeddings(pixel_values)
-        for block in self.encoder.layers[: select_layer % states]:
+        for block in blocks:
             x = block(x)
         return x
 

@@ -59,7 +59,7 @@ class InternVL(nn.Module):
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""
-        return self.project(self.vision_model(pixel_values.to(self.dtype), self.config.select_layer))
+        return self.project(self.vision_model(pixel_values.to(self.vision_model.dtype), self.config.select_layer))
 
     def project(self, hidden: Tensor) -> Tensor:
         """(N, 1 + patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden); the class token is dropped."""

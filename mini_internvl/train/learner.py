@@ -25,7 +25,7 @@ class ImageFeatures:
     @cached_property
     def vision(self) -> Tensor:
         """(tiles, 1 + patches, hidden) of the encoder."""
-        pixels = normalise(self.tiles).to(self.model.dtype)
+        pixels = normalise(self.tiles).to(self.model.vision_model.dtype)
         return self.model.vision_model(pixels, self.model.config.select_layer)
 
     @cached_property

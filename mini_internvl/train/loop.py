@@ -30,7 +30,7 @@ from mini_internvl.train.layout import Layout, kept_plan
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.meter import Meter, Progress
 from mini_internvl.train.optim import make_optimizer
-from mini_internvl.train.parts import learning_rate, set_drop_path, set_trainable, trainable
+from mini_internvl.train.parts import learning_rate, set_checkpointing, set_drop_path, set_trainable, trainable
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder
 
@@ -87,7 +87,7 @@ class Stepper:
         """
         lr = learning_rate(self.stage, number)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         names = ("samples", "tokens", "places", "supervised", "tiles", "unusable")
         mine = [sum(column) for column in zip(*map(_amounts, step.batches), strict=True)]
         count = sum(self.learner.count(batch) for batch in step.batches)
@@ -252,10 +252,11 @@ def _tell(
 def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, frozenset[str]]:
     """What trains, and the names of the parameters that a state keeps."""
     recipe = run.recipe
-    set_trainable(model, stage.train)
+    set_trainable(model, stage.parts())
     set_drop_path(model, stage.drop_path)
+    set_checkpointing(model, stage.checkpointing)
     stages = recipe.stages[: recipe.stages.index(stage) + 1]
-    kept = trainable(model, [part for one in stages for part in one.train])
+    kept = frozenset[str]().union(*(trainable(model, one.parts()) for one in stages))
     torch.manual_seed(recipe.seed)
     learner = Learner(model, stage)
     wrapped = parallel(learner, recipe.parallel, run.ranks)

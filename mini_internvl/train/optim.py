@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mini_internvl.recipes import StageRecipe
+from mini_internvl.train.parts import rate_scale
+
+KINDS = ("hidden", "matrices", "others")  # of parameters, in the order of their groups
 
 ITERATIONS = (
     (4.0848, -6.8946, 2.9270),
@@ -26,20 +29,27 @@ ITERATIONS = (
 
 
 def make_optimizer(learner: nn.Module, stage: StageRecipe) -> torch.optim.Optimizer:
-    """The stage's optimiser over the trainable parameters; matrices decay, biases, norms and scales do not."""
+    """The stage's optimiser over the trainable parameters; matrices decay, biases, norms and scales do not.
+
+    A group's rate is the stage's times its ``lr_scale``, as its part asks.
+    """
     trainable = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    hidden = {n: p for n, p in trainable.items() if stage.optimizer == "muon" and is_hidden_matrix(n, p)}
-    matrices = [p for n, p in trainable.items() if p.ndim >= 2 and n not in hidden]
-    others = [p for p in trainable.values() if p.ndim < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": stage.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not hidden:
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for name, parameter in trainable.items():
+        kind = "matrices" if parameter.ndim >= 2 else "others"
+        if stage.optimizer == "muon" and is_hidden_matrix(name, parameter):
+            kind = "hidden"
+        scale = rate_scale(name, stage)
+        empty = {"params": [], "weight_decay": 0.0 if kind == "others" else stage.weight_decay, "lr_scale": scale}
+        group = groups.setdefault((kind, scale), {**empty, "lr": stage.lr * scale})
+        group["params"].append(parameter)
+        if kind == "hidden":
+            group.setdefault("pieces", []).append(3 if name.endswith("qkv.weight") else 1)
+    ordered = [group for key, group in sorted(groups.items(), key=lambda pair: KINDS.index(pair[0][0]))]
+    if not any("pieces" in group for group in ordered):
         on_meta = any(parameter.is_meta for parameter in trainable.values())  # torch has no fused step there
-        return torch.optim.AdamW(groups, lr=stage.lr, betas=stage.betas, fused=not on_meta)
-    return MuonAdamW(hidden, groups, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
+        return torch.optim.AdamW(ordered, lr=stage.lr, betas=stage.betas, fused=not on_meta)
+    return MuonAdamW(ordered, lr=stage.lr, betas=stage.betas)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -62,21 +72,22 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """Muon over the hidden matrices, the first group, and AdamW over everything else."""
+    """Muon over the groups of hidden matrices, which have ``pieces``: of each, how many it is taken for. AdamW over
+    everything else."""
 
     def __init__(
-        self, hidden: dict[str, nn.Parameter], others: list[dict[str, Any]], *,
-        lr: float, betas: tuple[float, float], weight_decay: float, momentum: float = 0.95,
-    ) -> None:  # fmt: skip
-        pieces = [3 if name.endswith("qkv.weight") else 1 for name in hidden]
-        muon = {"params": list(hidden.values()), "pieces": pieces, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__([muon, *others], lr=lr, betas=betas, fused=True)
+        self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], momentum: float = 0.95
+    ) -> None:
+        groups = [{**group, "momentum": momentum} if "pieces" in group else group for group in groups]
+        super().__init__(groups, lr=lr, betas=betas, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step of both; the gradients of the hidden matrices are used up."""
         assert closure is None
-        self._step_muon(self.param_groups[0])
+        for group in self.param_groups:
+            if "pieces" in group:
+                self._step_muon(group)
         super().step()
 
     def _step_muon(self, group: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def _run_stages(
     recipe, model, world = run.recipe, start.model, run.ranks
     done = len(recipe.stages) - len(datasets)
     for stage in recipe.stages:
-        set_trainable(model, stage.train)  # a stage that would train nothing is refused before any work
+        set_trainable(model, stage.parts())  # a stage that would train nothing is refused before any work
 
     def begin() -> Mapping[str, bytes]:
         """Claim the folder, and put into the model what finished stages have trained; what goes beside it."""
@@ -113,8 +113,8 @@ def _run_stages(
         run.quarantine.begin()
         saved = state.newest(run.folder.state)
         if saved is not None and saved.counters["stage"] not in datasets:  # stopped between two stages, or at the end
-            trained = [part for one in recipe.stages[:done] for part in one.train]
-            state.load_weights(saved, model, trainable(model, trained))
+            trained = (trainable(model, one.parts()) for one in recipe.stages[:done])
+            state.load_weights(saved, model, frozenset[str]().union(*trained))
             learner = Learner(model, recipe.stages[done - 1])
             state.load_losses(saved, learner)
             return losses.files(learner.loss.values())

@@ -10,10 +10,10 @@ from PIL import Image
 from mini_internvl.inputs.tiles import normalise
 from mini_internvl.recipes import RecipeError
 from mini_internvl.records import Batch, Sample
-from mini_internvl.train.batches import collate
+from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.learner import Learner
-from mini_internvl.train.loop import held_out_loss
+from mini_internvl.train.loop import accumulate, held_out_loss
 from mini_internvl.train.losses.answers import IGNORE, Loss, Settings, token_weights
 
 _ = IGNORE
@@ -58,6 +58,31 @@ def test_with_sample_every_row_counts_the_same(learner, examples):
         parts = [collate(examples[i : i + size], 0) for i in range(0, len(examples), size)]
         assert held_out_loss(by_sample, parts) == pytest.approx(expected, rel=1e-5)
     assert held_out_loss(by_token, parts) != pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_in_chunks_give_the_same_loss_and_gradients(learner, examples, monkeypatch, frozen, precision):
+    answers, batch = learner({"answers": {"reduction": "square"}}), packed_batch(examples)
+    head, most = answers.model.language_model.lm_head, []
+    head.requires_grad_(not frozen)
+    head.register_forward_hook(lambda module, given, logits: most.append(len(logits)))
+    found = []
+    for rows in (3, 10**6):
+        monkeypatch.setattr("mini_internvl.train.losses.answers.CHUNK_BYTES", rows * 4 * head.out_features)
+        answers.zero_grad()
+        loss = accumulate(answers, [batch], 1.0, torch.device("cpu"), precision)[0]
+        found.append((loss, {n: p.grad.clone() for n, p in answers.named_parameters() if p.grad is not None}))
+    *chunks, whole = most
+    assert max(chunks) == 3
+    assert sum(chunks) == 2 * whole  # forward, and once more in the backward pass
+    (loss, gradients), (expected, wanted) = found
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert gradients.keys() == wanted.keys()
+    tolerance = 1e-6 if precision == "fp32" else 2e-2
+    for name, gradient in gradients.items():
+        assert (gradient - wanted[name]).norm() <= tolerance * wanted[name].norm() + 1e-9, name
+    assert ("model.language_model.lm_head.weight" in gradients) != frozen
 
 
 def test_a_stage_names_its_losses_and_their_settings(stage, learner):

@@ -1,7 +1,8 @@
 """The loss on answers: next-token cross entropy over the supervised tokens.
 
-Logits are computed at supervised positions only, where most of the memory of a large vocabulary goes. Labels stay on
-the CPU: how many are supervised decides shapes, for which a GPU would have to be waited for.
+Logits are computed at supervised positions only, where most of the memory of a large vocabulary goes, and of a long row
+in chunks: each chunk's logits are gone when its loss is summed, and made again in the backward pass. Labels stay on the
+CPU: how many are supervised decides shapes, for which a GPU would have to be waited for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.vlm import InternVL
@@ -19,6 +21,7 @@ from mini_internvl.records import Batch
 from mini_internvl.train.learner import Features
 
 IGNORE = -100
+CHUNK_BYTES = 2**28  # of the float32 logits that are held at once; their gradient takes as much again
 REACHES = ("vision", "projector", "llm")
 POWERS = {"token": 0.0, "square": -0.5, "sample": -1.0}
 """What the length of an answer is raised to, for the weight of its tokens."""
@@ -52,14 +55,24 @@ class Loss(nn.Module):
         labels = batch.labels[:, 1:]
         row, place = (labels != IGNORE).nonzero(as_tuple=True)
         flat = (row * hidden.shape[1] + place).to(hidden.device, non_blocking=True)
-        logits = model.language_model.lm_head(hidden.flatten(0, 1).index_select(0, flat))
         wanted = labels[row, place].to(hidden.device, non_blocking=True)
-        each = F.cross_entropy(logits.float(), wanted, reduction="none")
-        return (each * token_weights(batch, self.reduction).to(hidden.device, non_blocking=True)).sum()
+        weights = token_weights(batch, self.reduction).to(hidden.device, non_blocking=True)
+        head = model.language_model.lm_head
+        parts = hidden.flatten(0, 1).index_select(0, flat), wanted, weights
+        size = max(1, CHUNK_BYTES // (4 * head.out_features))
+        if len(wanted) <= size:
+            return _summed(head, *parts)
+        chunks = zip(*(part.split(size) for part in parts), strict=True)
+        return torch.stack([checkpoint(_summed, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
     def count(self, batch: Batch) -> float:
         """Sum of the weights: the number of supervised tokens where each weighs 1."""
         return float(token_weights(batch, self.reduction).sum())
+
+
+def _summed(head: nn.Module, hidden: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of the cross entropies at (n, hidden) positions."""
+    return (F.cross_entropy(head(hidden).float(), wanted, reduction="none") * weights).sum()
 
 
 def token_weights(batch: Batch, reduction: str) -> Tensor:
