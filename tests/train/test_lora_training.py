@@ -17,9 +17,13 @@ from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.lora import LoraConfig, add_lora, lora_layers, lora_state
 from mini_internvl.recipes import LoraRecipe, LoraTargets, RecipeError
 from mini_internvl.records import Interrupted
+from mini_internvl.train.batches import packed_batch
 from mini_internvl.train.initial import open_initial
+from mini_internvl.train.learner import Learner
 from mini_internvl.train.log import read_log
-from mini_internvl.train.parts import set_trainable
+from mini_internvl.train.loop import accumulate
+from mini_internvl.train.optim import make_optimizer
+from mini_internvl.train.parts import learning_rate, set_trainable
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.state import newest
 
@@ -181,3 +185,36 @@ def test_lora_in_yaml(rows, tmp_path):
     path.write_text(head.replace("model: m", "build: m") + "lora: {}\n")
     with pytest.raises(RecipeError, match="lora adapts a checkpoint"):
         recipes.load(path)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_twenty_steps_end_where_peft_ends(checkpoint, stage, examples, dropout):
+    """The same model, A, data and AdamW; the layers are peft's own."""
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    settings = stage(train=ADAPTERS, steps=20, lr=2e-3, weight_decay=0.1)
+    ours = add_lora(load_model(checkpoint), LoraConfig(rank=3, alpha=5, dropout=dropout), seed=4)
+    layers = lora_layers(ours)
+    asked = PeftConfig(r=3, lora_alpha=5, lora_dropout=dropout, target_modules=list(layers))
+    theirs = inject_adapter_in_model(asked, load_model(checkpoint))
+    for name, layer in layers.items():
+        theirs.get_submodule(f"{name}.lora_A.default").weight.data.copy_(layer.lora_A)
+    first = {name: layer.lora_A.detach().clone() for name, layer in layers.items()}
+    for model in (ours, theirs):
+        learner = Learner(model, settings).train()
+        optimizer = make_optimizer(learner, settings)
+        batches = [packed_batch(examples[:3]), packed_batch(examples[3:])]
+        for step in range(settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
+            accumulate(learner, batches, 30.0, model.device, "fp32", seeds=(2 * step, 2 * step + 1))
+            torch.nn.utils.clip_grad_norm_(learner.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, layer in layers.items():
+        for which in ("lora_A", "lora_B"):
+            found, expected = getattr(layer, which), theirs.get_submodule(f"{name}.{which}.default").weight
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert (layer.lora_A - first[name]).abs().max() > 1e-3
+        assert layer.lora_B.abs().max() > 1e-3
