@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MINIVL_CACHE"] = tempfile.mkdtemp(prefix="minivl-tests-")
 
 import pytest
 import torch
@@ -46,6 +49,11 @@ TINY_LLM = {
     "rms_norm_eps": 1e-6,
 }
 TEXTS = ("What is this? What is the word in the image?", "What does the car do? Why does the car turn?")
+
+
+def pytest_unconfigure() -> None:
+    """Indexes of the tests' data files are not kept."""
+    shutil.rmtree(os.environ["MINIVL_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,76 +1,96 @@
-"""What a pass over a source's samples finds: faults that stop a training, and what is odd but can be trained on."""
+"""What a pass over a source's samples finds: their sizes, faults, and what is odd but can be trained on."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
-from mini_internvl.data import DataError, Fault, Row, formats
+from mini_internvl.data import Fault, Row, formats
 from mini_internvl.inputs import boxes, chat
 from mini_internvl.inputs.messages import Turn, normalise
-from mini_internvl.records import Sample
+from mini_internvl.records import Sample, Size
 
 KEPT_FAULTS = 1000  # more are counted
-Extra = Callable[[Sample], None]  # a further check of a sample; it raises ValueError
+Measure = Callable[[Sample], Size | None]
+"""A sample's size, or a further check of it that gives ``None``; it raises ValueError for one that cannot be used."""
+UNKNOWN = Size(tokens=0, supervised=0, tiles=0)
 
 
 class Check:
-    """Collects what is wrong or odd in the samples of one source; ``extra`` checks every sample too."""
+    """Collects what is wrong or odd in samples; ``measure`` gives their sizes."""
 
-    def __init__(self, extra: Extra | None = None) -> None:
-        self.extra = extra
-        self.samples = self.faulty = 0
+    def __init__(self, measure: Measure | None = None) -> None:
+        self.measure = measure
+        self.samples = self.faulty = self.shortened = 0
+        self.measured = False  # whether a size was given
         self.faults: list[Fault] = []
-        self._odd: dict[str, tuple[str, int]] = {}  # what -> where first, how often
+        self.noted: dict[str, tuple[str, int]] = {}  # what is odd -> where first, how often
 
-    def row(self, row: Row | Fault, read: Callable[[Row], Sample | Fault], format: str = "") -> None:
-        """Check a row as ``read`` turns it into a sample, and its keys."""
+    def row(
+        self, row: Row | Fault, read: Callable[[Row], Sample | Fault], format: str = "", at: str | None = None
+    ) -> Size | Fault:
+        """Check a row as ``read`` turns it into a sample, and its keys; ``at`` is what notes name instead of it."""
         if isinstance(row, Fault):
             return self.fault(row)
         sample = read(row)
         if isinstance(sample, Fault):
             return self.fault(sample)
-        for key in formats.unread(row.raw, format):
-            self.note(f'the key "{key}" is not read', sample.place)
-        self.sample(sample, row.file, row.place)
+        found = self.sample(sample, row.file, row.place, at)
+        if isinstance(found, Size):
+            for key in formats.unread(row.raw, format):
+                self.note(f'the key "{key}" is not read', at or sample.place)
+        return found
 
-    def sample(self, sample: Sample, file: Path, place: str) -> None:
+    def sample(self, sample: Sample, file: Path, place: str, at: str | None = None) -> Size | Fault:
         """Check a sample that stands at ``place`` of ``file``."""
         try:
             turns = normalise(sample.messages)
             trainable(turns)
-            if self.extra is not None:
-                self.extra(sample)
+            size = self.measure(replace(sample, messages=cast(Any, turns))) if self.measure else None
         except ValueError as error:
-            return self.fault(Fault(file=file, place=place, reason=str(error)))
+            reason = str(error).removeprefix(f"{sample.place}, ") if sample.place else str(error)
+            return self.fault(Fault(file=file, place=place, reason=reason))
         self.samples += 1
         for what in odd(turns):
-            self.note(what, sample.place or f"{sample.source}/{sample.id}")
+            self.note(what, at or sample.place or f"{sample.source}/{sample.id}")
+        if size is None:
+            return UNKNOWN
+        self.measured = True
+        self.shortened += size.shortened
+        return size
 
-    def fault(self, fault: Fault) -> None:
+    def fault(self, fault: Fault) -> Fault:
         """Keep a fault."""
         self.faulty += 1
         if len(self.faults) < KEPT_FAULTS:
             self.faults.append(fault)
+        return fault
 
     def note(self, what: str, where: str) -> None:
         """Count something odd; only the first place is kept."""
-        first, count = self._odd.get(what, (where, 0))
-        self._odd[what] = (first, count + 1)
+        self.add(what, where, 1)
+
+    def add(self, what: str, where: str, times: int) -> None:
+        """Count something odd that was met so often, ``where`` first."""
+        first, count = self.noted.get(what, (where, 0))
+        self.noted[what] = (first, count + times)
 
     def warnings(self) -> list[str]:
-        """One line for each odd thing: the first place and how many more."""
-        return [
+        """One line for each odd thing, the first place and how many more, and one of samples that were shortened."""
+        lines = [
             f"{first}{f' and {count - 1:,} more' if count > 1 else ''}: {what}"
-            for what, (first, count) in self._odd.items()
+            for what, (first, count) in self.noted.items()
         ]
-
-    def refuse(self) -> None:
-        """Raise DataError with every fault listed, if there is one."""
-        if self.faults:
-            raise DataError.of(self.faults, "mend the rows or take them out", count=self.faulty)
+        if self.shortened:
+            lines.append(
+                f"{self.shortened:,} samples were shortened to fit max_length (fewer tiles, or turns taken from their "
+                "end); raise it to train on all of them"
+            )
+        return lines
 
 
 def trainable(turns: Sequence[Turn]) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import abc
 import bisect
 import csv
+import functools
 import io
 import itertools
 import json
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -71,6 +72,30 @@ class Container(abc.ABC):
     @abc.abstractmethod
     def spans(self) -> Iterator[Span]:
         """Every row, in order."""
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Start, size and number of every row, in order."""
+        for start, size, number, _ in self.spans():
+            yield start, size, number
+
+    def batches(self, rows: int, size: int) -> Iterator[list[tuple[int, int, int]]]:
+        """The same, so many rows or bytes at a time."""
+        batch, total = list[tuple[int, int, int]](), 0
+        for place in self.places():
+            batch.append(place)
+            total += place[1]
+            if len(batch) == rows or total >= size:
+                yield batch
+                batch, total = [], 0
+        if batch:
+            yield batch
+
+    def contents(self, places: Sequence[tuple[int, int, int]]) -> Iterator[Any]:
+        """The contents of rows, the file opened once."""
+        with self.path.open("rb") as file:
+            for start, size, _ in places:
+                file.seek(start)
+                yield file.read(size) if size <= MAX_ROW_BYTES else None
 
     def decode(self, data: Any) -> dict[str, Any]:
         """The row that a span's content holds; ValueError says what is wrong with it."""
@@ -165,7 +190,10 @@ class Table(Container):
         super().__init__(path)
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         self.delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-        self.header: list[str] = []
+
+    @functools.cached_property
+    def header(self) -> list[str]:
+        return next(csv.reader(self._lines([]), delimiter=self.delimiter), [])
 
     def spans(self) -> Iterator[Span]:
         taken: list[bytes] = []
@@ -174,9 +202,7 @@ class Table(Container):
             for number, cells in enumerate(csv.reader(self._lines(taken), delimiter=self.delimiter)):
                 data = b"".join(taken)
                 taken.clear()
-                if number == 0:
-                    self.header = cells
-                elif cells:
+                if number and cells:
                     yield Span(start, len(data), number, data if len(data) <= MAX_ROW_BYTES else None)
                 start += len(data)
         except csv.Error as error:
@@ -205,6 +231,10 @@ class Shard(Container):
     """A WebDataset tar: members with one name up to the first dot are a row, ``NAME.json`` and its images."""
 
     def spans(self) -> Iterator[Span]:
+        for start, size, number in self.places():
+            yield Span(start, size, number, self.read(start, size))
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
         number, key, start, end = 0, "", 0, 0
         try:
             with tarfile.open(self.path, "r:") as tar:
@@ -215,13 +245,13 @@ class Shard(Container):
                     if name != key:
                         if key:
                             number += 1
-                            yield Span(start, end - start, number, self.read(start, end - start))
+                            yield start, end - start, number
                         key, start = name, member.offset
                     end = member.offset_data + (member.size + 511) // 512 * 512
         except tarfile.TarError as error:
             raise DataError(f"{self.path} is no tar file, or it is cut off ({error}); fetch it again") from None
         if key:
-            yield Span(start, end - start, number + 1, self.read(start, end - start))
+            yield start, end - start, number + 1
 
     def decode(self, data: bytes) -> dict[str, Any]:
         """The object of ``NAME.json``, with the images that it names, or else all, as bytes."""
@@ -274,6 +304,18 @@ class Parquet(Container):
     def spans(self) -> Iterator[Span]:
         for number in range(self.groups[-1]):
             yield Span(number, 0, number + 1, self.read(number, 0))
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        yield from ((number, 0, number + 1) for number in range(self.groups[-1]))
+
+    def batches(self, rows: int, size: int) -> Iterator[list[tuple[int, int, int]]]:
+        """Rows of one group, so that a group is read by few processes."""
+        for first, end in itertools.pairwise(self.groups):
+            for start in range(first, end, rows):
+                yield [(number, 0, number + 1) for number in range(start, min(start + rows, end))]
+
+    def contents(self, places: Sequence[tuple[int, int, int]]) -> Iterator[Any]:
+        yield from (self.read(start, size) for start, size, _ in places)
 
     def read(self, start: int, size: int) -> Any:
         """The row as an object."""

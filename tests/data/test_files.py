@@ -7,11 +7,10 @@ import io
 import json
 import tarfile
 
-import numpy as np
 import pytest
 
 from mini_internvl.data import DataError, Fault, Row, containers
-from mini_internvl.data.files import RowFile, scan
+from mini_internvl.data.files import open_container, scan
 
 ROWS = [
     {"id": "a", "t": 'q"x\\', "n": 3},
@@ -50,15 +49,16 @@ def test_rows_are_the_same_in_order_and_by_number(tmp_path, kind):
     path = write(tmp_path, kind)
     scanned = list(scan(path))
     assert [row.raw["t"] for row in scanned] == [row["t"] for row in ROWS]
-    visited = []
-    file = RowFile(path, visited.append)
-    assert visited == scanned == [file.row(number) for number in range(len(file))]
+    container = open_container(path)
+    places = list(container.places())
+    assert [container.parse(container.read(start, size), number) for start, size, number in reversed(places)] == [
+        *reversed(scanned)
+    ]
+    assert [container.parse(one, place[2]) for one, place in zip(container.contents(places), places, strict=True)] == (
+        scanned
+    )
+    assert [place for batch in container.batches(1, 99) for place in batch] == places
     assert scanned[0].id == "a"
-    assert file.fingerprint == RowFile(path).fingerprint
-    with path.open("ab") as more:
-        more.write(b" \n")
-    if kind in ("jsonl", "json"):
-        assert RowFile(path).fingerprint != file.fingerprint
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50])
@@ -72,9 +72,9 @@ def test_images_of_a_shard_stand_in_their_rows(tmp_path):
     assert row.raw["image"] == [b"jpeg"]
 
 
-def test_rows_read_together_are_numbered_in_parquet_alone(tmp_path):
-    assert RowFile(write(tmp_path, "parquet")).groups().tolist() == [0, 0, 1]
-    assert RowFile(write(tmp_path, "jsonl")).groups() is None
+def test_a_batch_of_parquet_is_of_one_group(tmp_path):
+    batches = open_container(write(tmp_path, "parquet")).batches(9, 99)
+    assert [[number for *_, number in batch] for batch in batches] == [[1, 2], [3]]
 
 
 def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
@@ -82,7 +82,9 @@ def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
         path = write(tmp_path, kind)
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().lstrip())
         assert [row.raw["t"] for row in scan(path)] == [row["t"] for row in ROWS]
-        assert RowFile(path).row(0).raw["t"] == ROWS[0]["t"]
+        container = open_container(path)
+        start, size, number = next(container.places())
+        assert container.parse(container.read(start, size), number).raw["t"] == ROWS[0]["t"]
 
 
 @pytest.mark.parametrize(
@@ -146,11 +148,3 @@ def test_files_that_cannot_be_read_at_all_are_named(tmp_path, name, content, mes
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(scan(tmp_path / name))
-
-
-def test_of_an_open_file_only_places_are_held(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": "x"}\n' * 1000)
-    file = RowFile(path)
-    held = [value for value in vars(file).values() if isinstance(value, np.ndarray)]
-    assert sum(array.nbytes for array in held) == 1000 * 3 * 8
