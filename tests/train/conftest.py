@@ -115,3 +115,17 @@ def learner(start: InitialCheckpoint, stage: Callable[..., StageRecipe]) -> Call
         return Learner(start.model, stage(loss=loss, **changes))
 
     return make
+
+
+@pytest.fixture
+def driven(tmp_path: Path) -> SourceRecipe:
+    """Rows whose brightness is their target."""
+    rows: list[dict[str, Any]] = []
+    for number in range(8):
+        Image.new("RGB", (56, 56), (30 * number,) * 3).save(tmp_path / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nHow bright?"}, {"from": "gpt", "value": "So."}]
+        target = {"speed": float(number), "turn": ("left", "right")[number > 3]}
+        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns, "targets": target})
+    path = tmp_path / "driven.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SourceRecipe(kind="rows", path=str(path))

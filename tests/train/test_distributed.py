@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mini_internvl.model.heads import load_heads
 from mini_internvl.recipes import LoraRecipe, SourceRecipe, to_dict
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
@@ -75,6 +76,21 @@ def test_two_processes_train_as_one(recipe, together, tmp_path, kind, lora):
         assert one.keys() == two.keys()
         assert two.pop("stage") == one.pop("stage")
         assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_heads_as_one(recipe, driven, together, tmp_path, kind):
+    """Read before the last block, which then does not train: no process waits for its gradient."""
+    heads = {"speed": {"kind": "regression"}, "turn": {"kind": "classification", "classes": ["left", "right", "none"]}}
+    changes = {"loss": {"heads": {"heads": heads, "layers": 1}}, "steps": 3, "batch_size": 3, "micro_batch": 1}
+    settings = recipe({**changes, "data": (driven,)}, held_out=(driven,), parallel=kind)
+    run_recipe(settings, tmp_path / "one", workers=0)
+    codes, told = together(settings, "two")
+    assert codes == [0, 0], told
+    for name in ("best", "last"):
+        one, two = (load_heads(tmp_path / run / name, hidden_size=48, layers=2) for run in ("one", "two"))
+        assert one.config == two.config
+        near(one.state_dict(), two.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

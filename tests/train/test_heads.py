@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -16,7 +15,7 @@ from mini_internvl.data import DataError
 from mini_internvl.data.rows import read_samples
 from mini_internvl.engine import load
 from mini_internvl.model.heads import load_heads
-from mini_internvl.recipes import LoraRecipe, RecipeError, SourceRecipe
+from mini_internvl.recipes import LoraRecipe, RecipeError
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.initial import sample_processor
@@ -252,20 +251,6 @@ def test_a_wrong_setting_is_named(stage, settings, message):
 def test_more_layers_than_the_decoder_has_are_refused(learner):
     with pytest.raises(RecipeError, match=r"heads.layers is 3; the decoder has 2 blocks"):
         learner({"heads": {"heads": HEADS, "layers": 3}})
-
-
-@pytest.fixture
-def driven(tmp_path):
-    """Rows whose brightness is their target."""
-    rows = []
-    for number in range(8):
-        Image.new("RGB", (56, 56), (30 * number,) * 3).save(tmp_path / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nHow bright?"}, {"from": "gpt", "value": "So."}]
-        target = {"speed": float(number), "turn": ("left", "right")[number > 3]}
-        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns, "targets": target})
-    path = tmp_path / "driven.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return SourceRecipe(kind="rows", path=str(path))
 
 
 LEARNT = {"heads": {"heads": {"speed": {"kind": "regression"}, "turn": TURN}, "layers": 1}}
