@@ -165,7 +165,7 @@ class StageRecipe:
     """Samples per forward pass; gradients are accumulated over a batch."""
     max_tiles: int = 12
     """Most tiles of a sample, shared by its images, thumbnails not counted."""
-    max_length: int = dataclasses.field(default=8192, metadata=MAY_CHANGE)
+    max_length: int = 8192
     """Longest sample in tokens. A longer one gets fewer tiles an image, then loses turns from its end; no picture and
     no answer is cut in the middle, and one whose first answer is too long even so cannot be used."""
     drop_path: float = 0.0

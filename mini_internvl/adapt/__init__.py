@@ -17,7 +17,6 @@ first: settings, splits, files and extras are looked at before a model is loaded
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
 import platform
@@ -43,7 +42,8 @@ from mini_internvl.evaluate.run import score
 from mini_internvl.files import read_object, write_json
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Interrupted
-from mini_internvl.train.data import open_checked
+from mini_internvl.train.data import Opener
+from mini_internvl.train.initial import find_base, sample_processor
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.run_folder import check_folder
@@ -91,9 +91,10 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     tests = _tests(config, plan, raw)
     validation = _validation(config, plan.domain, raw)
     recipe = check_folder(make_recipe(config, plan, kept), config.output / "train")
-    opener = functools.cache(open_checked)
+    opener = Opener(workers=config.workers)
+    process = sample_processor(find_base(recipe), recipe.stages[0])
     for source in (*recipe.stages[0].data, *recipe.held_out):
-        opener(source)
+        opener(source, process)
     base = _score("base", config.model, tests, config, call, clock)
     call.step("train")
     with clock.timed("train"):

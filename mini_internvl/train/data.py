@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,24 +23,48 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mini_internvl.data import DataError, Fault, place_of
+from mini_internvl.data.index import Progress
 from mini_internvl.data.sources import Source, open_source
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
-from mini_internvl.records import Batch, Example, Sample, Size
+from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train.batches import collate
 from mini_internvl.train.independent import split_questions
 from mini_internvl.train.layout import Layout
+from mini_internvl.train.processor import SampleProcessor
+
+Process = Callable[[Sample], Example]  # a SampleProcessor, whose samples have sizes, or any function
 
 
-def open_checked(source: SourceRecipe) -> Source:
-    """A source whose samples can all be trained on: their independent questions can be packed."""
+class Opener:
+    """Opens sources, each once, their rows checked and measured as the processor of a stage reads them.
 
-    def check(sample: Sample) -> None:
-        if sample.independent:
-            split_questions(normalise(sample.messages))
+    ``workers`` processes look at the rows of a file; ``strict`` refuses rows that cannot be used.
+    """
 
-    return open_source(source, check)
+    def __init__(self, *, workers: int = 0, on_progress: Progress | None = None, strict: bool = True) -> None:
+        self.workers, self.on_progress, self.strict = workers, on_progress, strict
+        self.opened: dict[tuple[SourceRecipe, str], Source] = {}
+
+    def __call__(self, source: SourceRecipe, process: Process) -> Source:
+        """DataError as in :func:`open_source`."""
+        key = process.fingerprint if isinstance(process, SampleProcessor) else ""
+        if (source, key) not in self.opened:
+            measure = process.measure if isinstance(process, SampleProcessor) else _can_be_packed
+            self.opened[source, key] = open_source(
+                source, measure, key=key, workers=self.workers, on_progress=self.on_progress, strict=self.strict
+            )
+        found = self.opened[source, key]
+        if found.count and len(found.faults) >= found.count:
+            found.refuse()  # no row is left
+        return found
+
+
+def _can_be_packed(sample: Sample) -> None:
+    """ValueError where independent questions cannot be trained on together."""
+    if sample.independent:
+        split_questions(normalise(sample.messages))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +87,14 @@ class MixedDataset(Dataset["Example | Unusable"]):
     def __init__(
         self,
         stage: StageRecipe,
-        process: Callable[[Sample], Example],
+        process: Process,
         *,
         seed: int,
-        opener: Callable[[SourceRecipe], Source] = open_checked,
+        opener: Opener | None = None,
     ) -> None:
         self.stage, self.process, self.seed = stage, process, seed
-        self.sources = [opener(source).with_seed(seed + i) for i, source in enumerate(stage.data)]
+        opener = opener or Opener()
+        self.sources = [opener(source, process).with_seed(seed + i) for i, source in enumerate(stage.data)]
         self.source_ids = np.empty(0, dtype=np.int16)
         self.extend(stage.steps * stage.batch_size)
 
@@ -91,16 +115,10 @@ class MixedDataset(Dataset["Example | Unusable"]):
     def sizes(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and tiles of samples; 0 tokens of one that cannot be used."""
         tokens, tiles = np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=np.int64)
-        for place, number in enumerate(numbers.tolist()):
-            with suppress(DataError):
-                size = self._measure(self.sample(number))
-                tokens[place], tiles[place] = size.tokens, size.tiles
+        for place, source in enumerate(self.sources):
+            own = self.source_ids[numbers] == place
+            tokens[own], _, tiles[own] = source.sizes_at(self.indices[numbers[own]])
         return tokens, tiles
-
-    def _measure(self, sample: Sample | Fault) -> Size:
-        if isinstance(sample, Fault):
-            raise DataError(sample.reason)
-        return self.process.measure(sample)  # type: ignore[attr-defined,no-any-return]
 
     def sample(self, number: int) -> Sample | Fault:
         return self.sources[self.source_ids[number]][int(self.indices[number])]
@@ -256,9 +274,9 @@ class HeldOut:
 
 def held_out_set(
     sources: Sequence[SourceRecipe],
-    process: Callable[[Sample], Example],
+    process: Process,
     recipe: Recipe,
-    opener: Callable[[SourceRecipe], Source] = open_checked,
+    opener: Opener | None = None,
 ) -> HeldOut | None:
     """The same number of samples from each source; ``None`` without sources."""
     if not sources:

@@ -88,7 +88,9 @@ def kept_plan(dataset: MixedDataset, path: Path) -> Plan:
             dataset.extend(int(plan.members.max()) + 1)
             return plan
     made = make_plan(dataset)
-    if path.exists() and not np.array_equal(made.members[: len(plan.members)], plan.members):
+    if path.exists() and not all(
+        np.array_equal(getattr(made, name)[: len(getattr(plan, name))], getattr(plan, name)) for name in names
+    ):
         raise DataError(f"{path} holds other packs than this data and this recipe give; begin a new run")
     with new_file(path) as draft, draft.open("wb") as file:
         np.savez(file, **{name: getattr(made, name) for name in names})

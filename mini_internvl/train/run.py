@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +15,21 @@ from typing import Any
 
 import torch
 
-from mini_internvl.data.sources import Source
 from mini_internvl.engine.device import resolve_device
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import Ranks, ranks
-from mini_internvl.recipes import Recipe, SourceRecipe
+from mini_internvl.recipes import Recipe
 from mini_internvl.train import losses, run_folder, state
-from mini_internvl.train.data import HeldOut, MixedDataset, held_out_set, open_checked
+from mini_internvl.train.data import HeldOut, MixedDataset, Opener, held_out_set
 from mini_internvl.train.distributed import whole
-from mini_internvl.train.initial import InitialCheckpoint, find_base, open_initial, sample_processor, save_checkpoint
+from mini_internvl.train.initial import (
+    Base,
+    InitialCheckpoint,
+    find_base,
+    open_initial,
+    sample_processor,
+    save_checkpoint,
+)
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import Run, held_out_loss, run_stage
 from mini_internvl.train.meter import Progress
@@ -43,13 +49,13 @@ def run_recipe(
     should_stop: Callable[[], bool] = lambda: False,
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     workers: int = 1,
-    opener: Callable[[SourceRecipe], Source] | None = None,
+    opener: Opener | None = None,
 ) -> Path:
     """Run or continue a recipe; a finished run whose last stage is now longer goes on too.
 
     A folder of the same recipe is continued, one of another is refused. ``probe`` measures the model in training; its
     ``"score"`` picks the best checkpoint. Without it the held-out loss does (lower is better), and without held-out
-    data the last checkpoint is the best. ``opener`` is a cache over :func:`open_checked` that has opened some of the
+    data the last checkpoint is the best. ``opener`` may have opened some of the
     sources already; the other arguments are those of :class:`Run`.
 
     Returns:
@@ -76,7 +82,8 @@ def run_recipe(
                 stoppable=stoppable,
                 workers=workers,
             )
-            base, opener = find_base(recipe), opener or functools.cache(open_checked)
+            base, opener = find_base(recipe), opener or Opener(workers=workers, strict=not recipe.max_faults)
+            world.by_first(lambda: _open_all(recipe, base, done, opener))  # the others then find the indexes
             datasets = {
                 stage.name: MixedDataset(stage, sample_processor(base, stage), seed=recipe.seed + number, opener=opener)
                 for number, stage in list(enumerate(recipe.stages))[done:]
@@ -90,12 +97,19 @@ def run_recipe(
         return best if best.exists() else last
 
 
+def _open_all(recipe: Recipe, base: Base, done: int, opener: Opener) -> None:
+    """Index what the stages that are left will read."""
+    for stage in recipe.stages[done:]:
+        for source in (*stage.data, *recipe.held_out):
+            opener(source, sample_processor(base, stage))
+
+
 def _run_stages(
     start: InitialCheckpoint,
     run: Run,
     datasets: Mapping[str, MixedDataset],
     probe: Callable[[InternVL], dict[str, float]] | None,
-    opener: Callable[[SourceRecipe], Source],
+    opener: Opener,
 ) -> InitialCheckpoint:
     """Run the stages that are not done yet, those of ``datasets``, and give what they have trained.
 
@@ -108,7 +122,7 @@ def _run_stages(
 
     def begin() -> Mapping[str, bytes]:
         """Claim the folder, and put into the model what finished stages have trained; what goes beside it."""
-        run.folder.claim(recipe, _facts(recipe, start, datasets.values(), opener))
+        run.folder.claim(recipe, _facts(recipe, start, list(datasets.values()), opener))
         assert run.quarantine is not None
         run.quarantine.begin()
         saved = state.newest(run.folder.state)
@@ -165,8 +179,8 @@ def _evaluate(
 def _facts(
     recipe: Recipe,
     start: InitialCheckpoint,
-    datasets: Iterable[MixedDataset],
-    opener: Callable[[SourceRecipe], Source],
+    datasets: Sequence[MixedDataset],
+    opener: Opener,
 ) -> dict[str, Any]:
     """What must be the same when the run goes on, beside the recipe, and what then changes rounding.
 
@@ -177,7 +191,8 @@ def _facts(
         for dataset in datasets
         for i, source in enumerate(dataset.stage.data)
     }
-    opened |= {f"held out/{i}": (source, opener(source)) for i, source in enumerate(recipe.held_out)}
+    process = datasets[0].process if datasets else sample_processor(start, recipe.stages[-1])
+    opened |= {f"held out/{i}": (source, opener(source, process)) for i, source in enumerate(recipe.held_out)}
     for line in sorted({line for _, source in opened.values() for line in source.warnings}):
         _log.warning("%s", line)
     return {

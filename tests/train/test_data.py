@@ -79,7 +79,7 @@ def test_a_bad_sample_leaves_its_place_empty_and_tells_why(stage, rows, tmp_path
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([*lines, lines[0].replace("a.png", "lost.png").replace("r0", "r5")]))
     row = stage(data=(SourceRecipe(kind="jsonl", path=str(path)),), batch_size=1, micro_batch=1, steps=6)
-    (tmp_path / "lost.png").write_bytes(b"x")
+    (tmp_path / "lost.png").write_bytes((rows.parent / "a.png").read_bytes())
     dataset = MixedDataset(row, sample_processor(start, row), seed=5)
     (tmp_path / "lost.png").unlink()
     steps = list(step_batches(dataset, 0, workers))
