@@ -319,6 +319,8 @@ class Recipe:
     held_out_samples: int = 64
     eval_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between held-out measurements."""
+    patience: int = dataclasses.field(default=0, metadata=MAY_CHANGE)
+    """Held-out measurements in a row without a better score after which a stage ends; 0: it never ends early."""
     save_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between checkpoints from which a stopped run goes on."""
     lora: LoraRecipe | None = None
@@ -338,6 +340,10 @@ class Recipe:
             raise RecipeError(f"max_faults is {self.max_faults}; it must be from 0 to 1")
         if self.stall_seconds < 0:
             raise RecipeError(f"stall_seconds is {self.stall_seconds}; it must be 0 or above")
+        if self.patience < 0:
+            raise RecipeError(f"patience is {self.patience}; it must be 0 or above")
+        if self.patience and not self.held_out:
+            raise RecipeError(f"patience is {self.patience}, but nothing is measured; give held_out, or leave it out")
         if not self.stages:
             raise RecipeError("stages is empty")
         for field in ("held_out_samples", "eval_every", "save_every"):

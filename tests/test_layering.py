@@ -24,7 +24,18 @@ TIERS = (
 
 EXTRAS = (
     *("gymnasium", "pygame", "Box2D", "matplotlib", "mlxtend", "vega_datasets", "pandas", "sklearn", "scipy"),
-    *("jinja2", "pyarrow", "webdataset", "fastapi", "uvicorn", "av", "onnxruntime", "rapidocr", "openvino"),
+    *(
+        "jinja2",
+        "pyarrow",
+        "tensorboard",
+        "webdataset",
+        "fastapi",
+        "uvicorn",
+        "av",
+        "onnxruntime",
+        "rapidocr",
+        "openvino",
+    ),
 )
 """Import names of optional packages; none may be needed to import a module."""
 
