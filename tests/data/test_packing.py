@@ -79,18 +79,70 @@ def test_a_sample_over_the_tokens_of_a_pack_is_told():
         packed([(5, 0), (101, 0)])
 
 
-@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 48)), min_size=1, max_size=24), st.integers(1, 8))
+@given(SIZES, st.sampled_from(["fit", "buffer"]))
+@settings(max_examples=100, deadline=None)
+def test_a_pack_over_its_tiles_is_one_sample_and_sums_are_those_of_its_members(sizes, method):
+    tokens, tiles = arrays(sizes)
+    packs = packed(sizes, method)
+    alone = [members.tolist() for members in map(packs.__getitem__, range(len(packs))) if tiles[members].sum() > TILES]
+    assert sorted(alone) == [[place] for place in np.flatnonzero((tiles > TILES) & (tokens > 0))]
+    for of in (tokens, tiles):
+        assert packs.sums(of).tolist() == [of[packs[number]].sum() for number in range(len(packs))]
+
+
+def test_the_seed_changes_the_order_of_packs_but_not_the_packs():
+    sizes = [(40 + n % 50, n % 9) for n in range(200)]
+    first, second = ([tuple(p[n]) for n in range(len(p))] for p in (packed(sizes, seed=0), packed(sizes, seed=1)))
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_text_alone_fills_what_samples_of_many_tiles_leave():
+    """Tiles bind: four samples of 12 tiles make four packs, and the texts join them."""
+    sizes = [(60, 12)] * 4 + [(20, 0)] * 8
+    packs = packed(sizes)
+    assert len(packs) == 4
+    assert fill(packs, *arrays(sizes), max_tokens=TOKENS, max_tiles=TILES) == 1.0
+
+
+LOADS = st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 48)), max_size=24)
+
+
+@given(LOADS, st.integers(1, 8))
 @settings(deadline=None)
 def test_processes_share_the_packs_of_a_step(loads, processes):
     tokens, tiles = arrays(loads)
     shares = balance(tokens, tiles, processes)
     assert sorted(place for share in shares for place in share) == list(range(len(loads)))
-    assert max(map(len, shares)) - min(map(len, shares)) <= max(1, -(-len(loads) // processes))
-    assert max(map(len, shares)) == -(-len(loads) // processes)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert shares == balance(tokens, tiles, processes)
+    for share in shares:
+        assert [(tiles[i], tokens[i]) for i in share] == sorted(((tiles[i], tokens[i]) for i in share), reverse=True)
 
 
-def test_shares_are_even_in_tiles():
+@given(LOADS, st.integers(2, 8))
+@settings(deadline=None)
+def test_no_swap_of_two_packs_makes_the_most_tiles_fewer(loads, processes):
+    """Nor, with as many tiles at most, the most tokens."""
+    tokens, tiles = arrays(loads)
+    shares = balance(tokens, tiles, processes)
+
+    def most(shares):
+        return max(tiles[share].sum() for share in shares), max(tokens[share].sum() for share in shares)
+
+    heaviest = max(range(processes), key=lambda number: tokens[shares[number]].sum())
+    for other in range(processes):
+        for mine, theirs in itertools.product(shares[heaviest], shares[other]):
+            swapped = [[{mine: theirs, theirs: mine}.get(place, place) for place in share] for share in shares]
+            loads_after = [tokens[swapped[number]].sum() for number in (heaviest, other)]
+            fewer_tokens = max(loads_after) < tokens[shares[heaviest]].sum()
+            assert not (fewer_tokens and most(swapped)[0] <= most(shares)[0])
+
+
+def test_shares_are_even_in_tiles_and_then_in_tokens():
     tiles = np.array([48, 3, 45, 6, 30, 20, 2, 46])
-    shares = balance(np.full(8, 1000), tiles, 2)
-    sums = [int(tiles[share].sum()) for share in shares]
-    assert abs(sums[0] - sums[1]) <= 6
+    sums = [int(tiles[share].sum()) for share in balance(np.full(8, 1000), tiles, 2)]
+    assert sums == [100, 100]
+    tokens = np.array([900, 100, 800, 200, 700, 300, 600, 400])
+    sums = [int(tokens[share].sum()) for share in balance(tokens, np.full(8, 48), 4)]
+    assert sums == [1000] * 4
