@@ -1,6 +1,7 @@
-"""Seconds, rows per second and memory of opening a file of many rows, shuffling it and reading the first batch.
+"""Rows per second and memory of indexing a file of many rows, and of opening it again.
 
-Beside it, in a process of its own: ``json.loads`` of every line into a list, which checks nothing.
+Each row is read, checked and measured for nano: its text in tokens, its picture from the header. Beside it, in a
+process of its own: ``json.loads`` of every line into a list, which checks nothing.
 
     python bench/rows.py --rows 1000000
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,69 +18,90 @@ import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 BATCH = 32
+PICTURES = 1000
 
 
 def write(path: Path, count: int) -> None:
-    """Short rows in LLaVA's shape about 1,000 images."""
+    """Short rows in LLaVA's shape about 1,000 pictures, PNG and JPEG."""
     draw = random.Random(0)
     words = ("red", "green", "left", "right", "above", "car", "tree", "house", "road", "small", "large", "three")
     images = path.parent / "images"
     images.mkdir()
-    for number in range(1000):
-        (images / f"{number}.png").touch()
+    names = [f"images/{number}.{('png', 'jpg')[number % 2]}" for number in range(PICTURES)]
+    for name in names:
+        Image.new("RGB", (draw.randint(20, 600), draw.randint(20, 600))).save(path.parent / name)
     with path.open("w") as file:
         for number in range(count):
             question, answer = (" ".join(draw.choices(words, k=draw.randint(4, 20))) for _ in range(2))
             turns = [{"from": "human", "value": f"<image>\n{question}?"}, {"from": "gpt", "value": f"{answer}."}]
-            file.write(
-                json.dumps({"id": number, "image": f"images/{number % 1000}.png", "conversations": turns}) + "\n"
-            )
+            file.write(json.dumps({"id": number, "image": names[number % PICTURES], "conversations": turns}) + "\n")
 
 
 def resident() -> float:
-    """Megabytes of this process now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    """Megabytes of this process's own memory, without mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1e3
 
 
-def measure(how: str, path: Path) -> dict[str, float]:
-    """Read the first batch in this process."""
+def measure(how: str, path: Path, workers: int) -> dict[str, float]:
+    """Open the rows and read the first batch in this process."""
     from mini_internvl.data.sources import open_source
+    from mini_internvl.engine.hub import NANO
+    from mini_internvl.inputs import chat
+    from mini_internvl.inputs.prepare import Processor
+    from mini_internvl.inputs.tokenizer_files import load_tokenizer
+    from mini_internvl.model.checkpoint import read_config
     from mini_internvl.recipes import SourceRecipe
+    from mini_internvl.train.processor import SampleProcessor
 
-    before, began = resident(), time.perf_counter()
-    if how == "rows":
-        source = open_source(SourceRecipe(kind="rows", path=str(path)))
+    config = read_config(NANO)
+    template = chat.find_template(config.template)
+    nano = Processor(tokenizer=load_tokenizer(NANO), template=template, config=config)
+    process = SampleProcessor(processor=nano, max_tiles=6, max_length=4096)
+    recipe, before, began = SourceRecipe(kind="rows", path=str(path)), resident(), time.perf_counter()
+    if how == "index":
+        source = open_source(recipe, process.measure, key=process.fingerprint, workers=workers)
+        opened = time.perf_counter()
         batch = [source[number] for number in range(BATCH)]
     else:
         with path.open() as lines:
             held = [json.loads(line) for line in lines]
+        opened = time.perf_counter()
         order = list(range(len(held)))
         random.Random(0).shuffle(order)
         batch = [held[place] for place in order[:BATCH]]
     assert len(batch) == BATCH
-    return {"seconds": time.perf_counter() - began, "growth": resident() - before}
+    return {"seconds": opened - began, "growth": resident() - before}
 
 
 def main() -> None:
-    """Measure both and print a table."""
+    """Measure all and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.file)))
+        print(json.dumps(measure(options.one, options.file, options.workers)))
         return
+    ways = (("index", 0, 0), ("index", 2, 1), ("index", 2, 1), ("list", 0, 0))
+    names = ("index, this process", "index, 2 workers", "opened again", "json.loads into a list")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write(path, options.rows)
         print(f"{options.rows:,} rows, {path.stat().st_size / 1e6:.0f} MB")
-        for how, name in (("rows", "mini_internvl, every row checked"), ("list", "json.loads into a list")):
-            command = [sys.executable, __file__, "--one", how, "--file", str(path)]
-            done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for name, (how, workers, cache) in zip(names, ways, strict=True):
+            command = [sys.executable, __file__, "--one", how, "--file", str(path), "--workers", str(workers)]
+            environment = {**os.environ, "MINIVL_CACHE": f"{folder}/cache{cache}"}
+            done = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+            )
             speed = options.rows / done["seconds"]
-            print(f"{name:36} {done['seconds']:6.1f} s  {speed:9,.0f} rows/s  resident +{done['growth']:.0f} MB")
+            print(f"{name:24} {done['seconds']:7.2f} s  {speed:12,.0f} rows/s  own memory +{done['growth']:.0f} MB")
 
 
 if __name__ == "__main__":
