@@ -1,0 +1,112 @@
+"""``minivl plan``: what a recipe needs, before it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mini_internvl.commands._options import AsJson, echo_json
+
+if TYPE_CHECKING:
+    from mini_internvl.train.plan import Machine, StagePlan
+    from mini_internvl.train.remedies import Remedy
+
+EXAMPLE = "minivl plan recipes/finetune.yaml --device 4090 --memory 24GB"
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[a.b=value]...", help="Changes to the recipe.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Memory that it must fit into, for instance 24GB.")] = "",
+    device: Annotated[
+        str,
+        typer.Option(help="The recipe's device when left out; or a GPU to plan for: H100, A100, 4090, T4, ..."),
+    ] = "",
+    json: AsJson = False,
+) -> None:
+    """Predict memory, tokens and time of a recipe without running it; with --memory, find settings that fit.
+
+    Exit code 1: it does not fit.
+    """
+    from mini_internvl import recipes
+    from mini_internvl.train.plan import Planner, find_machine
+    from mini_internvl.train.remedies import find_remedies
+
+    limit = parse_memory(memory) if memory else None
+    settings = recipes.load(recipe, overrides or [])
+    machine = find_machine(device or settings.device)
+    planner = Planner(machine)
+    plans = planner.plan(settings)
+    needed = max(plan.total for plan in plans)
+    fits = limit is None or needed <= limit
+    remedies = [] if limit is None or fits else find_remedies(planner, settings, limit)
+    if json:
+        echo_json(as_json(machine, plans, remedies, fits))
+    else:
+        _print(machine, plans)
+        if limit is not None:
+            _print_fit(needed, limit, remedies)
+    if not fits:
+        raise typer.Exit(1)
+
+
+def parse_memory(text: str) -> float:
+    """Bytes of "24GB", "24 GiB" or "900MB"; a usage error where it is no such amount."""
+    units = {"mb": 1e6, "gb": 1e9, "mib": 2.0**20, "gib": 2.0**30, "tb": 1e12}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text.lower())
+    if not found or found[2] not in units or float(found[1]) <= 0:
+        raise typer.BadParameter(f'"{text}" is no amount of memory; write for instance 24GB', param_hint="--memory")
+    return float(found[1]) * units[found[2]]
+
+
+def as_json(machine: Machine, plans: list[StagePlan], remedies: list[Remedy], fits: bool) -> dict[str, Any]:
+    """All that the tables show, in bytes and seconds."""
+    return {
+        "machine": dataclasses.asdict(machine),
+        "fits": fits,
+        "stages": [{**dataclasses.asdict(plan), "total": plan.total} for plan in plans],
+        "changes": [{"overrides": r.overrides, "total": r.total, "cost": r.cost} for r in remedies],
+    }
+
+
+def _print(machine: Machine, plans: list[StagePlan]) -> None:
+    from mini_internvl import terminal
+
+    typer.echo(f"a prediction for {machine.name}: {machine.note}")
+    names = [name for name in plans[0].memory if any(plan.memory[name] >= 5e6 for plan in plans)]
+    rows = [[name, *(f"{plan.memory[name] / 1e9:.2f}" for plan in plans)] for name in names]
+    rows += [["total", *(f"{plan.total / 1e9:.2f}" for plan in plans)], ["highest in the", *(p.moment for p in plans)]]
+    rows += [
+        ["largest micro batch", *(plan.batch for plan in plans)],
+        ["steps", *(f"{plan.steps:,}" for plan in plans)],
+    ]
+    for name in ("samples", "tokens", "supervised", "tiles"):
+        rows.append([name, *(f"{getattr(plan, name):,.0f}" for plan in plans)])
+    rows.append(["TFLOP", *(f"{plan.flops.useful / 1e12:,.0f}" for plan in plans)])
+    rows.append(["time", *(terminal.duration(plan.seconds) for plan in plans)])
+    terminal.table("memory in GB, then work, by stage", ["", *(plan.stage for plan in plans)], rows)
+    for plan in plans:
+        typer.echo(f"{plan.stage}: sizes {plan.sizes}")
+
+
+def _print_fit(needed: float, limit: float, remedies: list[Remedy]) -> None:
+    from mini_internvl import terminal
+
+    if not remedies:
+        verdict = "fits into" if needed <= limit else "does not fit into"
+        typer.echo(f"{needed / 1e9:.2f} GB {verdict} {limit / 1e9:.2f} GB")
+        return
+    typer.echo(f"{needed / 1e9:.2f} GB does not fit into {limit / 1e9:.2f} GB; changes, each on top of those before:")
+    for remedy in remedies:
+        time = terminal.duration(sum(plan.seconds for plan in remedy.plans))
+        typer.echo(f"  {remedy.total / 1e9:7.2f} GB  {time:>12}  {' '.join(remedy.overrides)}\n{'':27}{remedy.cost}")
+    if remedies[-1].total <= limit:
+        typer.echo(f"add to the command line: {' '.join(remedies[-1].overrides)}")
+    else:
+        typer.echo("none of them fits; lower max_tiles or max_length, or take more memory")
