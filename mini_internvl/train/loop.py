@@ -26,6 +26,7 @@ from mini_internvl.train import log, losses, state
 from mini_internvl.train.batches import to_device
 from mini_internvl.train.data import DataError, MixedDataset, StepData, step_batches
 from mini_internvl.train.distributed import Watchdog, last_only, parallel
+from mini_internvl.train.events import EventWriter
 from mini_internvl.train.layout import Layout, kept_plan
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.meter import Meter, Progress
@@ -40,6 +41,10 @@ FIRST_SCALE, SCALE_STEPS = 2.0**16, 2000  # of the loss in float16: at first, an
 
 class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite; the message names the samples."""
+
+
+class OutOfMemory(RuntimeError):
+    """A step did not fit into memory; the message names samples, the part that needed most, and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Run:
     """Entered while steps are made, and only then; gives a function that is asked as ``should_stop`` is."""
     workers: int = 1
     """Processes that prepare samples."""
+    check: Callable[[Batch, Learner], None] | None = None
+    """Looks at the first batch of a stage before it is trained on; ValueError says what is wrong."""
     quarantine: Quarantine | None = None
     """Where rows go that cannot be used; ``None`` for one of this stage alone."""
 
@@ -96,7 +103,11 @@ class Stepper:
         seeds = [_seed(self.recipe.seed, self.stage.name, number, step.first + n) for n in range(len(step.batches))]
         share, precision = max(1, count) / self.ranks.size, self.recipe.precision
         device = self.learner.model.device
-        losses = accumulate(self.wrapped, step.batches, share, device, precision, seeds=seeds, scaler=self.scaler)
+        try:
+            losses = accumulate(self.wrapped, step.batches, share, device, precision, seeds=seeds, scaler=self.scaler)
+        except (RuntimeError, MemoryError) as error:
+            self._explain(error, step.batches)
+            raise
         self._check(losses, step.batches, "loss")
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.stage.clip)
@@ -109,6 +120,14 @@ class Stepper:
         (total,) = self.ranks.total([sum(losses)])
         padding = 1 - amounts["tokens"] / max(1, amounts.pop("places"))
         return {"loss": total / max(1, count), "lr": lr, "grad_norm": float(norm), **amounts, "padding": padding}
+
+    def _explain(self, error: BaseException, batches: Sequence[Batch]) -> None:
+        """OutOfMemory in place of an error that says no more than that; it names the largest micro batch."""
+        from mini_internvl.train.remedies import explain_out_of_memory, is_out_of_memory
+
+        if is_out_of_memory(error):
+            largest = max(batches, key=lambda batch: (len(batch.tiles), batch.input_ids.numel()))
+            raise OutOfMemory(explain_out_of_memory(error, self.recipe, self.stage, largest)) from None
 
     def _check(self, values: Sequence[float], batches: Sequence[Batch], what: str) -> None:
         """NonFiniteLoss in all processes where a value of one is not finite."""
@@ -176,6 +195,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
     if at.scale:
         stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
     quarantine, meter = run.quarantine or Quarantine(folder.path, [dataset], recipe, ranks), Meter()
+    events = EventWriter(folder.path)
     with Watchdog(ranks, recipe.stall_seconds) as watchdog, run.stoppable() as asked_to_stop:
 
         def save() -> None:
@@ -200,6 +220,8 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
                     save()
                 raise DataError(f"{error} (step {at.step + 1} of {stage.name}; the state before it is saved)") from None
             watchdog.beat(f"{stage.name}, step {at.step + 1}: training on {step.names}")
+            if at.step == 0 and run.check is not None and not stepper.learner.sharded:
+                run.check(step.batches[0], stepper.learner)
             values = stepper.step(at.step, step)
             at.step += 1
             last = at.step == stage.steps
@@ -208,14 +230,18 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
             if last or at.step % recipe.eval_every == 0:
                 watchdog.beat(f"{stage.name}, step {at.step}: measuring")
                 held_out = _measure(stepper.learner, run, at)
+                at.ended = 0 < recipe.patience <= at.waited
+                last = last or at.ended
             if ranks.first:
                 _tell(run, stage, at, values, held_out, speed, meter)
+                events.write(stage.name, at.step, {**values, **held_out, **speed})
             asked = ranks.total([run.should_stop() or asked_to_stop()])[0] > 0
             stopping = asked and not (last and stage == recipe.stages[-1])  # after the last step it is too late
             if stopping or last or at.step % recipe.save_every == 0:
                 save()
             if stopping:
                 raise Interrupted(f"stopped after step {at.step} of {stage.steps} in {stage.name}; the state is saved")
+    events.close()
     model.eval()
     return losses.files(stepper.learner.loss.values())
 
@@ -290,6 +316,7 @@ def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
     with evaluating(learner):
         measured = run.evaluate(learner)
         score = measured.get("score")
+        at.waited = 0 if at.best is None or (score is not None and score > at.best) else at.waited + 1
         if at.best is None or (score is not None and score >= at.best):
             at.best = score
             run.on_best(learner)

@@ -27,9 +27,9 @@ from mini_internvl.model.lora import LORA_INFIX, add_lora
 from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
-from mini_internvl.records import Batch
+from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train import trace
-from mini_internvl.train.data import MixedDataset, open_checked
+from mini_internvl.train.data import MixedDataset, Opener
 from mini_internvl.train.initial import InitialCheckpoint, sample_processor
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.parts import set_checkpointing, set_drop_path, set_trainable
@@ -204,19 +204,26 @@ PARTS = (
 )  # fmt: skip
 
 
+def no_example(sample: Sample) -> Example:
+    """In place of a processor, where no tokenizer is at hand."""
+    raise DataError(f"sample {sample.id}: the model's tokenizer is not on this computer")
+
+
 def _read_workload(recipe: Recipe, stage: StageRecipe, model: InternVL, folder: Path | None) -> Workload:
     """From the sources that can be opened; assumed where none can."""
     data, missing = list[SourceRecipe](), list[str]()
+    opener = Opener(strict=False)
+    start = folder and InitialCheckpoint(model=model, tokenizer=load_tokenizer(folder), folder=folder, sha256="")
+    process = sample_processor(start, stage) if start else no_example
     for source in stage.data:
         try:
-            open_checked(source)
+            opener(source, process)
             data.append(source)
         except DataError as error:
             missing.append(f"{source.name or source.path}: {' '.join(str(error).split())}")
-    if folder and data:
-        start = InitialCheckpoint(model=model, tokenizer=load_tokenizer(folder), folder=folder, sha256="")
+    if start and data:
         short = replace(stage, steps=1, batch_size=max(stage.batch_size, SAMPLED), data=tuple(data))
-        work = sampled(MixedDataset(short, sample_processor(start, stage), seed=recipe.seed))
+        work = sampled(MixedDataset(short, process, seed=recipe.seed, opener=opener))
     else:
         missing += [] if folder else [f"{recipe.model}: not on this computer"]
         work = assumed(stage, model.config, model.image_token_id or 0)

@@ -31,11 +31,12 @@ from mini_internvl.train.initial import (
     save_checkpoint,
 )
 from mini_internvl.train.learner import Learner
-from mini_internvl.train.loop import Run, held_out_loss, run_stage
+from mini_internvl.train.loop import AUTOCAST, Run, held_out_loss, run_stage
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.parts import set_trainable, trainable
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import RunFolder
+from mini_internvl.train.selfcheck import check_first
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,8 @@ def _run_stages(
             start = replace(start, beside=begin())
         evaluate = functools.partial(_evaluate, recipe, held_out, probe, world)
         on_best = functools.partial(_keep_best, start, run, {"stage": stage.name})
-        stage_run = replace(run, evaluate=evaluate, on_best=on_best, beside=start.beside)
+        check = functools.partial(check_first, tokenizer=start.tokenizer, autocast=AUTOCAST.get(recipe.precision))
+        stage_run = replace(run, evaluate=evaluate, on_best=on_best, beside=start.beside, check=check)
         beside = run_stage(start.model, stage, dataset, stage_run)
         trained_model = whole(start.model, world, everywhere=True)
         assert trained_model is not None
@@ -211,6 +213,5 @@ def _finished(recipe: Recipe, owned: RunFolder) -> int:
     at = owned.position()
     for index, stage in enumerate(recipe.stages):
         if at is not None and at.stage == stage.name:
-            last = index == len(recipe.stages) - 1
-            return index + 1 if at.step >= stage.steps or (at.ended and not last) else index
+            return index + 1 if at.step >= stage.steps or at.ended else index
     return 0

@@ -62,7 +62,7 @@ class Position:
     step: int = 0  # finished steps of the stage
     before: int = 0  # steps of the stages before it
     best: float | None = None  # its best score so far
-    waited: int = 0  # measurements since then
+    waited: int = 0  # measurements since then that were no better
     ended: bool = False  # whether the stage is over before its last step, since it no longer gets better
     scale: float = 0.0  # of the loss, where gradients are float16
     grown: int = 0  # steps since the scale last changed

@@ -45,7 +45,7 @@ def check_first(
     if not batch.sample_ids:
         return
     names = _listed(batch.sample_ids)
-    if not (batch.labels[:, 1:] != IGNORE).any():
+    if int((batch.labels[:, 1:] != IGNORE).sum()) == 0:
         raise SelfCheckError(f"no token of the first batch is supervised (samples {names}); end them with answers")
     _check_tiles(batch, learner, names)
     template = chat.find_template(learner.model.config.template)
@@ -65,7 +65,10 @@ def check_first(
 def _check_tiles(batch: Batch, learner: Learner, names: str) -> None:
     """Every tile has its visual tokens."""
     model = learner.model
-    found, each = int((batch.input_ids == model.image_token_id).sum()), model.config.tokens_per_tile
+    found, each = (
+        int(torch.eq(batch.input_ids, model.image_token_id if model.image_token_id is not None else -1).sum()),
+        model.config.tokens_per_tile,
+    )
     if found != len(batch.tiles) * each:
         raise SelfCheckError(
             f"the first batch has {found:,} visual tokens (id {model.image_token_id}) for {len(batch.tiles):,} tiles "

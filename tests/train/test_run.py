@@ -14,7 +14,7 @@ from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.recipes import LoraRecipe
 from mini_internvl.records import Interrupted
-from mini_internvl.train import run_folder
+from mini_internvl.train import loop, run_folder
 from mini_internvl.train.initial import open_initial
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
@@ -182,3 +182,22 @@ def test_auto_precision_is_settled_once(recipe, tmp_path, monkeypatch, fast):
     monkeypatch.setattr(run_folder, "fast_bfloat16", lambda device: not fast)  # the run goes on elsewhere
     run_recipe(settings, tmp_path, workers=0)
     assert json.loads((tmp_path / "recipe.json").read_text())["precision"] == ("bf16" if fast else "fp32")
+
+
+def test_a_stage_ends_when_it_no_longer_gets_better(recipe, tmp_path):
+    """After two measurements without a better score; a finished run stays finished."""
+    scores = iter([0.1, 0.5, 0.5, 0.4, 0.9, 0.9])
+    settings = recipe({"steps": 12}, eval_every=2, patience=2)
+    run_recipe(settings, tmp_path, workers=0, probe=lambda model: {"score": next(scores)})
+    assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 8
+    run_recipe(settings, tmp_path, workers=0, probe=lambda model: {"score": next(scores)})
+    assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 8
+
+
+def test_no_memory_left_names_samples_part_and_setting(recipe, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(loop, "accumulate", full)
+    with pytest.raises(loop.OutOfMemory, match=r"rows/r\d.*micro_batch"):
+        run_recipe(recipe({"steps": 1}), tmp_path, workers=0)

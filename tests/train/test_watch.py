@@ -11,7 +11,6 @@ from mini_internvl.engine import Engine
 from mini_internvl.recipes import Recipe, RecipeError
 from mini_internvl.train import events
 from mini_internvl.train import samples as kept
-from mini_internvl.train.stopping import stops_early
 
 
 def curve(folder, tag):
@@ -70,25 +69,6 @@ def test_a_sample_without_an_answer_is_named(tmp_path, rows):
     object.__setattr__(sample, "messages", sample.messages[:1])
     with pytest.raises(ValueError, match=r"sample .*r0 has no question with an answer"):
         kept.write_samples(tmp_path, "one", 1, lambda asked: [""] * len(asked), [sample])
-
-
-@pytest.mark.parametrize(
-    ("history", "patience", "stops"),
-    [
-        ([3, 2, 1], 0, False),
-        ([], 2, False),
-        ([1, 2], 2, False),
-        ([3, 2, 1], 2, True),
-        ([3, 3, 3], 2, True),  # equal is no improvement
-        ([3, 2, 4], 2, False),
-        ([1, 3, 2, 1], 2, True),
-        ([3, math.nan, math.nan], 2, True),
-        ([math.nan, 1, 1], 2, False),
-        ([math.nan, math.nan, math.nan], 1, False),
-    ],
-)
-def test_when_a_stage_ends_early(history, patience, stops):
-    assert stops_early(history, patience) is stops
 
 
 def test_the_recipe_checks_its_patience(recipe):
