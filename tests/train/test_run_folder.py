@@ -233,16 +233,15 @@ def test_what_killed_saves_leave_is_cleared_at_the_next_start(recipe, tmp_path):
         (tmp_path / name / "big").write_text("x")
     run_recipe(settings, tmp_path, workers=0)
     assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [1, 2, 3]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *(".lock", "best", "last", "metrics.jsonl", "recipe.json", "speed.jsonl", "state")
-    ]
+    names = {path.name for path in tmp_path.iterdir()} - {"tensorboard"}  # which is there with its package
+    assert sorted(names) == [*(".lock", "best", "last", "metrics.jsonl", "recipe.json", "speed.jsonl", "state")]
 
 
 def test_equal_runs_give_equal_bytes(recipe, tmp_path):
     settings = recipe({"steps": 2})
     first, second = finish(settings, tmp_path / "a"), finish(settings, tmp_path / "b")
     for path, content in first.items():
-        if path.name != "speed.jsonl":
+        if path.name != "speed.jsonl" and "tensorboard" not in path.parts:  # these hold the time
             assert second[tmp_path / "b" / path.relative_to(tmp_path / "a")] == content, path
     counters = (newest(tmp_path / "a/state").folder / "state.json").read_text()
     assert json.loads(counters, parse_constant=lambda name: pytest.fail(name))["best"] is not None
