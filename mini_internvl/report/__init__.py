@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from mini_internvl.files import write_text
-from mini_internvl.report import examples, settings, training
+from mini_internvl.report import examples, settings, training, watch
 from mini_internvl.report.explain import explain
 from mini_internvl.report.folders import Parts, Result, read_evaluation, read_parts
 from mini_internvl.report.page import render, require
@@ -53,10 +53,12 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     names, called, places = _sides(parts, run, others, against)
     groups = _groups(parts, sections)
     log = training.read_log(parts.log) if parts.log else training.Log()
+    recipe, counts = parts.facts.get("recipe"), parts.facts.get("validation")
+    given = recipe if isinstance(recipe, Mapping) else {}
+    watched = watch.watch(parts.log.parent, log, given) if parts.log else watch.Watched(speed=log)
     found = [*warnings(sections, names, others)]
     if log.unreadable:
         found.append(f"{log.unreadable:,} lines of the training log cannot be read and are left out.")
-    recipe, counts = parts.facts.get("recipe"), parts.facts.get("validation")
     script = SCRIPT.read_text(encoding="utf-8")
     page = render(
         "page.html",
@@ -76,8 +78,9 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         alone=[other.title for other in others or () if not any(other is section.other for section in sections)],
         states=STATES if others is None else {**STATES, "unjudged": "Not compared"},
         unfolded=len(sections) <= UNFOLDED,
-        charts=training.charts(log, counts if isinstance(counts, Mapping) else {}),
-        summary=training.summary(log),
+        charts=training.charts(log, counts if isinstance(counts, Mapping) else {}, watched.speed),
+        summary=training.summary(log, watched.speed),
+        watched=watched,
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         next_commands=settings.next_commands(parts, run),
         commands=[parts.facts["command"]] if parts.facts.get("command") else settings.commands(parts.results),

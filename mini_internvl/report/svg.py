@@ -112,7 +112,7 @@ class _Scale:
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         low, high = min(ys), max(ys)
-        if low == high:
+        if math.isclose(low, high):  # means of one value differ by rounding
             low, high = min(0.0, low), max(0.0, high) or (0.0 if low else 1.0)
         elif 0 <= low < high / 2:
             low = 0.0

@@ -101,13 +101,14 @@ def read_log(path: Path) -> Log:
     return log
 
 
-def charts(log: Log, counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Title, note, svg and legend (its lines, if several) of loss, measurements while training and learning rate.
+def charts(log: Log, counts: Mapping[str, int], speed: Log | None = None) -> list[dict[str, Any]]:
+    """Title, note, svg and legend (its lines, if several) of each chart: loss, measurements, rates, speed.
 
-    Steps are counted over all stages. ``counts`` is measurement -> number of validation items, where it is known.
+    Steps are counted over all stages. ``counts`` is measurement -> number of validation items, where it is known;
+    ``speed`` the log of what depends on the clock.
     """
     drawn = []
-    for title, y_title, note, lines in _wanted(log, counts):
+    for title, y_title, note, lines in (*_wanted(log, counts), *_rates(log), *_speeds(speed or log)):
         lines = [line for line in lines if line.points]
         image = svg.line_chart(title=title, x_title="step", y_title=y_title, series=lines, borders=log.borders[1:])
         if image:
@@ -118,10 +119,8 @@ def charts(log: Log, counts: Mapping[str, int]) -> list[dict[str, Any]]:
 def _wanted(log: Log, counts: Mapping[str, int]) -> Iterator[tuple[str, str, str, list[svg.Series]]]:
     """Title, name of the upright axis, note and lines of each chart, some perhaps without points."""
     loss, held_out, measured = log.get("loss"), log.get("held_out_loss"), [k for k in log.columns if k not in LOGGED]
-    window = max(1, len(loss) // SMOOTHED_PARTS)
     lines = [
-        svg.Series(name="training, each step", points=loss.points() if window > 1 else [], faint=True),
-        svg.Series(name=f"training, mean of {window:,} steps" if window > 1 else "training", points=loss.means(window)),
+        *_smoothed("training", loss),
         svg.Series(name="held out", points=held_out.points(), colour=2, dots=True),
     ]
     yield "Loss", "loss", "Held out: the same loss on samples that training never sees." if held_out else "", lines
@@ -136,7 +135,38 @@ def _wanted(log: Log, counts: Mapping[str, int]) -> Iterator[tuple[str, str, str
     yield "Learning rate", "learning rate", "", [svg.Series(name="learning rate", points=log.get("lr").points())]
 
 
-def summary(log: Log) -> list[tuple[str, str]]:
+def _rates(log: Log) -> Iterator[tuple[str, str, str, list[svg.Series]]]:
+    """As :func:`_wanted`: the gradient's norm, and what of the batches is padding."""
+    note = "Before clipping; a peak is a step with unusual samples, a steady rise a learning rate that is too high."
+    yield "Gradient norm", "norm", note, _smoothed("gradient norm", log.get("grad_norm"))
+    padding = log.get("padding")
+    if any(padding.values):  # packed rows have none
+        yield "Padding", "% of places", "", _smoothed("padding", padding, 100)
+
+
+def _speeds(log: Log) -> Iterator[tuple[str, str, str, list[svg.Series]]]:
+    """As :func:`_wanted`, of a log of speeds."""
+    yield "Tokens per second", "tokens/s", "", _smoothed("tokens/s", log.get("tokens_per_s"))
+    if any(log.get("tiles_per_s").values):
+        yield "Tiles per second", "tiles/s", "", _smoothed("tiles/s", log.get("tiles_per_s"))
+    note = "Share of a step's time in which it waits for samples; more worker processes lower it (--workers)."
+    yield "Waiting for data", "% of time", note, _smoothed("data wait", log.get("data_wait"), 100)
+    note = "Share of the device's peak arithmetic that the model's own operations use."
+    yield "Model FLOPs utilisation (MFU)", "%", note, _smoothed("MFU", log.get("mfu"), 100)
+
+
+def _smoothed(name: str, column: Column, factor: float = 1) -> list[svg.Series]:
+    """A noisy column as its mean over a stretch of steps, with the steps themselves faint behind it."""
+    window = max(1, len(column) // SMOOTHED_PARTS)
+    single, means = (
+        [(step, factor * value) for step, value in points]
+        for points in (column.points() if window > 1 else (), column.means(window))
+    )
+    bold = f"{name}, mean of {window:,} steps" if window > 1 else name
+    return [svg.Series(name=f"{name}, each step", points=single, faint=True), svg.Series(name=bold, points=means)]
+
+
+def summary(log: Log, speed: Log | None = None) -> list[tuple[str, str]]:
     """Training in a few numbers, (name, text)."""
     facts = [("steps", f"{log.get('step').steps[-1]:,.0f}")] if log.columns else []
     loss = log.get("loss")
@@ -146,6 +176,7 @@ def summary(log: Log) -> list[tuple[str, str]]:
     ):
         if points:
             facts.append((name, f"{significant(points[0][1])} → {significant(points[-1][1])}"))
-    if speeds := sorted(log.get("tokens_per_s").values):
-        facts.append(("tokens/s (median)", f"{speeds[len(speeds) // 2]:,.0f}"))
+    for name, key, factor in (("tokens/s", "tokens_per_s", 1), ("waiting for data, %", "data_wait", 100)):
+        if values := sorted((speed or log).get(key).values):
+            facts.append((f"{name} (median)", significant(factor * values[len(values) // 2])))
     return facts

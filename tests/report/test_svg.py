@@ -67,3 +67,10 @@ def test_error_bars_stay_inside() -> None:
     widths = {bar.attrib["class"]: float(bar.attrib["width"]) for bar in drawn.iter("rect")}
     assert widths == {"track": 200.0, "bar other": 190.0, "bar this": 0.0}
     assert [path.attrib["d"][:15] for path in drawn.iter("path")] == ["M170.0 5.5H200."]  # none for a missing value
+
+
+def test_values_that_differ_by_rounding_alone_are_one() -> None:
+    low = 10.0
+    points = [(1.0, low), (2.0, math.nextafter(low, 11))]
+    drawn = svg.line_chart(title="t", x_title="x", y_title="y", series=[svg.Series(name="a", points=points)])
+    assert ">10<" in drawn
