@@ -173,6 +173,9 @@ class StageRecipe:
     checkpointing: tuple[str, ...] = dataclasses.field(default=(), metadata=MAY_CHANGE)
     """Parts (vision, llm) whose blocks keep their inputs alone for the backward pass and compute the rest again: much
     less memory for about a third more work."""
+    cache: bool = False
+    """Keep the features of a frozen encoder on disk and read them in later epochs and runs (``train.features``). They
+    are rounded to bfloat16."""
 
     def __post_init__(self) -> None:
         where = f"stage {self.name}"
@@ -185,6 +188,8 @@ class StageRecipe:
         unknown = [part for part in self.checkpointing if part not in BLOCKS]
         if unknown:
             raise RecipeError(f"{where}: checkpointing holds {unknown}; parts with blocks: {', '.join(BLOCKS)}")
+        if self.cache and ("vision" in self.train or self.drop_path):
+            raise RecipeError(f"{where}: cache needs an encoder that rests: no vision in train, and drop_path 0")
         if self.optimizer not in OPTIMIZERS:
             raise RecipeError(f'{where}: optimizer is "{self.optimizer}"; known: {", ".join(OPTIMIZERS)}')
         for field in ("steps", "batch_size", "micro_batch", "max_tiles", "max_length"):
@@ -214,6 +219,9 @@ class StageRecipe:
         if idle := [part for part in self.train if part not in reached]:
             names, reach = " and ".join(losses), ", ".join(part for part in PARTS if part in reached)
             raise RecipeError(f"{where}: loss {names} does not reach {', '.join(idle)}; write train: [{reach}]")
+        for name in losses if self.cache else ():
+            if "vision" in (reach := plugins.find("train.losses", name).REACHES) and len(reach) == 1:
+                raise RecipeError(f"{where}: loss {name} reads the encoder alone, whose features cache keeps; drop one")
         filled = {name: dataclasses.asdict(settings) for name, settings in losses.items()}
         object.__setattr__(self, "loss", filled)  # with every default
 
@@ -323,6 +331,8 @@ class Recipe:
     """Held-out measurements in a row without a better score after which a stage ends; 0: it never ends early."""
     save_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between checkpoints from which a stopped run goes on."""
+    cache_gb: float = dataclasses.field(default=50.0, metadata=MAY_CHANGE)
+    """Most gigabytes of kept features on disk, those of other runs included; beyond it nothing more is kept."""
     lora: LoraRecipe | None = None
     """Adapters that train instead of the weights; left out, the weights themselves train."""
 
@@ -344,6 +354,10 @@ class Recipe:
             raise RecipeError(f"patience is {self.patience}; it must be 0 or above")
         if self.patience and not self.held_out:
             raise RecipeError(f"patience is {self.patience}, but nothing is measured; give held_out, or leave it out")
+        if self.cache_gb < 0:
+            raise RecipeError(f"cache_gb is {self.cache_gb}; it must be 0 or above")
+        if self.parallel == "fsdp" and any(stage.cache for stage in self.stages):
+            raise RecipeError("cache needs an encoder that is whole in every process; write parallel: ddp")
         if not self.stages:
             raise RecipeError("stages is empty")
         for field in ("held_out_samples", "eval_every", "save_every"):

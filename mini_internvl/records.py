@@ -103,6 +103,17 @@ class Encoded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedImage:
+    """An image of a stage that keeps the features of its frozen encoder (``train.features``)."""
+
+    key: str
+    """Tells it from all others, however they are cut; "" for one whose features are not kept."""
+    tiles: int
+    kept: bool
+    """Whether its features were loaded: they stand in ``features``, and its tiles nowhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One sample as the model reads it, not yet batched."""
 
@@ -120,6 +131,10 @@ class Example:
     """(T,) int64 of independent questions: 0 at the prefix that they share, then 1, 2, ... (see :class:`Batch`)."""
     document_ids: torch.Tensor | None = None
     """(T,) int64, 0, 1, ...; ``None`` where all is one document."""
+    images: Sequence[NamedImage] = ()
+    """Where features are kept, all images in their order; ``tiles`` are those of images that are not kept."""
+    features: torch.Tensor | None = None
+    """(tiles of kept images, tokens, width) bfloat16; ``None`` where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +177,10 @@ class Batch:
     """(B, T) int64, -1 at padding; ``None`` where all is segment 0."""
     document_ids: torch.Tensor | None = None
     """(B, T) int64, -1 at padding; ``None`` where every row is one document."""
+    images: Sequence[NamedImage] = ()
+    """Those of the rows, in row order."""
+    features: torch.Tensor | None = None
+    """Those of the rows, joined along their first axis."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Processor:
 
         ChatError or ImageError when the messages are malformed, or an image cannot be used.
         """
-        return [_cut(part, tiles) for part, tiles in self._limits(messages, max_tiles)]
+        return [cut_image(part, tiles) for part, tiles in self.cuts(messages, max_tiles)]
 
     def prepare(
         self, messages: Messages, *, max_tiles: int | None = None, shared: dict[Any, Any] | None = None
@@ -70,11 +70,11 @@ class Processor:
         ``shared`` keeps what was cut, so that conversations about the same images get one and the same tensor.
         """
         turns = normalise(messages)
-        limits = self._limits(turns, max_tiles)
+        limits = self.cuts(turns, max_tiles)
         key = tuple((_name(part.source), part.scale, tiles) for part, tiles in limits)
         shared = {} if shared is None else shared
         if key not in shared:
-            images = [_cut(part, tiles) for part, tiles in limits]
+            images = [cut_image(part, tiles) for part, tiles in limits]
             empty = torch.empty(0, self.config.image_size, self.config.image_size, 3, dtype=torch.uint8)
             whole = torch.cat([empty, *(image.tiles for image in images)])
             shared[key] = normalise_tiles(whole, self.fast), tuple(len(image.tiles) for image in images)
@@ -94,7 +94,7 @@ class Processor:
 
     def tile_counts(self, messages: Messages, *, max_tiles: int | None = None) -> list[int]:
         """Tiles of each image that :meth:`cut` would give, from headers alone; the same errors, but for damage."""
-        limits = self._limits(messages, max_tiles)
+        limits = self.cuts(messages, max_tiles)
         return [count_tiles(*image_dimensions(part.source, scale=part.scale), tiles) for part, tiles in limits]
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
@@ -103,10 +103,10 @@ class Processor:
 
     def image_limits(self, messages: Messages, *, max_tiles: int | None = None) -> list[int]:
         """Most tiles of each image's grid, as :meth:`cut` has it."""
-        return [tiles.max_tiles for _, tiles in self._limits(messages, max_tiles)]
+        return [tiles.max_tiles for _, tiles in self.cuts(messages, max_tiles)]
 
-    def _limits(self, messages: Messages, max_tiles: int | None) -> list[tuple[ImagePart, TileConfig]]:
-        """Each image with how it is cut."""
+    def cuts(self, messages: Messages, max_tiles: int | None) -> list[tuple[ImagePart, TileConfig]]:
+        """Each image with how :meth:`cut` cuts it."""
         if max_tiles is not None and max_tiles < 1:
             raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
         parts = image_parts(messages)
@@ -123,7 +123,8 @@ class Processor:
         )
 
 
-def _cut(part: ImagePart, tiles: TileConfig) -> CutImage:
+def cut_image(part: ImagePart, tiles: TileConfig) -> CutImage:
+    """One image in tiles; ImageError when it cannot be used."""
     image = load_image(part.source, scale=part.scale)
     return CutImage(tiles=torch.from_numpy(split_tiles(image, tiles)), grid=tiles.grid(image.width, image.height))
 

@@ -63,7 +63,10 @@ class InternVL(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """(N, 1 + patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden); the class token is dropped."""
-        x = hidden[:, 1:]
+        return self.project_patches(hidden[:, 1:])
+
+    def project_patches(self, x: Tensor) -> Tensor:
+        """(N, patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden)."""
         side = int(x.shape[1] ** 0.5)
         x = pixel_unshuffle(x.reshape(len(x), side, side, -1), self.config.downsample_ratio, self.config.ps_version)
         return self.mlp1(x.flatten(1, 2).to(next(self.mlp1.parameters()).dtype))  # float32 where it trains

@@ -38,7 +38,15 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         document_ids=pad(documents, padding_value=PADDING) if divided else None,
         tiles=torch.cat([example.tiles for example in examples]),
         extras={name: torch.cat([example.extras[name] for example in examples]) for name in examples[0].extras},
+        **_joined_features(examples),
     )
+
+
+def _joined_features(examples: Sequence[Example]) -> dict[str, Any]:
+    """Images and their kept features, in row order."""
+    features = [example.features for example in examples if example.features is not None]
+    images = tuple(image for example in examples for image in example.images)
+    return {"images": images, "features": torch.cat(features) if features else None}
 
 
 def micro_batches(examples: Sequence[Example], size: int, pad_id: int = 0) -> list[Batch]:
@@ -57,7 +65,7 @@ def packed_batch(examples: Sequence[Example]) -> Batch:
         for row, first in zip(rows, firsts, strict=True)
     ]
     segments = [torch.zeros_like(r.input_ids) if r.segment_ids is None else r.segment_ids for r in rows]
-    whole = {name: torch.cat([getattr(row, name) for row in rows], dim=1) for name in JOINED}
+    whole: dict[str, Any] = {name: torch.cat([getattr(row, name) for row in rows], dim=1) for name in JOINED}
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
         **whole,
@@ -65,6 +73,7 @@ def packed_batch(examples: Sequence[Example]) -> Batch:
         document_ids=torch.cat(documents, dim=1) if sum(counts) > 1 else None,
         tiles=torch.cat([example.tiles for example in examples]),
         extras={name: torch.cat([example.extras[name] for example in examples]) for name in examples[0].extras},
+        **_joined_features(examples),
     )
 
 
@@ -89,4 +98,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     extras = {name: move(tensor) for name, tensor in batch.extras.items()}
     names = ("input_ids", "attention_mask", "position_ids", "tiles")
     moved: dict[str, Any] = {name: move(getattr(batch, name)) for name in names}
+    moved["features"] = None if batch.features is None else move(batch.features)
     return replace(batch, extras=extras, **moved)

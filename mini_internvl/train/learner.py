@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,14 @@ from mini_internvl.inputs.tiles import normalise
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import StageRecipe
 from mini_internvl.records import Batch
+
+if TYPE_CHECKING:
+    from mini_internvl.train.features import FeatureStore
+
+
+def tile_count(batch: Batch) -> int:
+    """Tiles of a batch's images, those included whose features were kept."""
+    return sum(image.tiles for image in batch.images) if batch.images else len(batch.tiles)
 
 
 class ImageFeatures:
@@ -40,9 +48,18 @@ class Features(ImageFeatures):
     ``depths`` are the numbers of blocks after which hidden states will be asked for, ``None`` for all of them.
     """
 
-    def __init__(self, model: InternVL, batch: Batch, depths: Iterable[int | None]) -> None:
+    def __init__(
+        self, model: InternVL, batch: Batch, depths: Iterable[int | None], store: FeatureStore | None = None
+    ) -> None:
         super().__init__(model, batch.tiles)
-        self.batch, self.depths = batch, {self._blocks(depth) for depth in depths}
+        self.batch, self.depths, self.store = batch, {self._blocks(depth) for depth in depths}, store
+
+    @cached_property
+    def visual_tokens(self) -> Tensor:
+        """(tiles, tokens per tile, LLM hidden), of kept features where the batch's images are named."""
+        if self.store is not None and self.batch.images:
+            return self.store.visual_tokens(self.model, self.batch)
+        return self.model.project(self.vision)
 
     def hidden(self, layers: int | None = None) -> Tensor:
         """(B, T, hidden) after so many decoder blocks and the final norm."""
@@ -59,7 +76,7 @@ class Features(ImageFeatures):
             batch.input_ids,
             depths,
             position_ids=batch.position_ids,
-            visual_tokens=self.visual_tokens if len(batch.tiles) else None,
+            visual_tokens=self.visual_tokens if tile_count(batch) else None,
             segment_ids=batch.segment_ids,
             document_ids=batch.document_ids,
         )  # no mask: padding stands on the right, where causal attention does not look
@@ -72,6 +89,7 @@ class Learner(nn.Module):
     def __init__(self, model: InternVL, stage: StageRecipe) -> None:
         super().__init__()
         self.model, self.loss = model, nn.ModuleDict()
+        self.store: FeatureStore | None = None  # of kept features, where the stage keeps them
         self.sharded = False  # whether its modules are gathered from other processes as they are reached
         self.weights: dict[str, float] = {}
         for name, settings in stage.loss_settings().items():
@@ -104,8 +122,8 @@ class Learner(nn.Module):
         if not batch.sample_ids:
             return {"loss": self._zero(batch), "count": torch.zeros((), dtype=torch.float64)}
         first, *auxiliary = self.loss
-        images = Features(self.model, batch, self._depths())
-        blank = 0.0 if len(batch.tiles) or not self.training else self._blank_image(batch)  # before the decoder runs
+        images = Features(self.model, batch, self._depths(), self.store)
+        blank = 0.0 if tile_count(batch) or not self.training else self._blank_image(batch)  # before the decoder runs
         total = self.loss[first](self.model, batch, images)
         if self.training:
             for name in auxiliary:

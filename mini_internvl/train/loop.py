@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -27,8 +27,9 @@ from mini_internvl.train.batches import to_device
 from mini_internvl.train.data import DataError, MixedDataset, StepData, step_batches
 from mini_internvl.train.distributed import Watchdog, last_only, parallel
 from mini_internvl.train.events import EventWriter
+from mini_internvl.train.features import open_store
 from mini_internvl.train.layout import Layout, kept_plan
-from mini_internvl.train.learner import Learner
+from mini_internvl.train.learner import Learner, tile_count
 from mini_internvl.train.meter import Meter, Progress
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import learning_rate, set_checkpointing, set_drop_path, set_trainable, trainable
@@ -144,7 +145,7 @@ def _amounts(batch: Batch) -> tuple[int, ...]:
         return 0, 0, 0, 0, 0
     supervised = int((batch.labels[:, 1:] != -100).sum())
     tokens = int(batch.attention_mask.sum())
-    return len(batch.sample_ids), tokens, batch.attention_mask.numel(), supervised, len(batch.tiles)
+    return len(batch.sample_ids), tokens, batch.attention_mask.numel(), supervised, tile_count(batch)
 
 
 def _seed(*of: object) -> int:
@@ -191,6 +192,9 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
     at = folder.restore(stage.name, stepper.learner, stepper.optimizer, kept)
     if not at.step:
         losses.begin(stepper.learner.loss.values(), dataset, run.beside)
+    if stage.cache:
+        stepper.learner.store = store = open_store(model, recipe, stage)  # of the weights as they now are
+        dataset.process = replace(dataset.process, features=store)  # type: ignore[type-var]
     at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
     if at.scale:
         stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})

@@ -11,17 +11,22 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mini_internvl.data import DataError
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.inputs.messages import ImagePart, Turn, normalise
-from mini_internvl.inputs.prepare import CutImage, Processor
-from mini_internvl.records import Encoded, Example, Sample, Size
+from mini_internvl.inputs.prepare import CutImage, Processor, cut_image
+from mini_internvl.records import Encoded, Example, NamedImage, Sample, Size
 from mini_internvl.train.independent import join, split_questions
 from mini_internvl.train.losses.answers import IGNORE
+
+if TYPE_CHECKING:
+    from mini_internvl.train.features import FeatureStore
 
 RULE = 1  # of the sizes that a sample has; raised when the same sample and settings give others
 
@@ -58,28 +63,51 @@ class SampleProcessor:
     """Longest sample in tokens, all its questions together; a longer one is shortened."""
     targets: Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]] = no_targets
     """Makes the extras that the stage's losses want."""
+    features: FeatureStore | None = None
+    """Kept features of images, where the stage keeps them."""
 
     def __call__(self, sample: Sample) -> Example:
         """Render images and text; DataError names the sample and what is wrong."""
         try:
             text = self._text(sample)
-            images = self.processor.cut(text.turns, max_tiles=self._limit(sample))
+            images, named, features = self._images(text, sample)
             if [len(image.tiles) for image in images] != text.tiles:
                 raise ValueError("an image was changed while it was read; start again")
             extras = self.targets(sample, images)
         except (ValueError, OSError) as error:
             raise _named(sample, error) from error
         size, copies = self.processor.config.image_size, text.copies
-        tiles = [image.tiles for image in images] * copies
+        cut = [image.tiles for image, name in zip(images, named, strict=True) if not name.kept]
         return Example(
             sample_id=f"{sample.source}/{sample.id}",
             input_ids=torch.tensor(text.encoded.input_ids),
             labels=torch.tensor(text.encoded.labels),
-            tiles=torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *tiles]),
+            tiles=torch.cat([torch.empty(0, size, size, 3, dtype=torch.uint8), *cut * copies]),
             extras={name: torch.cat([extra] * copies) for name, extra in extras.items()},
             segment_ids=None if text.segments is None else torch.tensor(text.segments),
             document_ids=torch.tensor(text.documents) if copies > 1 else None,
+            images=named * copies if self.features else (),
+            features=torch.cat(features * copies) if features else None,
         )
+
+    def _images(self, text: Text, sample: Sample) -> tuple[list[CutImage], list[NamedImage], list[Tensor]]:
+        """A sample's images; those whose features are kept have tiles without content, and are not opened."""
+        images, named, loaded = list[CutImage](), list[NamedImage](), list[Tensor]()
+        cuts = self.processor.cuts(text.turns, self._limit(sample))
+        for count, (part, tiles) in zip(text.tiles, cuts, strict=True):
+            grid, key, features = (0, 0), "", None
+            if self.features:
+                grid = tiles.grid(*image_dimensions(part.source, scale=part.scale))
+                key = self.features.key(part.source, part.scale, tiles, grid)
+                features = self.features.load(key, count)
+            if features is None:
+                images.append(cut_image(part, tiles))
+            else:
+                blank = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+                images.append(CutImage(tiles=blank.expand(count, tiles.image_size, tiles.image_size, 3), grid=grid))
+                loaded.append(features)
+            named.append(NamedImage(key=key, tiles=len(images[-1].tiles), kept=features is not None))
+        return images, named, loaded
 
     def measure(self, sample: Sample) -> Size:
         """The size of the sample's example, without decoding an image; the same errors, but for damaged images and

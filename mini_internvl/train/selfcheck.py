@@ -17,7 +17,7 @@ from mini_internvl.inputs.messages import normalise
 from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.records import Batch, Sample
 from mini_internvl.train.batches import to_device
-from mini_internvl.train.learner import Features, Learner
+from mini_internvl.train.learner import Features, Learner, tile_count
 from mini_internvl.train.losses.answers import IGNORE
 
 SHOWN = 60  # characters of a text in an error
@@ -65,13 +65,11 @@ def check_first(
 def _check_tiles(batch: Batch, learner: Learner, names: str) -> None:
     """Every tile has its visual tokens."""
     model = learner.model
-    found, each = (
-        int(torch.eq(batch.input_ids, model.image_token_id if model.image_token_id is not None else -1).sum()),
-        model.config.tokens_per_tile,
-    )
-    if found != len(batch.tiles) * each:
+    wanted = -1 if model.image_token_id is None else model.image_token_id  # -1 is no token's id
+    found, each, tiles = int((batch.input_ids == wanted).sum()), model.config.tokens_per_tile, tile_count(batch)
+    if found != tiles * each:
         raise SelfCheckError(
-            f"the first batch has {found:,} visual tokens (id {model.image_token_id}) for {len(batch.tiles):,} tiles "
+            f"the first batch has {found:,} visual tokens (id {model.image_token_id}) for {tiles:,} tiles "
             f"of {each} each (samples {names}); the tokenizer's {chat.IMAGE_CONTEXT} and config.json must agree"
         )
 
@@ -139,7 +137,7 @@ def _check_finite(batch: Batch, learner: Learner, autocast: torch.dtype | None, 
     learner.eval()
     try:
         with torch.autocast(model.device.type, autocast, enabled=autocast is not None):
-            hidden = Features(model, here, [None]).hidden()
+            hidden = Features(model, here, [None], learner.store).hidden()
             places = (batch.labels[:, 1:] != IGNORE).to(hidden.device)
             logits = model.language_model.lm_head(hidden[:, :-1][places])
     finally:

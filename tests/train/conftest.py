@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import torch
 from PIL import Image
 
 from mini_internvl.data.rows import read_samples
-from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
+from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe, to_dict
 from mini_internvl.records import Example
 from mini_internvl.train.initial import InitialCheckpoint, open_initial, sample_processor
 from mini_internvl.train.learner import Learner
@@ -129,3 +133,35 @@ def driven(tmp_path: Path) -> SourceRecipe:
     path = tmp_path / "driven.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return SourceRecipe(kind="rows", path=str(path))
+
+
+@pytest.fixture
+def together(tmp_path):
+    """``together(recipe, folder, size=2)``: exit codes and what went to stderr, of each process."""
+
+    def run(recipe, folder, size=2, workers=0):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(to_dict(recipe)))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "mini_internvl", "train", path, "--output", tmp_path / folder]
+        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [*command, "--workers", str(workers)],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        try:
+            told = [process.communicate(timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [process.returncode for process in processes], told
+
+    return run

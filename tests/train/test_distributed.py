@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,38 +17,6 @@ from mini_internvl.model.heads import load_heads
 from mini_internvl.recipes import LoraRecipe, SourceRecipe, to_dict
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
-
-
-@pytest.fixture
-def together(tmp_path):
-    """``together(recipe, folder, size=2)``: exit codes and what went to stderr, of each process."""
-
-    def run(recipe, folder, size=2, workers=0):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(json.dumps(to_dict(recipe)))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "mini_internvl", "train", path, "--output", tmp_path / folder]
-        shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        processes = [
-            subprocess.Popen(
-                [*command, "--workers", str(workers)],
-                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(size)
-        ]
-        try:
-            told = [process.communicate(timeout=120)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        return [process.returncode for process in processes], told
-
-    return run
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
