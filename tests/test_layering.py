@@ -39,7 +39,7 @@ EXTRAS = (
 )
 """Import names of optional packages; none may be needed to import a module."""
 
-CHEAP = ("", "files", "records", "recipes", "plugins", "cli", "benchmarks.", "domains.", "metrics.")
+CHEAP = ("", "files", "records", "recipes.", "plugins", "cli", "benchmarks.", "domains.", "metrics.")
 """Modules, or packages with all their modules, that import no torch."""
 
 
