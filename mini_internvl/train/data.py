@@ -96,18 +96,23 @@ class MixedDataset(Dataset["Example | Unusable"]):
         opener = opener or Opener()
         self.sources = [opener(source, process).with_seed(seed + i) for i, source in enumerate(stage.data)]
         self.source_ids = np.empty(0, dtype=np.int16)
+        self.indices = np.empty(0, dtype=np.int64)  # of each number, how many before it came from the same source
+        self._draws = np.random.default_rng(seed)
+        self._drawn = np.zeros(len(stage.data), dtype=np.int64)  # numbers of each source
         self.extend(stage.steps * stage.batch_size)
 
     def extend(self, count: int) -> None:
-        """Settle for ``count`` numbers which sample each means; the first ones stay as they are."""
+        """Settle which sample each of the first ``count`` numbers means; those that are settled stay as they are."""
+        more = max(0, count - len(self.source_ids))
         weights = np.array([source.weight for source in self.stage.data])
-        chosen = np.random.default_rng(self.seed).choice(len(weights), size=count, p=weights / weights.sum())
-        self.source_ids = chosen.astype(np.int16)
-        # indices[n]: how many earlier samples came from the same source
-        self.indices = np.zeros(count, dtype=np.int64)
+        chosen = self._draws.choice(len(weights), size=more, p=weights / weights.sum()).astype(np.int16)
+        indices = np.zeros(more, dtype=np.int64)
         for source in range(len(weights)):
-            own = self.source_ids == source
-            self.indices[own] = np.arange(own.sum())
+            own = chosen == source
+            indices[own] = self._drawn[source] + np.arange(own.sum())
+            self._drawn[source] += own.sum()
+        self.source_ids = np.concatenate([self.source_ids, chosen])
+        self.indices = np.concatenate([self.indices, indices])
 
     def __len__(self) -> int:
         return len(self.source_ids)

@@ -42,6 +42,10 @@ def test_a_longer_stage_begins_with_the_same_samples(stage):
     short, long = synth_dataset(stage, steps=20), synth_dataset(stage, steps=50)
     assert np.array_equal(short.source_ids, long.source_ids[:160])
     assert np.array_equal(short.indices, long.indices[:160])
+    for count in (100, 161, 390, 400):  # piece by piece, and nothing is taken back
+        short.extend(count)
+    assert np.array_equal(short.source_ids, long.source_ids)
+    assert np.array_equal(short.indices, long.indices)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
