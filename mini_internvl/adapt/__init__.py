@@ -90,7 +90,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     kept = _converted(config, plan.domain, raw, call, clock)
     tests = _tests(config, plan, raw)
     validation = _validation(config, plan.domain, raw)
-    recipe = check_folder(make_recipe(config, plan, kept), config.output / "train")
+    recipe = check_folder(make_recipe(config, plan, kept), config.output / "train", extend=config.extend)
     opener = Opener(workers=config.workers)
     process = sample_processor(find_base(recipe), recipe.stages[0])
     for source in (*recipe.stages[0].data, *recipe.held_out):
@@ -106,6 +106,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
             should_stop=call.should_stop,
             workers=config.workers,
             opener=opener,
+            extend=config.extend,
         )
     adapted = _score("adapted", str(best), tests, config, call, clock)
     content = {

@@ -53,6 +53,7 @@ def command(
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 1,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32 arithmetic of the training.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    extend: Annotated[bool, typer.Option("--extend", help="Go on with more epochs or other data.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     json: AsJson = False,
 ) -> None:

@@ -24,6 +24,9 @@ def command(
         typer.Option(help="Share of rows that may be unusable (1%), at least one row; recipe: max_faults."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Go on with more steps or other data of the last stage.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says. Ctrl-C stops after the current step; the same command resumes.
 
@@ -35,7 +38,9 @@ def command(
     changes = [f"max_faults={0 if strict else _share(budget)}"] if strict or budget is not None else []
     settings = recipes.load(recipe, [*(overrides or []), *changes])
     folder = output or Path("runs") / settings.name
-    best = run_recipe(settings, folder, on_progress=terminal.TrainingBar(), stoppable=stoppable, workers=workers)
+    best = run_recipe(
+        settings, folder, on_progress=terminal.TrainingBar(), stoppable=stoppable, workers=workers, extend=extend
+    )
     typer.echo(f"checkpoint: {best}")
 
 

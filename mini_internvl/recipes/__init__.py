@@ -21,7 +21,7 @@ from mini_internvl.recipes.stage import BLOCKS, PARTS, LossSettings, PackRecipe,
 
 __all__ = [
     "BLOCKS", "MAY_CHANGE", "PARTS", "LoraRecipe", "LoraTargets", "LossSettings", "PackRecipe", "PartRecipe", "Recipe",
-    "RecipeError", "SourceRecipe", "StageRecipe", "differences", "from_dict", "load", "to_dict",
+    "RecipeError", "SourceRecipe", "StageRecipe", "differences", "extends", "from_dict", "load", "to_dict",
 ]  # fmt: skip
 
 
@@ -45,6 +45,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return from_dict(Recipe, raw)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
+
+
+def extends(before: Recipe, name: str, old: Any, new: Any) -> bool:
+    """Whether a difference gives the last stage more steps, or more sources after those it has."""
+    last = f"stages.{len(before.stages) - 1}"
+    return (name == f"{last}.steps" and new > old) or (name == f"{last}.data" and new[: len(old)] == old)
 
 
 def _override(raw: dict[str, Any], text: str) -> None:
@@ -76,17 +82,13 @@ def to_dict(value: Any) -> Any:
 def differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, old, new) of what would change the result of a run that goes on with another recipe.
 
-    Fields marked :data:`MAY_CHANGE` may, and the last stage may get longer: from where it is, the learning rate then
-    follows the schedule of the new length.
+    Fields marked :data:`MAY_CHANGE` may.
     """
     if dataclasses.is_dataclass(before) and type(before) is type(now):
         for field in dataclasses.fields(before):
             if not field.metadata.get("free"):
                 pair = getattr(before, field.name), getattr(now, field.name)
-                for name, old, new in differences(*pair, f"{where}.{field.name}".lstrip(".")):
-                    longer = isinstance(before, Recipe) and name == f"stages.{len(before.stages) - 1}.steps"
-                    if not longer or new < old:
-                        yield name, old, new
+                yield from differences(*pair, f"{where}.{field.name}".lstrip("."))
     elif isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now):
         for i, pair in enumerate(zip(before, now, strict=True)):
             yield from differences(*pair, f"{where}.{i}")

@@ -43,6 +43,8 @@ class Recipe:
     held_out: tuple[SourceRecipe, ...] = ()
     """Sources of the held-out loss, which is measured on ``held_out_samples``."""
     held_out_samples: int = 64
+    shown_samples: int = dataclasses.field(default=4, metadata=MAY_CHANGE)
+    """Held-out samples whose answers are kept at every measurement, below ``samples/`` in the run folder; 0: none."""
     eval_every: int = dataclasses.field(default=200, metadata=MAY_CHANGE)
     """Steps between held-out measurements."""
     patience: int = dataclasses.field(default=0, metadata=MAY_CHANGE)
@@ -76,6 +78,8 @@ class Recipe:
             raise RecipeError(f"cache_gb is {self.cache_gb}; it must be 0 or above")
         if self.parallel == "fsdp" and any(stage.cache for stage in self.stages):
             raise RecipeError("cache needs an encoder that is whole in every process; write parallel: ddp")
+        if self.shown_samples < 0:
+            raise RecipeError(f"shown_samples is {self.shown_samples}; it must be 0 or above")
         if not self.stages:
             raise RecipeError("stages is empty")
         for field in ("held_out_samples", "eval_every", "save_every"):

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -286,10 +287,31 @@ def held_out_set(
     """The same number of samples from each source; ``None`` without sources."""
     if not sources:
         return None
-    each = -(-recipe.held_out_samples // len(sources))
+    dataset = _held_out(sources, process, recipe, opener, -(-recipe.held_out_samples // len(sources)))
+    return HeldOut(dataset.__getitem__, len(dataset))
+
+
+def shown_samples(
+    sources: Sequence[SourceRecipe], process: Process, recipe: Recipe, opener: Opener | None = None
+) -> list[Sample]:
+    """``recipe.shown_samples`` of the held-out samples that can be used, of each source in turn."""
+    if not sources or not recipe.shown_samples:
+        return []
+    each = min(-(-recipe.held_out_samples // len(sources)), recipe.shown_samples)
+    dataset = _held_out(sources, process, recipe, opener, each)
+    order = np.arange(len(dataset)).reshape(len(sources), each).T.flatten()
+    usable = (number for number in order.tolist() if isinstance(dataset[number], Example))
+    samples = (dataset.sample(number) for number in usable)
+    return list(islice((sample for sample in samples if isinstance(sample, Sample)), recipe.shown_samples))
+
+
+def _held_out(
+    sources: Sequence[SourceRecipe], process: Process, recipe: Recipe, opener: Opener | None, each: int
+) -> MixedDataset:
+    """The first ``each`` samples of each source, one source after the other."""
     stage = StageRecipe(name="held out", data=tuple(sources), steps=1, batch_size=each * len(sources))
     dataset = MixedDataset(stage, process, seed=recipe.seed, opener=opener)
     dataset.sources = [source.with_seed(recipe.seed) for source in dataset.sources]
     dataset.source_ids = np.repeat(np.arange(len(sources)), each)
     dataset.indices = np.tile(np.arange(each), len(sources))
-    return HeldOut(dataset.__getitem__, each * len(sources))
+    return dataset

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, StageRecipe
@@ -33,6 +34,7 @@ from mini_internvl.train.learner import Learner, tile_count
 from mini_internvl.train.meter import Meter, Progress
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import learning_rate, set_checkpointing, set_drop_path, set_trainable, trainable
+from mini_internvl.train.plan import peak_flops
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder
 
@@ -62,6 +64,8 @@ class Run:
     """Contents of files that lie beside the model that a stage begins with, by name."""
     on_best: Callable[[Learner], None] = lambda learner: None
     """Called when the model measures best so far, to keep it."""
+    show: Callable[[Learner, int], None] | None = None
+    """Called at each measurement, with the steps made: keeps answers of the model."""
     on_progress: Callable[[Progress], None] | None = None
     """Called after every step."""
     should_stop: Callable[[], bool] = lambda: False
@@ -70,6 +74,8 @@ class Run:
     """Entered while steps are made, and only then; gives a function that is asked as ``should_stop`` is."""
     workers: int = 1
     """Processes that prepare samples."""
+    extend: bool = False
+    """Whether the last stage may have more steps, or other data, than when it began."""
     check: Callable[[Batch, Learner], None] | None = None
     """Looks at the first batch of a stage before it is trained on; ValueError says what is wrong."""
     quarantine: Quarantine | None = None
@@ -91,12 +97,13 @@ class Stepper:
     def step(self, number: int, step: StepData) -> dict[str, float]:
         """One step (from 0): what was learnt from, the mean loss before it, the norm of its gradient.
 
+        ``pairs`` among it are tokens that see a token.
         NonFiniteLoss names the samples of the micro batch; the weights are then as they were.
         """
         lr = learning_rate(self.stage, number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        names = ("samples", "tokens", "places", "supervised", "tiles", "unusable")
+        names = ("samples", "tokens", "places", "pairs", "supervised", "tiles", "unusable")
         mine = [sum(column) for column in zip(*map(_amounts, step.batches), strict=True)]
         count = sum(self.learner.count(batch) for batch in step.batches)
         count, *totals = self.ranks.total([count, *mine, len(step.unusable)])
@@ -140,12 +147,16 @@ class Stepper:
 
 
 def _amounts(batch: Batch) -> tuple[int, ...]:
-    """Samples, tokens, places for tokens, supervised tokens and tiles of a batch."""
+    """Samples, tokens, places for tokens, pairs of tokens that see each other, supervised tokens, tiles of a batch."""
     if not batch.sample_ids:
-        return 0, 0, 0, 0, 0
+        return 0, 0, 0, 0, 0, 0
     supervised = int((batch.labels[:, 1:] != -100).sum())
     tokens = int(batch.attention_mask.sum())
-    return len(batch.sample_ids), tokens, batch.attention_mask.numel(), supervised, tile_count(batch)
+    lengths = batch.attention_mask.sum(1)
+    if batch.document_ids is not None:
+        lengths = torch.cat([ids[ids >= 0].bincount() for ids in batch.document_ids])
+    pairs = int((lengths * (lengths + 1) // 2).sum())
+    return len(batch.sample_ids), tokens, batch.attention_mask.numel(), pairs, supervised, tile_count(batch)
 
 
 def _seed(*of: object) -> int:
@@ -198,7 +209,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
     at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
     if at.scale:
         stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
-    quarantine, meter = run.quarantine or Quarantine(folder.path, [dataset], recipe, ranks), Meter()
+    quarantine, meter = run.quarantine or Quarantine(folder.path, [dataset], recipe, ranks), _meter(model, stage, ranks)
     events = EventWriter(folder.path)
     with Watchdog(ranks, recipe.stall_seconds) as watchdog, run.stoppable() as asked_to_stop:
 
@@ -229,7 +240,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
             values = stepper.step(at.step, step)
             at.step += 1
             last = at.step == stage.steps
-            speed = meter.update(values, step.waited)
+            speed = meter.update(values, values.pop("pairs"), step.waited)
             held_out = {}
             if last or at.step % recipe.eval_every == 0:
                 watchdog.beat(f"{stage.name}, step {at.step}: measuring")
@@ -304,6 +315,13 @@ def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, fr
     ), kept
 
 
+def _meter(model: InternVL, stage: StageRecipe, ranks: Ranks) -> Meter:
+    cost, peak = count_flops(model, stage.checkpointing), peak_flops(model.device)
+    if stage.cache:
+        cost = replace(cost, tile=Flops())
+    return Meter(cost, model.device, peak and peak * ranks.size)
+
+
 def _layout(dataset: MixedDataset, model: InternVL, run: Run) -> Layout:
     plan = None
     if dataset.stage.pack is not None:
@@ -324,6 +342,8 @@ def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
         if at.best is None or (score is not None and score >= at.best):
             at.best = score
             run.on_best(learner)
+        if run.show is not None:
+            run.show(learner, at.step)
     return measured
 
 

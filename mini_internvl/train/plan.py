@@ -86,6 +86,13 @@ def find_machine(name: str) -> Machine:
     )  # fmt: skip
 
 
+def peak_flops(device: torch.device) -> float | None:
+    """Of a GPU of the table, in 16 bits; ``None`` of any other device."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    known = [gpu for gpu in GPUS if gpu.split("-")[0] in name.replace("-", " ").split()]
+    return GPUS[known[0]][0] if known else None
+
+
 CPU_SHARE = 0.6  # of the speed of plain products that a whole step reaches
 
 

@@ -27,10 +27,10 @@ class Quarantine:
         self.check([*self.known])
 
     def begin(self) -> None:
-        """Read what the run has set aside before, and set aside what was found when the data was opened."""
+        """Read what the run has set aside before, and set aside what else was found when the data was opened."""
         self.faults = self.ranks.by_first(lambda: _read(self.path))
-        if not self.faults:
-            self._write({(str(fault.file), fault.place): fault.reason for fault in self.known}, {})
+        found = {(str(fault.file), fault.place): fault.reason for fault in self.known}
+        self._write({key: why for key, why in found.items() if key not in self.faults}, {})
 
     def add(self, unusable: Sequence[Unusable], stage: str, step: int) -> None:
         """Set rows aside that a step has met, each once; DataError where they are more than the budget allows."""

@@ -20,7 +20,7 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import Ranks, ranks
 from mini_internvl.recipes import Recipe
 from mini_internvl.train import losses, run_folder, state
-from mini_internvl.train.data import HeldOut, MixedDataset, Opener, held_out_set
+from mini_internvl.train.data import HeldOut, MixedDataset, Opener, held_out_set, shown_samples
 from mini_internvl.train.distributed import whole
 from mini_internvl.train.initial import (
     Base,
@@ -36,6 +36,7 @@ from mini_internvl.train.meter import Progress
 from mini_internvl.train.parts import set_trainable, trainable
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import RunFolder
+from mini_internvl.train.samples import AnswerLog
 from mini_internvl.train.selfcheck import check_first
 
 _log = logging.getLogger(__name__)
@@ -51,13 +52,14 @@ def run_recipe(
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
     workers: int = 1,
     opener: Opener | None = None,
+    extend: bool = False,
 ) -> Path:
-    """Run or continue a recipe; a finished run whose last stage is now longer goes on too.
+    """Run or continue a recipe; with ``extend`` also one, even finished, whose last stage has more steps or other data.
 
-    A folder of the same recipe is continued, one of another is refused. ``probe`` measures the model in training; its
-    ``"score"`` picks the best checkpoint. Without it the held-out loss does (lower is better), and without held-out
-    data the last checkpoint is the best. ``opener`` may have opened some of the
-    sources already; the other arguments are those of :class:`Run`.
+    From where it is, the learning rate then follows the schedule of the new length. A folder of the same recipe is
+    continued, one of another is refused. ``probe`` measures the model in training; its ``"score"`` picks the best
+    checkpoint. Without it the held-out loss does (lower is better), and without held-out data the last checkpoint is
+    the best. ``opener`` may have opened some of the sources already; the other arguments are those of :class:`Run`.
 
     Returns:
         The folder of the best checkpoint.
@@ -70,7 +72,7 @@ def run_recipe(
     """
     backend = "cpu:gloo,cuda:nccl" if resolve_device(recipe.device).type == "cuda" else "gloo"
     with ranks(backend) as world, run_folder.own(Path(folder), world) as owned:
-        recipe = run_folder.check_folder(recipe, owned.path)
+        recipe = run_folder.check_folder(recipe, owned.path, extend=extend)
         best, last = owned.path / "best", owned.path / "last"
         done = _finished(recipe, owned)
         if done < len(recipe.stages) or not last.exists():
@@ -82,6 +84,7 @@ def run_recipe(
                 should_stop=should_stop,
                 stoppable=stoppable,
                 workers=workers,
+                extend=extend,
             )
             base, opener = find_base(recipe), opener or Opener(workers=workers, strict=not recipe.max_faults)
             world.by_first(lambda: _open_all(recipe, base, done, opener))  # the others then find the indexes
@@ -123,7 +126,7 @@ def _run_stages(
 
     def begin() -> Mapping[str, bytes]:
         """Claim the folder, and put into the model what finished stages have trained; what goes beside it."""
-        run.folder.claim(recipe, _facts(recipe, start, list(datasets.values()), opener))
+        run.folder.claim(recipe, _facts(recipe, start, list(datasets.values()), opener), extend=run.extend)
         assert run.quarantine is not None
         run.quarantine.begin()
         saved = state.newest(run.folder.state)
@@ -139,18 +142,36 @@ def _run_stages(
         start = replace(start, beside=begin())
     for stage in recipe.stages[done:]:
         dataset = datasets[stage.name]
-        held_out = held_out_set(losses.held_out_sources(recipe, stage), dataset.process, recipe, opener)
+        stage_run = _watched(run, start, dataset, probe, opener)
         if stage is recipe.stages[done]:
             start = replace(start, beside=begin())
-        evaluate = functools.partial(_evaluate, recipe, held_out, probe, world)
-        on_best = functools.partial(_keep_best, start, run, {"stage": stage.name})
-        check = functools.partial(check_first, tokenizer=start.tokenizer, autocast=AUTOCAST.get(recipe.precision))
-        stage_run = replace(run, evaluate=evaluate, on_best=on_best, beside=start.beside, check=check)
-        beside = run_stage(start.model, stage, dataset, stage_run)
+        beside = run_stage(start.model, stage, dataset, replace(stage_run, beside=start.beside))
         trained_model = whole(start.model, world, everywhere=True)
         assert trained_model is not None
         start = replace(start, model=trained_model.to(start.model.device), beside=beside)
     return start
+
+
+def _watched(
+    run: Run,
+    start: InitialCheckpoint,
+    dataset: MixedDataset,
+    probe: Callable[[InternVL], dict[str, float]] | None,
+    opener: Opener,
+) -> Run:
+    """The run with what is called while a stage trains."""
+    recipe, stage = run.recipe, dataset.stage
+    sources = losses.held_out_sources(recipe, stage)
+    held_out = held_out_set(sources, dataset.process, recipe, opener)
+    shown = shown_samples(sources, dataset.process, recipe, opener) if "answers" in stage.loss_settings() else []
+    answers = AnswerLog(run.folder.path, stage.name, shown, tokenizer=start.folder, max_tiles=stage.max_tiles)
+    return replace(
+        run,
+        evaluate=functools.partial(_evaluate, recipe, held_out, probe, run.ranks),
+        on_best=functools.partial(_keep_best, start, run, {"stage": stage.name}),
+        show=functools.partial(_show, run.ranks, answers) if shown else None,
+        check=functools.partial(check_first, tokenizer=start.tokenizer, autocast=AUTOCAST.get(recipe.precision)),
+    )
 
 
 def _keep_best(start: InitialCheckpoint, run: Run, metadata: dict[str, str], learner: Learner) -> None:
@@ -176,6 +197,13 @@ def _evaluate(
     if "score" not in measured and held_out:
         measured["score"] = -measured["held_out_loss"]
     return world.exchange(measured)[0]
+
+
+def _show(world: Ranks, answers: AnswerLog, learner: Learner, step: int) -> None:
+    """Keep answers of the model in training; all processes call it."""
+    model = whole(learner.model, world)
+    if model is not None:
+        answers(model.to(learner.model.device), step)
 
 
 def _facts(

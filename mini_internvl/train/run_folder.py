@@ -83,15 +83,20 @@ class RunFolder:
         known = {field.name: saved.counters.get(field.name) for field in fields(Position)}
         return Position(**{name: value for name, value in known.items() if value is not None})
 
-    def claim(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    def claim(self, recipe: Recipe, facts: Mapping[str, Any], *, extend: bool = False) -> None:
         """Begin a run here, or go on with one, whose logs are cut back to its state.
 
-        RunFolderError where base or data are others than when it began.
+        RunFolderError where base or data are others than when it began; ``extend`` lets the last stage have other data,
+        of which its remaining steps are then planned anew.
         """
         saved = state.newest(self.state)
         if saved is not None:
             before = saved.counters.get("facts", {})
-            _same_facts(self.path, before, facts)
+            last = f"{recipe.stages[-1].name}/"
+            new = _same_facts(self.path, before, facts, last if extend else None)
+            if new and self.ranks.first:
+                _log.warning("the remaining steps of %s are drawn from the data as it is now", recipe.stages[-1].name)
+                (self.path / "plan" / f"{len(recipe.stages) - 1}.npz").unlink(missing_ok=True)
             facts = {**facts, "data": {**before.get("data", {}), **facts["data"]}}  # also of finished stages
         self.facts = dict(facts)
         if saved is None:
@@ -217,11 +222,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_locks)
 
 
-def check_folder(recipe: Recipe, path: Path) -> Recipe:
+def check_folder(recipe: Recipe, path: Path, *, extend: bool = False) -> Recipe:
     """The recipe as the run of a folder goes on with it: ``auto`` settled, and the same in meaning as the folder's own.
 
     Claims and changes nothing, so that it can be asked before any work; the folder need not exist. RunFolderError: the
-    folder holds a run of another recipe, or one without its state.
+    folder holds a run of another recipe, or one without its state. ``extend`` lets the last stage have more steps, or
+    more sources after its own.
     """
     precision = "bf16" if fast_bfloat16(resolve_device(recipe.device)) else "fp32"
     file = path / "recipe.json"
@@ -238,21 +244,36 @@ def check_folder(recipe: Recipe, path: Path) -> Recipe:
         raise RunFolderError(f"{path} holds a run without its state/; put it back, or {ELSEWHERE}")
     if recipe.precision == "auto":
         recipe = replace(recipe, precision=before.precision)
-    changes = [f"{name} ({old} then, {new} now)" for name, old, new in recipes.differences(before, recipe)]
-    if changes:
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    found = list(recipes.differences(before, recipe))
+    more = [recipes.extends(before, *difference) for difference in found]
+    if found and not (extend and all(more)):
+        changes = [f"{name} ({_told(old)} then, {_told(new)} now)" for name, old, new in found]
+        rest = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        remedy = "go on with --extend" if all(more) else "undo the change"
         raise RunFolderError(
-            f"{path} holds a run of another recipe: {', '.join(changes[:3])}{more}; undo the change, or {ELSEWHERE}"
+            f"{path} holds a run of another recipe: {', '.join(changes[:3])}{rest}; {remedy}, or {ELSEWHERE}"
         )
     return recipe
 
 
-def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse other data or another base, warn of what changes rounding only."""
+def _told(value: Any) -> str:
+    """A setting in few words."""
+    return f"{len(value)} of them" if isinstance(value, tuple) and len(str(value)) > 60 else str(value)
+
+
+def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: str | None) -> bool:
+    """Refuse other data or another base, warn of what changes rounding only.
+
+    Data may be others whose names begin with ``free``; whether any is.
+    """
+    known, other = before.get("data", {}), False
     for name, new in now["data"].items():
-        if before.get("data", {}).get(name, new)["fingerprint"] != new["fingerprint"]:
+        if free is not None and name.startswith(free):
+            other = other or known.get(name, {}).get("fingerprint") != new["fingerprint"]
+        elif known.get(name, new)["fingerprint"] != new["fingerprint"]:
             raise RunFolderError(
-                f"{new['path']} is not the data that the run in {path} began with; put it back, or {ELSEWHERE}"
+                f"{new['path']} is not the data that the run in {path} began with; put it back, go on with what it is "
+                f"now (--extend, in the last stage), or {ELSEWHERE}"
             )
     if before.get("base", now.get("base")) != now.get("base"):
         raise RunFolderError(
@@ -262,6 +283,7 @@ def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
         if before.get(name, now.get(name)) != now.get(name):
             text = "this run began with %s %s and goes on with %s: results differ by rounding"
             _log.warning(text, name, before[name], now[name])
+    return other
 
 
 @contextmanager

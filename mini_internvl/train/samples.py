@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from mini_internvl.engine import Engine, GenerationConfig
 from mini_internvl.files import read_object, write_bytes, write_json
 from mini_internvl.inputs.images import load_image
 from mini_internvl.inputs.messages import Turn, image_parts, normalise
+from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Sample
 
+_log = logging.getLogger(__name__)
 FOLDER, IMAGES = "samples", "images"
 SIDE = 448  # longest side of a kept picture
 Answer = Callable[[Sequence[Sequence[Turn]]], Sequence[str]]
@@ -38,6 +41,35 @@ def engine_answers(engine: Engine, *, max_tiles: int | None = None, max_new_toke
         return [reply.text for reply in replies]
 
     return answer
+
+
+class AnswerLog:
+    """Keeps the answers of the same samples at each measurement of a stage; what fails is told once, and ends nothing.
+
+    ``folder`` is that of the run, ``tokenizer`` the one with the tokenizer's files.
+    """
+
+    def __init__(
+        self, folder: Path, stage: str, samples: Sequence[Sample], *, tokenizer: Path, max_tiles: int | None = None
+    ) -> None:
+        self.folder, self.stage, self.samples = folder, stage, [sample for sample in samples if _has_question(sample)]
+        self.tokenizer, self.max_tiles = tokenizer, max_tiles
+        self.engine: Engine | None = None
+
+    def __call__(self, model: InternVL, step: int) -> None:
+        """Write the record of a step."""
+        if not self.samples:
+            return
+        if self.engine is None:
+            self.engine = Engine(model, self.tokenizer)
+        self.engine.model = model  # of shards it is gathered anew each time
+        try:
+            write_samples(
+                self.folder, self.stage, step, engine_answers(self.engine, max_tiles=self.max_tiles), self.samples
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            _log.warning("answers of held-out samples are kept no longer: %s", " ".join(str(error).split()))
+            self.samples = []
 
 
 def write_samples(folder: Path, stage: str, step: int, answer: Answer, samples: Sequence[Sample]) -> Path:
@@ -62,6 +94,13 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     stages = [sorted(place.glob("*.json")) for place in (folder / FOLDER).glob("*") if place.is_dir()]
     stages = sorted((paths for paths in stages if paths), key=lambda paths: paths[0].stat().st_mtime)
     return [read_object(path) for paths in stages for path in paths]
+
+
+def _has_question(sample: Sample) -> bool:
+    try:
+        return bool(_first_question(sample))
+    except ValueError:
+        return False
 
 
 def _first_question(sample: Sample) -> tuple[tuple[Turn, ...], str]:

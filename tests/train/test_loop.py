@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mini_internvl.inputs.tiles import normalise
+from mini_internvl.model.flops import Flops, ModelFlops
 from mini_internvl.train import loop
 from mini_internvl.train.batches import collate
 from mini_internvl.train.data import MixedDataset
@@ -207,8 +208,12 @@ def test_repeated_steps_of_a_log_count_once_and_torn_lines_not_at_all(tmp_path):
 
 
 def test_the_time_left_counts_down():
-    meter = Meter()
-    told = meter.update({"tokens": 100, "supervised": 10, "tiles": 3}, 0.0)
+    one = Flops(forward=1.0, backward=2.0, recomputed=1.0)
+    cost = ModelFlops(tile=one * 1000, token=one * 100, pair=one, supervised=one * 10)
+    meter = Meter(cost, torch.device("cpu"), peak=1e6)
+    told = meter.update({"tokens": 100, "supervised": 10, "tiles": 3}, 5050, 0.0)
+    assert told["flops_per_s"] * told["seconds"] == pytest.approx(3 * (3000 + 10000 + 5050 + 100))
+    assert told["mfu"] == pytest.approx(told["flops_per_s"] / 1e6)
     assert told["tokens_per_s"] == pytest.approx(100 / told["seconds"])
     assert meter.seconds_left(6) == pytest.approx(6 * meter.step_seconds)
     assert meter.seconds_left(0) == 0

@@ -18,6 +18,7 @@ from mini_internvl.train import loop, run_folder
 from mini_internvl.train.initial import open_initial
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
+from mini_internvl.train.samples import read_samples
 from mini_internvl.train.state import newest
 
 
@@ -68,6 +69,24 @@ def test_stopped_and_continued_equals_uninterrupted(recipe, tmp_path, workers):
     assert [row["step"] for row in log(parts)] == [1, 2, 3, 4, 5, 6]
     assert {"stage", "step", "loss", "lr", "grad_norm"} <= log(parts)[0].keys()
     assert "held_out_loss" in log(parts)[2]
+
+
+def test_answers_work_and_memory_are_told_of_a_run(recipe, tmp_path):
+    """Also after a stop: the same answers, while the log of speeds holds what depends on the clock."""
+    settings = recipe({"steps": 6}, shown_samples=2)
+    run_recipe(settings, tmp_path / "whole", workers=0)
+    with pytest.raises(Interrupted):
+        run_recipe(settings, tmp_path / "parts", workers=0, should_stop=stop_after(4))
+    run_recipe(settings, tmp_path / "parts", workers=0)
+    answers = [read_samples(tmp_path / name) for name in ("whole", "parts")]
+    assert answers[0] == answers[1]
+    assert [(record["step"], len(record["samples"])) for record in answers[0]] == [(3, 2), (6, 2)]
+    for row in read_log(tmp_path / "whole/speed.jsonl"):
+        assert row["flops_per_s"] > 0
+        assert row["memory"] > 1e8
+        assert "mfu" not in row  # of a processor whose peak is not known
+    run_recipe(recipe({"steps": 3}, shown_samples=0), tmp_path / "none", workers=0)
+    assert not (tmp_path / "none/samples").exists()
 
 
 def test_workers_change_nothing(recipe, tmp_path):

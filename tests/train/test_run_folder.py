@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from mini_internvl import recipes
 from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.checkpoint import load_model, save_model
-from mini_internvl.recipes import LoraRecipe, Recipe, SourceRecipe
+from mini_internvl.recipes import LoraRecipe, PackRecipe, Recipe, SourceRecipe
 from mini_internvl.records import Interrupted
 from mini_internvl.train.data import DataError
 from mini_internvl.train.log import read_log
@@ -153,10 +153,14 @@ def test_what_does_not_change_the_result_may_change(recipe, rows, tmp_path):
     assert json.loads((tmp_path / "run/recipe.json").read_text())["save_every"] == 1
 
 
-def test_a_finished_run_goes_on_when_its_last_stage_gets_longer(recipe, tmp_path):
+def test_a_finished_run_is_extended_by_more_steps(recipe, tmp_path):
     """From where it is, the rate follows the schedule of the new length."""
     run_recipe(recipe({"steps": 3}), tmp_path, workers=0)
-    run_recipe(recipe({"steps": 8}), tmp_path, workers=0)
+    with pytest.raises(RunFolderError, match=r"stages\.0\.steps \(3 then, 8 now\); go on with --extend, or"):
+        run_recipe(recipe({"steps": 8}), tmp_path, workers=0)
+    with pytest.raises(RunFolderError, match=r"stages\.0\.steps \(3 then, 2 now\); undo the change, or"):
+        run_recipe(recipe({"steps": 2}), tmp_path, workers=0, extend=True)
+    run_recipe(recipe({"steps": 8}), tmp_path, workers=0, extend=True)
     rows = read_log(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 9))
     long = recipe({"steps": 8}).stages[0]
@@ -175,6 +179,30 @@ def test_changed_data_is_refused(recipe, own_rows, tmp_path):
             run_recipe(settings, run, workers=0)
         own_rows.write_text(whole)
         run_recipe(settings, run, workers=0)
+
+
+@pytest.mark.parametrize("pack", [None, PackRecipe(tokens=600, tiles=8)])
+def test_a_run_is_extended_by_more_rows_and_more_sources(recipe, own_rows, tmp_path, caplog, pack):
+    """What it has learnt and logged stays; the remaining steps draw from all rows, also those of a new source."""
+    source = SourceRecipe(kind="jsonl", path=str(own_rows))
+    changes = {"data": (source,), "pack": pack, "max_length": 500}
+    run_recipe(recipe({**changes, "steps": 3}), tmp_path / "run", workers=0)
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    rows = [json.loads(line) for line in own_rows.read_text().splitlines()]
+    rows += [{**row, "id": f"new{row['id']}"} for row in rows] + [{"id": "bad", "conversations": []}]
+    own_rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copy(own_rows, own_rows.with_name("other.jsonl"))
+    longer = recipe({**changes, "steps": 6}, max_faults=0.2)
+    with pytest.raises(RunFolderError, match="go on with --extend"):
+        run_recipe(longer, tmp_path / "run", workers=0)
+    run_recipe(longer, tmp_path / "run", workers=0, extend=True)
+    assert "the remaining steps of one are drawn from the data as it is now" in caplog.text
+    assert (tmp_path / "run/quarantine.jsonl").read_text().count("line 11") == 1
+    both = (source, SourceRecipe(kind="jsonl", path=str(own_rows.with_name("other.jsonl"))))
+    run_recipe(recipe({**changes, "steps": 9, "data": both}, max_faults=0.2), tmp_path / "run", workers=0, extend=True)
+    whole = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert whole.startswith(before)
+    assert [row["step"] for row in read_log(tmp_path / "run/metrics.jsonl")] == list(range(1, 10))
 
 
 @pytest.mark.parametrize("lora", [None, LoraRecipe(rank=2)])
@@ -234,7 +262,8 @@ def test_what_killed_saves_leave_is_cleared_at_the_next_start(recipe, tmp_path):
     run_recipe(settings, tmp_path, workers=0)
     assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     names = {path.name for path in tmp_path.iterdir()} - {"tensorboard"}  # which is there with its package
-    assert sorted(names) == [*(".lock", "best", "last", "metrics.jsonl", "recipe.json", "speed.jsonl", "state")]
+    expected = ".lock", "best", "last", "metrics.jsonl", "recipe.json", "samples", "speed.jsonl", "state"
+    assert sorted(names) == [*expected]
 
 
 def test_equal_runs_give_equal_bytes(recipe, tmp_path):
