@@ -28,6 +28,7 @@ def command(
         str,
         typer.Option(help="The recipe's device when left out; or a GPU to plan for: H100, A100, 4090, T4, ..."),
     ] = "",
+    gpus: Annotated[int, typer.Option(min=1, help="Processes that share a step, one on each GPU.")] = 1,
     json: AsJson = False,
 ) -> None:
     """Predict memory, tokens and time of a recipe without running it; with --memory, find settings that fit.
@@ -41,15 +42,15 @@ def command(
     limit = parse_memory(memory) if memory else None
     settings = recipes.load(recipe, overrides or [])
     machine = find_machine(device or settings.device)
-    planner = Planner(machine)
+    planner = Planner(machine, gpus)
     plans = planner.plan(settings)
     needed = max(plan.total for plan in plans)
     fits = limit is None or needed <= limit
     remedies = [] if limit is None or fits else find_remedies(planner, settings, limit)
     if json:
-        echo_json(as_json(machine, plans, remedies, fits))
+        echo_json(as_json(machine, gpus, plans, remedies, fits))
     else:
-        _print(machine, plans)
+        _print(machine, gpus, plans)
         if limit is not None:
             _print_fit(needed, limit, remedies)
     if not fits:
@@ -65,20 +66,22 @@ def parse_memory(text: str) -> float:
     return float(found[1]) * units[found[2]]
 
 
-def as_json(machine: Machine, plans: list[StagePlan], remedies: list[Remedy], fits: bool) -> dict[str, Any]:
+def as_json(machine: Machine, gpus: int, plans: list[StagePlan], remedies: list[Remedy], fits: bool) -> dict[str, Any]:
     """All that the tables show, in bytes and seconds."""
     return {
         "machine": dataclasses.asdict(machine),
+        "gpus": gpus,
         "fits": fits,
         "stages": [{**dataclasses.asdict(plan), "total": plan.total} for plan in plans],
         "changes": [{"overrides": r.overrides, "total": r.total, "cost": r.cost} for r in remedies],
     }
 
 
-def _print(machine: Machine, plans: list[StagePlan]) -> None:
+def _print(machine: Machine, gpus: int, plans: list[StagePlan]) -> None:
     from mini_internvl import terminal
 
-    typer.echo(f"a prediction for {machine.name}: {machine.note}")
+    each = f"{gpus} x {machine.name}, memory on each" if gpus > 1 else machine.name
+    typer.echo(f"a prediction for {each}: {machine.note}")
     names = [name for name in plans[0].memory if any(plan.memory[name] >= 5e6 for plan in plans)]
     rows = [[name, *(f"{plan.memory[name] / 1e9:.2f}" for plan in plans)] for name in names]
     rows += [["total", *(f"{plan.total / 1e9:.2f}" for plan in plans)], ["highest in the", *(p.moment for p in plans)]]

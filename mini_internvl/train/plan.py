@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mini_internvl import plugins
 from mini_internvl.data import DataError
@@ -20,7 +21,7 @@ from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import adapter as adapters
-from mini_internvl.model.checkpoint import image_token_id, read_config
+from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
@@ -36,7 +37,7 @@ from mini_internvl.train.parts import set_checkpointing, set_drop_path, set_trai
 from mini_internvl.train.workload import SAMPLED, Workload, assumed, sampled
 
 GB = 1e9
-PROCESS, ALLOCATOR = "process", "allocator"
+PROCESS, ALLOCATOR, GATHERED = "process", "allocator", "gathered shards"
 CPU_PROCESS = 0.45e9  # resident memory of Python with torch and this package
 GPU_PROCESS = 0.6e9  # a CUDA context with the workspaces of cuBLAS
 GPU_SPARE = 0.05  # share of the tensors' memory that torch's allocator loses to gaps between them
@@ -133,10 +134,14 @@ class StagePlan:
 
 
 class Planner:
-    """Plans the stages of recipes for one machine; what was read of the data serves changed recipes too."""
+    """Plans the stages of recipes for one machine; what was read of the data serves changed recipes too.
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    On several ``gpus``, memory is that of each, and time is divided by their number: what they wait for each other, and
+    the exchange of gradients, is not counted.
+    """
+
+    def __init__(self, machine: Machine, gpus: int = 1) -> None:
+        self.machine, self.gpus = machine, gpus
         self.workloads: dict[tuple[object, ...], Workload] = {}
 
     def plan(self, recipe: Recipe) -> list[StagePlan]:
@@ -148,7 +153,8 @@ class Planner:
         recipe = self._settled(recipe)
         model, folder = planned_model(recipe)
         work = self._workload(recipe, stage, model, folder)
-        batch = work.largest(stage) if batch is None else batch
+        share = -(-stage.batch_size // self.gpus)
+        batch = work.largest(replace(stage, batch_size=share)) if batch is None else batch
         set_trainable(model, stage.parts())
         set_drop_path(model, stage.drop_path)
         set_checkpointing(model, stage.checkpointing)
@@ -165,16 +171,16 @@ class Planner:
             batch,
             precision=recipe.precision,
             device=self.machine.kind,
-            accumulates=stage.batch_size > micro,
+            accumulates=share > micro,
         )
         return StagePlan(
             stage=stage.name,
-            memory=self._whole(traced, total["tiles"] / stage.steps, model.config),
+            memory=self._whole(traced, total["tiles"] / stage.steps, model, recipe.parallel),
             moment=traced.peak_moment,
             steps=stage.steps,
             samples=samples,
             flops=flops,
-            seconds=(flops.useful + flops.recomputed) / self.machine.flops,
+            seconds=(flops.useful + flops.recomputed) / (self.machine.flops * self.gpus),
             sizes=work.source,
             batch=f"{len(batch.input_ids)} x {batch.input_ids.shape[1]:,} tokens, {len(batch.tiles)} tiles",
             **total,
@@ -185,11 +191,15 @@ class Planner:
             return recipe
         return replace(recipe, precision="bf16" if self.machine.bf16 else "fp32")
 
-    def _whole(self, traced: trace.MemoryTrace, tiles: float, config: VLMConfig) -> dict[str, float]:
+    def _whole(self, traced: trace.MemoryTrace, tiles: float, model: InternVL, parallel: str) -> dict[str, float]:
         """The tensors of a step and what the process takes beside them."""
         memory = {name: float(traced.peak[name]) for name in PARTS}
+        if parallel == "fsdp" and self.gpus > 1:
+            for name in (trace.WEIGHTS, trace.GRADIENTS, trace.OPTIMISER):
+                memory[name] /= self.gpus
+            memory[GATHERED] = gathered(model)
         if self.machine.kind == "cpu":  # all micro batches of a step lie there
-            memory[trace.DATA] = max(memory[trace.DATA], tiles * 3 * config.image_size**2)
+            memory[trace.DATA] = max(memory[trace.DATA], tiles / self.gpus * 3 * model.config.image_size**2)
             memory[ALLOCATOR] = traced.gaps
             memory[PROCESS] = CPU_PROCESS
         else:
@@ -209,6 +219,22 @@ PARTS = (
     trace.WEIGHTS, trace.COPIES, trace.GRADIENTS, trace.OPTIMISER, trace.ENCODER, trace.PROJECTOR, trace.DECODER,
     trace.LOSS, trace.WORKSPACE, trace.DATA,
 )  # fmt: skip
+
+
+def gathered(model: InternVL) -> float:
+    """Bytes that a process of FSDP gathers at a time: what is in no block, and two blocks, for the next comes early.
+
+    Gradients are whole until they are spread.
+    """
+    blocks = [*model.vision_model.encoder.layers, *model.language_model.layers]
+    sizes = [_bytes(block.parameters()) for block in blocks]
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    rest = _bytes(parameter for parameter in model.parameters() if id(parameter) not in inside)
+    return rest + 2 * max(sizes)
+
+
+def _bytes(parameters: Iterable[Tensor]) -> float:
+    return float(sum(p.nbytes * (2 if p.requires_grad else 1) for p in parameters))
 
 
 def no_example(sample: Sample) -> Example:
@@ -250,7 +276,10 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
     if known and not Path(name).exists():
         config, folder = VLMConfig.from_official(official_config(known[1])), None
     else:
-        folder = Path(hub.resolve(name) if recipe.model else name)
+        try:
+            folder = Path(hub.resolve(name) if recipe.model else name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; a plan needs its shapes alone: add model=OpenGVLab/InternVL2-1B") from None
         config = read_config(folder)
     with shapes_only():
         model = InternVL(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +86,42 @@ def test_a_gpu_is_planned_with_its_kernels(recipe):
     plan = Planner(GPU).plan(recipe({"micro_batch": 1}))[0]
     assert plan.memory["allocator"] > 0
     assert plan.memory["process"] > 1e8
+
+
+def test_several_gpus_share_weights_and_time(recipe):
+    made = recipe({"batch_size": 4, "micro_batch": 2}, parallel="fsdp")
+    alone, four = Planner(GPU).plan(made)[0], Planner(GPU, 4).plan(made)[0]
+    for part in ("weights", "optimiser"):
+        assert four.memory[part] == alone.memory[part] / 4
+    block = max(sum(p.nbytes for p in b.parameters()) for b in planned_model(made)[0].language_model.layers)
+    assert 4 * block < four.memory["gathered shards"] < alone.memory["weights"] + alone.memory["gradients"]
+    assert four.batch.startswith("1 x")  # each takes one sample of the four
+    assert four.seconds == pytest.approx(alone.seconds / 4)
+    copies = Planner(GPU, 4).plan(replace(made, parallel="ddp"))[0]
+    assert copies.memory["weights"] == alone.memory["weights"]
+
+
+def test_a_start_that_is_not_there_can_be_planned_by_its_shapes(recipe):
+    with pytest.raises(ValueError, match="add model=OpenGVLab/InternVL2-1B"):
+        Planner(CPU).plan(recipe(model="runs/stage1-1b/last"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "model", "device", "memory", "gpus"),
+    [
+        ("lora.yaml", "2B", "4090", "24GB", 1),
+        ("stage1_2b.yaml", "2B", "A100", "70GB", 1),
+        ("stage2_4b.yaml", "4B", "A100", "60GB", 8),
+        ("domains/medical.yaml", "4B", "A100", "70GB", 8),
+    ],
+)
+def test_official_recipes_fit_the_cards_that_they_name(minivl, path, model, device, memory, gpus):
+    """With room on 80 GB for samples that are longer than is assumed; none on 24, where both budgets are full."""
+    recipe = Path(__file__).parents[2] / "recipes" / path
+    model = f"model=OpenGVLab/InternVL2-{model}"
+    code, out, _ = minivl("plan", recipe, model, "--device", device, "--memory", memory, "--gpus", gpus)
+    assert (code, "fits into" in out) == (0, True), out
 
 
 def test_changes_lead_to_a_recipe_that_fits(recipe):
