@@ -1,112 +1,169 @@
-"""Training speed of the nano model: float32 and bfloat16, plain and fused attention, questions packed and one a row.
+"""Training beside transformers, on one machine in one run: packed here, padded there at its best batch size.
 
-Run ``python bench/train.py [--all] [--json]``. The same samples go through forward, backward and the optimiser in each
-way, in turn, round after round; medians and ratios to float32 with packing are printed. Tokens are those of the
-decoder, padding left out; the encoder's patches come on top. Where bfloat16 is emulated it is left out unless ``--all``
-asks for it: it takes many minutes.
+Run ``python bench/train.py [--quick] [--json]``. Two models with random weights, all of them training: nano's shape,
+and four layers each of the 1B's encoder and language model with the real widths and vocabulary, and tiles of 224 pixels
+(64 tokens). Sizes of samples are those of two mixes of ``packing.py``; so that two cores can do it, samples have a
+quarter of the tiles and a sixteenth of the tokens of text. Both ways take the same samples, weights and AdamW in
+float32 (``peers.py``), and no time is spent on reading data. Before they are timed their losses must agree within 1e-4.
+The padded loop takes samples as they come, in batches of several sizes, and once sorted by length within a step. Each
+row is a process of its own; ``peak_gb`` is its ``ru_maxrss``, with all libraries that it has loaded.
+
+``cache`` trains on pictures of 12 tiles and a thumbnail with a frozen encoder, by ``minivl train`` from start to end:
+epochs with ``cache: true``, after the one that fills it, beside epochs without. Its model has the widths and layers of
+the second above, and nano's tokenizer and vocabulary.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from contextlib import contextmanager
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from peers import NANO, Task, apart, check, measure, official, write_models
+from PIL import Image
 
-from mini_internvl import recipes
-from mini_internvl.engine.device import fast_bfloat16
-from mini_internvl.model import attention
-from mini_internvl.records import Batch
-from mini_internvl.train import independent
-from mini_internvl.train.batches import micro_batches
-from mini_internvl.train.data import MixedDataset, step_batches
-from mini_internvl.train.initial import open_initial, sample_processor
-from mini_internvl.train.learner import Learner
-from mini_internvl.train.loop import accumulate
-from mini_internvl.train.optim import make_optimizer
-
-RECIPE = Path(__file__).parent.parent / "recipes" / "nano.yaml"
-FIRST = "fp32, fused"
-ALONE = "fp32, fused, one by one"
-WAYS = {FIRST: ("fp32", 0), ALONE: ("fp32", 0)}
-BF16 = {"bf16, fused": ("bf16", 0), "bf16, plain": ("bf16", attention.PLAIN_UP_TO)}
+MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {  # shape; samples of a step and budgets of a pack
+    "nano": ({"name": "nano"}, {"samples": 32, "pack_tokens": 1024, "pack_tiles": 24}),
+    "1B-4": ({"name": "1B", "layers": 4, "image_size": 224}, {"samples": 4, "pack_tokens": 512, "pack_tiles": 8}),
+}
+MIXES = ("general", "long")
+LARGEST_DIFFERENCE = 1e-4  # between losses
+PICTURES, BATCH, EPOCHS = 4, 2, 3  # of the runs with a frozen encoder
+TRAINED = (("projector",), ("projector", "llm"))
 
 
-@contextmanager
-def plain_up_to(length: int):
-    """Use the plain attention up to this length only."""
-    before, attention.PLAIN_UP_TO = attention.PLAIN_UP_TO, length
-    try:
-        yield
-    finally:
-        attention.PLAIN_UP_TO = before
+def compare(folder: Path, model: str, mix: str, quick: bool) -> list[dict[str, Any]]:
+    """Rows of one model on one mix; SystemExit where the losses differ."""
+    base = Task(
+        folder=str(folder),
+        mix=mix,
+        steps=1 if quick else 2,
+        warm_samples=1,
+        fewer_tiles=4,
+        shorter_texts=16,
+        **MODELS[model][1],
+    )
+    found = apart(check, base)
+    if found.get("difference", 1.0) > LARGEST_DIFFERENCE:
+        raise SystemExit(f"{model}, {mix}: both ways do not compute the same loss: {found}")
+    ways = [base, *(replace(base, rows=rows) for rows in ((1, 4) if quick else (1, 2, 4, 8)))]
+    ways.append(replace(base, rows=4, sort=True))
+    rows = []
+    for task in ways:
+        way = "packed" if not task.rows else f"padded, {task.rows}" + (" sorted" if task.sort else "")
+        rows.append(
+            {"model": model, "mix": mix, "way": way, **apart(measure, task), "loss_differs": found["difference"]}
+        )
+    ours, *theirs = rows
+    best = max((row for row in theirs if "failed" not in row), key=lambda row: row["supervised_per_s"])
+    for row in rows:
+        row["best"] = row is best
+        if "failed" not in row:
+            row["times"] = round(row["supervised_per_s"] / best["supervised_per_s"], 2)
+    ours["memory_times"] = round(ours["peak_gb"] / best["peak_gb"], 2)
+    return rows
 
 
-def split_questions(dataset: MixedDataset, step: int) -> list[Batch]:
-    """The step's samples with every question in a row of its own, which reads the image again."""
-    size, rows = dataset.stage.batch_size, []
-    for n in range(step * size, (step + 1) * size):
-        sample = dataset.sample(n)
-        alone = independent.split_questions(sample.messages) if sample.independent else [sample.messages]
-        rows += [dataset.process(replace(sample, messages=messages, independent=False)) for messages in alone]
-    return micro_batches(rows, 32)
+def write_pictures(folder: Path) -> Path:
+    """Photo-sized pictures with a short question and answer each."""
+    rows = []
+    for number in range(PICTURES):
+        Image.effect_noise((1600, 1200), 60 + number).convert("RGB").save(folder / f"{number}.jpg")
+        turns = [("human", "<image>\nWhat is shown?"), ("gpt", "Noise, as on a screen without a signal.")]
+        turns_row = [{"from": who, "value": text} for who, text in turns]
+        rows.append({"id": str(number), "image": f"{number}.jpg", "conversations": turns_row})
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_base(folder: Path) -> Path:
+    """A checkpoint of the small 1B with nano's tokenizer."""
+    raw = official(**MODELS["1B-4"][0])
+    nano = json.loads(NANO.read_text())
+    raw["llm_config"]["vocab_size"] = nano["llm_config"]["vocab_size"]
+    raw |= {"img_context_token_id": nano["img_context_token_id"], "template": nano["template"]}
+    write_models(raw, folder)
+    for file in NANO.parent.iterdir():
+        if file.suffix in (".json", ".txt") and file.name != "config.json":
+            shutil.copy(file, folder / "official")
+    return folder / "official"
+
+
+def epoch_seconds(folder: Path, base: Path, rows: Path, train: tuple[str, ...], cache: bool) -> float:
+    """Seconds of an epoch after the first, from the run's own log."""
+    stage = {
+        "name": "frozen", "train": list(train), "steps": EPOCHS * PICTURES // BATCH, "batch_size": BATCH,
+        "micro_batch": BATCH, "cache": cache, "data": [{"kind": "rows", "path": str(rows)}],
+    }  # fmt: skip
+    recipe = {"name": "cache", "model": str(base), "device": "cpu", "precision": "fp32", "stages": [stage]}
+    path, output = folder / "recipe.yaml", folder / f"run-{cache}-{len(train)}"
+    path.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "mini_internvl", "train", str(path), "--output", str(output)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"MINIVL_CACHE": str(folder / "cache")})
+    steps = [json.loads(line) for line in (output / "speed.jsonl").read_text().splitlines()]
+    shutil.rmtree(output)
+    return sum(step["seconds"] for step in steps[PICTURES // BATCH :]) / (EPOCHS - 1)
+
+
+def compare_cached() -> list[dict[str, Any]]:
+    """Rows of a frozen encoder, by what trains."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, pictures = write_base(folder / "base"), write_pictures(folder)
+        for train in TRAINED:
+            seconds = {cache: epoch_seconds(folder, base, pictures, train, cache) for cache in (False, True)}
+            rows.append({
+                "train": ", ".join(train), "epoch_s": round(seconds[False], 2), "cached_s": round(seconds[True], 2),
+                "times": round(seconds[False] / seconds[True], 2),
+            })  # fmt: skip
+    return rows
+
+
+COLUMNS = ("supervised_per_s", "step_s", "peak_gb", "fill", "times")
+
+
+def tell(rows: list[dict[str, Any]]) -> None:
+    """One table."""
+    print(f"{'model':6} {'mix':8} {'way':18}" + "".join(f"{name:>17}" for name in COLUMNS))
+    for row in rows:
+        cells = "".join(f"{row[name]:>17}" for name in COLUMNS) if "failed" not in row else f"  {row['failed']}"
+        print(f"{row['model']:6} {row['mix']:8} {row['way']:18}{cells}{'  best padded' if row['best'] else ''}")
 
 
 def main() -> None:
-    """Time the ways and print the ratios."""
+    """Measure every way and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--all", action="store_true", help="emulated bfloat16 too")
+    parser.add_argument("--quick", action="store_true", help="one step of each way and fewer batch sizes")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--no-cache", action="store_true", help="leave the frozen encoder out")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    recipe = recipes.load(RECIPE)
-    start = open_initial(replace(recipe, device="cpu"))
-    stage = replace(recipe.stages[-1], steps=2, loss="answers", max_length=1024)
-    stage = replace(stage, data=tuple(s for s in stage.data if s.name in ("words", "shapes", "charts", "text")))
-    dataset = MixedDataset(stage, sample_processor(start, stage), seed=0)
-    device = start.model.device
-    ways = WAYS | (BF16 if arguments.all or fast_bfloat16(device) else {})
-    together = [step.batches for step in step_batches(dataset, 0, workers=0)]
-    steps = dict.fromkeys(ways, together) | {ALONE: [split_questions(dataset, i) for i in range(stage.steps)]}
-    learner = Learner(start.model, stage).train()
-    answers = round(sum(learner.count(batch) for batches in together for batch in batches))
-    optimizer = make_optimizer(learner, stage)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(arguments.rounds + 1):
-        for name, (precision, length) in ways.items():
-            began = time.perf_counter()
-            with plain_up_to(length):
-                for batches in steps[name]:
-                    count = sum(learner.count(batch) for batch in batches)
-                    accumulate(learner, batches, count, device, precision)
-                    optimizer.step()
-                    optimizer.zero_grad()
-            if turn:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-    rows = {}
-    for name in ways:
-        ratios = [a / b for a, b in zip(seconds[FIRST], seconds[name], strict=True)]
-        tokens = sum(int(batch.attention_mask.sum()) for batches in steps[name] for batch in batches)
-        rows[name] = {
-            "tokens": tokens,
-            "tokens_per_s": round(tokens / statistics.median(seconds[name])),
-            "answer_tokens_per_s": round(answers / statistics.median(seconds[name])),
-            "ratio": round(statistics.median(ratios), 2),
-        }
-    if arguments.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "answer_tokens": answers, **rows}))
+    given = parser.parse_args()
+    rows = []
+    for model in given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            write_models(official(**MODELS[model][0]), Path(folder))
+            for mix in MIXES[: 1 if given.quick else None]:
+                rows += compare(Path(folder), model, mix, given.quick)
+    cached = [] if given.no_cache else compare_cached()
+    if given.json:
+        print(json.dumps({"threads": torch.get_num_threads(), "rows": rows, "cache": cached}))
         return
-    print(f"nano, {len(together)} steps of {stage.batch_size} samples, {torch.get_num_threads()} threads")
-    for name, row in rows.items():
-        speeds = f"{row['tokens_per_s']:6,} tokens/s  {row['answer_tokens_per_s']:5,} answer tokens/s"
-        print(f"{name:24} {speeds}  {row['ratio']:.2f}x")
-    if len(ways) == len(WAYS):
-        print("bfloat16 is emulated on this processor and was left out; --all measures it")
+    print(f"float32, {torch.get_num_threads()} threads")
+    tell(rows)
+    for row in cached:
+        seconds = f"an epoch {row['epoch_s']} s, cached {row['cached_s']} s, {row['times']}x"
+        print(f"frozen encoder, {row['train']} trains: {seconds}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The kernel is torch's fused one, except where plain matrix products are faster: on a CPU the fused kernel is slow when
 bfloat16 gradients are needed. For the few dozen to few hundred tokens of a small model's training the plain form took
-a fifth to two thirds of its time (``bench/train.py`` measures both).
+a fifth to two thirds of its time (``bench/questions.py`` measures both).
 
 Packed rows hold many documents, each of which sees itself alone. A mask over the row would cost its length squared, so
 documents are computed one by one; on CUDA all at once, by ``varlen_attn``, or by FlexAttention where that does not fit.
