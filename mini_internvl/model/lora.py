@@ -41,9 +41,17 @@ class LoraLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out); A and B are float32 whatever the base is."""
-        y = F.linear(x, self.weight, self.bias)
+        y = self.base(x)
         low = F.dropout(x, self.dropout, self.training).to(self.lora_A.dtype)
         return y + (self.scale * F.linear(F.linear(low, self.lora_A), self.lora_B)).to(y.dtype)
+
+    def base(self, x: Tensor) -> Tensor:
+        """What the layer gives without its adapter."""
+        return F.linear(x, self.weight, self.bias)
+
+    def base_weight(self) -> Tensor:
+        """(out, in)."""
+        return self.weight.detach()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, scale={self.scale}"
@@ -122,7 +130,7 @@ def merge_lora(model: InternVL) -> InternVL:
     """
     for name, layer in lora_layers(model).items():
         plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        plain.weight = nn.Parameter((layer.weight.detach().float() + layer.delta()).to(layer.weight.dtype))
+        plain.weight = nn.Parameter((layer.base_weight().float() + layer.delta()).to(layer.base_weight().dtype))
         if layer.bias is not None:
             plain.bias = nn.Parameter(layer.bias.detach())
         plain.train(layer.training)

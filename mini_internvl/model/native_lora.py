@@ -52,8 +52,14 @@ def pairs(model: InternVL) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
 
 def _rows(model: InternVL, ours: Sequence[str], native: Sequence[str]) -> list[int]:
     """Output rows of each member of the side that has several."""
-    outputs = [model.get_parameter(f"{name}.weight").shape[0] for name in ours]
+    outputs = [_linear(model, name).out_features for name in ours]
     return outputs if len(ours) > 1 else [outputs[0] // len(native)] * len(native)
+
+
+def _linear(model: InternVL, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def to_native(model: InternVL) -> dict[str, LoraFactors]:
@@ -83,7 +89,7 @@ def from_native(model: InternVL, native: Mapping[str, LoraFactors], where: str, 
         if not any(parts):
             continue
         rows = _rows(model, ours, theirs)
-        columns = model.get_parameter(f"{ours[0]}.weight").shape[1]
+        columns = _linear(model, ours[0]).in_features
         for name, factors, n in zip(theirs, parts, rows if len(theirs) > 1 else [sum(rows)], strict=True):
             shape = (len(factors.b), factors.a.shape[1]) if factors else (n, columns)
             if shape != (n, columns):

@@ -31,6 +31,8 @@ class LoraRecipe:
     parts: tuple[str, ...] = LORA_PARTS
     """Parts of the model that get adapters."""
     targets: LoraTargets = LoraTargets()
+    quantize: str = ""
+    """``nf4`` holds the layers that have adapters in 4 bits while they train (QLoRA, extra ``lowbit``)."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -39,6 +41,8 @@ class LoraRecipe:
             raise RecipeError(f"lora.alpha is {self.alpha}; it must be above 0")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"lora.dropout is {self.dropout}; it must be in [0, 1)")
+        if self.quantize not in ("", "nf4"):
+            raise RecipeError(f'lora.quantize is "{self.quantize}"; known: nf4')
         unknown = [part for part in self.parts if part not in LORA_PARTS]
         if unknown or not self.parts:
             raise RecipeError(f"lora.parts holds {unknown or 'nothing'}; known parts: {', '.join(LORA_PARTS)}")

@@ -78,6 +78,10 @@ class Recipe:
             raise RecipeError(f"cache_gb is {self.cache_gb}; it must be 0 or above")
         if self.parallel == "fsdp" and any(stage.cache for stage in self.stages):
             raise RecipeError("cache needs an encoder that is whole in every process; write parallel: ddp")
+        if self.parallel == "fsdp" and any(stage.optimizer == "adamw8bit" for stage in self.stages):
+            raise RecipeError("adamw8bit cannot be sharded; write parallel: ddp, or optimizer: adamw")
+        if self.parallel == "fsdp" and self.lora and self.lora.quantize:
+            raise RecipeError("lora.quantize cannot be sharded; write parallel: ddp")
         if self.shown_samples < 0:
             raise RecipeError(f"shown_samples is {self.shown_samples}; it must be 0 or above")
         if not self.stages:

@@ -13,7 +13,7 @@ from mini_internvl.recipes.source import SourceRecipe
 
 PARTS = ("vision", "projector", "llm")
 BLOCKS = ("vision", "llm")  # parts that are made of blocks
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PACKING = ("fit", "buffer")
 
 
@@ -82,7 +82,8 @@ class StageRecipe:
     """Name of a loss, or names with their settings: ``{answers: {reduction: square}, patches: {weight: 0.04}}``. The
     first one counts, the others are added to it. Each is a file in ``train/losses``."""
     optimizer: str = "adamw"
-    """``adamw``, or ``muon`` for the matrices of a model that trains from nothing (AdamW for the rest)."""
+    """``adamw``; ``adamw8bit``, whose moments take two bytes a weight instead of eight (extra ``lowbit``); or ``muon``
+    for the matrices of a model that trains from nothing (AdamW for the rest)."""
     lr: float = 4e-5
     """Peak learning rate."""
     min_lr_ratio: float = 0.0

@@ -21,6 +21,7 @@ from mini_internvl.model.checkpoint import layout_of, load_model, read_config, s
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG, read_json
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
+from mini_internvl.model.nf4 import quantize_base
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
@@ -67,8 +68,9 @@ class InitialCheckpoint:
 def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
     """Load ``recipe.model``, a checkpoint or an adapter, or make a fresh model from ``recipe.build``.
 
-    A base that adapters freeze is held in bfloat16 where that is the precision; whatever trains is float32, or what
-    ``recipe.weights`` says. ``local`` is the number of this process on its machine, where there are several.
+    A base that adapters freeze is held in bfloat16 where that is the precision, or in 4 bits; whatever trains is
+    float32, or what ``recipe.weights`` says. ``local`` is the number of this process on its machine, where there are
+    several.
 
     Raises:
         RecipeError: ``lora`` asks for other adapters than those of the adapter that ``model`` names.
@@ -97,6 +99,8 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
     elif recipe.lora is not None:
         base_hash = sha256
         add_lora(model, recipe.lora, recipe.seed)
+    if recipe.lora is not None and recipe.lora.quantize:
+        quantize_base(model)
     return InitialCheckpoint(
         model=model,
         tokenizer=base.tokenizer,

@@ -1,4 +1,5 @@
-"""The optimisers: AdamW as the official scripts use it, or Muon for the matrices of a model that trains from nothing.
+"""The optimisers: AdamW as the official scripts use it, the same with moments in 8 bits (``bitsandbytes``), or Muon for
+the matrices of a model that trains from nothing.
 
 Muon (K. Jordan et al., 2024) replaces the step of a matrix by the nearest orthogonal matrix to its averaged gradient,
 so that rare directions move as far as common ones. Here its step has the size that AdamW's would have (factor
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mini_internvl.model.nf4 import bitsandbytes
 from mini_internvl.recipes import StageRecipe
 from mini_internvl.train.parts import rate_scale
 
-KINDS = ("hidden", "matrices", "others")  # of parameters, in the order of their groups
+KINDS = ("hidden", "tables", "matrices", "others")  # of parameters, in the order of their groups
 
 ITERATIONS = (
     (4.0848, -6.8946, 2.9270),
@@ -37,19 +39,41 @@ def make_optimizer(learner: nn.Module, stage: StageRecipe) -> torch.optim.Optimi
     groups: dict[tuple[str, float], dict[str, Any]] = {}
     for name, parameter in trainable.items():
         kind = "matrices" if parameter.ndim >= 2 else "others"
+        if stage.optimizer == "adamw8bit" and name.endswith("embed_tokens.weight"):
+            kind = "tables"
         if stage.optimizer == "muon" and is_hidden_matrix(name, parameter):
             kind = "hidden"
         scale = rate_scale(name, stage)
         empty = {"params": [], "weight_decay": 0.0 if kind == "others" else stage.weight_decay, "lr_scale": scale}
         group = groups.setdefault((kind, scale), {**empty, "lr": stage.lr * scale})
         group["params"].append(parameter)
+        if kind == "tables":
+            group["optim_bits"] = 32  # its rows get gradients of very different size
         if kind == "hidden":
             group.setdefault("pieces", []).append(3 if name.endswith("qkv.weight") else 1)
     ordered = [group for key, group in sorted(groups.items(), key=lambda pair: KINDS.index(pair[0][0]))]
+    if stage.optimizer == "adamw8bit":
+        return adamw8bit(ordered, lr=stage.lr, betas=stage.betas)
     if not any("pieces" in group for group in ordered):
         on_meta = any(parameter.is_meta for parameter in trainable.values())  # torch has no fused step there
         return torch.optim.AdamW(ordered, lr=stage.lr, betas=stage.betas, fused=not on_meta)
     return MuonAdamW(ordered, lr=stage.lr, betas=stage.betas)
+
+
+def adamw8bit(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW whose moments are held in blocks of 256 with a scale each; a group's ``optim_bits`` may say 32.
+
+    ValueError where bitsandbytes is not installed. Source: Dettmers et al. (arXiv 2110.02861), sections 2 and 3.
+    """
+    package = bitsandbytes()
+
+    class AdamW8bit(package.optim.AdamW8bit):  # type: ignore[misc, name-defined]
+        def get_config(self, group_index: int, index: int, group: dict[str, Any]) -> dict[str, Any]:
+            found: dict[str, Any] = super().get_config(group_index, index, group)
+            return {**found, "optim_bits": group.get("optim_bits", found["optim_bits"])}
+
+    made: torch.optim.Optimizer = AdamW8bit(groups, lr=lr, betas=betas)
+    return made
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

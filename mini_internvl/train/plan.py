@@ -25,6 +25,7 @@ from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
+from mini_internvl.model.nf4 import quantize_base
 from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
@@ -294,4 +295,6 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
         for name, parameter in model.named_parameters():
             if LORA_INFIX not in name and not name.startswith(exact or ("-",)):
                 parameter.data = parameter.data.to(torch.bfloat16)
+    if recipe.lora and recipe.lora.quantize:
+        quantize_base(model)
     return model, folder

@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,22 @@ def load_state(saved: Saved, learner: nn.Module, optimizer: torch.optim.Optimize
     """Put weights and the optimiser's tensors back."""
     _load(saved, _learned(learner, kept), ("model.", "loss."))
     _begin(optimizer)
+    loaded: Iterable[tuple[str, Tensor]] = _read(saved.folder)
     if saved.sharded:
-        _load(saved, {k: v for k, v in tensors(learner, optimizer, kept).items() if k[:10] == "optimizer."}, ())
-        return
+        shards = {k: v for k, v in tensors(learner, optimizer, kept).items() if k[:10] == "optimizer."}
+        _load(saved, shards, ())
+        loaded = shards.items()
     parameters = dict(learner.named_parameters())
-    for name, tensor in _read(saved.folder):
+    for name, tensor in loaded:
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             key, _, parameter = rest.partition(".")
             values = optimizer.state[parameters[parameter]]
-            values[key] = _like(tensor, values.get(key, parameters[parameter]))
+            old = values.get(key, parameters[parameter])
+            if not isinstance(old, Tensor):
+                values[key] = tensor.item()
+            elif not saved.sharded:  # else it was read into its place
+                values[key] = _like(tensor, old)
 
 
 def _begin(optimizer: torch.optim.Optimizer) -> None:
