@@ -128,6 +128,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.attend = attend  # replaced where the block is compiled
 
     def forward(
         self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
@@ -138,7 +139,7 @@ class Attention(nn.Module):
         q, k = rotate(q, *tables), rotate(k, *tables)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        x = attend(q, k, v, plan)
+        x = self.attend(q, k, v, plan)
         return self.o_proj(x.transpose(1, 2).reshape(b, t, -1))
 
 

@@ -32,6 +32,8 @@ class Recipe:
     """What trains is held in: ``fp32``, or ``bf16``, which halves its memory and rounds small updates away."""
     device: str = dataclasses.field(default="auto", metadata=MAY_CHANGE)
     """Where the model trains: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:1``."""
+    compile: bool = dataclasses.field(default=False, metadata=MAY_CHANGE)
+    """Compile the blocks of encoder and decoder (``torch.compile``): a slow first step, faster ones after it."""
     parallel: str = dataclasses.field(default="ddp", metadata=MAY_CHANGE)
     """How several processes share a model: ``ddp`` (each has a copy) or ``fsdp`` (each has a shard)."""
     stall_seconds: float = dataclasses.field(default=1800.0, metadata=MAY_CHANGE)

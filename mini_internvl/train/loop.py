@@ -33,7 +33,14 @@ from mini_internvl.train.layout import Layout, kept_plan
 from mini_internvl.train.learner import Learner, tile_count
 from mini_internvl.train.meter import Meter, Progress
 from mini_internvl.train.optim import make_optimizer
-from mini_internvl.train.parts import learning_rate, set_checkpointing, set_drop_path, set_trainable, trainable
+from mini_internvl.train.parts import (
+    learning_rate,
+    set_checkpointing,
+    set_compiled,
+    set_drop_path,
+    set_trainable,
+    trainable,
+)
 from mini_internvl.train.plan import peak_flops
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder
@@ -296,6 +303,8 @@ def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, fr
     set_trainable(model, stage.parts())
     set_drop_path(model, stage.drop_path)
     set_checkpointing(model, stage.checkpointing)
+    if recipe.compile:
+        set_compiled(model)
     stages = recipe.stages[: recipe.stages.index(stage) + 1]
     kept = frozenset[str]().union(*(trainable(model, one.parts()) for one in stages))
     torch.manual_seed(recipe.seed)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mini_internvl.model.attention import attend
 from mini_internvl.model.lora import adapter_parameters, lora_layers
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import PartRecipe, RecipeError, StageRecipe
@@ -89,6 +90,23 @@ def set_checkpointing(model: InternVL, parts: Collection[str]) -> None:
     for name, blocks in stacks.items():
         for block in blocks:
             block.checkpointing = name in parts
+
+
+def set_compiled(model: InternVL) -> None:
+    """Compile the blocks, in place, for tensors of any length.
+
+    Outside stay drop path, whose random numbers must not change, and the decoder's attention, whose kernels are chosen
+    by the documents of a row.
+    """
+    outside = torch.compiler.disable(attend)
+    decoder: Any = model.language_model
+    encoder: Any = model.vision_model.encoder
+    for block in decoder.layers:
+        block.self_attn.attend = outside
+        block.compile(dynamic=True)
+    for block in encoder.layers:
+        block.attn.compile(dynamic=True)
+        block.mlp.compile(dynamic=True)
 
 
 def set_drop_path(model: InternVL, rate: float) -> None:

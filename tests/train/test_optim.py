@@ -69,5 +69,5 @@ def test_it_learns(recipe, tmp_path):
 
 
 def test_an_unknown_optimizer_is_refused(stage):
-    with pytest.raises(RecipeError, match='optimizer is "sgd"; known: adamw, muon'):
+    with pytest.raises(RecipeError, match='optimizer is "sgd"; known: adamw, adamw8bit, muon'):
         stage(optimizer="sgd")
