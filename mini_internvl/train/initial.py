@@ -21,11 +21,11 @@ from mini_internvl.model.checkpoint import layout_of, load_model, read_config, s
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG, read_json
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
-from mini_internvl.model.nf4 import quantize_base
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
 from mini_internvl.train import losses
+from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.run_folder import saving
 

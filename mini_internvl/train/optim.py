@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mini_internvl.model.nf4 import bitsandbytes
 from mini_internvl.recipes import StageRecipe
+from mini_internvl.train.nf4 import bitsandbytes
 from mini_internvl.train.parts import rate_scale
 
 KINDS = ("hidden", "tables", "matrices", "others")  # of parameters, in the order of their groups

@@ -25,7 +25,6 @@ from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
-from mini_internvl.model.nf4 import quantize_base
 from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
@@ -34,6 +33,7 @@ from mini_internvl.train import trace
 from mini_internvl.train.data import MixedDataset, Opener
 from mini_internvl.train.initial import InitialCheckpoint, sample_processor
 from mini_internvl.train.learner import Learner
+from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.parts import set_checkpointing, set_drop_path, set_trainable
 from mini_internvl.train.workload import SAMPLED, Workload, assumed, sampled
 

@@ -137,15 +137,15 @@ def driven(tmp_path: Path) -> SourceRecipe:
 
 @pytest.fixture
 def together(tmp_path):
-    """``together(recipe, folder, size=2)``: exit codes and what went to stderr, of each process."""
+    """``together(recipe, folder, *flags, size=2)``: exit codes and what went to stderr, of each process."""
 
-    def run(recipe, folder, size=2, workers=0):
+    def run(recipe, folder, *flags, size=2, workers=0):
         path = tmp_path / "recipe.yaml"
         path.write_text(json.dumps(to_dict(recipe)))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "mini_internvl", "train", path, "--output", tmp_path / folder]
+        command = [sys.executable, "-m", "mini_internvl", "train", path, "--output", tmp_path / folder, *flags]
         shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         processes = [
             subprocess.Popen(

@@ -72,8 +72,8 @@ def test_what_two_processes_have_saved_one_goes_on_with(recipe, together, tmp_pa
     codes, told = together(of(2), "both")
     assert codes == [0, 0], told
     assert not list((tmp_path / "both/state").glob("*/*.safetensors"))  # shards
-    run_recipe(of(4), tmp_path / "both", workers=0)
-    codes, told = together(of(6), "both")
+    run_recipe(of(4), tmp_path / "both", workers=0, extend=True)
+    codes, told = together(of(6), "both", "--extend")
     assert codes == [0, 0], told
     near(weights(tmp_path / "one/last"), weights(tmp_path / "both/last"))
     losses = [[row["loss"] for row in read_log(tmp_path / name / "metrics.jsonl")] for name in ("one", "both")]

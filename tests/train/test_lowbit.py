@@ -10,12 +10,12 @@ from torch import nn
 
 from mini_internvl.engine import load
 from mini_internvl.model.lora import LoraLinear, lora_layers
-from mini_internvl.model.nf4 import Nf4LoraLinear
 from mini_internvl.recipes import LoraRecipe, RecipeError
 from mini_internvl.records import Interrupted
 from mini_internvl.train.initial import open_initial
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.log import read_log
+from mini_internvl.train.nf4 import Nf4LoraLinear
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.plan import Planner, find_machine
 from mini_internvl.train.run import run_recipe
