@@ -9,7 +9,7 @@ The padded loop takes samples as they come, in batches of several sizes, and onc
 row is a process of its own; ``peak_gb`` is its ``ru_maxrss``, with all libraries that it has loaded.
 
 ``cache`` trains on pictures of 12 tiles and a thumbnail with a frozen encoder, by ``minivl train`` from start to end:
-epochs with ``cache: true``, after the one that fills it, beside epochs without. Its model has the widths and layers of
+epochs with ``cache: true``, after a run that fills it, beside epochs without. Its model has the widths and layers of
 the second above, and nano's tokenizer and vocabulary.
 """
 
@@ -122,6 +122,7 @@ def compare_cached() -> list[dict[str, Any]]:
         folder = Path(name)
         base, pictures = write_base(folder / "base"), write_pictures(folder)
         for train in TRAINED:
+            epoch_seconds(folder, base, pictures, train, True)  # workers read ahead: a run of its own fills the cache
             seconds = {cache: epoch_seconds(folder, base, pictures, train, cache) for cache in (False, True)}
             rows.append({
                 "train": ", ".join(train), "epoch_s": round(seconds[False], 2), "cached_s": round(seconds[True], 2),
