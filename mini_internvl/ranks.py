@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 GROUP_TIMEOUT = timedelta(days=7)  # how long the first to finish waits for the last
@@ -57,17 +57,18 @@ class Ranks:
             return work()
         from torch import distributed
 
-        made: list[tuple[T | None, Exception | None]] = [(None, None)]
+        made: list[tuple[Any, Exception | None]] = [(None, None)]
         if self.first:
             try:
                 made = [(work(), None)]
             except Exception as error:
                 made = [(None, error)]
         distributed.broadcast_object_list(made, src=0)
+        result: T
         result, failure = made[0]
         if failure is not None:
             raise failure
-        return result  # type: ignore[return-value]
+        return result
 
 
 ALONE = Ranks()

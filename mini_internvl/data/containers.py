@@ -51,7 +51,8 @@ def decode_object(data: bytes) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise ValueError("a text holds half a character (a lone surrogate such as \\ud83d); take it out") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno})") from None
+        what = error.msg.removesuffix(" at")
+        raise ValueError(f"not valid JSON ({what} at column {error.colno})") from None
     except RecursionError:
         raise ValueError("not valid JSON (lists or objects nested too deep)") from None
     except ValueError:  # what int() says of its limit

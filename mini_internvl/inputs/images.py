@@ -37,6 +37,8 @@ MAX_SCANS = 16
 MAX_ICON_PIXELS = 2**22  # largest accepted image within an icon file, whose directory cannot tell its size
 MAX_RATIO = 200  # largest accepted ratio of the sides; beyond it tiles show nothing but smear
 KEPT_HEADERS = 1 << 16  # files whose sizes are kept
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what whole files of a format end with
+END_BYTES = 64  # from the end, in which that is looked for
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
 
@@ -70,11 +72,7 @@ def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
     pixels; modes and formats that take more memory than 10 bytes a pixel are refused sooner.
     """
     with _opened(source, scale) as (image, name):
-        try:
-            with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
-                image.load()
-        except Exception as error:  # decoders raise many kinds
-            raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
+        _decode(image, name)
         turn = TURNS.get(_orientation(image))
         image = _to_rgb(image if turn is None else image.transpose(turn), name)
         if turn is not None:
@@ -83,9 +81,11 @@ def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
 
 
 def image_dimensions(source: ImageSource, *, scale: int = 1) -> tuple[int, int]:
-    """(width, height) that :func:`load_image` would give, from the header alone; the same errors, but for damage.
+    """(width, height) that :func:`load_image` would give, from the header alone; the same errors, but for damage
+    within.
 
-    What a file's header says is kept until the file changes.
+    A JPEG or PNG whose end is missing is decoded, to learn whether it can be. What is found of a file is kept until it
+    changes.
     """
     if isinstance(source, str) and (facts := _file_facts(source)):
         width, height, sideways = _known_dimensions(source, facts, _limit())
@@ -114,7 +114,8 @@ def _known_dimensions(path: str, facts: tuple[int, int, int], limit: int) -> tup
 
 def _dimensions(source: ImageSource, scale: int) -> tuple[int, int, bool]:
     """Width and height as stored, and whether EXIF puts the image on its side."""
-    with _opened(source, scale) as (image, _):
+    with _opened(source, scale) as (image, name):
+        _check_end(image, name)
         turned = image.format == "TIFF"  # Pillow gives its size as it will be
         return image.width, image.height, not turned and _orientation(image, headers=True) >= 5
 
@@ -132,6 +133,27 @@ def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]
         _check_size(image, name, scale)
         _check_scans(image, stream, name)
         yield image, name
+
+
+def _decode(image: Image.Image, name: str) -> None:
+    try:
+        with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
+            image.load()
+    except Exception as error:  # decoders raise many kinds
+        raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
+
+
+def _check_end(image: Image.Image, name: str) -> None:
+    """ImageError where a file without the mark that its format ends with cannot be decoded."""
+    mark, stream = ENDS.get(image.format or ""), getattr(image, "fp", None)
+    if mark is None or stream is None:
+        return
+    place = stream.tell()
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - END_BYTES))
+    whole = mark in stream.read()
+    stream.seek(place)
+    if not whole:
+        _decode(image, name)
 
 
 def _orientation(image: Image.Image, *, headers: bool = False) -> int:

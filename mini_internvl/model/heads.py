@@ -70,9 +70,8 @@ class Heads(nn.Module):
         super().__init__()
         self.config = config
         self.linear = nn.ModuleDict({_key(name): nn.Linear(hidden_size, h.outputs) for name, h in config.heads.items()})
-        for layer in self.linear.values():
-            nn.init.normal_(layer.weight, 0.0, 0.02)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for parameter in self.linear.parameters():
+            nn.init.normal_(parameter, 0.0, 0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
         for name, head in config.heads.items():
             for kind, values, default in (("mean", head.mean, 0.0), ("std", head.std, 1.0)):
                 scale = torch.tensor(values or [default] * head.size, dtype=torch.float64).float()

@@ -109,10 +109,11 @@ class Learner(nn.Module):
             "llm": self.model.language_model,
         }
         reached: set[int] = set()
-        for name, loss in zip(stage.loss_settings(), self.loss.values(), strict=True):
+        losses: list[Any] = list(self.loss.values())
+        for name, loss in zip(stage.loss_settings(), losses, strict=True):
             reach = plugins.find("train.losses", name).REACHES
             every = (parameter for part in reach for parameter in parts[part].parameters())
-            reached |= {id(p) for p in (loss.reached(self.model) if hasattr(loss, "reached") else every)}  # type: ignore[operator]
+            reached |= {id(p) for p in (loss.reached(self.model) if hasattr(loss, "reached") else every)}
         for parameter in self.model.parameters():
             if id(parameter) not in reached:
                 parameter.requires_grad_(False)

@@ -42,6 +42,7 @@ from mini_internvl.train.parts import (
     trainable,
 )
 from mini_internvl.train.plan import peak_flops
+from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder
 
@@ -212,7 +213,10 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
         losses.begin(stepper.learner.loss.values(), dataset, run.beside)
     if stage.cache:
         stepper.learner.store = store = open_store(model, recipe, stage)  # of the weights as they now are
-        dataset.process = replace(dataset.process, features=store)  # type: ignore[type-var]
+        assert isinstance(dataset.process, SampleProcessor), "features are kept of samples with images"
+        dataset.process = replace(dataset.process, features=store)
+    if at.ended:  # early, and it is extended
+        at.ended, at.waited = False, 0
     at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
     if at.scale:
         stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
@@ -344,7 +348,7 @@ def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
     """Measure the model, if the run does, and keep it where it is the best so far."""
     if run.evaluate is None:
         return {}
-    with evaluating(learner):
+    with evaluating(learner), torch.compiler.set_stance("force_eager") if run.recipe.compile else nullcontext():
         measured = run.evaluate(learner)
         score = measured.get("score")
         at.waited = 0 if at.best is None or (score is not None and score > at.best) else at.waited + 1

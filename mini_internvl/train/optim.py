@@ -67,7 +67,7 @@ def adamw8bit(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, fl
     """
     package = bitsandbytes()
 
-    class AdamW8bit(package.optim.AdamW8bit):  # type: ignore[misc, name-defined]
+    class AdamW8bit(package.optim.AdamW8bit):  # type: ignore[misc, name-defined]  # the package tells no types
         def get_config(self, group_index: int, index: int, group: dict[str, Any]) -> dict[str, Any]:
             found: dict[str, Any] = super().get_config(group_index, index, group)
             return {**found, "optim_bits": group.get("optim_bits", found["optim_bits"])}

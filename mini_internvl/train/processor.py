@@ -28,7 +28,7 @@ from mini_internvl.train.losses.answers import IGNORE
 if TYPE_CHECKING:
     from mini_internvl.train.features import FeatureStore
 
-RULE = 1  # of the sizes that a sample has; raised when the same sample and settings give others
+RULE = 2  # of the sizes and faults that a sample has; raised when the same sample and settings give others
 
 
 def no_targets(sample: Sample, images: Sequence[CutImage]) -> Mapping[str, Tensor]:
@@ -110,8 +110,8 @@ class SampleProcessor:
         return images, named, loaded
 
     def measure(self, sample: Sample) -> Size:
-        """The size of the sample's example, without decoding an image; the same errors, but for damaged images and
-        those of the losses."""
+        """The size of the sample's example, without decoding a whole image; the same errors, but for damage within an
+        image and those of the losses."""
         try:
             text = self._text(sample)
         except (ValueError, OSError) as error:

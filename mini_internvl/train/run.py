@@ -74,7 +74,7 @@ def run_recipe(
     with ranks(backend) as world, run_folder.own(Path(folder), world) as owned:
         recipe = run_folder.check_folder(recipe, owned.path, extend=extend)
         best, last = owned.path / "best", owned.path / "last"
-        done = _finished(recipe, owned)
+        done = _finished(recipe, owned, extend)
         if done < len(recipe.stages) or not last.exists():
             run = Run(
                 recipe=recipe,
@@ -236,10 +236,11 @@ def _facts(
     }
 
 
-def _finished(recipe: Recipe, owned: RunFolder) -> int:
-    """Number of stages that are complete according to the saved state."""
+def _finished(recipe: Recipe, owned: RunFolder, extend: bool) -> int:
+    """Number of stages that are complete according to the saved state; one that ended early may be extended."""
     at = owned.position()
     for index, stage in enumerate(recipe.stages):
         if at is not None and at.stage == stage.name:
-            return index + 1 if at.step >= stage.steps or at.ended else index
+            early = at.ended and not (extend and stage is recipe.stages[-1])
+            return index + 1 if at.step >= stage.steps or early else index
     return 0

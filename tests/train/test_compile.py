@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from mini_internvl.train.run import run_recipe
 
 
 @pytest.fixture(autouse=True)
-def _traced_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def _traced_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Traced into graphs that run as they are: what a compiler makes of them is torch's own."""
     torch._dynamo.reset()
     compiled = torch.nn.Module.compile
@@ -22,7 +24,7 @@ def _traced_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks for it itself
 def test_compiled_blocks_train_alike(recipe, tmp_path):
-    """Also with drop path, whose random numbers stay the same."""
+    """Also with drop path, whose random numbers stay the same, and where answers are generated in between."""
     changes = {"steps": 4, "drop_path": 0.3, "pack": PackRecipe(tokens=600, tiles=8), "max_length": 500}
     for name, on in (("plain", False), ("compiled", True)):
         run_recipe(recipe(changes, compile=on), tmp_path / name, workers=0)

@@ -204,13 +204,15 @@ def test_auto_precision_is_settled_once(recipe, tmp_path, monkeypatch, fast):
 
 
 def test_a_stage_ends_when_it_no_longer_gets_better(recipe, tmp_path):
-    """After two measurements without a better score; a finished run stays finished."""
+    """After two measurements without a better score; a finished run stays finished, unless it is extended."""
     scores = iter([0.1, 0.5, 0.5, 0.4, 0.9, 0.9])
     settings = recipe({"steps": 12}, eval_every=2, patience=2)
     run_recipe(settings, tmp_path, workers=0, probe=lambda model: {"score": next(scores)})
     assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 8
     run_recipe(settings, tmp_path, workers=0, probe=lambda model: {"score": next(scores)})
     assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 8
+    run_recipe(settings, tmp_path, workers=0, probe=lambda model: {"score": next(scores)}, extend=True)
+    assert read_log(tmp_path / "metrics.jsonl")[-1]["step"] == 12
 
 
 def test_no_memory_left_names_samples_part_and_setting(recipe, tmp_path, monkeypatch):

@@ -78,3 +78,18 @@ def test_the_recipe_checks_its_patience(recipe):
     with pytest.raises(RecipeError, match=r"patience is 2, but nothing is measured; .*held_out"):
         recipe(patience=2, held_out=())
     assert isinstance(recipe(patience=2), Recipe)
+
+
+def test_answers_that_fail_are_told_once_and_end_nothing(tmp_path, rows, start, checkpoint, caplog, monkeypatch):
+    answers = kept.AnswerLog(tmp_path, "one", list(read_samples(rows))[:2], tokenizer=checkpoint, max_tiles=1)
+    answers(start.model.eval(), 1)
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Engine, "chat_batch", fail)
+    for step in (2, 3):
+        answers(start.model, step)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["answers of held-out samples are kept no longer: out of memory"]
+    assert [record["step"] for record in kept.read_samples(tmp_path)] == [1]
