@@ -59,9 +59,12 @@ def ended(processes: list[int]) -> bool:
 
 
 def wait(processes: list[int]) -> int:
-    """The exit code of the first process, once all have ended."""
+    """The exit code of the first process, once all have ended; 2 where another was stopped, which breaks off the first.
+
+    That happens where a signal meets one before or behind its steps, and the other within them.
+    """
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-    return codes[0]
+    return 2 if codes[0] == 1 and 2 in codes else codes[0]
 
 
 def facts(folder: Path) -> dict[str, str]:

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from mini_internvl.data import DataError
 from mini_internvl.engine.device import resolve_device
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import Ranks, ranks
 from mini_internvl.recipes import Recipe
+from mini_internvl.records import Batch
 from mini_internvl.train import losses, run_folder, state
 from mini_internvl.train.data import HeldOut, MixedDataset, Opener, held_out_set, shown_samples
 from mini_internvl.train.distributed import whole
@@ -170,8 +172,21 @@ def _watched(
         evaluate=functools.partial(_evaluate, recipe, held_out, probe, run.ranks),
         on_best=functools.partial(_keep_best, start, run, {"stage": stage.name}),
         show=functools.partial(_show, run.ranks, answers) if shown else None,
-        check=functools.partial(check_first, tokenizer=start.tokenizer, autocast=AUTOCAST.get(recipe.precision)),
+        check=functools.partial(_check, recipe, start, held_out, [source.path or source.name for source in sources]),
     )
+
+
+def _check(
+    recipe: Recipe, start: InitialCheckpoint, held_out: HeldOut | None, names: Sequence[str], batch: Batch,
+    learner: Learner,
+) -> None:  # fmt: skip
+    """Before the first step of a stage: DataError where its first loss counts nothing of the held-out data."""
+    check_first(batch, learner, tokenizer=start.tokenizer, autocast=AUTOCAST.get(recipe.precision))
+    if held_out is not None and not any(learner.count(one) for one in held_out):
+        raise DataError(
+            f"held_out: {', '.join(names)}: nothing in it can be measured by the loss {next(iter(learner.loss))}; give "
+            "rows that have what it learns, or leave held_out away"
+        )
 
 
 def _keep_best(start: InitialCheckpoint, run: Run, metadata: dict[str, str], learner: Learner) -> None:

@@ -15,7 +15,7 @@ from mini_internvl.data import DataError
 from mini_internvl.data.rows import read_samples
 from mini_internvl.engine import load
 from mini_internvl.model.heads import load_heads
-from mini_internvl.recipes import LoraRecipe, RecipeError
+from mini_internvl.recipes import LoraRecipe, RecipeError, SourceRecipe
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.initial import sample_processor
@@ -309,3 +309,11 @@ def test_predict_is_the_training_forward(recipe, driven, tmp_path, start, lora):
     run_recipe(more, tmp_path / "more", workers=0)
     again = load_file(tmp_path / "more/last/heads.safetensors")
     torch.testing.assert_close(again["speed.weight"], weights["speed.weight"], atol=1e-6, rtol=0)
+
+
+def test_held_out_rows_without_targets_are_refused_before_training(recipe, rows, driven, tmp_path):
+    """Their loss would be 0, and so the best there is."""
+    bare = SourceRecipe(kind="rows", path=str(rows))
+    with pytest.raises(DataError, match=r"held_out: .*rows\.jsonl: nothing in it can be measured by the loss heads; g"):
+        run_recipe(recipe({"loss": LEARNT, "data": (driven,)}, held_out=(bare,)), tmp_path / "run", workers=0)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
