@@ -108,7 +108,8 @@ def bad_rows(rows, tmp_path):
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
     content = [{**lines[number % 5], "id": f"n{number}"} for number in range(40)]
     content[7] = {**lines[0], "id": "n7", "image": "torn.png"}
-    (folder / "torn.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    image = (folder / "a.png").read_bytes()
+    (folder / "torn.png").write_bytes(image[:200] + image[-12:])  # whole by its end, so only decoding shows it
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
     return path

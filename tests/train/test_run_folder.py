@@ -341,7 +341,7 @@ def test_a_start_on_a_full_disk_claims_nothing(recipe, tmp_path, full_disk, size
 def test_a_data_error_saves_the_state_first(recipe, own_rows, tmp_path):
     """So that the run goes on from there once the data is mended."""
     image = (own_rows.parent / "a.png").read_bytes()
-    (own_rows.parent / "a.png").write_bytes(image[:200])
+    (own_rows.parent / "a.png").write_bytes(image[:200] + image[-12:])  # whole by its end: only decoding shows it
     source = (SourceRecipe(kind="jsonl", path=str(own_rows)),)
     changes = {"steps": 6, "batch_size": 1, "micro_batch": 1, "data": source}
     settings = recipe(changes, save_every=100, seed=2, max_faults=0.0)
