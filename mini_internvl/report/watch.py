@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.model.files import CheckpointError
 from mini_internvl.report.images import data_urls
 from mini_internvl.report.page import significant
 from mini_internvl.report.training import Log, read_log
+from mini_internvl.train import state
 from mini_internvl.train.log import QUARANTINE, SPEED
 from mini_internvl.train.samples import FOLDER, IMAGES, read_samples
 
@@ -60,7 +62,7 @@ def watch(folder: Path, log: Log, recipe: Mapping[str, Any]) -> Watched:
     rows = _quarantined(folder / QUARANTINE)
     return Watched(
         speed=read_log(folder / SPEED) if (folder / SPEED).is_file() else Log(),
-        progress=_progress(log, recipe),
+        progress=_progress(folder, log, recipe),
         stages=[_stage(stage, recipe) for stage in _stages(recipe)],
         samples=_samples(folder),
         quarantined=rows[:SHOWN_ROWS],
@@ -73,15 +75,29 @@ def _stages(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [stage for stage in found if isinstance(stage, Mapping)] if isinstance(found, list) else []
 
 
-def _progress(log: Log, recipe: Mapping[str, Any]) -> str:
+def _progress(folder: Path, log: Log, recipe: Mapping[str, Any]) -> str:
     """How far the run is: the last step of all, and whether more are to come."""
-    total = sum(stage.get("steps", 0) for stage in _stages(recipe))
+    stages = _stages(recipe)
+    total = sum(stage.get("steps", 0) for stage in stages)
     if not total or not log.columns:
         return ""
     if log.last >= total:
         return f"All {total:,} steps are done."
+    if _over(folder, stages[-1]):
+        return f"Done after {log.last:,.0f} of {total:,} steps: a stage ended early, since it no longer got better."
     stage = log.borders[-1][1]
     return f"Step {log.last:,.0f} of {total:,}, in stage {stage}; make the page again to see later steps."
+
+
+def _over(folder: Path, last: Mapping[str, Any]) -> bool:
+    """Whether the saved state is the end of the last stage, which may come before its last step."""
+    try:
+        saved = state.newest(folder / "state")
+    except CheckpointError:  # no state is whole; the log says how far the run is
+        return False
+    if saved is None or saved.counters["stage"] != last.get("name"):
+        return False
+    return bool(saved.counters.get("ended")) or saved.counters["step"] >= last.get("steps", 0)
 
 
 def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -114,7 +130,7 @@ def _quarantined(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a name may hold U+2028
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -166,7 +182,8 @@ def _told(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Told]:
     for run in runs:
         (first, row), (last, _) = run[0], run[-1]
         same = row["answer"].strip() == row["reference"].strip()
-        when = first if len(run) == 1 else f"{first} to {last.rpartition(' ')[2]}"
+        begin, end = first.rpartition(" "), last.rpartition(" ")
+        when = first if len(run) == 1 else f"{first} to {end[2] if begin[0] == end[0] else last}"
         found.append(Told(when=when, text=row["answer"], right=True if same else None))
     return found
 

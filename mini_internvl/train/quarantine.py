@@ -67,5 +67,6 @@ class Quarantine:
 def _read(path: Path) -> dict[tuple[str, str], str]:
     if not path.exists():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    lines = path.read_text(encoding="utf-8").split("\n")  # a name may hold U+2028
+    rows = [json.loads(line) for line in lines if line]
     return {(row["file"], row["place"]): row["reason"] for row in rows}

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mini_internvl.files import write_json
 from mini_internvl.records import Sample
 from mini_internvl.report import build, watch
 from mini_internvl.report.training import read_log
+from mini_internvl.train.log import append
 from mini_internvl.train.samples import write_samples
 
 RECIPE = {
@@ -84,6 +86,11 @@ def test_answers_over_time(run: Path) -> None:
         ("one, step 20 to 40", "red", None),
         ("two, step 20", "blue", True),
     ]
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    for stage, number in (("one", 20), ("one", 40), ("two", 10)):
+        write_samples(run, stage, number, lambda asked: ["same"], [Sample(id="8", source="rows", messages=turns)])
+    later = next(s for s in watch.watch(run, read_log(run / "metrics.jsonl"), RECIPE).samples if s.id == "rows/8")
+    assert [told.when for told in later.answers] == ["one, step 20 to two, step 10"]
     assert (sample.question, sample.reference, sample.left_out) == ("Colour?", "blue", 0)
     [url] = sample.images
     assert url
@@ -119,3 +126,19 @@ def test_a_finished_run_without_more_says_so(run: Path) -> None:
     assert "All 100 steps are done." in page
     assert "Tokens per second" not in page
     assert "Rows set aside" not in page
+
+
+def test_a_stage_that_ended_early_leaves_nothing_to_wait_for(run: Path) -> None:
+    for ended, told in ((False, "Step 75 of 100, in stage two"), (True, "Done after 75 of 100 steps")):
+        write_json(run / "state/00000075/state.json", {"stage": "two", "step": 35, "before": 40, "ended": ended})
+        (run / "state/00000075/.metadata").touch()  # the shards of several processes
+        assert told in build(run).read_text()
+    for folder in (run / "state").iterdir():
+        (folder / "state.json").write_text("{")
+    assert "Step 75 of 100, in stage two" in build(run).read_text()
+
+
+def test_a_name_with_a_line_separator_is_one_row(run: Path) -> None:
+    append(run / "quarantine.jsonl", [{"file": "rows.jsonl", "place": "line 8", "reason": "a\u2028b.png is missing"}])
+    page = build(run).read_text()
+    assert "61 rows could not be used" in page

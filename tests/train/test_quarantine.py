@@ -12,6 +12,7 @@ from PIL import Image
 
 from mini_internvl.recipes import SourceRecipe, to_dict
 from mini_internvl.train.log import read_log
+from mini_internvl.train.run import run_recipe
 
 BAD = {  # line -> what is wrong with it
     101: "not valid JSON (Invalid control character at column 41)",
@@ -78,3 +79,18 @@ def test_eight_bad_rows_are_set_aside_or_stop_a_run_before_its_first_step(recipe
     told = " ".join(refused.stderr.split())
     assert [row for row in rows if " ".join(row["reason"].split()) not in told] == []
     assert all(re.search(rf"\b{number}: ", told) for number in BAD)
+
+
+def test_a_row_named_with_a_line_separator_is_known_again(recipe, rows, tmp_path):
+    bad = tmp_path / "rows.jsonl"
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Noise."}]
+    gone = {"id": "gone", "image": "a\u2028b\u0085c.png", "conversations": turns}
+    good = {"id": "good", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "No."}]}
+    bad.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (gone, good)), encoding="utf-8")
+    sources = tuple(SourceRecipe(kind="rows", path=str(path)) for path in (rows, bad))
+    given = recipe({"steps": 2, "data": sources}, held_out=(), max_faults=0.5)
+    run_recipe(given, tmp_path / "run")
+    kept = (tmp_path / "run/quarantine.jsonl").read_bytes()
+    assert kept.count(b"\n") == 1
+    run_recipe(recipe({"steps": 4, "data": sources}, held_out=(), max_faults=0.5), tmp_path / "run", extend=True)
+    assert (tmp_path / "run/quarantine.jsonl").read_bytes() == kept
