@@ -17,9 +17,10 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
                      are shares of right answers). An item without a prediction counts
                      as answered with nothing; predictions for other items are ignored. Metric names are "metric" or
                      "group/metric". Without a judge that the protocol needs, ``Score.partial`` says what is missing.
-    right(item, text) -> bool
-                     whether one answer alone counts as right, for lists of examples; score() does not use it where the
-                     benchmark's metrics are graded or taken over several items.
+    right(item, text, protocol="paper") -> bool
+                     whether one answer alone counts as right without a judge, for lists of examples; score() does not
+                     use it where the benchmark's metrics are graded or taken over several items. ``protocol`` may be
+                     left out where all protocols score alike.
     export(items, predictions, folder) -> list[Path]
                      files for the benchmark's server, in its own format (where UNSCORED names a split).
     together(item) -> str

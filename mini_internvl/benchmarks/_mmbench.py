@@ -155,9 +155,9 @@ def make_score(benchmark: str) -> Callable[..., Score]:
     return score
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether one row's answer is right by the paper's rule without a judge; the metrics need every rotation."""
-    return _choose(item, text, "paper", None).letter == item.reference["answer"]
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether one row's answer is right by a protocol's rule without a judge; the metrics need every rotation."""
+    return _choose(item, text, protocol, None).letter == item.reference["answer"]
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:

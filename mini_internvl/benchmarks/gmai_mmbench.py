@@ -127,11 +127,12 @@ def _shares(item: Item, text: str) -> tuple[float, float]:
     return multi_answer(answered_letters(text, item.reference["options"]), item.reference["answer"])
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether an answer is right by the paper's rules without a judge; of several right options all and no other."""
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether an answer is right by a protocol's rules without a judge; of several right options all and no other."""
     if len(item.reference["answer"]) > 1:
         return _shares(item, text) == (1.0, 1.0)
-    return [_choices.choose(item, text, version="2024-10", judge=None).letter] == item.reference["answer"]
+    choice = _choices.choose(item, text, version=_choices.PAPER_VERSIONS[protocol], judge=None)
+    return [choice.letter] == item.reference["answer"]
 
 
 def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: Path) -> list[Path]:

@@ -203,9 +203,9 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     return tally.score("mathvista", items=len(asked), notes=notes, partial=partial)
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether a reply is right by the paper's rules without a judge."""
-    return _decide(item, text, "paper", None).hit
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether a reply is right by a protocol's rules without a judge."""
+    return _decide(item, text, protocol, None).hit
 
 
 def _row(index: int, answer: str, reply: str, choices: str = "", **more: Any) -> dict[str, Any]:

@@ -130,9 +130,9 @@ def _golds(answer: str) -> list[str]:
     return golds if golds is not None and _vqa.are_texts(golds) else [answer]
 
 
-def right(item: Item, text: str) -> bool:
-    """Whether an answer is right by the paper's rules without a judge."""
-    return _decide(item, text, "paper", None)[0]
+def right(item: Item, text: str, protocol: str = "paper") -> bool:
+    """Whether an answer is right by a protocol's rules without a judge."""
+    return _decide(item, text, protocol, None)[0]
 
 
 def _row(index: int, question: str, options: str, answer: str, subject: str, **more: Any) -> dict[str, Any]:

@@ -175,7 +175,8 @@ def _evaluate(
 ) -> None:
     """Ask one benchmark, write, score, write."""
     began, judge = time.monotonic(), make_judge(settings, cache)
-    progress = Asking(asked.name, asked.benchmark, scored=asked.scored, quiet=not ranks.first)
+    right = outputs.check(asked.benchmark, asked.protocol) if asked.scored else None
+    progress = Asking(asked.name, right, quiet=not ranks.first)
     try:
         predictions = predict(
             evaluated.engine,
@@ -214,8 +215,8 @@ def make_judge(settings: Settings, cache: AnswerCache | None) -> Judge | None:
 class Asking:
     """One live line: answered items, pace, time left, share of right answers so far."""
 
-    def __init__(self, name: str, benchmark: ModuleType, *, scored: bool, quiet: bool) -> None:
-        self.right_of, self.quiet = benchmark.right if scored else None, quiet
+    def __init__(self, name: str, right: Callable[[Item, str], bool] | None, *, quiet: bool) -> None:
+        self.right_of, self.quiet = right, quiet
         self.bar = terminal.ProgressBar(name, unit="items")
         self.right = self.seen = self.cached = 0
 

@@ -6,10 +6,12 @@ writes the same bytes. What was measured by the clock stands in the third.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import platform
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -71,17 +73,30 @@ def check_model(folder: Path, model: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder} holds scores of another model, {other['name']} ({path}); give another --output")
 
 
+def check(benchmark: ModuleType, protocol: str | None) -> Callable[[Item, str], bool]:
+    """The benchmark's check of one answer, by the rules of a protocol where they differ."""
+    if protocol and "protocol" in inspect.signature(benchmark.right).parameters:
+        return functools.partial(benchmark.right, protocol=protocol)
+    return benchmark.right
+
+
 def rows(
-    benchmark: ModuleType, items: Sequence[Item], predictions: Sequence[Prediction], *, scored: bool = True
+    benchmark: ModuleType,
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    *,
+    protocol: str | None = None,
+    scored: bool = True,
 ) -> list[dict[str, Any]]:
-    """One row per item: id, question, answer, whether it is right, reference."""
+    """One row per item: id, question, answer, whether it is right by a protocol's rules, reference."""
     texts = {prediction.item_id: prediction.text for prediction in predictions}
+    right = check(benchmark, protocol) if scored else None
     return [
         {
             "id": item.id,
             "question": question(item.messages),
             "answer": texts.get(item.id, ""),
-            "right": bool(benchmark.right(item, texts.get(item.id, ""))) if scored else None,
+            "right": bool(right(item, texts.get(item.id, ""))) if right else None,
             "reference": item.reference,
         }
         for item in items

@@ -78,7 +78,7 @@ class Questions:
     def write(self, run: Path, predictions: Sequence[Prediction], result: Mapping[str, Any] | None) -> Path:
         """Write answers and score below the run's folder; returns the benchmark's own."""
         folder = outputs.result_folder(run, self.name, self.split)
-        rows = outputs.rows(self.benchmark, self.items, predictions, scored=self.scored)
+        rows = outputs.rows(self.benchmark, self.items, predictions, protocol=self.protocol, scored=self.scored)
         outputs.write_lines(folder / outputs.PREDICTIONS, rows)
         if result is not None:
             write_json(folder / outputs.SCORE, result)

@@ -132,6 +132,32 @@ def check_score(score: Score, name: str, items: Sequence[Item]) -> None:
     json.dumps([dict(score.values), dict(score.errors), dict(score.counts), dict(score.notes)], allow_nan=False)
 
 
+def stands_alone(item: Item) -> bool:
+    """Whether the primary metric of one item is 0 or more by its answer alone."""
+    several_right = isinstance(item.reference["answer"], list) and len(item.reference["answer"]) > 1
+    return not several_right and item.reference.get("index", 0) < 1_000_000  # else a rotation without its first row
+
+
+@pytest.mark.parametrize("name", ["ai2d", "chartqa", "gmai_mmbench", "mathvista", "mmbench_en", "mmmu", "ocrbench"])
+def test_an_answer_alone_is_marked_as_its_protocol_scores_it(name: str, folders: Callable[[str], Path]) -> None:
+    benchmark = plugins.find("benchmarks", name)
+    differ = False
+    for protocol in benchmark.PROTOCOLS:
+        items = list(benchmark.items(folders(name), protocol=protocol))
+        asked = [*zip(items, benchmark.EXAMPLE.good, strict=True), *zip(items, benchmark.EXAMPLE.bad, strict=True)]
+        others = ("B is what I see in the image that is shown here", "Answer: B")
+        asked += [(item, text) for item in items for text in others]
+        for item, text in asked:
+            if "answer" in item.reference and not stands_alone(item):
+                continue
+            given = [Prediction(item_id=item.id, text=text)]
+            found = benchmark.score([item], given, protocol=protocol).values[benchmark.PRIMARY_METRIC]
+            marks = [outputs.rows(benchmark, [item], given, protocol=wanted)[0]["right"] for wanted in (protocol, None)]
+            assert marks[0] is (found > 0), (protocol, item.id, text)
+            differ |= marks[0] != marks[1]
+    assert differ or name == "ocrbench"  # whose protocols call the same items of the example formulas
+
+
 @pytest.mark.parametrize("name", WITH_EXAMPLE)
 def test_any_answer_can_be_scored_with_every_protocol(name: str, folders: Callable[[str], Path]) -> None:
     benchmark = plugins.find("benchmarks", name)
