@@ -54,6 +54,11 @@ def find(folder: str, name: str) -> ModuleType:
     return module
 
 
+def own_path(plugin: ModuleType) -> str:
+    """The path of a plug-in that is a file of your own; empty for one of the package."""
+    return "" if plugin.__name__.startswith(f"{__package__}.") else str(getattr(plugin, "__file__", None) or "")
+
+
 def _own_file(folder: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the path of a file for {folder}, or a plug-in's name")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mini_internvl import plugins
 from mini_internvl.evaluate import keys, outputs
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.run import score
@@ -58,7 +59,9 @@ class Questions:
         cut = len(self.items) < self.of
         prompts = [keys.plain_prompt(item.messages) for item in self.items]
         data = None if self.data is None else str(self.data)
+        own = plugins.own_path(self.benchmark)
         return {
+            **({"benchmark_file": own} if own else {}),
             "split": self.split,
             "protocol": self.protocol or next(iter(self.benchmark.PROTOCOLS)),
             "items": len(self.items),

@@ -75,7 +75,8 @@ def commands(results: Sequence[Result]) -> list[str]:
             options |= {"kinds": ",".join(result.facts["names"]), "limit": result.facts.get("count")}
         given = {key: shlex.quote(str(value)) for key, value in options.items() if value is not None}
         arguments = "".join(f" --{key} {value}" for key, value in given.items())
-        lines.setdefault(f"{model_option(source)}{arguments}", []).append(result.benchmark)
+        name = result.text("benchmark_file") or result.benchmark
+        lines.setdefault(f"{model_option(source)}{arguments}", []).append(name)
     return [f"minivl eval {' '.join(map(shlex.quote, names))}{arguments}" for arguments, names in lines.items()]
 
 

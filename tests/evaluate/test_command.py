@@ -433,3 +433,39 @@ def test_an_evaluations_own_answers_score_the_same(
     again = json.loads(capsys.readouterr().out)
     for key in ("values", "errors", "counts", "prompt_sha256", "data"):
         assert again[key] == first[key]
+
+
+MINE = '''"""Mine: which number is it?"""
+
+from mini_internvl.benchmarks import _tally, _vqa
+from PIL import Image
+
+TITLE, SPLITS, PRIMARY_METRIC = "Mine", ("test",), "accuracy"
+PROTOCOLS = {"paper": "Equal texts."}
+METRICS = {"accuracy": "A sentence of its own."}
+
+
+def items(root, split=None, *, protocol=None):
+    for number in range(3):
+        image = Image.new("RGB", (60, 40), (90 * number, 50, 50))
+        yield _vqa.ask(f"{number}", [image], "Which?", {"answer": f"{number}"}, max_tiles=1, max_new_tokens=4)
+
+
+def right(item, text):
+    return text == item.reference["answer"]
+
+
+score = _tally.scorer("mine", PROTOCOLS, lambda item, text, protocol: right(item, text))
+'''
+
+
+def test_the_report_finds_a_benchmark_of_ones_own_again(fake_server: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE, encoding="utf-8")
+    with fake_server.serve(lambda body: "1") as server:
+        given = settings(tmp_path, tmp_path / "run", benchmarks=[str(file)], model=server.model, report=True)
+        assert run(given) == 0
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "A sentence of its own." in page
+    assert page.count("data:image/jpeg") == 3
+    assert f"minivl eval {file} --model" in page
