@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mini_internvl import commands, plugins, records
+from mini_internvl import commands, plugins, ranks, records
 
 INTERRUPTED = 130  # what typer returns for a Ctrl-C instead of raising it
 SETTINGS: Mapping[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
@@ -105,6 +105,15 @@ def _options(
 
 def main() -> None:
     """Run the command line; every error ends as a plain line and an exit code."""
+    try:
+        _run()
+    except SystemExit as left:
+        ranks.end(left.code if isinstance(left.code, int) else 1)
+        raise
+    ranks.end(0)
+
+
+def _run() -> None:
     from mini_internvl import terminal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C

@@ -5,7 +5,9 @@ Messages between them go by the CPU (gloo), whatever the work runs on. Only the 
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 GROUP_TIMEOUT = timedelta(days=7)  # how long the first to finish waits for the last
+
+_joined = False  # whether this process has been one of several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +90,25 @@ def ranks(backend: str = "gloo") -> Iterator[Ranks]:
         return
     from torch import distributed
 
+    global _joined
+    _joined = True
     distributed.init_process_group(backend, timeout=GROUP_TIMEOUT)
     try:
         rank = distributed.get_rank()
         yield Ranks(rank=rank, size=size, local=int(os.environ.get("LOCAL_RANK", rank)))
     finally:
         distributed.destroy_process_group()
+
+
+def end(code: int) -> None:
+    """End the process now where it has been one of several, and do nothing otherwise.
+
+    Torch never ends the threads of a group that DDP or FSDP2 have used, and a usual end of the process sometimes aborts
+    in them, after all is done and written.
+    """
+    if not _joined:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

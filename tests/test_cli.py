@@ -412,3 +412,13 @@ def test_a_benchmark_of_ones_own_writes_below_the_output_and_not_beside_itself(m
     assert code == 0, err
     assert (tmp_path / "out" / "my_yes" / "score.json").exists()
     assert [entry.name for entry in path.parent.iterdir() if entry.name != "__pycache__"] == ["my-yes.py"]
+
+
+def test_one_of_several_processes_ends_at_once_with_all_it_said():
+    """Not by way of torch's threads, which may abort."""
+    code = (
+        "import atexit; from mini_internvl import ranks; atexit.register(print, 'left'); "
+        "ranks.end(1); ranks._joined = True; print('said'); ranks.end(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (3, ["said", "left"])
