@@ -19,7 +19,7 @@ SHOWN_IDS = 3
 
 def command(
     benchmark: Annotated[str, typer.Argument(help="Name of a benchmark.")],
-    answers: Annotated[Path, typer.Argument(help="Answers of any model: jsonl or json with ids.")],
+    answers: Annotated[Path, typer.Argument(help="Answers of any model with ids: jsonl, json, tsv, csv or xlsx.")],
     data: Data = None,
     split: Split = None,
     protocol: ProtocolName = None,

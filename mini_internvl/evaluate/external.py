@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ def read(path: Path) -> list[tuple[str, str]]:
     else:
         text = read_text(path, error=ValueError).removeprefix("\ufeff")
         found = _table_rows(path, text) if path.suffix in DELIMITERS else _rows(path, text)
+    if not found:
+        raise ValueError(f"{path} holds no answers")
     return [_pair(row, f"{path}, row {number}") for number, row in enumerate(found, 1)]
 
 
@@ -60,8 +63,9 @@ def _sheet_rows(path: Path) -> list[Any]:
         book = load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # openpyxl has no error of its own for a damaged file
         raise ValueError(f"{path} is no xlsx file ({type(error).__name__})") from None
-    header, *rows = book.worksheets[0].iter_rows(values_only=True)
-    return [dict(zip(header, row, strict=False)) for row in rows]
+    rows = book.worksheets[0].iter_rows(values_only=True)
+    header = next(rows, ())
+    return [dict(zip(header, row, strict=False)) for row in rows if any(cell is not None for cell in row)]
 
 
 def _rows(path: Path, text: str) -> list[Any]:
@@ -72,8 +76,9 @@ def _rows(path: Path, text: str) -> list[Any]:
     if isinstance(whole, list):
         return whole
     if isinstance(whole, dict) and not any(key in whole for key in IDS):
-        inner = [value for value in whole.values() if isinstance(value, list)]
-        if len(inner) == 1:  # a list among settings, as submissions have it
+        lists = [value for value in whole.values() if isinstance(value, list) and value]
+        inner = [value for value in lists if all(isinstance(row, dict) for row in value)]
+        if len(inner) == 1:  # a list of rows among settings, as submissions have it
             return inner[0]
         pairs = whole.items()
         return [{**(value if isinstance(value, dict) else {"answer": value}), "id": key} for key, value in pairs]
@@ -84,8 +89,6 @@ def _rows(path: Path, text: str) -> list[Any]:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: no valid JSON ({error.msg}); mend or remove it") from None
-    if not rows:
-        raise ValueError(f"{path} holds no answers")
     return rows
 
 
@@ -104,7 +107,11 @@ def _pair(row: Any, where: str) -> tuple[str, str]:
 
 
 def match(items: Sequence[Item], answers: Sequence[tuple[str, str]]) -> Matched:
-    """Put answers to items: by id, else by the one item whose id ends in it (after a "/"), or that it ends in."""
+    """Put answers to items: by id, else by the one item whose id ends in it (after a "/"), or that it ends in.
+
+    An id that comes for the second time is that of the item with "#2" behind it, if there is one: so benchmarks number
+    questions whose official ids repeat.
+    """
     ids = {item.id for item in items}
     by_tail: dict[str, set[str]] = {}
     for item in items:
@@ -112,8 +119,11 @@ def match(items: Sequence[Item], answers: Sequence[tuple[str, str]]) -> Matched:
             by_tail.setdefault(tail, set()).add(item.id)
     texts: dict[str, str] = {}
     unmatched, doubled = [], 0
+    times: Counter[str] = Counter()
     for name, text in answers:
-        found = _find(name, ids, by_tail)
+        times[name] += 1
+        numbered = _find(f"{name}#{times[name]}", ids, by_tail) if times[name] > 1 else None
+        found = numbered or _find(name, ids, by_tail)
         if found is None:
             unmatched.append(name)
         else:

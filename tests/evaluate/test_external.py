@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mini_internvl import plugins
 from mini_internvl.evaluate.external import match, read
-from mini_internvl.records import Item
+from mini_internvl.records import Item, Prediction
 
 
 def items(*ids: str) -> list[Item]:
@@ -27,6 +28,7 @@ def items(*ids: str) -> list[Item]:
         '{"a": "1", "b": "2"}',
         '{"a": {"response": "1", "answer": "gold"}, "b": {"response": "2"}}',
         '{"method": "mine", "results": [{"id": "a", "answer": "1"}, {"id": "b", "answer": "2"}]}',
+        '{"authors": [""], "tags": [], "results": [{"id": "a", "answer": 1}, {"id": "b", "answer": "2"}]}',
     ],
 )
 def test_forms(tmp_path: Path, content: str) -> None:
@@ -55,6 +57,14 @@ def test_a_workbook_as_vlmevalkit_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "answers.xlsx"
     book.save(path)
     assert read(path) == [("1", "A"), ("2", "")]
+    book.active.append([" ", None, None])
+    book.active.delete_rows(4)
+    book.active.cell(6, 1).number_format = "0.00"  # touched, and empty
+    book.save(path)
+    assert read(path) == [("1", "A"), ("2", "")]
+    openpyxl.Workbook().save(path)
+    with pytest.raises(ValueError, match=r"answers\.xlsx holds no answers"):
+        read(path)
     path.write_bytes(b"no workbook")
     with pytest.raises(ValueError, match=r"answers\.xlsx is no xlsx file"):
         read(path)
@@ -77,6 +87,7 @@ def test_odd_values_become_text(tmp_path: Path) -> None:
         ('[{"id": "a"}]', "row 1 has no answer"),
         ("[3]", "row 1 is no object"),
         ("\n", "holds no answers"),
+        ("[]", "holds no answers"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -97,3 +108,23 @@ def test_matching() -> None:
     assert found.unmatched == ["1", "5"]  # "1" ends two ids
     assert found.missing == ["augmented/1"]
     assert found.doubled == 1
+
+
+def test_ids_that_repeat_in_the_official_file(tmp_path: Path) -> None:
+    asked = items("0", "0#2", "x/0", "human/7", "human/7#2")
+    found = match(asked, [("0", "a"), ("human/7", "b"), ("0", "c"), ("7", "late"), ("human/7", "d"), ("0", "again")])
+    assert [(p.item_id, p.text) for p in found.predictions] == [
+        ("0", "again"),
+        ("0#2", "c"),
+        ("human/7", "late"),
+        ("human/7#2", "d"),
+    ]
+    assert (found.missing, found.doubled) == (["x/0"], 2)
+
+
+def test_an_exported_submission_is_scored_again(tmp_path: Path) -> None:
+    drivelm = plugins.find("benchmarks", "drivelm")
+    asked = list(drivelm.items(drivelm.EXAMPLE.write(tmp_path)))
+    given = [Prediction(item_id=item.id, text=text) for item, text in zip(asked, drivelm.EXAMPLE.good, strict=True)]
+    for path in drivelm.export(asked, given, tmp_path / "export"):
+        assert match(asked, read(path)).missing == [], path
