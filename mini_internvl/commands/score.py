@@ -48,7 +48,7 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
         ids = f"its ids are {_some(matched.unmatched)}, not {_some(matched.missing)}"
         raise ValueError(f"no answer of {answers} belongs to {name}, split {asked.split}: {ids}")
     _report_mismatches(matched, len(asked.items), answers)
-    model = {"name": answers.stem, "path": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
+    model = {"name": answers.stem, "answers": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
     if settings.output:
         outputs.check_model(settings.output, model)
     cache = AnswerCache(settings.output / evaluate.CACHE) if settings.output else None

@@ -65,7 +65,7 @@ def check_model(folder: Path, model: Mapping[str, Any]) -> None:
     for path in score_paths(folder):
         try:
             other = json.loads(path.read_text(encoding="utf-8"))["model"]
-            place = [(facts["name"], facts.get("path", "")) for facts in (other, model)]
+            place = [(facts["name"], facts.get("path", facts.get("answers", ""))) for facts in (other, model)]
             same = place[0] == place[1] or (other["sha256"] and other["sha256"] == model["sha256"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # no score of ours; it says nothing about a model

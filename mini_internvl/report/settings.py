@@ -63,21 +63,26 @@ def next_commands(parts: Parts, run: Path) -> list[tuple[str, str]]:
 
 
 def commands(results: Sequence[Result]) -> list[str]:
-    """The command lines that ask the same again, for scores that name model and data."""
+    """The command lines that ask the same again, for scores that name data, and a model or its answers."""
     lines: dict[str, list[str]] = {}
     for result in results:
         facts, data = model(result), result.facts.get("data")
         source = f"openai:{facts['url']}#{facts.get('name')}" if facts.get("url") else str(facts.get("path") or "")
-        if not source or not isinstance(data, dict):
+        answers = facts.get("answers")
+        if not (source or answers) or not isinstance(data, dict):
             continue
         options = {"data": data.get("path"), **{k: result.facts.get(k) for k in ("split", "protocol", "limit", "seed")}}
+        options["max-tiles"] = result.facts.get("tiles_setting")
         if result.facts.get("names"):  # drawn images: kinds, and how many of each
             options |= {"kinds": ",".join(result.facts["names"]), "limit": result.facts.get("count")}
         given = {key: shlex.quote(str(value)) for key, value in options.items() if value is not None}
         arguments = "".join(f" --{key} {value}" for key, value in given.items())
-        name = result.text("benchmark_file") or result.benchmark
-        lines.setdefault(f"{model_option(source)}{arguments}", []).append(name)
-    return [f"minivl eval {' '.join(map(shlex.quote, names))}{arguments}" for arguments, names in lines.items()]
+        name = shlex.quote(result.text("benchmark_file") or result.benchmark)
+        if answers:
+            lines[f"minivl score {name} {shlex.quote(str(answers))}{arguments}"] = []
+        else:
+            lines.setdefault(f"{model_option(source)}{arguments}", []).append(name)
+    return [f"minivl eval {' '.join(names)}{rest}" if names else rest for rest, names in lines.items()]
 
 
 def of_run(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

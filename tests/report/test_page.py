@@ -355,10 +355,21 @@ def test_marks_of_what_is_not_a_whole_score(tmp_path: Path, data: Path) -> None:
 
 
 def test_the_command_that_repeats_the_run(tmp_path: Path, data: Path) -> None:
-    run = write_run(tmp_path / "run", data, names=["maps_qa", "many"], count=3, model="1B x")
-    assert f"minivl eval many maps_qa --model 'checkpoints/1B x' --data {data} --split test --protocol paper" in (
-        Page(build(run)).text
-    )
+    run = write_run(tmp_path / "run", data, names=["maps_qa", "many"], count=3, model="1B x", tiles_setting=3)
+    asked = f"--data {data} --split test --protocol paper --max-tiles 3"
+    assert f"minivl eval many maps_qa --model 'checkpoints/1B x' {asked}" in Page(build(run)).text
+
+
+def test_answers_from_elsewhere_are_no_model_to_ask(tmp_path: Path, data: Path) -> None:
+    theirs = {"name": "theirs", "answers": "their answers.json", "sha256": "4f" * 32, "parameters": 0}
+    run = write_run(tmp_path / "run", data, names=["maps_qa", "many"], count=3)
+    for path in run.glob("*/score.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "model": theirs}), encoding="utf-8")
+    text = Page(build(run)).text
+    for name in ("many", "maps_qa"):
+        assert f"minivl score {name} 'their answers.json' --data {data} --split test --protocol paper" in text
+    assert "minivl ask" not in text
+    assert "minivl eval" not in text
 
 
 @pytest.mark.parametrize("gone", ["folder", "module", "items", "reference"])
