@@ -150,10 +150,20 @@ def _tick_label(value: float, step: float) -> str:
 
 
 def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[tuple[int, str, str, str]]:
-    """(colour, x, y, text): the last value of each line beside its end, moved apart where two would touch."""
-    labels, height = [], -math.inf
-    for line in sorted(lines, key=lambda line: scale.height(line.points[-1][1])):
-        x, y = line.points[-1]
-        height = max(scale.height(y), height + LABEL_GAP)
-        labels.append((line.colour, scale.across(x, 6), f"{height + 4:.1f}", significant(y)))
-    return labels
+    """(colour, x, y, text): the last value of each line beside its end, moved apart where two would touch.
+
+    None is moved below the axis, where the numbers of the steps stand.
+    """
+    lines = sorted(lines, key=lambda line: scale.height(line.points[-1][1]))
+    heights: list[float] = []
+    for line in lines:
+        heights.append(max(scale.height(line.points[-1][1]), heights[-1] + LABEL_GAP if heights else -math.inf))
+    lowest = float(HEIGHT - BOTTOM)
+    for place in reversed(range(len(heights))):
+        heights[place] = min(heights[place], lowest)
+        lowest = heights[place] - LABEL_GAP
+    ends = [line.points[-1] for line in lines]
+    return [
+        (line.colour, scale.across(x, 6), f"{height + 4:.1f}", significant(y))
+        for line, (x, y), height in zip(lines, ends, heights, strict=True)
+    ]

@@ -56,6 +56,14 @@ def test_titles_ticks_borders_and_words_for_screen_readers() -> None:
     assert drawn.attrib["aria-label"] == "Loss. training: from 3 to 0.42 at step 450, between 0.42 and 3"
 
 
+@pytest.mark.parametrize("ends", [(0.0, 0.001), (0.0, 0.0), (5.0, 4.9), (0.0, 5.0)])
+def test_last_values_stand_apart_and_above_the_axis(ends: tuple[float, float]) -> None:
+    drawn = chart(*(Series(name=str(i), points=[(1, 5.0), (2, end)]) for i, end in enumerate(ends)))
+    heights = sorted(float(text.attrib["y"]) - 4 for text in drawn.iter("text") if "value" in text.attrib["class"])
+    assert heights[1] - heights[0] >= svg.LABEL_GAP - 0.11
+    assert heights[1] <= svg.HEIGHT - svg.BOTTOM
+
+
 def test_colours_come_from_the_page() -> None:
     line = Series(name="d", points=[(1, 1), (2, 2)], dots=True)
     text = svg.line_chart(title="a", x_title="b", y_title="c", series=[line])
