@@ -205,5 +205,10 @@ def test_the_best_alpha_is_written_by_the_rule(checkpoint, trained, tmp_path, mo
     assert content["points"][1]["balance"] == pytest.approx((51 * 86) ** 0.5)
     wanted = expected(dict(read_state(checkpoint)), dict(read_state(trained)), 0.25)
     assert_written(tmp_path / "out/best", wanted)
+    scores[0] = (60.0, 90.0)
+    code, out, err = minivl(*command, "--json")
+    assert code == 0, err
+    assert json.loads(out)["best"] == {"alpha": 0, "checkpoint": str(checkpoint)}
+    assert not (tmp_path / "out/best").exists()
     code, _, err = minivl("merge", trained, tmp_path, *command[3:])
     assert (code, "holds no sweep" in err) == (1, True)

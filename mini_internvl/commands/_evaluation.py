@@ -126,7 +126,7 @@ def _report_errors(name: str, outcome: Outcome, ranks: Ranks) -> Iterator[None]:
     """An error in one benchmark is printed and counted; the others go on."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         outcome.failed[name] = " ".join(str(error).split())
         _echo_error(ranks, f"{name}: {outcome.failed[name]}")
 

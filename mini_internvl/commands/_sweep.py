@@ -171,7 +171,9 @@ def sweep(
             points.append(_point(alpha, values, domain, general))
     best = max(points, key=lambda point: (point.balance, -point.alpha))
     content = _content(ends, points, best, domain, general, output)
-    if best.alpha not in (0, 1):
+    if best.alpha in (0, 1):
+        shutil.rmtree(output / BEST, ignore_errors=True)  # of an earlier sweep with other alphas
+    else:
         ends.write(best.alpha, output / BEST)
     write_json(output / RESULT, content)
     write_text(output / PICTURE, picture(points, best))

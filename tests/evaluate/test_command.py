@@ -25,6 +25,7 @@ from mini_internvl.engine import load
 from mini_internvl.evaluate.outputs import sample
 from mini_internvl.model.heads import HeadConfig, Heads, HeadsConfig
 from mini_internvl.records import Item
+from mini_internvl.synth import glyphs
 
 QUESTIONS = 20
 FILES = ("predictions.jsonl", "score.json")
@@ -214,16 +215,24 @@ def test_items_of_one_figure_are_sampled_together() -> None:
 
 
 def test_one_failing_benchmark_does_not_stop_the_others(
-    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_server: Any,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
-        given = settings(data, tmp_path, benchmarks=["docvqa", "chartqa"], model=server.model)
+        names = ["docvqa", "synth", "chartqa"]
+        given = settings(data, tmp_path, benchmarks=names, model=server.model, kinds="clothes")
+        monkeypatch.setenv("MINIVL_FASHION_MNIST", str(tmp_path))  # without the data of the drawn clothes
+        glyphs.clothes.cache_clear()
         assert run(given) == 1
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert [result["benchmark"] for result in found["results"]] == ["chartqa"]
-    assert list(found["failed"]) == ["docvqa"]
+    assert list(found["failed"]) == ["docvqa", "synth"]
     assert "minivl: docvqa: " in err
+    assert "minivl: synth: clothes need Fashion-MNIST" in err
 
 
 def test_all_files_are_looked_at_before_anything_is_asked(
@@ -417,6 +426,11 @@ def test_anyones_answers_are_scored(data: Path, tmp_path: Path, capsys: pytest.C
     assert "1 of 20 items have no answer and count as empty: human/0" in err
     assert "1 items are answered again" in err
     assert json.loads((tmp_path / "out" / "chartqa" / "score.json").read_text()) == result
+    other = tmp_path / "other" / "theirs.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps(rows[:3]))
+    with pytest.raises(ValueError, match="holds scores of another model, theirs"):
+        scoring.run(settings(data, tmp_path / "out"), other, as_json=True)
     path.write_text(json.dumps(rows[-1:]))
     with pytest.raises(ValueError, match=r"no answer of .* belongs to chartqa"):
         scoring.run(settings(data, tmp_path / "out"), path, as_json=True)
