@@ -201,7 +201,7 @@ def _evaluate(
         if judge and judge.failed:
             outcome.failed[asked.name] = result["partial"]
             _echo_error(ranks, f"{asked.name}: {result['partial']}")
-    finished = {"split": asked.split, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+    finished = {"split": asked.split, "protocol": asked.protocol_name, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
     timing = progress.timing(asking, predictions) | finished
     if judge:
         timing["judge"] = {"asked": judge.asked, "cached": judge.cached, "failed": judge.failed}

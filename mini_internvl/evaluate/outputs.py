@@ -49,14 +49,19 @@ def sample(benchmark: ModuleType, items: Sequence[Item], limit: int | None, seed
     return [items[place] for place in sorted(taken)]
 
 
-def result_folder(run: Path, benchmark: str, split: str) -> Path:
-    """Where a benchmark's files go: ``BENCHMARK``, or ``BENCHMARK/SPLIT`` beside the files of another split."""
+def result_folder(run: Path, benchmark: str, split: str, protocol: str) -> Path:
+    """Where a benchmark's files go: ``BENCHMARK``, or below it beside the files of another split or protocol.
+
+    The folder below is called after what is different: ``SPLIT``, ``PROTOCOL`` or ``SPLIT-PROTOCOL``.
+    """
     for name in (SCORE, TIMING):
         try:
-            held = json.loads((run / benchmark / name).read_text(encoding="utf-8"))["split"]
-        except (OSError, ValueError, KeyError, TypeError):
+            held = json.loads((run / benchmark / name).read_text(encoding="utf-8"))
+            there = (held["split"], held.get("protocol") or protocol)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # nothing there that could be lost
-        return run / benchmark if held == split else run / benchmark / split
+        other = [mine for mine, theirs in zip((split, protocol), there, strict=True) if mine != theirs]
+        return run / benchmark / "-".join(other) if other else run / benchmark
     return run / benchmark
 
 

@@ -39,6 +39,10 @@ class Questions:
         """Whether the references are published; otherwise the answers can only be exported."""
         return self.split not in getattr(self.benchmark, "UNSCORED", ())
 
+    @property
+    def protocol_name(self) -> str:
+        return self.protocol or next(iter(self.benchmark.PROTOCOLS))
+
     def result(
         self, predictions: Sequence[Prediction], model: Mapping[str, Any], judge: Judge | None = None
     ) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Questions:
         return {
             **({"benchmark_file": own} if own else {}),
             "split": self.split,
-            "protocol": self.protocol or next(iter(self.benchmark.PROTOCOLS)),
+            "protocol": self.protocol_name,
             "items": len(self.items),
             "of": self.of,
             "limit": self.limit if cut else None,
@@ -80,7 +84,7 @@ class Questions:
 
     def write(self, run: Path, predictions: Sequence[Prediction], result: Mapping[str, Any] | None) -> Path:
         """Write answers and score below the run's folder; returns the benchmark's own."""
-        folder = outputs.result_folder(run, self.name, self.split)
+        folder = outputs.result_folder(run, self.name, self.split, self.protocol_name)
         rows = outputs.rows(self.benchmark, self.items, predictions, protocol=self.protocol, scored=self.scored)
         outputs.write_lines(folder / outputs.PREDICTIONS, rows)
         if result is not None:

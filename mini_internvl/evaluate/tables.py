@@ -183,13 +183,15 @@ def _fill(name: str, paper_table: PaperTable, runs: Sequence[Sequence[RunScore]]
 
 
 def _place(paper_table: PaperTable, scores: Sequence[RunScore]) -> dict[Column, RunScore]:
-    """Which score of a run fills which column: one with the metric and the split before one that says what it lacks."""
+    """Which score of a run fills which column: one with the metric and the split before one that says what it lacks.
+
+    Of several the one that has the fewest footnotes is taken, such as that by the paper's protocol.
+    """
     found: dict[Column, RunScore] = {}
     for column in paper_table.columns:
-        ranks = [(_rank(column, score), score) for score in scores if score.benchmark == column.benchmark]
-        best = max(ranks, key=lambda pair: pair[0], default=None)
-        if best and best[0] > 0:
-            found[column] = best[1]
+        suited = [score for score in scores if score.benchmark == column.benchmark and _rank(column, score)]
+        if suited:
+            found[column] = max(suited, key=lambda score: (_rank(column, score), -len(score.footnotes)))
     return found
 
 

@@ -22,7 +22,7 @@ from mini_internvl import plugins
 from mini_internvl.commands import _evaluation as command
 from mini_internvl.commands import score as scoring
 from mini_internvl.engine import load
-from mini_internvl.evaluate.outputs import sample
+from mini_internvl.evaluate.outputs import sample, score_paths
 from mini_internvl.model.heads import HeadConfig, Heads, HeadsConfig
 from mini_internvl.records import Item
 from mini_internvl.synth import glyphs
@@ -288,6 +288,23 @@ def test_a_run_folder_belongs_to_one_model_and_keeps_every_split(
     splits = [json.loads((tmp_path / "run" / name).read_text())["split"]
               for name in ("chartqa/score.json", "chartqa/augmented/score.json")]  # fmt: skip
     assert splits == ["human", "augmented"]
+
+
+def test_another_protocol_leaves_the_score_as_it_is(fake_server: Any, data: Path, tmp_path: Path) -> None:
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        for split, protocol in (("human", None), ("human", "standard-order"), ("test", "standard-order")):
+            assert run(settings(data, tmp_path, model=server.model, split=split, protocol=protocol)) == 0
+        before = contents(tmp_path)
+        assert run(settings(data, tmp_path, model=server.model, split="human", protocol="paper")) == 0
+    assert contents(tmp_path) == before
+    found = {
+        path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text()) for path in score_paths(tmp_path)
+    }
+    assert {name: (score["split"], score["protocol"]) for name, score in found.items()} == {
+        "chartqa": ("human", "paper"),
+        "chartqa/standard-order": ("human", "standard-order"),
+        "chartqa/test-standard-order": ("test", "standard-order"),
+    }
 
 
 def test_drawn_images_are_recorded_so_that_they_can_be_drawn_again(

@@ -17,14 +17,14 @@ from mini_internvl.records import Prediction
 
 
 def write_score(
-    run, benchmark, values, *, primary_metric="accuracy", split="test", model="mine", sha256="ab" * 32, **other
+    run, folder, values, *, primary_metric="accuracy", split="test", model="mine", sha256="ab" * 32, **other
 ):
     """A score as ``minivl eval`` leaves it."""
-    path = run / benchmark / "score.json"
+    path = run / folder / "score.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = {
-        "benchmark": benchmark,
-        "title": benchmark.upper(),
+        "benchmark": folder,
+        "title": folder.upper(),
         "split": split,
         "protocol": None,
         "primary_metric": primary_metric,
@@ -176,6 +176,14 @@ def test_another_protocol_is_marked_and_the_papers_is_not(tmp_path, monkeypatch)
         "protocol vlmevalkit; the paper's is internvl"
     ]
     assert row(filled, "mine")["ChartQA"].footnotes == ()
+
+
+def test_the_papers_protocol_goes_before_another(tmp_path):
+    write_score(tmp_path, "chartqa", {"accuracy": 70.0}, protocol="standard-order")
+    write_score(tmp_path / "chartqa", "paper", {"accuracy": 72.0}, benchmark="chartqa", protocol="paper")
+    filled = table("general", tmp_path)
+    assert row(filled, "mine")["ChartQA"].value == 72.0
+    assert not any("protocol" in sentence for _, sentence in filled.notes)
 
 
 def test_splits_of_one_benchmark_keep_apart_and_runs_of_one_model_share_a_row(tmp_path):
