@@ -134,7 +134,7 @@ def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
     """Tick values with their text."""
     count = round((high - low) / step)
     values = [low + i * step for i in range(count + 1)]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if f"{step:.3g}".endswith("25") and step < 25 else 0)
+    decimals = len(f"{step:.9f}".rstrip("0").partition(".")[2])
     return [(v, f"{v + 0.0:.{decimals}f}") for v in values]
 
 

@@ -261,3 +261,10 @@ def test_choices_hold_the_answer_once():
                     assert qa.question.endswith("Answer with the option's letter from the given choices directly.")
                     seen.add(qa.answer)
         assert len(seen) >= 3
+
+
+@pytest.mark.parametrize(
+    ("step", "texts"), [(2.5, "0.0 2.5 5.0 7.5"), (0.25, "0.00 0.25 0.50 0.75"), (25, "0 25 50 75")]
+)
+def test_ticks_of_charts_say_their_values(step, texts):
+    assert [text for _, text in plots._ticks(0, 3 * step, step)] == texts.split()
