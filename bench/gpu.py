@@ -36,7 +36,7 @@ from mini_internvl.recipes import Recipe
 from mini_internvl.records import Example, Size
 from mini_internvl.train.parts import set_trainable
 from mini_internvl.train.plan import GPUS, PROCESS, Machine, Planner, find_machine
-from mini_internvl.train.workload import Workload
+from mini_internvl.train.workload import made
 
 LARGEST_DIFFERENCE = 1e-4  # between losses in float32
 PUBLISHED = {"4B, encoder frozen": 5953}  # tokens/s/GPU of the closest setting that was published
@@ -76,13 +76,11 @@ def planned(task: Task, machine: Machine) -> float:
     stage = bench_stage(task)
     examples = [example for step in draw(task, read_shape(task)) for example in step]
     batches = [batch for step in draw(task, read_shape(task)) for batch in packs(task, step)]
-    planner = Planner(machine)
-    key = (stage.data, stage.max_tiles, stage.max_length, str(stage.loss))
-    planner.workloads[key] = Workload(examples=examples, source="drawn")
+    planner, work = Planner(machine), made(stage, examples, told="drawn")
     weights = {"float32": "fp32", "bfloat16": "bf16"}[task.weights]
     folder = str(Path(task.folder) / "official")
     recipe = Recipe(name="bench", stages=(stage,), model=folder, precision=task.precision, weights=weights)
-    plans = [planner.plan_stage(recipe, stage, batch) for batch in _largest(batches)]
+    plans = [planner.plan_stage(recipe, 0, work=work, batch=batch) for batch in _largest(batches)]
     return max(plan.total - (plan.memory[PROCESS] if machine.kind == "cuda" else 0) for plan in plans)
 
 

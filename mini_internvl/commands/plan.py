@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mini_internvl.train.plan import Machine, StagePlan
     from mini_internvl.train.remedies import Remedy
 
+GB = 1e9
 EXAMPLE = "minivl plan recipes/finetune.yaml --device 4090 --memory 24GB"
 
 
@@ -35,7 +37,7 @@ def command(
 
     Exit code 1: it does not fit.
     """
-    from mini_internvl import recipes
+    from mini_internvl import recipes, terminal
     from mini_internvl.train.plan import Planner, find_machine
     from mini_internvl.train.remedies import find_remedies
 
@@ -46,13 +48,16 @@ def command(
     plans = planner.plan(settings)
     needed = max(plan.total for plan in plans)
     fits = limit is None or needed <= limit
-    remedies = [] if limit is None or fits else find_remedies(planner, settings, limit)
+    remedies: list[Remedy] = []
+    if not json:
+        _print(machine, gpus, plans)
+    if limit is not None and not fits:
+        with terminal.err.status("looking for settings that fit"):
+            remedies = find_remedies(planner, settings, limit)
     if json:
         echo_json(as_json(machine, gpus, plans, remedies, fits))
-    else:
-        _print(machine, gpus, plans)
-        if limit is not None:
-            _print_fit(needed, limit, remedies)
+    elif limit is not None:
+        _print_fit(plans, limit, remedies, ["minivl", "train", str(recipe), *(overrides or [])])
     if not fits:
         raise typer.Exit(1)
 
@@ -83,8 +88,8 @@ def _print(machine: Machine, gpus: int, plans: list[StagePlan]) -> None:
     each = f"{gpus} x {machine.name}, memory on each" if gpus > 1 else machine.name
     typer.echo(f"a prediction for {each}: {machine.note}")
     names = [name for name in plans[0].memory if any(plan.memory[name] >= 5e6 for plan in plans)]
-    rows = [[name, *(f"{plan.memory[name] / 1e9:.2f}" for plan in plans)] for name in names]
-    rows += [["total", *(f"{plan.total / 1e9:.2f}" for plan in plans)], ["highest in the", *(p.moment for p in plans)]]
+    rows = [[name, *(f"{plan.memory[name] / GB:.2f}" for plan in plans)] for name in names]
+    rows += [["total", *(f"{plan.total / GB:.2f}" for plan in plans)], ["highest in the", *(p.moment for p in plans)]]
     rows += [
         ["largest micro batch", *(plan.batch for plan in plans)],
         ["steps", *(f"{plan.steps:,}" for plan in plans)],
@@ -98,18 +103,39 @@ def _print(machine: Machine, gpus: int, plans: list[StagePlan]) -> None:
         typer.echo(f"{plan.stage}: sizes {plan.sizes}")
 
 
-def _print_fit(needed: float, limit: float, remedies: list[Remedy]) -> None:
+def _print_fit(plans: list[StagePlan], limit: float, remedies: list[Remedy], command: list[str]) -> None:
+    """Whether it fits; if not, what needs most, the changes one after the other, and the command that fits."""
     from mini_internvl import terminal
+    from mini_internvl.train.nf4 import installed
 
-    if not remedies:
-        verdict = "fits into" if needed <= limit else "does not fit into"
-        typer.echo(f"{needed / 1e9:.2f} GB {verdict} {limit / 1e9:.2f} GB")
+    largest = max(plans, key=lambda plan: plan.total)
+    if largest.total <= limit:
+        typer.echo(f"{largest.total / GB:.2f} GB fits into {limit / GB:.2f} GB")
         return
-    typer.echo(f"{needed / 1e9:.2f} GB does not fit into {limit / 1e9:.2f} GB; changes, each on top of those before:")
-    for remedy in remedies:
-        time = terminal.duration(sum(plan.seconds for plan in remedy.plans))
-        typer.echo(f"  {remedy.total / 1e9:7.2f} GB  {time:>12}  {' '.join(remedy.overrides)}\n{'':27}{remedy.cost}")
-    if remedies[-1].total <= limit:
-        typer.echo(f"add to the command line: {' '.join(remedies[-1].overrides)}")
-    else:
-        typer.echo("none of them fits; lower max_tiles or max_length, or take more memory")
+    typer.echo(
+        f"DOES NOT FIT: {largest.stage} needs {largest.total / GB:.2f} GB of {limit / GB:.2f}, {_most(largest)}\n"
+    )
+    typer.echo(f"{'GB':>9}  {'time':>12}  change, on top of those above it")
+    for total, rows, added, cost in [
+        (largest.total, plans, "the recipe as it is", ""),
+        *((r.total, r.plans, shlex.join(r.added) or "sizes as in the recipe", r.cost) for r in remedies),
+    ]:
+        time = terminal.duration(sum(plan.seconds for plan in rows))
+        typer.echo(f"{total / GB:9.2f}  {time:>12}  {added}{'   <- fits' if total <= limit else ''}")
+        if cost:
+            typer.echo(f"{'':25}{cost}")
+    if remedies and remedies[-1].total <= limit:
+        typer.echo(f"\nFITS with {remedies[-1].total / GB:.2f} GB:")
+        typer.echo(f"  {shlex.join([*command, *remedies[-1].overrides])}")
+        return
+    last = max(remedies[-1].plans if remedies else plans, key=lambda plan: plan.total)
+    typer.echo(f"\nNOTHING FITS; the least is {last.total / GB:.2f} GB, {_most(last)}")
+    typer.echo("take a smaller model, more memory, or several GPUs with parallel=fsdp (--gpus)")
+    if not installed():
+        typer.echo('moments and frozen weights in fewer bits were not tried: pip install "mini-internvl[lowbit]"')
+
+
+def _most(plan: StagePlan) -> str:
+    """The parts that take most of its memory."""
+    parts = sorted(plan.memory.items(), key=lambda part: -part[1])[:3]
+    return "most of it for " + ", ".join(f"{name} ({size / GB:.2f})" for name, size in parts)

@@ -56,9 +56,13 @@ class ModelFlops:
         """Samples of these sizes, each a conversation of its own: the n tokens of one are n (n + 1) / 2 pairs."""
         total = Flops()
         for size in sizes:
-            total += self.tile * size.tiles + self.token * size.tokens + self.supervised * size.supervised
-            total += self.pair * (size.tokens * (size.tokens + 1) / 2)
+            pairs = size.tokens * (size.tokens + 1) / 2
+            total += self.work(tiles=size.tiles, tokens=size.tokens, pairs=pairs, supervised=size.supervised)
         return total
+
+    def work(self, *, tiles: float, tokens: float, pairs: float, supervised: float) -> Flops:
+        """So much of each."""
+        return self.tile * tiles + self.token * tokens + self.pair * pairs + self.supervised * supervised
 
 
 def count_flops(model: InternVL, checkpointed: Collection[str] = ()) -> ModelFlops:

@@ -91,7 +91,7 @@ class MixedDataset(Dataset["Example | Unusable"]):
         process: Process,
         *,
         seed: int,
-        opener: Opener | None = None,
+        opener: Callable[[SourceRecipe, Process], Source] | None = None,
     ) -> None:
         self.stage, self.process, self.seed = stage, process, seed
         opener = opener or Opener()

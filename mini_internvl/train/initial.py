@@ -83,7 +83,7 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
     adapter, folder = bool(recipe.model) and adapters.is_adapter(recipe.model), base.folder
     if recipe.model:
         half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
-        dtype, exact = ("bfloat16", ("mlp1.", *_weights_trained(recipe))) if half else ("float32", ())
+        dtype, exact = ("bfloat16", ("mlp1.", *weights_trained(recipe))) if half else ("float32", ())
         dtype = "bfloat16" if recipe.weights == "bf16" else dtype
         model, sha256 = load_model(folder, dtype=dtype, device=device, float32=exact), adapters.tensors_hash(folder)
     else:
@@ -91,7 +91,7 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
         sha256 = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
     base_hash, full = "", [adapters.PROJECTOR] if any("projector" in stage.train for stage in recipe.stages) else []
-    full += [name for prefix in _weights_trained(recipe) for name in adapters.WHOLE[prefix]]
+    full += [name for prefix in weights_trained(recipe) for name in adapters.WHOLE[prefix]]
     if adapter:
         info = _put_adapter(model, recipe, sha256)
         base_hash, full = sha256, [*full, *([adapters.PROJECTOR] if info.projector else []), *info.full]
@@ -112,7 +112,7 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
     )
 
 
-def _weights_trained(recipe: Recipe) -> list[str]:
+def weights_trained(recipe: Recipe) -> list[str]:
     """Begins of the names of parts whose weights train beside adapters of the other part."""
     prefixes = {"vision": "vision_model.", "llm": "language_model."}
     told = {name for stage in recipe.stages for name, part in stage.parts().items() if part.lora is False}

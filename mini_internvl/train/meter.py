@@ -53,8 +53,7 @@ class Meter:
         self.step_seconds += share * (seconds - self.step_seconds)
         self.tokens_per_s += share * (amounts["tokens"] / seconds - self.tokens_per_s)
         rates = {f"{name}_per_s": amounts[name] / seconds for name in ("tokens", "supervised", "tiles")}
-        work = self.cost.tile * amounts["tiles"] + self.cost.token * amounts["tokens"]
-        work += self.cost.pair * pairs + self.cost.supervised * amounts["supervised"]
+        work = self.cost.work(pairs=pairs, **{name: amounts[name] for name in ("tiles", "tokens", "supervised")})
         done = self._utilisation(work, seconds)
         return {"seconds": seconds, **rates, **done, "data_wait": waited / seconds, "memory": peak_memory(self.device)}
 

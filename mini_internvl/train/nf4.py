@@ -7,6 +7,7 @@ the input. Source: QLoRA (arXiv 2305.14314), section 3.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,11 @@ def bitsandbytes() -> Any:
     except ImportError:
         raise ValueError(INSTALL) from None
     return package
+
+
+def installed() -> bool:
+    """Whether the package is there; it is not imported."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 class Nf4LoraLinear(LoraLinear):

@@ -1,17 +1,20 @@
-"""What a run needs before it begins: memory by parts, steps, tokens, tiles and time, from shapes and a few samples.
+"""What a run needs before it begins: memory by parts, steps, tokens, tiles and time, from shapes and sizes of samples.
 
-Memory is that of one process: a step is traced on shapes alone (``trace.py``) with the stage's largest micro batch, and
-what a process takes beside tensors is added. Time is operations (``model/flops.py``) over the speed of the machine.
+Memory is that of one process: a step is traced on shapes alone (``trace.py``) with the micro batch that needs most of
+it, and what a process takes beside tensors is added. Which micro batches there are, and how much work, follows from the
+sizes of the samples (``sizes.py``, ``workload.py``). Time is operations (``model/flops.py``) over the speed of the
+machine.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,19 +26,20 @@ from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import adapter as adapters
 from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read_config
 from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.files import CONFIG
 from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
 from mini_internvl.model.sizes import official_config, shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
-from mini_internvl.records import Batch, Example, Sample
+from mini_internvl.records import Batch, Size
 from mini_internvl.train import trace
-from mini_internvl.train.data import MixedDataset, Opener
-from mini_internvl.train.initial import InitialCheckpoint, sample_processor
+from mini_internvl.train.initial import Base, sample_processor, weights_trained
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.parts import set_checkpointing, set_drop_path, set_trainable
-from mini_internvl.train.workload import SAMPLED, Workload, assumed, sampled
+from mini_internvl.train.sizes import Sized, SizeReader
+from mini_internvl.train.workload import Workload, assumed, drawn
 
 GB = 1e9
 PROCESS, ALLOCATOR, GATHERED = "process", "allocator", "gathered shards"
@@ -126,7 +130,8 @@ class StagePlan:
     flops: Flops = field(repr=False)
     seconds: float
     sizes: str  # where the sizes of the samples come from
-    batch: str  # the largest micro batch
+    batch: str  # the micro batch that needs most memory
+    most: Size  # tokens and tiles of the samples that have most of them
 
     @property
     def total(self) -> float:
@@ -143,49 +148,94 @@ class Planner:
 
     def __init__(self, machine: Machine, gpus: int = 1) -> None:
         self.machine, self.gpus = machine, gpus
-        self.workloads: dict[tuple[object, ...], Workload] = {}
+        self.read = SizeReader()
+        self.plans: dict[str, StagePlan] = {}
 
-    def plan(self, recipe: Recipe) -> list[StagePlan]:
-        """All stages; errors are those that training the recipe would begin with."""
-        return [self.plan_stage(recipe, stage) for stage in recipe.stages]
+    def plan(self, recipe: Recipe, measured: Recipe | None = None) -> list[StagePlan]:
+        """All stages; errors are those that training the recipe would begin with.
 
-    def plan_stage(self, recipe: Recipe, stage: StageRecipe, batch: Batch | None = None) -> StagePlan:
-        """One stage, with its largest micro batch or a given one."""
-        recipe = self._settled(recipe)
-        model, folder = planned_model(recipe)
-        work = self._workload(recipe, stage, model, folder)
-        share = -(-stage.batch_size // self.gpus)
-        batch = work.largest(replace(stage, batch_size=share)) if batch is None else batch
+        With ``measured``, a recipe that was planned before and whose limits are not below those of this one, no source
+        is read as a whole again: sizes are told from its.
+        """
+        return [self.plan_stage(recipe, number, measured=measured) for number in range(len(recipe.stages))]
+
+    def plan_stage(
+        self, recipe: Recipe, number: int, *, measured: Recipe | None = None, work: Workload | None = None,
+        batch: Batch | None = None,
+    ) -> StagePlan:  # fmt: skip
+        """One stage, with its own samples or given ones, and its largest micro batch or a given one."""
+        stage = recipe.stages[number]
+        key = repr((replace(recipe, stages=(stage,)), number)) if work is None and batch is None else ""
+        if key not in self.plans:
+            recipe = self._settled(recipe)
+            work = work or self._workload(recipe, number, (measured or recipe).stages[number])
+            plan = self._plan(recipe, stage, work, batch)
+            if not key:
+                return plan
+            self.plans[key] = plan
+        return self.plans[key]
+
+    def _plan(self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None) -> StagePlan:
+        model, batch, traced = self._highest(recipe, stage, work, batch)
+        mean, samples = work.mean, work.samples_per_step * stage.steps
+        flops = count_flops(model, stage.checkpointing).work(**vars(mean)) * samples
+        tiles = samples * mean.tiles
+        return StagePlan(
+            stage=stage.name,
+            memory=self._whole(traced, tiles / stage.steps, model, recipe.parallel),
+            moment=traced.peak_moment,
+            steps=stage.steps,
+            samples=samples,
+            tokens=samples * mean.tokens,
+            supervised=samples * mean.supervised,
+            tiles=tiles,
+            flops=flops,
+            seconds=(flops.useful + flops.recomputed) / (self.machine.flops * self.gpus),
+            sizes=work.told,
+            batch=f"{len(batch.input_ids)} x {batch.input_ids.shape[1]:,} tokens, {len(batch.tiles)} tiles",
+            most=work.most,
+        )
+
+    def _highest(
+        self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None
+    ) -> tuple[InternVL, Batch, trace.MemoryTrace]:
+        """The micro batch that needs most memory, or the given one, traced.
+
+        That of most tokens is traced first. What it needs for a token, a supervised token and a tile then tells whether
+        another one needs more, for instance one of many tiles where the encoder trains.
+        """
+        if batch is not None:
+            return self._trace(recipe, stage, batch)
+        costs = work.micro_batches.costs
+        first = int(np.lexsort((costs[:, 2], costs[:, 0]))[-1])
+        found = self._trace(recipe, stage, work.batch(first))
+        peak = found[2].peak
+        needed = peak[trace.DECODER], peak[trace.LOSS], peak[trace.ENCODER] + peak[trace.PROJECTOR]
+        each = [total / count if count else 0.0 for total, count in zip(needed, costs[first].tolist(), strict=True)]
+        guessed = costs @ np.array(each)
+        other = int(guessed.argmax() if costs[first, 2] else costs[:, 2].argmax())
+        if guessed[other] > guessed[first] + 0.01 * found[2].highest or costs[other, 2] > 0 == costs[first, 2]:
+            found = max(found, self._trace(recipe, stage, work.batch(other)), key=lambda one: one[2].highest)
+        return found
+
+    def _trace(
+        self, recipe: Recipe, stage: StageRecipe, batch: Batch
+    ) -> tuple[InternVL, Batch, trace.MemoryTrace]:  # fmt: skip
+        """A step of a stage; the model is then of fake tensors."""
+        model, _ = planned_model(recipe)
         set_trainable(model, stage.parts())
         set_drop_path(model, stage.drop_path)
         set_checkpointing(model, stage.checkpointing)
-        learner = Learner(model, stage)
-        per_step = work.samples_per_step(stage)
-        sizes = work.sizes
-        samples = per_step * stage.steps
-        flops = count_flops(model, stage.checkpointing).step(sizes) * (samples / len(sizes))
-        total = {name: samples * sum(getattr(s, name) for s in sizes) / len(sizes) for name in SIZES}
         micro = 1 if stage.pack else stage.micro_batch
         traced = trace.trace_step(
-            learner,
+            Learner(model, stage),
             stage,
             batch,
             precision=recipe.precision,
             device=self.machine.kind,
-            accumulates=share > micro,
+            accumulates=-(-stage.batch_size // self.gpus) > micro,
         )
-        return StagePlan(
-            stage=stage.name,
-            memory=self._whole(traced, total["tiles"] / stage.steps, model, recipe.parallel),
-            moment=traced.peak_moment,
-            steps=stage.steps,
-            samples=samples,
-            flops=flops,
-            seconds=(flops.useful + flops.recomputed) / (self.machine.flops * self.gpus),
-            sizes=work.source,
-            batch=f"{len(batch.input_ids)} x {batch.input_ids.shape[1]:,} tokens, {len(batch.tiles)} tiles",
-            **total,
-        )
+        return model, batch, traced
 
     def _settled(self, recipe: Recipe) -> Recipe:
         if recipe.precision != "auto":
@@ -208,14 +258,40 @@ class Planner:
             memory[PROCESS] = GPU_PROCESS
         return memory
 
-    def _workload(self, recipe: Recipe, stage: StageRecipe, model: InternVL, folder: Path | None) -> Workload:
-        key = (stage.data, stage.max_tiles, stage.max_length, str(stage.loss))
-        if key not in self.workloads:
-            self.workloads[key] = _read_workload(recipe, stage, model, folder)
-        return self.workloads[key]
+    def _workload(self, recipe: Recipe, number: int, measured: StageRecipe) -> Workload:
+        """From the sources that can be opened; assumed where none can, or where the tokenizer is not there."""
+        stage = recipe.stages[number]
+        model, folder = planned_model(recipe)
+        if folder is None:
+            return self._assumed(stage, model, [f"{recipe.model} is not on this computer"])
+        base = Base(folder=folder, config=model.config, tokenizer=load_tokenizer(folder))
+        process, before = sample_processor(base, stage), sample_processor(base, measured)
+        found, missing = list[tuple[SourceRecipe, Sized]](), list[str]()
+        for place, source in enumerate(stage.data):
+            try:
+                self.read(source, before, 1 / (len(stage.data) - place))
+                found.append((source, self.read.lowered(source, process, before)))
+            except DataError as error:
+                missing.append(" ".join(str(error).split()))
+        if not found:
+            return self._assumed(stage, model, missing)
+        data, sized = zip(*found, strict=True)
+        return drawn(
+            replace(stage, data=data),
+            [one.source for one in sized],
+            process,
+            seed=recipe.seed + number,
+            told="; ".join([*(one.told for one in sized), *(f"without {reason}" for reason in missing)]),
+            processes=self.gpus,
+        )
+
+    def _assumed(self, stage: StageRecipe, model: InternVL, missing: Sequence[str]) -> Workload:
+        if wanted := [name for name in stage.loss_settings() if hasattr(plugins.find("train.losses", name), "targets")]:
+            raise DataError(f"stage {stage.name}: loss {wanted[0]} cannot be planned without its data: {missing[0]}")
+        work = assumed(stage, model.config, model.image_token_id or 0, processes=self.gpus)
+        return replace(work, told=f"{work.told}; {'; '.join(missing)}")
 
 
-SIZES = ("tokens", "supervised", "tiles")
 PARTS = (
     trace.WEIGHTS, trace.COPIES, trace.GRADIENTS, trace.OPTIMISER, trace.ENCODER, trace.PROJECTOR, trace.DECODER,
     trace.LOSS, trace.WORKSPACE, trace.DATA,
@@ -238,34 +314,6 @@ def _bytes(parameters: Iterable[Tensor]) -> float:
     return float(sum(p.nbytes * (2 if p.requires_grad else 1) for p in parameters))
 
 
-def no_example(sample: Sample) -> Example:
-    """In place of a processor, where no tokenizer is at hand."""
-    raise DataError(f"sample {sample.id}: the model's tokenizer is not on this computer")
-
-
-def _read_workload(recipe: Recipe, stage: StageRecipe, model: InternVL, folder: Path | None) -> Workload:
-    """From the sources that can be opened; assumed where none can."""
-    data, missing = list[SourceRecipe](), list[str]()
-    opener = Opener(strict=False)
-    start = folder and InitialCheckpoint(model=model, tokenizer=load_tokenizer(folder), folder=folder, sha256="")
-    process = sample_processor(start, stage) if start else no_example
-    for source in stage.data:
-        try:
-            opener(source, process)
-            data.append(source)
-        except DataError as error:
-            missing.append(f"{source.name or source.path}: {' '.join(str(error).split())}")
-    if start and data:
-        short = replace(stage, steps=1, batch_size=max(stage.batch_size, SAMPLED), data=tuple(data))
-        work = sampled(MixedDataset(short, process, seed=recipe.seed, opener=opener))
-    else:
-        missing += [] if folder else [f"{recipe.model}: not on this computer"]
-        work = assumed(stage, model.config, model.image_token_id or 0)
-        if wanted := [name for name in stage.loss_settings() if hasattr(plugins.find("train.losses", name), "targets")]:
-            raise DataError(f"stage {stage.name}: loss {wanted[0]} cannot be planned without its data: {missing[0]}")
-    return replace(work, source="; ".join([work.source, *(f"without {reason}" for reason in missing)]))
-
-
 def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
     """The model that a recipe trains, on ``meta``, in the types that ``run.open_initial`` gives it, and its folder.
 
@@ -274,7 +322,8 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
     adapter = bool(recipe.model) and adapters.is_adapter(recipe.model)
     name = adapters.find_base(recipe.model) if adapter else recipe.model or recipe.build
     known = re.search(r"InternVL2-(1B|2B|4B)$", name)
-    if known and not Path(name).exists():
+    fetched = {row.partition("@")[0] for row, folder, _ in hub.cached() if (folder / CONFIG).exists()} if known else ()
+    if known and name not in fetched and not Path(name).exists():
         config, folder = VLMConfig.from_official(official_config(known[1])), None
     else:
         try:
@@ -291,7 +340,7 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
     model.image_token_id = image_token_id(folder, config) if folder else config.llm.vocab_size - 7
     half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
     if recipe.model and (half or recipe.weights == "bf16"):
-        exact = ("mlp1.",) if half else ()
+        exact = ("mlp1.", *weights_trained(recipe)) if half else ()
         for name, parameter in model.named_parameters():
             if LORA_INFIX not in name and not name.startswith(exact or ("-",)):
                 parameter.data = parameter.data.to(torch.bfloat16)

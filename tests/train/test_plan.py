@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_internvl.recipes import LoraRecipe
-from mini_internvl.train import trace
+from mini_internvl.model.flops import Flops
+from mini_internvl.recipes import LoraRecipe, PackRecipe
+from mini_internvl.records import Size
+from mini_internvl.train import remedies, sizes, trace
 from mini_internvl.train.batches import micro_batches
-from mini_internvl.train.plan import GPUS, Machine, Planner, find_machine, planned_model
-from mini_internvl.train.remedies import explain_out_of_memory, find_remedies, is_out_of_memory
+from mini_internvl.train.log import read_log
+from mini_internvl.train.plan import GPUS, PARTS, PROCESS, Machine, Planner, StagePlan, find_machine, planned_model
+from mini_internvl.train.remedies import Remedy, explain_out_of_memory, find_remedies, is_out_of_memory
+from mini_internvl.train.run import run_recipe
+from mini_internvl.train.workload import made, made_example
 
 CPU = Machine(name="cpu", kind="cpu", flops=1e9, note="")
 GPU = find_machine("T4")
@@ -44,8 +49,7 @@ def test_the_trace_on_shapes_sees_what_a_real_step_makes(recipe, learner, exampl
     batch, seen = micro_batches(examples[:2], 2)[0], trace.MemoryTrace()
     with seen:
         made(batch)["loss"].backward()
-    stage = recipe().stages[0]
-    plan = Planner(CPU).plan_stage(recipe(), replace(stage, batch_size=2), batch)
+    plan = Planner(CPU).plan_stage(recipe({"batch_size": 2}), 0, batch=batch)
     parts = (trace.ENCODER, trace.PROJECTOR, trace.DECODER, trace.LOSS, trace.WORKSPACE, trace.GRADIENTS)
     assert sum(plan.memory[part] for part in parts) == pytest.approx(seen.highest, rel=0.1)
 
@@ -70,7 +74,56 @@ def test_work_follows_from_steps_and_sizes(recipe, rows):
     assert (plan.steps, plan.samples) == (6, 24)
     assert plan.tokens > plan.supervised > 0
     assert plan.seconds == pytest.approx(plan.flops.useful / 1e9)
-    assert "of the first" in plan.sizes
+    assert "of all 5 samples" in plan.sizes
+
+
+@pytest.mark.parametrize("pack", [None, PackRecipe(tokens=500, tiles=4)])
+def test_where_the_data_is_there_the_plan_is_that_of_the_run(recipe, tmp_path, pack):
+    settings = recipe({"steps": 4, "batch_size": 4, "micro_batch": 2, "pack": pack, "max_length": 500}, seed=3)
+    plan = Planner(CPU).plan(settings)[0]
+    seen = []
+    run_recipe(settings, tmp_path / "run", workers=0, on_progress=seen.append)
+    rows = read_log(tmp_path / "run/metrics.jsonl")
+    for name in ("samples", "tokens", "supervised", "tiles"):
+        assert getattr(plan, name) == pytest.approx(sum(row[name] for row in rows)), name
+    assert plan.most == Size(tokens=222, supervised=24, tiles=3)
+
+
+def test_the_micro_batch_that_needs_most_may_be_that_of_most_tiles(recipe):
+    settings = recipe({"batch_size": 1, "micro_batch": 1})
+    config, token = (model := planned_model(settings)[0]).config, model.image_token_id
+    short = 10 + 20 * config.tokens_per_tile
+    found = [Size(tokens=short + 50, supervised=5, tiles=0), Size(tokens=short, supervised=5, tiles=20)]
+    work = made(settings.stages[0], [made_example(size, config, token) for size in found], told="")
+    plan = Planner(CPU).plan_stage(settings, 0, work=work)
+    assert plan.batch == f"1 x {short} tokens, 20 tiles"
+    assert plan.most == Size(tokens=short + 50, supervised=5, tiles=20)
+
+
+def test_a_source_that_takes_long_is_estimated_from_its_first_samples(recipe, monkeypatch):
+    monkeypatch.setattr(sizes, "LEAST", 1)
+    planner = Planner(CPU)
+    planner.read = sizes.SizeReader(0.0)
+    first = planner.plan(recipe({"max_length": 499}))[0]
+    assert "estimated from the first 1 samples" in first.sizes
+    assert first.most.tokens < 222  # the longest is the second
+
+
+def test_fewer_tiles_are_planned_without_reading_the_data_again(recipe, monkeypatch):
+    planner, whole = Planner(CPU), recipe({"max_tiles": 2, "max_length": 498})
+    exact = Planner(CPU).plan(recipe({"max_tiles": 1, "max_length": 498}))[0]
+    planner.plan(whole)
+    monkeypatch.setattr(sizes, "open_source", None)
+    fewer = planner.plan(recipe({"max_tiles": 1, "max_length": 498}), whole)[0]
+    assert (fewer.tokens, fewer.tiles, fewer.batch) == (exact.tokens, exact.tiles, exact.batch)
+
+
+def test_packs_without_data_are_full(recipe):
+    changed = recipe({"pack": PackRecipe(tokens=1000, tiles=7), "max_length": 600})
+    source = replace(changed.stages[0].data[0], path="nowhere.jsonl")
+    plan = Planner(CPU).plan(replace(changed, stages=(replace(changed.stages[0], data=(source,)),)))[0]
+    assert plan.batch == "1 x 1,000 tokens, 7 tiles"
+    assert "in full packs" in plan.sizes
 
 
 def test_without_its_data_a_stage_is_planned_with_the_most_tiles(recipe):
@@ -126,15 +179,77 @@ def test_official_recipes_fit_the_cards_that_they_name(minivl, path, model, devi
 
 def test_changes_lead_to_a_recipe_that_fits(recipe):
     planner = Planner(CPU)
-    large = recipe({"batch_size": 8, "micro_batch": 8})
+    large = recipe({"batch_size": 4, "micro_batch": 4})
     needed = planner.plan(large)[0].total
     found = find_remedies(planner, large, needed - 1)
-    assert found[-1].overrides == ("stages.0.micro_batch=4",)
+    assert found[-1].overrides == found[-1].added == ("stages.0.micro_batch=2",)
     assert found[-1].total < needed
-    assert any("checkpointing" in one for one in find_remedies(planner, large, 1)[3].overrides)
-    hopeless = find_remedies(planner, large, 1)
-    assert hopeless[-1].total > 1
-    assert "lora.rank=16" in hopeless[-1].overrides
+
+
+class Pretended(Planner):
+    """Memory as a sum of what settings change, in steps of 1 GB."""
+
+    def plan(self, recipe, measured=None):
+        (stage,) = recipe.stages
+        lora, most = recipe.lora, Size(tokens=300, supervised=10, tiles=5)
+        tokens, tiles = (stage.pack.tokens, stage.pack.tiles) if stage.pack else (stage.micro_batch * 100, 5)
+        memory = dict.fromkeys((*PARTS, PROCESS), 0.0)
+        memory |= {
+            "decoder": tokens / 100 + stage.max_tiles / 2 - 2 * ("llm" in stage.checkpointing),
+            "encoder": tiles / 10 + 3 * ("vision" in stage.parts()),
+            "weights": 8 - 6 * bool(lora and lora.quantize),
+            "optimiser": 8 - 6 * (stage.optimizer == "adamw8bit") if lora is None else 0.5,
+        }
+        memory = {name: 1e9 * size for name, size in memory.items()}
+        return [
+            StagePlan(
+                stage="one", memory=memory, moment="", steps=1, samples=1, tokens=1, supervised=1, tiles=1,
+                flops=Flops(), seconds=1, sizes="", batch="", most=most,
+            )
+        ]  # fmt: skip
+
+
+def pretended(recipe, limit, planner=None):
+    return [one.added for one in find_remedies(planner or Pretended(CPU), recipe, limit * 1e9)]
+
+
+def test_all_that_may_help_is_tried_in_its_order_and_what_does_not_is_left_out(recipe):
+    large = recipe({"micro_batch": 8, "batch_size": 8, "max_tiles": 12})
+    order = [
+        "stages.0.micro_batch=1", "stages.0.checkpointing=[vision,llm]", "stages.0.optimizer=adamw8bit",
+        "stages.0.train=[projector,llm]", "lora.rank=16", "lora.quantize=nf4", "stages.0.max_tiles=1",
+    ]  # fmt: skip
+    assert [added for (added,) in pretended(large, 1)] == order
+    every = find_remedies(Pretended(CPU), large, 1.0)
+    assert set(every[-1].overrides) == set(order)
+    assert [one.total for one in every] == sorted((one.total for one in every), reverse=True)
+    assert [added for (added,) in pretended(large, 30)] == ["stages.0.micro_batch=4"]
+    assert [added for (added,) in pretended(large, 1, Pretended(replace(CPU, kind="mps")))] == [
+        one for one in order if "8bit" not in one and "nf4" not in one
+    ]
+    adapted = recipe({"micro_batch": 1, "train": ("llm",), "max_tiles": 1}, lora=LoraRecipe(rank=2))
+    assert pretended(adapted, 5) == [("stages.0.checkpointing=[vision,llm]",), ("lora.quantize=nf4",)]
+
+
+def test_micro_batches_grow_again_once_there_is_room(recipe):
+    large = recipe({"micro_batch": 8, "batch_size": 8, "max_tiles": 2, "lr": 1e-4}, lora=LoraRecipe(rank=2))
+    found = find_remedies(Pretended(CPU), large, 13.5e9)
+    assert [one.added for one in found] == [
+        ("stages.0.micro_batch=1",), ("stages.0.checkpointing=[vision,llm]",), ("stages.0.micro_batch=2",)
+    ]  # fmt: skip
+    assert set(found[-1].overrides) == {"stages.0.micro_batch=2", "stages.0.checkpointing=[vision,llm]"}
+
+
+def test_packs_get_smaller_down_to_the_largest_sample(recipe):
+    large = recipe({"batch_size": 2, "pack": PackRecipe(tokens=900, tiles=12), "max_length": 900})
+    (half,) = pretended(large, 27)
+    assert half == (
+        "stages.0.batch_size=4", "stages.0.max_length=450", "stages.0.pack.tokens=450", "stages.0.pack.tiles=6"
+    )  # fmt: skip
+    least = pretended(large, 1)[0]
+    assert least == (
+        "stages.0.batch_size=5", "stages.0.max_length=300", "stages.0.pack.tokens=300", "stages.0.pack.tiles=5"
+    )  # fmt: skip
 
 
 def test_an_error_for_want_of_memory_names_samples_part_and_setting(recipe, examples):
@@ -158,13 +273,21 @@ def test_machines_are_found_by_name():
     assert len(GPUS) > 5
 
 
-def test_the_command_says_whether_it_fits(minivl, recipe, tmp_path):
+def test_the_command_says_whether_it_fits(minivl, recipe, tmp_path, monkeypatch):
     from mini_internvl.recipes import to_dict
 
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(to_dict(recipe())))
     code, out, _ = minivl("plan", path, "--device", "T4", "--memory", "15GB")
     assert (code, "fits into 15.00 GB" in out) == (0, True)
+    small = [replace(plan, memory={"decoder": 4e8}) for plan in Planner(GPU).plan(recipe())]
+    half = Remedy(overrides=("a=1", "b=[c,d]"), added=("b=[c,d]",), cost="slower", plans=tuple(small))
+    monkeypatch.setattr(remedies, "find_remedies", lambda planner, recipe, limit: [half] if limit > 4e8 else [])
+    code, out, _ = minivl("plan", path, "--device", "T4", "--memory", "0.5GB")
+    assert (code, "DOES NOT FIT: one needs 0.6" in out, "  'b=[c,d]'   <- fits\n" in out) == (1, True, True)
+    assert out.endswith(f"FITS with 0.40 GB:\n  minivl train {path} a=1 'b=[c,d]'\n")
+    code, out, _ = minivl("plan", path, "--device", "T4", "--memory", "1MB")
+    assert (code, "NOTHING FITS; the least is 0.6" in out) == (1, True)
     code, out, _ = minivl("plan", path, "--device", "T4", "--memory", "1MB", "--json")
     assert (code, json.loads(out)["fits"]) == (1, False)
     code, _, err = minivl("plan", path, "--memory", "much")
