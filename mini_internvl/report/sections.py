@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mini_internvl.report import paired, settings, svg
 from mini_internvl.report.folders import Result
@@ -82,12 +83,12 @@ class Section:
         return [(name, self.bar_end(part), part) for name, part in groups.items()]
 
     def bar_end(self, lines: Sequence[Line]) -> float:
-        """Where bars end: 100 for percentages, else the primary metric's largest value, or the largest of all."""
+        """Where bars end: the primary metric's largest value, or 100 for percentages, or the largest of all."""
         values = [v for line in lines if line.higher_is_better for v in (line.value, line.other) if math.isfinite(v)]
         if any(line.metric == self.result.primary_metric for line in lines):
             values.append(self.result.largest)
         largest = max(values, default=0.0)
-        return 100.0 if largest <= 100 <= self.result.largest else largest
+        return next((end for end in (min(self.result.largest, 100.0), 100.0) if largest <= end), largest)
 
     @property
     def about(self) -> list[str]:
@@ -107,10 +108,16 @@ class Section:
 
     @property
     def counted(self) -> list[tuple[str, str]]:
-        """What scoring counted, (name, "97 → 0") or (name, "150") where both runs agree."""
-        sides = [dict(settings.flat(r.notes)) for r in (self.other, self.result) if r]
+        """What scoring counted, (name, "97 → 0") or (name, "150") where both runs agree; tables are left out."""
+        sides = [dict(settings.flat(_counts(r.notes))) for r in (self.other, self.result) if r]
         pairs = {key: [side.get(key, "0") for side in sides] for side in sides for key in side}
         return [(words(key), " → ".join(dict.fromkeys(pair))) for key, pair in pairs.items()]
+
+
+def _counts(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes that are one number or text, or some by name; not the tables of official reports."""
+    inner = {key: list(value.values()) if isinstance(value, Mapping) else [value] for key, value in notes.items()}
+    return {key: notes[key] for key, values in inner.items() if not any(isinstance(v, list | Mapping) for v in values)}
 
 
 def compare(results: Sequence[Result], others: Sequence[Result] | None = None) -> list[Section]:

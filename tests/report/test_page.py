@@ -29,7 +29,7 @@ from mini_internvl.evaluate import outputs
 from mini_internvl.evaluate.questions import Questions
 from mini_internvl.files import write_json
 from mini_internvl.records import Item, Prediction
-from mini_internvl.report import build, examples, read_evaluation
+from mini_internvl.report import build, compare, examples, read_evaluation
 from mini_internvl.report.explain import explain
 
 LONG = "The chart shows the quarterly sales of three regions. " * 30
@@ -343,6 +343,36 @@ def test_figures_by_category_and_overview(whole: tuple[Path, Page]) -> None:
     labels = [value for value in page.options if value]
     assert len(labels) == 3 + 2 + 2 + 2
     assert all(f'data-labels="{code} ' in page.source or f" {code} " in page.source for code in labels)
+
+
+def test_counts_of_scoring_stand_without_the_official_tables(tmp_path: Path, data: Path) -> None:
+    notes = {"undecided": 3, "unreadable": {"box": 20}, "table": [{"Task&Skill": "Overall", "tot": 6}]}
+    notes |= {"report": {"Overall": {"num": 5, "acc": 0.2}}, "judge": "none"}
+    page = Page(build(write_run(tmp_path / "run", data, names=["find_it"], notes=notes)))
+    assert "Counted while scoring: undecided 3, unreadable box 20, judge none." in page.flat
+    assert "Overall" not in page.flat
+
+
+@pytest.mark.parametrize(
+    ("most", "values", "end"),
+    [
+        (1.0, {"accuracy": 0.7, "final": 0.5}, 1.0),
+        (1.0, {"language": 1e-12}, 1.0),
+        (1.0, {"accuracy": 0.7, "chatgpt": 63.8}, 100.0),
+        (100.0, {"accuracy": 40.0}, 100.0),
+        (1000.0, {"part": 40.0}, 100.0),
+        (1000.0, {"part": 140.0}, 140.0),
+        (1000.0, {"accuracy": 40.0}, 1000.0),
+    ],
+)
+def test_where_bars_end(
+    most: float, values: dict[str, float], end: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = replace(MADE["maps_qa"], most=most)
+    monkeypatch.setitem(MADE, "maps_qa", made)
+    run = write_run(tmp_path / "run", data, names=["maps_qa"], count=2, values=values)
+    (section,) = compare(read_evaluation(run))
+    assert section.bar_end(list(section.lines.values())) == end
 
 
 def test_marks_of_what_is_not_a_whole_score(tmp_path: Path, data: Path) -> None:
