@@ -160,8 +160,14 @@ def _echo_error(ranks: Ranks, text: str) -> None:
 
 
 def read(name: str, benchmark: ModuleType, settings: Settings) -> Questions:
+    """A benchmark's questions; ValueError where there are none, of which every score would be 0."""
     wanted = ("data", "split", "protocol", "limit", "seed", "kinds", "max_tiles")
-    return read_questions(name, benchmark, **{key: getattr(settings, key) for key in wanted})
+    found = read_questions(name, benchmark, **{key: getattr(settings, key) for key in wanted})
+    if not found.items:
+        if name == SYNTH:
+            raise ValueError(f'--kinds "{settings.kinds}" names no kind of image; give some, or all')
+        raise ValueError(f"its split {found.split} in {settings.data} holds no questions; fetch its files again")
+    return found
 
 
 def _evaluate(

@@ -235,6 +235,20 @@ def test_one_failing_benchmark_does_not_stop_the_others(
     assert "minivl: synth: clothes need Fashion-MNIST" in err
 
 
+def test_no_questions_are_no_score(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rsvqa_lr").mkdir()
+    (tmp_path / "rsvqa_lr/rsvqa_l_test_instruct.json").write_text("[]")
+    with fake_server.serve(lambda body: "1") as server:
+        given = settings(tmp_path, tmp_path / "run", benchmarks=["rsvqa_lr", "synth"], model=server.model, kinds=",")
+        assert run(given) == 1
+    failed = json.loads(capsys.readouterr().out)["failed"]
+    assert failed["rsvqa_lr"] == f"its split test in {tmp_path} holds no questions; fetch its files again"
+    assert failed["synth"] == '--kinds "," names no kind of image; give some, or all'
+    assert not list((tmp_path / "run").glob("*/score.json"))
+
+
 def test_all_files_are_looked_at_before_anything_is_asked(
     fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
