@@ -1,7 +1,8 @@
 """Rows per second and memory of indexing a file of many rows, and of opening it again.
 
-Each row is read, checked and measured for nano: its text in tokens, its picture from the header. Beside it, in a
-process of its own: ``json.loads`` of every line into a list, which checks nothing.
+Each row is read, checked and measured for nano: its text in tokens, its picture from the header; rows share pictures,
+whose headers are read once in each process. A tenth of the rows is indexed in one process and again with a picture for
+each row. Beside it: ``json.loads`` of every line into a list, which checks nothing. Each in a process of its own.
 
     python bench/rows.py --rows 1000000
 """
@@ -24,20 +25,20 @@ BATCH = 32
 PICTURES = 1000
 
 
-def write(path: Path, count: int) -> None:
-    """Short rows in LLaVA's shape about 1,000 pictures, PNG and JPEG."""
+def write(path: Path, count: int, pictures: int = PICTURES) -> None:
+    """Short rows in LLaVA's shape about so many pictures, PNG and JPEG."""
     draw = random.Random(0)
     words = ("red", "green", "left", "right", "above", "car", "tree", "house", "road", "small", "large", "three")
     images = path.parent / "images"
-    images.mkdir()
-    names = [f"images/{number}.{('png', 'jpg')[number % 2]}" for number in range(PICTURES)]
+    images.mkdir(parents=True, exist_ok=True)
+    names = [f"images/{number}.{('png', 'jpg')[number % 2]}" for number in range(pictures)]
     for name in names:
         Image.new("RGB", (draw.randint(20, 600), draw.randint(20, 600))).save(path.parent / name)
     with path.open("w") as file:
         for number in range(count):
             question, answer = (" ".join(draw.choices(words, k=draw.randint(4, 20))) for _ in range(2))
             turns = [{"from": "human", "value": f"<image>\n{question}?"}, {"from": "gpt", "value": f"{answer}."}]
-            file.write(json.dumps({"id": number, "image": names[number % PICTURES], "conversations": turns}) + "\n")
+            file.write(json.dumps({"id": number, "image": names[number % pictures], "conversations": turns}) + "\n")
 
 
 def resident() -> float:
@@ -88,20 +89,27 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one, options.file, options.workers)))
         return
-    ways = (("index", 0, 0), ("index", 2, 1), ("index", 2, 1), ("list", 0, 0))
-    names = ("index, this process", "index, 2 workers", "opened again", "json.loads into a list")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
-        write(path, options.rows)
-        print(f"{options.rows:,} rows, {path.stat().st_size / 1e6:.0f} MB")
-        for name, (how, workers, cache) in zip(names, ways, strict=True):
+        whole, tenth, own = (Path(folder) / name / "rows.jsonl" for name in ("whole", "tenth", "own"))
+        write(whole, options.rows)
+        write(tenth, options.rows // 10)
+        write(own, options.rows // 10, options.rows // 10)
+        print(f"{options.rows:,} rows, {whole.stat().st_size / 1e6:.0f} MB")
+        for name, how, path, workers in (
+            ("index, 2 workers", "index", whole, 2),
+            ("opened again", "index", whole, 2),
+            ("json.loads into a list", "list", whole, 0),
+            ("a tenth, this process", "index", tenth, 0),
+            ("a tenth, a picture each", "index", own, 0),
+        ):
             command = [sys.executable, __file__, "--one", how, "--file", str(path), "--workers", str(workers)]
-            environment = {**os.environ, "MINIVL_CACHE": f"{folder}/cache{cache}"}
+            environment = {**os.environ, "MINIVL_CACHE": f"{folder}/cache"}
             done = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             )
-            speed = options.rows / done["seconds"]
-            print(f"{name:24} {done['seconds']:7.2f} s  {speed:12,.0f} rows/s  own memory +{done['growth']:.0f} MB")
+            rows = options.rows if path == whole else options.rows // 10
+            speed, growth = f"{rows / done['seconds']:12,.0f} rows/s", f"own memory +{done['growth']:.0f} MB"
+            print(f"{name:24} {done['seconds']:7.2f} s  {speed}  {growth}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,7 @@ class Check:
         """Check a sample that stands at ``place`` of ``file``."""
         try:
             turns = normalise(sample.messages)
-            trainable(turns)
-            size = self.measure(replace(sample, messages=cast(Any, turns))) if self.measure else None
+            size = self._size(sample, turns)
         except ValueError as error:
             reason = str(error).removeprefix(f"{sample.place}, ") if sample.place else str(error)
             return self.fault(Fault(file=file, place=place, reason=reason))
@@ -61,6 +60,19 @@ class Check:
             return UNKNOWN
         self.measured = True
         self.shortened += size.shortened
+        return size
+
+    def _size(self, sample: Sample, turns: tuple[Turn, ...]) -> Size | None:
+        """The sample's size. To measure it is to render it, so turns are looked at here only where that was not done,
+        and where it failed, to say why in fewer words."""
+        _need_answer_and_images(turns)
+        try:
+            size = self.measure(replace(sample, messages=cast(Any, turns))) if self.measure else None
+        except ValueError:
+            chat.check(turns, template=chat.CHATML)
+            raise
+        if size is None:
+            chat.check(turns, template=chat.CHATML)
         return size
 
     def fault(self, fault: Fault) -> Fault:
@@ -95,7 +107,11 @@ class Check:
 
 def trainable(turns: Sequence[Turn]) -> None:
     """Check all that needs neither tokenizer nor decoding an image; ValueError names the turn or the image."""
-    chat.render(turns, template=chat.CHATML)
+    chat.check(turns, template=chat.CHATML)
+    _need_answer_and_images(turns)
+
+
+def _need_answer_and_images(turns: Sequence[Turn]) -> None:
     if all(turn.role != "assistant" for turn in turns):
         raise ValueError("there is no answer to learn; end the row with one")
     for source in (image.source for turn in turns for image in turn.images):

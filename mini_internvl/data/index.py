@@ -4,7 +4,8 @@ It is one file in the cache folder (``$MINIVL_CACHE/index`` or ``~/.cache/mini-i
 so that nothing of it is held. Its name tells the path of the rows and all settings that decide sizes; within it stand
 the hash of the content, and size, time and inode of the file that had it. While those three are the same the index is
 taken as it is; where they changed, the content is hashed again. An index is written beside its place and renamed, so a
-half one is never met. What is in the folder can be deleted at any time.
+half one is never met. What is in the folder can be deleted at any time; one that was not opened for ``KEPT_DAYS`` is
+deleted when another is made.
 
 A faulty row keeps its place, so that no other row moves. Faults may lie in what a row names, such as an image that is
 missing: whenever an index is opened, its faulty rows are looked at again.
@@ -21,6 +22,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +39,7 @@ from mini_internvl.data.workers import ordered_map
 from mini_internvl.records import Sample
 
 CACHE_VARIABLE = "MINIVL_CACHE"  # environment variable with another cache folder
+KEPT_DAYS = 90
 BATCH_ROWS, BATCH_BYTES = 1024, 8 << 20  # rows that a worker looks at in one go, at most
 Read = Callable[[Row], Sample | Fault]
 Progress = Callable[[int], None]  # gets the number of rows that are done
@@ -108,9 +111,12 @@ def open_index(
         place = _place(path, key)
         known = _known(place, container)
         if known is not None:
+            with contextlib.suppress(OSError):
+                os.utime(place)
             return _looked_again(known, look, workers)
         try:
             build(place)
+            _delete_old(place.parent)
             return Index(place, container)
         except OSError as problem:
             _warn_unwritable(place.parent, str(problem))
@@ -133,6 +139,14 @@ def _place(path: Path, key: str) -> Path:
     folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/mini-internvl").expanduser() / "index"
     name = json.dumps([str(path.resolve()), key, __version__])
     return folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.index"
+
+
+def _delete_old(folder: Path) -> None:
+    """Delete the indexes that were not opened for long, and what is left of some that were not finished."""
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if file.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
+                file.unlink()
 
 
 def _known(place: Path, container: Container) -> Index | None:

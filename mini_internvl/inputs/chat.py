@@ -9,7 +9,7 @@ Templates: ``internvl/conversation.py``; masks: ``internvl/train/dataset.py``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -99,11 +99,13 @@ def encode(
     control = _control(tokenizer, template) if control_tokens == "text" else frozenset[str]()
     if not control and any(token in turn.text for turn in turns for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)):
         raise ChatError(f"a turn holds {IMAGE_START}, {IMAGE_CONTEXT} or {IMAGE_END}, which the original cannot read")
-    ids, labels = _tokenise(segments, tokenizer, control)
-    images = sum(piece is _IMAGE for _, pieces, _ in segments for piece in pieces)
-    if images != len(tiles):
-        raise ChatError(f"the conversation has {images} images, but tiles of {len(tiles)} are given")
-    if images:
+    ids: list[int] = []
+    labels: list[int] = []
+    for own, masked in _turn_ids(segments, tokenizer, control):
+        ids += own
+        labels += [IGNORE] * masked + own[masked:]
+    _check_images(turns, tiles)
+    if tiles:
         context = tokenizer.token_id(IMAGE_CONTEXT)
         places = [place for place, number in enumerate(ids) if number == context]
         for place, count in reversed([*zip(places, tiles, strict=True)]):
@@ -112,6 +114,31 @@ def encode(
     if control_tokens == "original" and is_sample(turns) and _ambiguous(segments, template, tokenizer):
         labels = [IGNORE] * len(ids)
     return Encoded(input_ids=ids, labels=labels)
+
+
+def count(
+    messages: Messages,
+    tokenizer: Tokenizer,
+    *,
+    template: ChatTemplate,
+    tiles: Sequence[int],
+    tokens_per_tile: int,
+    system_message: str | None = None,
+) -> tuple[int, int]:
+    """How many tokens :func:`encode` gives, and how many of them are supervised; arguments and errors are its own."""
+    turns = normalise(messages)
+    tokens = supervised = 0
+    for own, masked in _turn_ids(_segments(turns, template, system_message), tokenizer, _control(tokenizer, template)):
+        tokens += len(own)
+        supervised += len(own) - masked
+    _check_images(turns, tiles)
+    return tokens + sum(tiles) * tokens_per_tile - len(tiles), supervised
+
+
+def check(messages: Messages, *, template: ChatTemplate) -> None:
+    """ChatError for a conversation that :func:`encode` would refuse."""
+    for _ in _segments(normalise(messages), template, None):
+        pass
 
 
 def render(messages: Messages, *, template: ChatTemplate, system_message: str | None = None) -> str:
@@ -209,23 +236,25 @@ def _ambiguous(segments: Sequence[Segment], template: ChatTemplate, tokenizer: T
     return whole.count(cut) != expected or bool(tokenizer.pad_token and tokenizer.pad_token in whole)
 
 
-def _tokenise(
-    segments: Sequence[Segment], tokenizer: Tokenizer, control: frozenset[str]
-) -> tuple[list[int], list[int]]:
-    """Ids turn by turn, which are those of the whole text, since every turn begins and ends with an added token.
+def _turn_ids(
+    segments: Iterable[Segment], tokenizer: Tokenizer, control: frozenset[str]
+) -> Iterator[tuple[list[int], int]]:
+    """Ids turn by turn, which are those of the whole text, since every turn begins and ends with an added token; and
+    how many of a turn's first ids are masked.
 
     An answer is tokenised together with its header, and as many tokens as the header has alone are masked. Each image
     is a single context token here.
     """
-    ids: list[int] = []
-    labels: list[int] = []
     for place, (header, pieces, supervised) in enumerate(segments):
         whole = ((header, False), *pieces)
         own = tokenizer.typed_ids(whole, control) if place else _first_ids(tokenizer, whole, control)
-        ids += own
-        masked = _length(tokenizer, header) if supervised else len(own)
-        labels += [IGNORE] * masked + own[masked:]
-    return ids, labels
+        yield own, _length(tokenizer, header) if supervised else len(own)
+
+
+def _check_images(turns: Sequence[Turn], tiles: Sequence[int]) -> None:
+    images = sum(len(turn.images) for turn in turns)
+    if images != len(tiles):
+        raise ChatError(f"the conversation has {images} images, but tiles of {len(tiles)} are given")
 
 
 @functools.lru_cache(maxsize=64)

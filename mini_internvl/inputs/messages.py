@@ -6,7 +6,9 @@ In a text the placeholder ``<image>`` says where an image goes; ``\\<image>`` is
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,11 +57,11 @@ class Turn:
     parts: tuple[str | ImagePart, ...]
     """In reading order; two texts never follow each other, and none is parsed again: ``<image>`` in it is text."""
 
-    @property
-    def images(self) -> list[ImagePart]:
-        return [part for part in self.parts if isinstance(part, ImagePart)]
+    @functools.cached_property
+    def images(self) -> tuple[ImagePart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
 
-    @property
+    @functools.cached_property
     def text(self) -> str:
         """Without images."""
         return "".join(part for part in self.parts if isinstance(part, str))
@@ -79,6 +81,8 @@ def normalise(messages: Messages, *, data_urls_only: bool = False) -> tuple[Turn
     ChatError for a message or part that lacks what it needs or is of an unknown kind, placeholders and images that
     differ in number, or an image that may not be opened; web addresses never may.
     """
+    if type(messages) is tuple and set(map(type, messages)) == {Turn}:
+        return messages
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise ChatError(f"the messages are {type(messages).__name__}; give a list of them")
     training = is_sample(messages)
@@ -108,9 +112,12 @@ def question(messages: Messages) -> str:
 def beside(messages: Sequence[Any], folder: Path) -> list[Any]:
     """Messages of a data file, relative paths of images joined to its folder; :func:`normalise` refuses odd ones."""
 
+    place = os.fspath(folder)
+    place = "" if place == os.curdir else place
+
     def joined(source: Any) -> Any:
         plain = isinstance(source, str) and source and not source.startswith(("data:", "http://", "https://"))
-        return str(folder / source) if plain else source
+        return os.path.join(place, source) if plain else source
 
     def one(part: Any) -> Any:
         if not isinstance(part, Mapping):

@@ -6,6 +6,7 @@ the grid, the number of visual tokens and the labels of patches, reads the grid 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,17 @@ class Processor:
             system_message=self.system_message,
         )
 
+    def count(self, messages: Messages, tiles: Sequence[int]) -> tuple[int, int]:
+        """How many tokens, and supervised ones, :meth:`encode` gives."""
+        return chat.count(
+            messages,
+            self.tokenizer,
+            template=self.template,
+            tiles=tiles,
+            tokens_per_tile=self.config.tokens_per_tile,
+            system_message=self.system_message,
+        )
+
     def tile_counts(self, messages: Messages, *, max_tiles: int | None = None) -> list[int]:
         """Tiles of each image that :meth:`cut` would give, from headers alone; the same errors, but for damage."""
         limits = self.cuts(messages, max_tiles)
@@ -114,13 +126,15 @@ class Processor:
         return [(part, self._tiles(part.max_tiles or shared)) for part in parts]
 
     def _tiles(self, limit: int) -> TileConfig:
-        return TileConfig(
-            image_size=self.config.image_size,
-            min_tiles=min(self.config.min_tiles, limit),
-            max_tiles=limit,
-            use_thumbnail=self.config.use_thumbnail,
-            fast=self.fast,
-        )
+        config = self.config
+        return _tile_config(config.image_size, min(config.min_tiles, limit), limit, config.use_thumbnail, self.fast)
+
+
+@functools.lru_cache(maxsize=256)
+def _tile_config(image_size: int, min_tiles: int, max_tiles: int, use_thumbnail: bool, fast: bool) -> TileConfig:
+    return TileConfig(
+        image_size=image_size, min_tiles=min_tiles, max_tiles=max_tiles, use_thumbnail=use_thumbnail, fast=fast
+    )
 
 
 def cut_image(part: ImagePart, tiles: TileConfig) -> CutImage:

@@ -40,6 +40,12 @@ class AddedToken:
     special: bool = True  # left out of decoded text
 
 
+@functools.lru_cache(maxsize=64)
+def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
+    """Finds the first of some texts; of none, nothing."""
+    return re.compile("|".join(map(re.escape, sorted(texts))) or "(?!)")
+
+
 class Tokenizer(abc.ABC):
     """Text <-> token ids; made by :func:`mini_internvl.inputs.tokenizer_files.load_tokenizer`."""
 
@@ -88,8 +94,9 @@ class Tokenizer(abc.ABC):
         Where it was typed, the text of ``control``'s added tokens is characters like any others.
         """
         pieces = list(pieces)
-        if not any(typed and token in text for text, typed in pieces for token in control | self.aliases):
-            return self.continue_ids("".join(text for text, _ in pieces))
+        reserved = _any_of(control | self.aliases)
+        if not any(typed and reserved.search(text) for text, typed in pieces):
+            return self.continue_ids("".join([text for text, _ in pieces]))
         return self._cut_ids(pieces, control)
 
     def _cut_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:

@@ -139,10 +139,25 @@ class MixedDataset(Dataset["Example | Unusable"]):
         if isinstance(sample, Fault):
             return Unusable(number=number, file=str(sample.file), place=sample.place, reason=sample.reason)
         try:
-            return self.process(sample)
+            example = self.process(sample)
+            if self.stage.pack:
+                self._check_size(number, len(example.input_ids))
+            return example
         except DataError as error:
             file, place = place_of(sample.place) if sample.place else (sample.source, f"sample {sample.id}")
             return Unusable(number=number, file=file, place=place, reason=str(error))
+
+    def _check_size(self, number: int, tokens: int) -> None:
+        """DataError where a pack was planned with another size, which an image had when its row was indexed."""
+        source = self.sources[self.source_ids[number]]
+        if source.sizes is None:  # of samples that are drawn
+            return
+        [[planned], _, _] = source.sizes_at(self.indices[number : number + 1])
+        if tokens != planned:
+            raise DataError(
+                f"an image was changed after its row was indexed: the sample has {tokens} tokens, and its pack was "
+                f"planned with {planned}; put the image back, or begin a new run"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

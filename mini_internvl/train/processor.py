@@ -113,9 +113,18 @@ class SampleProcessor:
         """The size of the sample's example, without decoding a whole image; the same errors, but for damage within an
         image and those of the losses."""
         try:
-            text = self._text(sample)
+            return self._size(sample)
         except (ValueError, OSError) as error:
             raise _named(sample, error) from error
+
+    def _size(self, sample: Sample) -> Size:
+        if not sample.independent:
+            turns = normalise(sample.messages)
+            tiles = self.processor.tile_counts(turns, max_tiles=self._limit(sample))
+            tokens, supervised = self.processor.count(turns, tiles)
+            if supervised and tokens <= self.max_length:
+                return Size(tokens=tokens, supervised=supervised, tiles=sum(tiles))
+        text = self._text(sample)
         labels = text.encoded.labels
         return Size(
             tokens=len(labels),

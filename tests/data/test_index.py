@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +299,18 @@ def test_the_cache_of_the_user_is_the_default(monkeypatch):
     monkeypatch.delenv("MINIVL_CACHE")
     monkeypatch.setenv("HOME", "/somewhere")
     assert index._place(Path("a.jsonl"), "").parent == Path("/somewhere/.cache/mini-internvl/index")
+
+
+def test_indexes_that_nobody_opens_are_deleted_when_another_is_made(path, cache):
+    opened(path)
+    opened(path, key="others")
+    [one, other] = files(cache)
+    old = time.time() - (index.KEPT_DAYS + 1) * 86400
+    for file in (one, other):
+        os.utime(file, (old, old))
+    opened(path)  # one of them, which is new then
+    assert len(files(cache)) == 2
+    kept = [file for file in files(cache) if file.stat().st_mtime > old + 1]
+    opened(path, key="more")
+    assert set(kept) < set(files(cache))
+    assert len(files(cache)) == 2

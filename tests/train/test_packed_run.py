@@ -8,14 +8,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mini_internvl.data import DataError
 from mini_internvl.ranks import Ranks
 from mini_internvl.recipes import PackRecipe, RecipeError, SourceRecipe
-from mini_internvl.records import Interrupted
+from mini_internvl.records import Example, Interrupted
 from mini_internvl.train.batches import collate, packed_batch
-from mini_internvl.train.data import MixedDataset, step_batches
+from mini_internvl.train.data import MixedDataset, Unusable, step_batches
 from mini_internvl.train.layout import Layout, kept_plan, make_plan
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
@@ -98,6 +99,21 @@ def test_a_run_that_packs_goes_on_bit_for_bit(recipe, tmp_path):
 def test_a_pack_must_hold_the_longest_sample(stage):
     with pytest.raises(RecipeError, match=r"pack\.tokens is 400, less than max_length 500; lower max_length"):
         stage(pack=PackRecipe(tokens=400), max_length=500)
+
+
+def test_an_image_that_grew_after_its_row_was_indexed_bursts_no_pack(dataset, rows, tmp_path):
+    shutil.copytree(rows.parent, tmp_path / "data")
+    source = SourceRecipe(kind="jsonl", path=str(tmp_path / "data/rows.jsonl"))
+    packed, alone = (dataset(data=(source,), pack=pack) for pack in (PACK, None))
+    Image.new("RGB", (112, 56)).save(tmp_path / "data/a.png")
+    shown = [number for number in range(5) if packed.sample(number).id in ("r0", "r4")]
+    assert len(shown) == 2  # two images, as r3 has, share two tiles whatever they are
+    for number in range(5):
+        one = packed[number]
+        assert isinstance(one, Unusable) == (number in shown)
+        assert isinstance(alone[number], Example)
+        if isinstance(one, Unusable):
+            assert "an image was changed after its row was indexed: the sample has" in one.reason
 
 
 @pytest.fixture
