@@ -163,7 +163,7 @@ def test_wrong_types_are_named_by_their_path(load, override, message):
         ("stages.0.weight_decay=-1", "weight_decay is -1.0; it must be 0 or above"),
         ("stages.0.min_lr_ratio=-1", "min_lr_ratio is -1.0; it must be 0 or above"),
         ("stages.0.clip=0", "clip is 0.0; it must be above 0"),
-        ("stages.0.train=[]", "train holds nothing; known parts: vision, projector, llm"),
+        ("stages.0.train=[]", "train holds nothing, and loss answers has nothing of its own that is kept; name parts"),
         ("stages.0.train=[vit]", r"train holds \['vit'\]; known parts"),
         ("stages.0.data=[]", "stage one: data is empty"),
         ("stages.0.data.0.kind=web", 'called "web"; known: internvl, .*; a kind may also be rows, synth or domain'),

@@ -63,6 +63,8 @@ class Recipe:
             raise RecipeError("give either model (a checkpoint to start from) or build (a config for a fresh model)")
         if self.lora and self.build:
             raise RecipeError("lora adapts a checkpoint: give model instead of build")
+        if self.lora and not any(stage.train for stage in self.stages):
+            raise RecipeError("lora trains in no stage; name llm or vision in train, or leave lora out")
         if self.precision not in PRECISIONS:
             raise RecipeError(f'precision is "{self.precision}"; known: {", ".join(PRECISIONS)}')
         for field, known in (("weights", WEIGHTS), ("parallel", PARALLEL)):

@@ -77,7 +77,8 @@ class StageRecipe:
     steps: int
     train: tuple[str, ...] | Mapping[str, Any] = PARTS
     """Parts that learn: any of vision, projector, llm; the others are frozen. A list, or names with settings of each
-    (:class:`PartRecipe`): ``{vision: {lr: 4e-6, layers: 4}, projector: {}, llm: {lora: true}}``."""
+    (:class:`PartRecipe`): ``{vision: {lr: 4e-6, layers: 4}, projector: {}, llm: {lora: true}}``. An empty list trains
+    the heads of ``loss: heads`` alone."""
     loss: str | Mapping[str, Mapping[str, Any]] = "answers"
     """Name of a loss, or names with their settings: ``{answers: {reduction: square}, patches: {weight: 0.04}}``. The
     first one counts, the others are added to it. Each is a file in ``train/losses``."""
@@ -119,8 +120,8 @@ class StageRecipe:
     def __post_init__(self) -> None:
         where = f"stage {self.name}"
         unknown = [part for part in self.train if part not in PARTS]
-        if unknown or not self.train:
-            raise RecipeError(f"{where}: train holds {unknown or 'nothing'}; known parts: {', '.join(PARTS)}")
+        if unknown:
+            raise RecipeError(f"{where}: train holds {unknown}; known parts: {', '.join(PARTS)}")
         if isinstance(self.train, Mapping):
             filled = {name: dataclasses.asdict(part) for name, part in self.parts().items()}
             object.__setattr__(self, "train", filled)  # with every default
@@ -160,9 +161,15 @@ class StageRecipe:
         """Settings of each loss; RecipeError unless they reach all that trains, and are of use with ``cache``."""
         try:
             losses = self.loss_settings()
-            reaches = {name: plugins.find("train.losses", name).REACHES for name in losses}
+            found = {name: plugins.find("train.losses", name) for name in losses}
         except ValueError as error:
             raise RecipeError(f"{where}: {error}") from None
+        reaches = {name: loss.REACHES for name, loss in found.items()}
+        if idle := [name for name, loss in found.items() if not self.train and not hasattr(loss.Loss, "files")]:
+            raise RecipeError(
+                f"{where}: train holds nothing, and loss {' and '.join(idle)} has nothing of its own that is kept; "
+                f"name parts that train ({', '.join(PARTS)}), or heads alone as the loss"
+            )
         reached = [part for part in PARTS if any(part in reach for reach in reaches.values())]
         if idle := [part for part in self.train if part not in reached]:
             names = " and ".join(losses)

@@ -110,7 +110,7 @@ def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str
     return {
         "stage": str(stage.get("name", "")),
         "steps": f"{stage.get('steps', 0):,}",
-        "trains": ", ".join(parts) + adapters,
+        "trains": (", ".join(parts) or "heads alone") + adapters,
         "settings": ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in settings.items()),
     }
 

@@ -19,7 +19,7 @@ from mini_internvl.model import adapter as adapters
 from mini_internvl.model import heads
 from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.files import CONFIG, read_json
+from mini_internvl.model.files import CONFIG, read_json, read_tensors
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
@@ -59,6 +59,7 @@ class InitialCheckpoint:
     base_hash: str = ""  # hash of the base's weights where adapters train, else empty
     full: tuple[str, ...] = ()  # modules that go with the adapters in full, by their native names
     beside: Mapping[str, bytes] = field(default_factory=dict)  # contents of files that go beside the model: its heads
+    dtype: str = "bfloat16"  # that its weights are saved in; that of their files where none of them trains
 
     @property
     def config(self) -> VLMConfig:
@@ -109,7 +110,13 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
         base_hash=base_hash,
         full=tuple(dict.fromkeys(full)),
         beside=heads.stored_files(Path(recipe.model) if adapter else folder),
+        dtype="bfloat16" if not recipe.model or any(stage.train for stage in recipe.stages) else _stored_dtype(folder),
     )
+
+
+def _stored_dtype(folder: Path) -> str:
+    """The type of a checkpoint's weights."""
+    return str(next(tensor.dtype for _, tensor in read_tensors(folder))).removeprefix("torch.")
 
 
 def weights_trained(recipe: Recipe) -> list[str]:
@@ -142,7 +149,7 @@ def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, 
     with saving(folder):
         if not start.base_hash:
             files = [start.folder / name for name in FILES if (start.folder / name).exists()]
-            kind: dict[str, Any] = {"dtype": "bfloat16", "layout": layout_of(start.folder).NAME, "metadata": metadata}
+            kind: dict[str, Any] = {"dtype": start.dtype, "layout": layout_of(start.folder).NAME, "metadata": metadata}
             save_model(start.model, folder, extra_files=files, beside=start.beside, **kind)
             return
         try:

@@ -118,6 +118,13 @@ class Learner(nn.Module):
             if id(parameter) not in reached:
                 parameter.requires_grad_(False)
 
+    def train(self, mode: bool = True) -> Learner:
+        """As of any module; but a model of which nothing trains drops nothing."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            self.model.eval()
+        return self
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, the weighted sum over the batch, and ``count``, what sums of the step are divided by."""
         if not batch.sample_ids:

@@ -67,9 +67,9 @@ def _trained_modules(model: InternVL, name: str, layers: int | None) -> list[nn.
 
 
 def set_trainable(model: InternVL, parts: Parts) -> None:
-    """Freeze everything but the named parts, as :func:`trainable` means them; RecipeError if nothing would train."""
+    """Freeze everything but the named parts, as :func:`trainable` means them; RecipeError if none would train."""
     names = trainable(model, parts)
-    if not names:
+    if parts and not names:
         raise RecipeError(f"train names {', '.join(parts)}, where this model has no adapters; nothing would train")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)

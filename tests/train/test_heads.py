@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -21,6 +22,8 @@ from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.learner import Features, Learner
 from mini_internvl.train.losses.heads import Loss, Settings, prompt_ends
+from mini_internvl.train.parts import set_trainable
+from mini_internvl.train.plan import Planner, find_machine
 from mini_internvl.train.run import run_recipe
 
 SPEED = {"kind": "regression", "mean": 10, "std": 5}
@@ -271,6 +274,52 @@ def test_heads_learn_and_resume_to_the_bit(recipe, driven, tmp_path):
     assert first.keys() == second.keys()
     assert any(name.endswith("mean_speed") for name in first)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_heads_alone_learn_on_a_model_that_stays_as_it_is(recipe, driven, checkpoint, tmp_path):
+    visual = {"heads": LEARNT["heads"] | {"at": "visual"}}
+    alone = {"loss": visual, "train": (), "data": (driven,), "steps": 12, "lr": 3e-2}
+    settings, told = recipe(alone, held_out=(driven,)), []
+    best = run_recipe(settings, tmp_path / "whole", workers=0, on_progress=told.append)
+    (plan,) = Planner(find_machine("T4")).plan(settings)
+    assert 0 < plan.memory["optimiser"] < 0.05 * plan.memory["weights"]
+    assert plan.flops.backward == 0  # of the model
+    measured = [one.held_out["held_out_loss"] for one in told if one.held_out]
+    assert measured[-1] < 0.6 * measured[0]
+    base = load_file(checkpoint / "model.safetensors")
+    for folder in (best, tmp_path / "whole/last"):
+        saved = load_file(folder / "model.safetensors")
+        assert saved.keys() == base.keys()
+        assert all(saved[name].dtype == base[name].dtype and torch.equal(saved[name], base[name]) for name in base)
+        assert load(folder).predict(read_samples(driven.path)[0].messages[:-1]).keys() == {"speed", "turn"}
+    stops = iter(range(99))
+    with pytest.raises(Interrupted):
+        run_recipe(settings, tmp_path / "parts", workers=0, should_stop=lambda: next(stops) == 4)
+    run_recipe(settings, tmp_path / "parts", workers=0)
+    folders = tmp_path / "whole", tmp_path / "parts"
+    states = [load_file(max((folder / "state").iterdir()) / "state.safetensors") for folder in folders]
+    assert all(re.match(r"(optimizer\.\w+\.)?loss\.", name) for name in states[0])
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    files = [(folder / "last/heads.safetensors").read_bytes() for folder in folders]
+    assert files[0] == files[1]
+
+
+def test_a_frozen_model_of_heads_drops_nothing(start, stage):
+    alone = Learner(start.model, stage(loss=LEARNT, train=()))
+    set_trainable(start.model, ())
+    assert alone.train().training
+    assert not any(module.training for module in start.model.modules())
+    set_trainable(start.model, ("projector",))
+    assert alone.train().model.training
+
+
+@pytest.mark.parametrize("loss", ["answers", {"heads": LEARNT["heads"], "answers": {}}])
+def test_only_heads_can_train_alone(stage, recipe, loss):
+    with pytest.raises(RecipeError, match=r"stage one: train holds nothing, and loss answers has nothing of its own"):
+        stage(train=(), loss=loss)
+    with pytest.raises(RecipeError, match="lora trains in no stage"):
+        recipe({"loss": LEARNT, "train": ()}, lora=LoraRecipe(rank=2))
 
 
 @pytest.mark.parametrize("lora", [False, True])
