@@ -17,6 +17,7 @@ from mini_internvl import plugins
 from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_mean, make_plan, make_recipe
 from mini_internvl.benchmarks._bddx import example_clip, example_frames
 from mini_internvl.benchmarks._example import Files
+from mini_internvl.commands import adapt as command
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
 from mini_internvl.domains._rows import convert
@@ -372,3 +373,11 @@ def test_the_best_checkpoint_is_better_in_relative_terms():
     assert geometric_mean((0.2, 0.4)) == pytest.approx(geometric_mean((0.4, 0.2)))
     assert geometric_mean((0.5, 0.0)) > geometric_mean((0.1, 0.0)) > geometric_mean((0.0, 0.0)) == pytest.approx(0.01)
     assert geometric_mean([0.5]) > geometric_mean([0.4])
+
+
+def test_the_command_of_the_report_can_be_typed_again(minivl, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "run", lambda config, should_stop, **how: seen.append(config))
+    code, _, err = minivl("adapt", "driving-sim", "--output", "my runs/a", "--general", "none")
+    assert code == 0, err
+    assert seen[0].command == "minivl adapt driving-sim --output 'my runs/a' --general none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -65,7 +66,7 @@ def command(
     given["output"] = output or Path("runs") / Path(domain).stem
     given["build"] = dict(_number(text) for text in build or [])
     given["probe"] = None if probe is None else probe.split(",")
-    given["command"] = " ".join(["minivl", *sys.argv[1:]])
+    given["command"] = shlex.join(["minivl", *sys.argv[1:]])
     config = AdaptConfig(**{field.name: given[field.name] for field in fields(AdaptConfig) if field.name in given})
     with stoppable() as should_stop:
         run(config, should_stop, report=report, as_json=json)

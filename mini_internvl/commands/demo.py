@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,9 @@ def command(
     """Run a demo in minutes: nano answers about images, is adapted to driving, and a report compares both."""
     if not json:
         _show_answers(output / "images")
-    config = AdaptConfig(domain="driving-sim", output=output, command=f"minivl demo --output {output}")
+    config = AdaptConfig(
+        domain="driving-sim", output=output, command=f"minivl demo --output {shlex.quote(str(output))}"
+    )
     with stoppable() as should_stop:
         run_adapt(config, should_stop, as_json=json)
 

@@ -109,7 +109,7 @@ class Section:
     @property
     def counted(self) -> list[tuple[str, str]]:
         """What scoring counted, (name, "97 → 0") or (name, "150") where both runs agree; tables are left out."""
-        sides = [dict(settings.flat(_counts(r.notes))) for r in (self.other, self.result) if r]
+        sides = [dict(settings.flat(_counts(r.notes), hidden=())) for r in (self.other, self.result) if r]
         pairs = {key: [side.get(key, "0") for side in sides] for side in sides for key in side}
         return [(words(key), " → ".join(dict.fromkeys(pair))) for key, pair in pairs.items()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ def model_name(results: Sequence[Result]) -> str:
     return ", ".join(name for name in names if name) or "unnamed model"
 
 
-def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings as (name, text): {"data": {"path": "x"}} is ("data path", "x")."""
+def flat(facts: Mapping[str, Any], prefix: str = "", hidden: Collection[str] = FIGURES) -> Iterator[tuple[str, str]]:
+    """Settings as (name, text), those of ``hidden`` left out: {"data": {"path": "x"}} is ("data path", "x")."""
     for key, value in facts.items():
         name = f"{prefix}{key}"
-        if not prefix and key in FIGURES:
+        if key in hidden:
             continue
         if isinstance(value, Mapping):
-            yield from flat(value, f"{name} ")
+            yield from flat(value, f"{name} ", ())
         elif value not in (None, "", []):
             yield name, f"{value:,}" if isinstance(value, int) and name.endswith("parameters") else str(value)
 

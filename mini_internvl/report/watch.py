@@ -64,7 +64,7 @@ def watch(folder: Path, log: Log, recipe: Mapping[str, Any]) -> Watched:
         speed=read_log(folder / SPEED) if (folder / SPEED).is_file() else Log(),
         progress=_progress(folder, log, recipe),
         stages=[_stage(stage, recipe) for stage in _stages(recipe)],
-        samples=_samples(folder),
+        samples=_samples(folder, [str(stage.get("name")) for stage in _stages(recipe)]),
         quarantined=rows[:SHOWN_ROWS],
         set_aside=len(rows),
     )
@@ -140,9 +140,10 @@ def _quarantined(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _samples(folder: Path) -> list[AnsweredSample]:
-    """The kept answers by sample, equal ones in a row as one."""
-    records = read_samples(folder)
+def _samples(folder: Path, stages: Sequence[str]) -> list[AnsweredSample]:
+    """The kept answers by sample, equal ones in a row as one; a copied folder keeps no times, so stages go by name."""
+    order = {name: place for place, name in enumerate(stages)}
+    records = sorted(read_samples(folder), key=lambda record: order.get(record["stage"], len(order)))
     several = len({record["stage"] for record in records}) > 1
     by_sample: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for record in records:

@@ -347,9 +347,9 @@ def test_figures_by_category_and_overview(whole: tuple[Path, Page]) -> None:
 
 def test_counts_of_scoring_stand_without_the_official_tables(tmp_path: Path, data: Path) -> None:
     notes = {"undecided": 3, "unreadable": {"box": 20}, "table": [{"Task&Skill": "Overall", "tot": 6}]}
-    notes |= {"report": {"Overall": {"num": 5, "acc": 0.2}}, "judge": "none"}
+    notes |= {"report": {"Overall": {"num": 5, "acc": 0.2}}, "of": "30 items asked"}
     page = Page(build(write_run(tmp_path / "run", data, names=["find_it"], notes=notes)))
-    assert "Counted while scoring: undecided 3, unreadable box 20, judge none." in page.flat
+    assert "Counted while scoring: undecided 3, unreadable box 20, of 30 items asked." in page.flat
     assert "Overall" not in page.flat
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def test_answers_over_time(run: Path) -> None:
     [url] = sample.images
     assert url
     assert url in build(run).read_text()
+
+
+def test_answers_stand_in_the_order_of_the_stages_in_a_copy(run: Path) -> None:
+    for stage, hours in (("one", 2), ("two", 1)):
+        for path in (run / "samples" / stage).iterdir():
+            os.utime(path, (3600 * hours, 3600 * hours))
+    [sample] = watch.watch(run, read_log(run / "metrics.jsonl"), RECIPE).samples
+    assert [told.when for told in sample.answers] == ["one, step 20 to 40", "two, step 20"]
 
 
 def test_many_answers_are_thinned_between_the_first_and_the_last(run: Path) -> None:
