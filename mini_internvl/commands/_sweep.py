@@ -111,7 +111,7 @@ def adaptation_questions(trained: Trained, key: str) -> list[Questions]:
     for name in trained.facts.get(key, ()):
         path = trained.run / "adapted" / name / outputs.SCORE
         facts = read_object(path)
-        benchmark = plugins.find("benchmarks", facts.get("benchmark_file") or name)
+        benchmark = plugins.find("benchmarks", outputs.benchmark_name(path, facts))
         asked.append(_asked_again(name, benchmark, facts))
         if asked[-1].facts({})["prompt_sha256"] != facts["prompt_sha256"]:
             raise ValueError(

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import mini_internvl
+from mini_internvl import plugins
 from mini_internvl.files import write_text
 from mini_internvl.inputs.messages import question
 from mini_internvl.records import Item, Prediction, Score
@@ -63,6 +64,17 @@ def result_folder(run: Path, benchmark: str, split: str, protocol: str) -> Path:
         other = [mine for mine, theirs in zip((split, protocol), there, strict=True) if mine != theirs]
         return run / benchmark / "-".join(other) if other else run / benchmark
     return run / benchmark
+
+
+def benchmark_name(score: Path, facts: Mapping[str, Any]) -> str:
+    """What finds a score's benchmark: its name, or the path of one's own file.
+
+    A file that may have come with the scores, named from the working folder or lying in theirs, is not run.
+    """
+    file = Path(str(facts.get("benchmark_file") or ""))
+    if file.is_absolute() and not file.resolve().is_relative_to(score.resolve().parent.parent):
+        return str(file)
+    return plugins.short_name(str(facts["benchmark"]))
 
 
 def check_model(folder: Path, model: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from mini_internvl import plugins
-from mini_internvl.evaluate.outputs import PREDICTIONS, SCORE, score_paths
+from mini_internvl.evaluate.outputs import PREDICTIONS, SCORE, benchmark_name, score_paths
 from mini_internvl.files import read_object
 from mini_internvl.report.labels import Label, labels
 
@@ -96,11 +96,11 @@ class Result:
     @functools.cached_property
     def module(self) -> ModuleType | None:
         """The benchmark file; None when there is none of that name or it cannot be loaded."""
-        file = self.text("benchmark_file")
-        if not file and self.benchmark.replace("-", "_") not in plugins.list_names("benchmarks"):
+        name = benchmark_name(self.folder / SCORE, self.facts)
+        if not name.endswith(".py") and name not in plugins.list_names("benchmarks"):
             return None
         try:
-            return plugins.find("benchmarks", file or self.benchmark)
+            return plugins.find("benchmarks", name)
         except (ValueError, OSError, ImportError):
             return None
 

@@ -375,6 +375,18 @@ def test_where_bars_end(
     assert section.bar_end(list(section.lines.values())) == end
 
 
+def test_a_file_that_came_with_the_scores_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run" / "find_it" / "score.json"
+    path.parent.mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "run"):
+        (folder / "mine.py").write_text("raise SystemExit\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "run")
+    theirs, mine = str(tmp_path / "run" / "mine.py"), str(tmp_path / "mine.py")
+    for facts in ({"benchmark_file": "mine.py"}, {"benchmark_file": theirs}, {"benchmark": "mine.py"}, {}):
+        assert outputs.benchmark_name(path, {"benchmark": "mine", **facts}) == "mine"
+    assert outputs.benchmark_name(path, {"benchmark": "mine", "benchmark_file": mine}) == mine
+
+
 def test_marks_of_what_is_not_a_whole_score(tmp_path: Path, data: Path) -> None:
     run = write_run(tmp_path / "run", data, names=["maps_qa"], of=4000, limit=30, protocol="strict", partial="no judge")
     page = Page(build(run))
