@@ -192,39 +192,42 @@ def merge(adapter: str | Path, output: Path, *, base: str | None = None) -> dict
         check_base(folder, info, tensors_hash(home))
     dtype = next(tensor.dtype for _, tensor in read_tensors(home))
     model = load_model(home)
+    proof = _merge_proved(model, home, info, dtype)
+    files = (home / name for name in FILES if (home / name).exists())
+    beside = stored_files(folder)  # the adapter's heads; those of the base read hidden states that it has changed
+    save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files, beside=beside)
+    told = {"folder": str(output), "base": str(home), "projector": info.projector}
+    return {**told, "dtype": str(dtype).removeprefix("torch."), "tolerance": TOLERANCE, **proof}
+
+
+def _merge_proved(model: InternVL, home: Path, info: Adapter, dtype: torch.dtype) -> dict[str, Any]:
+    """Put an adapter on its base, merge it in place and round the weights as they are saved; what :func:`merge` tells
+    of that. CheckpointError where the merged model is another one."""
     engine = Engine(model, home)
     prompts = [engine.prepare(messages, max_tiles=2) for messages in default_prompts().values()]
     plain = _logits(model, prompts)
-    load_adapter(model, folder)
+    load_adapter(model, info.folder)
     names = list(lora_layers(model))
     before = _logits(model.eval(), prompts)
     after = _logits(merge_lora(model), prompts)
     difference, argmax = _compare(before, after)
     if not difference <= TOLERANCE:
         raise CheckpointError(
-            f"merging {folder} changes the logits by {difference:.1e} of their scale, more than {TOLERANCE:.0e}; "
+            f"merging {info.folder} changes the logits by {difference:.1e} of their scale, more than {TOLERANCE:.0e}; "
             "nothing was written"
         )
     weights = _against_the_files(model, home, info)
     for parameter in model.parameters():  # as they are saved, computed on in float32
         parameter.data = parameter.data.to(dtype).to(parameter.dtype)
     saved_difference, saved_argmax = _compare(before, _logits(model, prompts))
-    files = (home / name for name in FILES if (home / name).exists())
-    beside = stored_files(folder)  # the adapter's heads; those of the base read hidden states that it has changed
-    save_model(model, output, dtype=dtype, layout=layout_of(home).NAME, extra_files=files, beside=beside)
     return {
-        "folder": str(output),
-        "base": str(home),
         "layers": {part: sum(name.startswith(prefix) for name in names) for part, prefix in PARTS.items()},
-        "projector": info.projector,
         "prompts": len(prompts),
         "changed": _compare(before, plain)[0],
         "difference": difference,
         "weights": weights,
         "argmax": argmax,
         "scale": max(float(logits.abs().max()) for logits in before),
-        "tolerance": TOLERANCE,
-        "dtype": str(dtype).removeprefix("torch."),
         "saved_difference": saved_difference,
         "saved_argmax": saved_argmax,
     }

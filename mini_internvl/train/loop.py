@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,10 +22,10 @@ from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, StageRecipe
-from mini_internvl.records import Batch, Interrupted
-from mini_internvl.train import log, losses, state
+from mini_internvl.records import Batch
+from mini_internvl.train import losses
 from mini_internvl.train.batches import to_device
-from mini_internvl.train.data import DataError, MixedDataset, StepData, step_batches
+from mini_internvl.train.data import MixedDataset, StepData, step_batches
 from mini_internvl.train.distributed import Watchdog, last_only, parallel
 from mini_internvl.train.events import EventWriter
 from mini_internvl.train.features import open_store
@@ -45,6 +45,7 @@ from mini_internvl.train.plan import peak_flops
 from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder
+from mini_internvl.train.under_way import UnderWay
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, SCALE_STEPS = 2.0**16, 2000  # of the loss in float16: at first, and steps until it is doubled
@@ -206,99 +207,50 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
         DataError: too many samples cannot be used; the state of the steps before is saved.
         Interrupted: a stop was asked for; the state is saved.
     """
-    recipe, folder, ranks = run.recipe, run.folder, run.ranks
     stepper, kept = _prepare(model, stage, run)
-    at = folder.restore(stage.name, stepper.learner, stepper.optimizer, kept)
-    if not at.step:
-        losses.begin(stepper.learner.loss.values(), dataset, run.beside)
-    if stage.cache:
-        stepper.learner.store = store = open_store(model, recipe, stage)  # of the weights as they now are
-        assert isinstance(dataset.process, SampleProcessor), "features are kept of samples with images"
-        dataset.process = replace(dataset.process, features=store)
-    if at.ended:  # early, and it is extended
-        at.ended, at.waited = False, 0
-    at.before = sum(one.steps for one in recipe.stages[: recipe.stages.index(stage)])
-    if at.scale:
-        stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
-    quarantine, meter = run.quarantine or Quarantine(folder.path, [dataset], recipe, ranks), _meter(model, stage, ranks)
-    events = EventWriter(folder.path)
-    with Watchdog(ranks, recipe.stall_seconds) as watchdog, run.stoppable() as asked_to_stop:
-
-        def save() -> None:
-            watchdog.beat(f"{stage.name}, step {at.step}: saving")
-            scale = stepper.scaler.state_dict()
-            at.scale, at.grown = scale.get("scale", 0.0), scale.get("_growth_tracker", 0)
-            folder.save(at, state.tensors(stepper.learner, stepper.optimizer, kept))
-
-        def waiting(number: int) -> None:
-            watchdog.beat(f"{stage.name}, step {at.step + 1}: waiting for sample {number} ({dataset.label(number)})")
-
+    at = _restore(stepper, kept, dataset, run)
+    with Watchdog(run.ranks, run.recipe.stall_seconds) as watchdog, run.stoppable() as asked_to_stop:
+        under_way = UnderWay(
+            stepper=stepper,
+            kept=kept,
+            at=at,
+            dataset=dataset,
+            run=run,
+            watchdog=watchdog,
+            meter=_meter(model, stage, run.ranks),
+            quarantine=run.quarantine or Quarantine(run.folder.path, [dataset], run.recipe, run.ranks),
+            events=EventWriter(run.folder.path),
+        )
         layout = _layout(dataset, model, run)
-        steps = step_batches(dataset, at.step, run.workers, layout=layout, ranks=ranks, on_wait=waiting)
+        steps = step_batches(dataset, at.step, run.workers, layout=layout, ranks=run.ranks, on_wait=under_way.waiting)
         stepper.learner.train()
         while at.step < stage.steps and not at.ended:
-            meter.start()
+            under_way.meter.start()
             step = next(steps)
-            try:
-                quarantine.add(step.unusable, stage.name, at.step + 1)
-            except DataError as error:
-                if at.step:  # else the state is still that of the stage before
-                    save()
-                raise DataError(f"{error} (step {at.step + 1} of {stage.name}; the state before it is saved)") from None
-            watchdog.beat(f"{stage.name}, step {at.step + 1}: training on {step.names}")
-            if at.step == 0 and run.check is not None and not stepper.learner.sharded:
-                run.check(step.batches[0], stepper.learner)
-            values = stepper.step(at.step, step)
-            at.step += 1
-            last = at.step == stage.steps
-            speed = meter.update(values, values.pop("pairs"), step.waited)
-            held_out = {}
-            if last or at.step % recipe.eval_every == 0:
-                watchdog.beat(f"{stage.name}, step {at.step}: measuring")
-                held_out = _measure(stepper.learner, run, at)
-                at.ended = 0 < recipe.patience <= at.waited
-                last = last or at.ended
-            if ranks.first:
-                _tell(run, stage, at, values, held_out, speed, meter)
-                events.write(stage.name, at.step, {**values, **held_out, **speed})
-            asked = ranks.total([run.should_stop() or asked_to_stop()])[0] > 0
-            stopping = asked and not (last and stage == recipe.stages[-1])  # after the last step it is too late
-            if stopping or last or at.step % recipe.save_every == 0:
-                save()
-            if stopping:
-                raise Interrupted(f"stopped after step {at.step} of {stage.steps} in {stage.name}; the state is saved")
-    events.close()
+            under_way.set_aside(step)
+            under_way.make(step)
+            under_way.keep(run.ranks.total([run.should_stop() or asked_to_stop()])[0] > 0)
+    under_way.events.close()
     model.eval()
     return losses.files(stepper.learner.loss.values())
 
 
-def _tell(
-    run: Run,
-    stage: StageRecipe,
-    at: Position,
-    values: Mapping[str, float],
-    held_out: Mapping[str, float],
-    speed: Mapping[str, float],
-    meter: Meter,
-) -> None:
-    """Write the logs' rows of a step, and show how far the stage is."""
-    row = {"stage": stage.name, "step": at.step}
-    log.append(run.folder.path / log.METRICS, [{**row, **values, **held_out}])
-    log.append(run.folder.path / log.SPEED, [{**row, **speed}])
-    if run.on_progress:
-        run.on_progress(
-            Progress(
-                stage=stage.name,
-                step=at.step,
-                steps=stage.steps,
-                loss=values["loss"],
-                lr=values["lr"],
-                grad_norm=values["grad_norm"],
-                tokens_per_s=meter.tokens_per_s,
-                seconds_left=meter.seconds_left(stage.steps - at.step),
-                held_out=held_out,
-            )
-        )
+def _restore(stepper: Stepper, kept: frozenset[str], dataset: MixedDataset, run: Run) -> Position:
+    """Put back what the run folder holds of a stage, or let its losses begin, and say where it is."""
+    stage, learner = stepper.stage, stepper.learner
+    at = run.folder.restore(stage.name, learner, stepper.optimizer, kept)
+    if not at.step:
+        losses.begin(learner.loss.values(), dataset, run.beside)
+    if stage.cache:
+        learner.store = store = open_store(learner.model, run.recipe, stage)  # of the weights as they now are
+        assert isinstance(dataset.process, SampleProcessor), "features are kept of samples with images"
+        dataset.process = replace(dataset.process, features=store)
+    if at.ended:  # early, and it is extended
+        at.ended, at.waited = False, 0
+    at.before = sum(one.steps for one in run.recipe.stages[: run.recipe.stages.index(stage)])
+    if at.scale:
+        stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": at.scale, "_growth_tracker": at.grown})
+    return at
 
 
 def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, frozenset[str]]:
@@ -342,33 +294,6 @@ def _layout(dataset: MixedDataset, model: InternVL, run: Run) -> Layout:
         plan = run.ranks.by_first(lambda: kept_plan(dataset, path))
         dataset.extend(int(plan.members.max()) + 1)
     return Layout(dataset, plan, image_size=model.config.image_size)
-
-
-def _measure(learner: Learner, run: Run, at: Position) -> dict[str, float]:
-    """Measure the model, if the run does, and keep it where it is the best so far."""
-    if run.evaluate is None:
-        return {}
-    with evaluating(learner), torch.compiler.set_stance("force_eager") if run.recipe.compile else nullcontext():
-        measured = run.evaluate(learner)
-        score = measured.get("score")
-        at.waited = 0 if at.best is None or (score is not None and score > at.best) else at.waited + 1
-        if at.best is None or (score is not None and score >= at.best):
-            at.best = score
-            run.on_best(learner)
-        if run.show is not None:
-            run.show(learner, at.step)
-    return measured
-
-
-@contextmanager
-def evaluating(learner: nn.Module) -> Iterator[None]:
-    """Measure without gradients; drop path and dropout rest."""
-    learner.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        learner.train()
 
 
 def held_out_loss(learner: Learner, batches: Iterable[Batch], precision: str = "fp32") -> float:

@@ -18,7 +18,6 @@ from mini_internvl.train.log import append, cut, lengths, read_log
 from mini_internvl.train.loop import (
     NonFiniteLoss,
     Run,
-    evaluating,
     held_out_loss,
     run_stage,
 )
@@ -27,6 +26,7 @@ from mini_internvl.train.meter import Meter
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import learning_rate, set_drop_path, set_trainable
 from mini_internvl.train.run_folder import RunFolder
+from mini_internvl.train.under_way import evaluating
 
 
 def split(examples, size):
