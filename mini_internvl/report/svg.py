@@ -116,13 +116,13 @@ class _Scale:
             low, high = min(0.0, low), max(0.0, high) or (0.0 if low else 1.0)
         elif 0 <= low < high / 2:
             low = 0.0
-        self.y_step, self.y_ticks = _ticks(low, high, 4)
+        self.y_ticks = _ticks(low, high, 4)
         self.y_low, self.y_high = self.y_ticks[0], self.y_ticks[-1]
         self.x_low, self.x_high = min(xs), max(xs)
         if self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
         whole = all(float(x).is_integer() for x in xs)
-        self.x_step, ticks = _ticks(self.x_low, self.x_high, 5, least=1.0 if whole else 0.0)
+        ticks = _ticks(self.x_low, self.x_high, 5, least=1.0 if whole else 0.0)
         self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
 
     def across(self, x: float, shift: float = 0.0) -> str:
@@ -135,18 +135,18 @@ class _Scale:
         return f"{self.height(y) + shift:.1f}"
 
 
-def _ticks(low: float, high: float, count: int, least: float = 0.0) -> tuple[float, list[float]]:
-    """A round step of at least ``least`` and its multiples that cover low..high, about ``count`` + 1 of them."""
+def _ticks(low: float, high: float, count: int, least: float = 0.0) -> list[float]:
+    """Multiples of a round step of at least ``least`` that cover low..high, about ``count`` + 1 of them."""
     rough = max((high - low) / count, least)
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
     first = math.floor(low / step + 1e-9)
     last = max(first + 1, math.ceil(high / step - 1e-9))
-    return step, [i * step for i in range(first, last + 1)]
+    return [i * step for i in range(first, last + 1)]
 
 
-def _tick_label(value: float, step: float) -> str:
-    return significant(value) if step < 0.001 and abs(value) > step / 2 else f"{value:,.9g}"
+def _tick_label(value: float) -> str:
+    return significant(value) if 0 < abs(value) < 0.001 else f"{value:,.9g}"
 
 
 def _end_labels(lines: Sequence[Series], scale: _Scale) -> list[tuple[int, str, str, str]]:

@@ -64,6 +64,11 @@ def test_last_values_stand_apart_and_above_the_axis(ends: tuple[float, float]) -
     assert heights[1] <= svg.HEIGHT - svg.BOTTOM
 
 
+def test_small_ticks_have_no_spare_zeros() -> None:
+    drawn = chart(Series(name="lr", points=[(1, 1e-3), (2, 0.0)]))
+    assert {"0", "2.5e-4", "5e-4", "7.5e-4", "0.001"} <= {text.text for text in drawn.iter("text")}
+
+
 def test_colours_come_from_the_page() -> None:
     line = Series(name="d", points=[(1, 1), (2, 2)], dots=True)
     text = svg.line_chart(title="a", x_title="b", y_title="c", series=[line])
