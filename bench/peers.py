@@ -39,7 +39,7 @@ from mini_internvl.train.data import StepData
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import AUTOCAST, Stepper
 from mini_internvl.train.optim import make_optimizer
-from mini_internvl.train.parts import set_checkpointing, set_trainable
+from mini_internvl.train.parts import set_checkpointing, set_compiled, set_trainable
 
 NANO = Path(__file__).parent.parent / "mini_internvl" / "nano" / "config.json"
 TEXT = 48  # tokens that a sample of a mix has at least beside its images
@@ -68,6 +68,7 @@ class Task:
     precision: str = "fp32"
     weights: str = "float32"
     device: str = "cpu"
+    compile: bool = False  # our blocks
 
 
 def official(name: str, layers: int = 0, image_size: int = 0) -> dict[str, Any]:
@@ -169,6 +170,8 @@ def our_learner(task: Task) -> Learner:
     model = load_model(folder, dtype=task.weights, device=task.device)
     set_trainable(model, stage.parts())
     set_checkpointing(model, stage.checkpointing)
+    if task.compile:
+        set_compiled(model)
     return Learner(model, stage).train()
 
 

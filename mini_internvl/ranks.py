@@ -100,6 +100,11 @@ def ranks(backend: str = "gloo") -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
+def is_first() -> bool:
+    """Whether this process is alone, or the first of those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def end(code: int) -> None:
     """End the process now where it has been one of several, and do nothing otherwise.
 

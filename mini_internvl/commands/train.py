@@ -32,7 +32,7 @@ def command(
 
     Rows that cannot be used are set aside in quarantine.jsonl. Under torchrun all processes train one model.
     """
-    from mini_internvl import recipes, terminal
+    from mini_internvl import ranks, recipes, terminal
     from mini_internvl.train.run import run_recipe
 
     changes = [f"max_faults={0 if strict else _share(budget)}"] if strict or budget is not None else []
@@ -41,7 +41,8 @@ def command(
     best = run_recipe(
         settings, folder, on_progress=terminal.TrainingBar(), stoppable=stoppable, workers=workers, extend=extend
     )
-    typer.echo(f"checkpoint: {best}")
+    if ranks.is_first():
+        typer.echo(f"checkpoint: {best}")
 
 
 def _share(text: str | None) -> float:

@@ -105,10 +105,11 @@ class Source:
             return indices
         turns, within = np.divmod(indices, self.count)
         places = np.empty(len(indices), np.int64)
-        for turn in np.unique(turns).tolist():
+        in_turn = np.argsort(turns, kind="stable")
+        for own in np.split(in_turn, np.flatnonzero(np.diff(turns[in_turn])) + 1) if len(indices) else []:
+            turn = int(turns[own[0]])
             if self._order is None or self._order[0] != turn:
                 self._order = (turn, self._shuffled(np.random.default_rng((self.seed, turn))))
-            own = turns == turn
             places[own] = self._order[1][within[own]]
         return places
 

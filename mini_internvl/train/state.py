@@ -213,7 +213,13 @@ def _load_shards(folder: Path, wanted: Mapping[str, Tensor], prefixes: tuple[str
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # one process alone is told that it is alone
             checkpoint.load(held, checkpoint_id=folder, no_dist=not distributed.is_initialized())
-    except (OSError, EOFError, RuntimeError, checkpoint.CheckpointException) as error:
+    except checkpoint.CheckpointException as error:
+        failures = [failure for failure, _ in error.failures.values()]
+        for failure in failures:
+            if isinstance(failure, KeyboardInterrupt):  # somebody stops the run while it is read
+                raise failure from None
+        raise CheckpointError(f"{folder} is damaged ({failures[0]}); give another run folder") from None
+    except (OSError, EOFError, RuntimeError) as error:
         raise CheckpointError(f"{folder} is damaged ({error}); give another run folder") from None
 
 

@@ -191,8 +191,8 @@ def made(stage: StageRecipe, examples: Sequence[Example], *, told: str, processe
     """Of examples that are there already, over and over."""
     sizes = np.array([(size.tokens, size.supervised, size.tiles) for size in map(example_size, examples)], np.int32)
     source = Source(
-        read=lambda place: Sample(id=str(place), messages=()), count=len(examples), fingerprint="",
-        sizes=Sizes([sizes], [len(examples)]),
+        read=lambda place: Sample(id=str(place % len(examples)), messages=()), count=LOOKED_AT, fingerprint="",
+        sizes=Sizes([sizes], [LOOKED_AT]),
     )  # fmt: skip
     return drawn(
         stage, [source] * len(stage.data), lambda sample: examples[int(sample.id)], seed=0, told=told,
