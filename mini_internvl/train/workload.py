@@ -25,6 +25,7 @@ from mini_internvl.train.losses.answers import IGNORE
 
 TEXT, ANSWER = 256, 64  # assumed tokens of text of a sample, and those of them that are supervised
 LOOKED_AT, PACKED = 2_000_000, 16_384  # samples of a stage that are looked at, and packed, at most
+PASSES = 16  # over the data that are looked at, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ class Workload:
         plan = make_plan(self.dataset)
         members, ends = plan.members, plan.ends
         packs = self.stage.steps * self.stage.batch_size
-        last = min(LOOKED_AT, max(len(self.dataset), packs * len(members) // len(ends)))
+        last = min(looked_at(self.dataset.sources), max(len(self.dataset), packs * len(members) // len(ends)))
         self.dataset.extend(last)
         tiles = self._sizes(np.arange(last))[:, 2]
         if tiles.max() > pack.tiles:
@@ -165,13 +166,20 @@ def drawn(
         asked = replace(stage, steps=steps, batch_size=batch_size)
         return MixedDataset(asked, process, seed=seed, opener=lambda source, _: opened[source])
 
+    most = looked_at(sources)
     if stage.pack is None:
-        dataset = draw(max(1, min(stage.steps, LOOKED_AT // stage.batch_size)), stage.batch_size)
+        dataset = draw(max(1, min(stage.steps, most // stage.batch_size)), stage.batch_size)
         return Workload(stage=stage, dataset=dataset, told=told, processes=processes)
-    tokens, tiles = draw(1, PACKED).sizes(np.arange(PACKED))
+    few = min(PACKED, most)
+    tokens, tiles = draw(1, few).sizes(np.arange(few))
     packs = int(max(tokens.sum() / stage.pack.tokens, tiles.sum() / stage.pack.tiles))
     dataset = draw(max(1, min(stage.steps * stage.batch_size, packs)), 1)
     return Workload(stage=stage, dataset=dataset, told=told, processes=processes)
+
+
+def looked_at(sources: Sequence[Source]) -> int:
+    """Samples, at most."""
+    return min(LOOKED_AT, PASSES * sum(source.count for source in sources))
 
 
 def assumed(stage: StageRecipe, config: VLMConfig, image_token_id: int, *, processes: int = 1) -> Workload:

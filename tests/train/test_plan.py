@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def test_the_micro_batch_that_needs_most_may_be_that_of_most_tiles(recipe):
     plan = Planner(CPU).plan_stage(settings, 0, work=work)
     assert plan.batch == f"1 x {short} tokens, 20 tiles"
     assert plan.most == Size(tokens=short + 50, supervised=5, tiles=20)
+
+
+def test_a_long_run_over_little_data_is_planned_as_fast(recipe):
+    began = time.process_time()
+    for pack in (None, PackRecipe(tokens=500, tiles=4)):
+        settings = recipe({"steps": 1_000_000, "batch_size": 2, "pack": pack, "max_length": 500})
+        plan = Planner(CPU).plan(settings)[0]
+        assert plan.samples >= 2_000_000
+        assert plan.tokens / plan.samples == pytest.approx(194, rel=0.1)
+    assert time.process_time() - began < 60
 
 
 def test_a_source_that_takes_long_is_estimated_from_its_first_samples(recipe, monkeypatch):
