@@ -19,11 +19,13 @@ class Quarantine:
 
     def __init__(self, folder: Path, datasets: Sequence[MixedDataset], recipe: Recipe, ranks: Ranks) -> None:
         self.path, self.recipe, self.ranks = folder / log.QUARANTINE, recipe, ranks
-        sources = {id(source.read): source for dataset in datasets for source in dataset.sources}
+        opened = [pair for one in datasets for pair in zip(one.stage.data, one.sources, strict=True)]
+        sources = {(asked.path, asked.split, source.fingerprint): source for asked, source in opened}  # of all stages
         rows = sum(len(source) for source in sources.values()) or sum(len(dataset) for dataset in datasets)
         self.allowed = max(1, int(recipe.max_faults * rows)) if recipe.max_faults else 0
         self.faults: dict[tuple[str, str], str] = {}
-        self.known = [fault for source in sources.values() for fault in source.faults]
+        faults = (fault for _, source in opened for fault in source.faults)  # a stage may refuse more than another
+        self.known = list({(str(fault.file), fault.place): fault for fault in faults}.values())
         self.check([*self.known])
 
     def begin(self) -> None:

@@ -94,3 +94,14 @@ def test_a_row_named_with_a_line_separator_is_known_again(recipe, rows, tmp_path
     assert kept.count(b"\n") == 1
     run_recipe(recipe({"steps": 4, "data": sources}, held_out=(), max_faults=0.5), tmp_path / "run", extend=True)
     assert (tmp_path / "run/quarantine.jsonl").read_bytes() == kept
+
+
+def test_a_row_that_two_stages_cannot_use_counts_once(recipe, stage, rows, tmp_path):
+    """They read it with other limits, so it is indexed twice."""
+    bad = tmp_path / "rows.jsonl"
+    gone = {"id": "gone", "image": "gone.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]}
+    bad.write_text("".join(line + "\n" for line in (json.dumps(gone), rows.read_text().splitlines()[2])))
+    changes = {"steps": 1, "data": (SourceRecipe(kind="rows", path=str(bad)),)}
+    stages = tuple(stage(name=name, max_tiles=tiles, **changes) for name, tiles in (("one", 1), ("two", 2)))
+    run_recipe(recipe(stages=stages, held_out=()), tmp_path / "run", workers=0)
+    assert (tmp_path / "run/quarantine.jsonl").read_bytes().count(b"\n") == 1
