@@ -41,6 +41,7 @@ from mini_internvl.train.run_folder import RunFolder
 from mini_internvl.train.samples import AnswerLog
 from mini_internvl.train.selfcheck import check_first
 
+STALE = ".stale"  # lies in last/ from when its run is extended until it is written anew
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +78,7 @@ def run_recipe(
         recipe = run_folder.check_folder(recipe, owned.path, extend=extend)
         best, last = owned.path / "best", owned.path / "last"
         done = _finished(recipe, owned, extend)
-        if done < len(recipe.stages) or not last.exists():
+        if done < len(recipe.stages) or not last.exists() or (last / STALE).exists():
             run = Run(
                 recipe=recipe,
                 folder=owned,
@@ -129,6 +130,8 @@ def _run_stages(
     def begin() -> Mapping[str, bytes]:
         """Claim the folder, and put into the model what finished stages have trained; what goes beside it."""
         run.folder.claim(recipe, _facts(recipe, start, list(datasets.values()), opener), extend=run.extend)
+        if run.ranks.first and (run.folder.path / "last").exists():
+            (run.folder.path / "last" / STALE).touch()
         assert run.quarantine is not None
         run.quarantine.begin()
         saved = state.newest(run.folder.state)

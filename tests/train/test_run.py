@@ -14,7 +14,7 @@ from mini_internvl.engine import load
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.recipes import LoraRecipe
 from mini_internvl.records import Interrupted
-from mini_internvl.train import loop, run_folder
+from mini_internvl.train import loop, run, run_folder
 from mini_internvl.train.initial import open_initial
 from mini_internvl.train.log import read_log
 from mini_internvl.train.run import run_recipe
@@ -132,6 +132,27 @@ def test_a_kill_before_the_last_checkpoint_loses_nothing(recipe, tmp_path, lora)
     shutil.rmtree(tmp_path / "last")
     run_recipe(settings, tmp_path, workers=0)
     assert (tmp_path / "last" / name).read_bytes() == trained
+
+
+def test_a_kill_before_the_last_checkpoint_of_an_extended_run_loses_nothing(recipe, tmp_path, monkeypatch):
+    """The one that is there is of the run before it was extended."""
+    run_recipe(recipe({"steps": 2}), tmp_path / "run", workers=0)
+    before = (tmp_path / "run/last/model.safetensors").read_bytes()
+    longer, save = recipe({"steps": 4}), run.save_checkpoint
+
+    def killed(start, folder, *given):
+        if folder.name == "last":
+            raise Killed
+        save(start, folder, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "save_checkpoint", killed)
+        with pytest.raises(Killed):
+            run_recipe(longer, tmp_path / "run", workers=0, extend=True)
+    assert (tmp_path / "run/last/model.safetensors").read_bytes() == before
+    run_recipe(longer, tmp_path / "run", workers=0)
+    assert (tmp_path / "run/last/model.safetensors").read_bytes() != before
+    assert not (tmp_path / "run/last/.stale").exists()
 
 
 def test_training_learns_and_its_checkpoints_answer(recipe, tmp_path):
