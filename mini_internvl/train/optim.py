@@ -109,8 +109,12 @@ class MuonAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """One step of both; the gradients of the hidden matrices are used up."""
         assert closure is None
+        overflow = bool(getattr(self, "found_inf", False))  # torch's scaler leaves it to a fused optimiser to pass by
         for group in self.param_groups:
-            if "pieces" in group:
+            if "pieces" in group and overflow:
+                for parameter in group["params"]:
+                    parameter.grad = None
+            elif "pieces" in group:
                 self._step_muon(group)
         super().step()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mini_internvl.recipes import RecipeError
+from mini_internvl.train.batches import collate
 from mini_internvl.train.optim import ITERATIONS, MuonAdamW, is_hidden_matrix, make_optimizer, orthogonal
 from mini_internvl.train.run import run_recipe
 
@@ -60,6 +61,18 @@ def test_one_schedule_reaches_both(start, stage):
     assert all(torch.equal(before[name], p) for name, p in start.model.named_parameters())
     optimizer.zero_grad()
     assert all(p.grad is None for p in start.model.parameters())
+
+
+def test_a_step_of_float16_gradients_that_overflow_changes_nothing(learner, stage, examples):
+    one = learner(optimizer="muon")
+    optimizer, scaler = make_optimizer(one, stage(optimizer="muon")), torch.amp.GradScaler("cpu")
+    scaler.scale(one(collate(examples[:2], 0))["loss"]).backward()
+    for parameter in one.parameters():
+        parameter.grad.fill_(torch.inf)
+    before = {name: parameter.detach().clone() for name, parameter in one.named_parameters()}
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    assert [name for name, parameter in one.named_parameters() if not torch.equal(parameter, before[name])] == []
 
 
 def test_it_learns(recipe, tmp_path):
