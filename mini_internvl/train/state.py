@@ -95,13 +95,14 @@ def prune(folder: Path) -> None:
 
 def tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozenset[str]) -> dict[str, Tensor]:
     """What a state holds: the model's parameters in ``kept``, all of the losses, the optimiser's tensors."""
+    learned = _learned(learner, kept)  # first: after a measurement some weights are still gathered from all shards
     names = {id(parameter): name for name, parameter in learner.named_parameters()}
     moments = {
         f"optimizer.{key}.{names[id(parameter)]}": torch.as_tensor(value)
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
     }
-    return {**_learned(learner, kept), **moments}
+    return {**learned, **moments}
 
 
 def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -80,6 +80,16 @@ def test_what_two_processes_have_saved_one_goes_on_with(recipe, together, tmp_pa
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+def test_shards_are_saved_after_a_measurement_that_keeps_nothing(recipe, together, tmp_path):
+    """Nothing then asks for the whole model, whose root FSDP2 leaves gathered after a forward pass."""
+    changes = {"steps": 3, "batch_size": 2, "micro_batch": 1, "lr": 0.5, "warmup_ratio": 0.0, "clip": 100.0}
+    settings = recipe(changes, parallel="fsdp", shown_samples=0, eval_every=1, save_every=1)
+    codes, told = together(settings, "two")
+    assert codes == [0, 0], told
+    scores = [row["held_out_loss"] for row in read_log(tmp_path / "two/metrics.jsonl")]
+    assert max(scores) > scores[0]
+
+
 @pytest.mark.slow
 def test_a_process_with_text_alone_does_not_hold_up_the_other(recipe, rows, together, tmp_path):
     """200 steps of two samples: one process gets those with images, the other text, in every order."""
