@@ -29,6 +29,7 @@ from mini_internvl import __version__
 from mini_internvl.data.index import CACHE_VARIABLE
 from mini_internvl.files import write_bytes
 from mini_internvl.inputs.tiles import TileConfig
+from mini_internvl.model.lora import lora_layers
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, StageRecipe
 from mini_internvl.records import Batch
@@ -168,6 +169,9 @@ def _encoder_key(model: InternVL, projected: bool, precision: str) -> str:
         for name, tensor in part.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(_bytes(tensor).data)
+        for name, layer in lora_layers(part).items():  # what is held in 4 bits is in no state
+            digest.update(name.encode())
+            digest.update(_bytes(layer.base_weight()).data)
     return digest.hexdigest()
 
 

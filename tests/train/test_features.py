@@ -19,7 +19,9 @@ from mini_internvl.recipes import LoraRecipe, PackRecipe, RecipeError
 from mini_internvl.records import Interrupted
 from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.features import FeatureStore
+from mini_internvl.train.initial import open_initial
 from mini_internvl.train.log import read_log
+from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.selfcheck import SelfCheckError, check_first
 
@@ -263,3 +265,16 @@ def test_a_stage_that_cannot_keep_features_is_refused(stage, recipe):
         recipe(FROZEN, parallel="fsdp")
     with pytest.raises(RecipeError, match="cache_gb"):
         recipe(cache_gb=-1)
+
+
+def test_weights_in_4_bits_tell_encoders_apart(recipe, cache):
+    """No state holds them, and encoders may differ in them alone."""
+    pytest.importorskip("bitsandbytes")
+    keys = set()
+    for factor in (1.0, 1.0, 0.5):
+        model = open_initial(recipe(lora=LoraRecipe(rank=2))).model
+        with torch.no_grad():
+            model.vision_model.encoder.layers[0].mlp.fc1.weight[0] *= factor
+        quantize_base(model)
+        keys.add(FeatureStore(cache, model, projected=False, precision="fp32", limit=0).encoder)
+    assert len(keys) == 2
