@@ -49,6 +49,7 @@ from mini_internvl.train.under_way import UnderWay
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE, SCALE_STEPS = 2.0**16, 2000  # of the loss in float16: at first, and steps until it is doubled
+LEAST_SCALE = 2.0**-14  # below which a gradient that is not finite is no overflow of float16
 
 
 class NonFiniteLoss(RuntimeError):
@@ -129,7 +130,7 @@ class Stepper:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.stage.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        if not self.scaler.is_enabled():
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < LEAST_SCALE:
             self._check([float(norm)] * len(step.batches), step.batches, "gradient's norm")
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -176,6 +176,17 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(start,
     assert not (tmp_path / "state").exists()
 
 
+def test_a_gradient_that_no_scale_makes_finite_stops_a_run_in_float16(start, recipe, process, tmp_path, monkeypatch):
+    """Its steps are passed by, as those that overflow, but not for ever."""
+    monkeypatch.setattr(loop, "FIRST_SCALE", loop.LEAST_SCALE * 2)
+    start.model.mlp1[1].bias.register_hook(lambda gradient: gradient * torch.nan)
+    settings = recipe({"steps": 4}, precision="fp16")
+    run = Run(recipe=settings, folder=RunFolder(tmp_path), workers=0)
+    with pytest.raises(NonFiniteLoss, match=r"gradient's norm is nan on samples rows/"):
+        run_stage(start.model, settings.stages[0], MixedDataset(settings.stages[0], process, seed=0), run)
+    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
 def test_measuring_leaves_modes_alone(start):
     model = start.model.train()
     with evaluating(model):
