@@ -106,10 +106,17 @@ def tensors(learner: nn.Module, optimizer: torch.optim.Optimizer, kept: frozense
 
 
 def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a state from several processes, all of which call it."""
+    """Write a state from several processes, all of which call it; OSError in all of them where one cannot."""
     from torch.distributed import checkpoint
 
-    checkpoint.save(dict(tensors), checkpoint_id=folder)
+    try:
+        checkpoint.save(dict(tensors), checkpoint_id=folder)
+    except checkpoint.CheckpointException as error:  # which is no Exception
+        failures = [failure for failure, _ in error.failures.values()]
+        for failure in failures:
+            if isinstance(failure, KeyboardInterrupt | OSError):
+                raise failure from None
+        raise OSError(str(failures[0])) from None
 
 
 def load_weights(saved: Saved, model: InternVL, kept: frozenset[str]) -> None:
