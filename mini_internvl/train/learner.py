@@ -49,10 +49,17 @@ class Features(ImageFeatures):
     """
 
     def __init__(
-        self, model: InternVL, batch: Batch, depths: Iterable[int | None], store: FeatureStore | None = None
+        self,
+        model: InternVL,
+        batch: Batch,
+        depths: Iterable[int | None],
+        store: FeatureStore | None = None,
+        zero: Tensor | None = None,
     ) -> None:
+        """``zero`` is added to what the decoder reads."""
         super().__init__(model, batch.tiles)
         self.batch, self.depths, self.store = batch, {self._blocks(depth) for depth in depths}, store
+        self.zero = zero
 
     @cached_property
     def visual_tokens(self) -> Tensor:
@@ -72,11 +79,11 @@ class Features(ImageFeatures):
     def _states(self) -> dict[int, Tensor]:
         batch = self.batch
         depths = sorted(self.depths)
-        states = self.model.states(
-            batch.input_ids,
+        embeddings = self.model.embed(batch.input_ids, self.visual_tokens if tile_count(batch) else None)
+        states = self.model.language_model.states(
+            embeddings if self.zero is None else embeddings + self.zero,
             depths,
             position_ids=batch.position_ids,
-            visual_tokens=self.visual_tokens if tile_count(batch) else None,
             segment_ids=batch.segment_ids,
             document_ids=batch.document_ids,
         )  # no mask: padding stands on the right, where causal attention does not look
@@ -130,13 +137,13 @@ class Learner(nn.Module):
         if not batch.sample_ids:
             return {"loss": self._zero(batch), "count": torch.zeros((), dtype=torch.float64)}
         first, *auxiliary = self.loss
-        images = Features(self.model, batch, self._depths(), self.store)
-        blank = 0.0 if tile_count(batch) or not self.training else self._blank_image(batch)  # before the decoder runs
+        blank = None if tile_count(batch) or not self.training else self._blank_image(batch)
+        images = Features(self.model, batch, self._depths(), self.store, blank if self.sharded else None)
         total = self.loss[first](self.model, batch, images)
         if self.training:
             for name in auxiliary:
                 total = total + self.weights[name] * self.loss[name](self.model, batch, images)
-            total = total + blank
+            total = total if blank is None else total + blank
         return {"loss": total, "count": torch.tensor(self.count(batch), dtype=torch.float64)}
 
     def _depths(self) -> list[int | None]:
@@ -152,11 +159,13 @@ class Learner(nn.Module):
     def _zero(self, batch: Batch) -> Tensor:
         """0 that depends on everything that trains: a process without samples takes part in a step all the same.
 
-        Encoder and decoder run in the order of any other batch, for shards are gathered as they are reached.
+        Encoder and decoder run in the order of any other batch, for shards are gathered as they are reached. So do
+        their backward passes: FSDP2 reduces a block's gradients behind what its input came from, or where nothing asks
+        for the input's gradient, at the very end.
         """
         zero = self._blank_image(batch)
         if depths := self._depths():
-            features = Features(self.model, batch, depths)
+            features = Features(self.model, batch, depths, zero=zero if self.sharded else None)
             hidden = [features.hidden(depth) for depth in depths]
             zero = zero + sum(states.float().sum() for states in hidden) * 0.0
             if self.model.language_model.lm_head.weight.requires_grad:

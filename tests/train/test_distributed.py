@@ -31,7 +31,10 @@ def near(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> Non
         torch.testing.assert_close(tensor.float(), second[name].float(), atol=1e-6, rtol=2**-7)
 
 
-@pytest.mark.parametrize(("kind", "lora"), [("ddp", None), ("fsdp", None), ("ddp", LoraRecipe(rank=2, dropout=0.0))])
+LORA = LoraRecipe(rank=2, dropout=0.0)
+
+
+@pytest.mark.parametrize(("kind", "lora"), [("ddp", None), ("fsdp", None), ("ddp", LORA), ("fsdp", LORA)])
 def test_two_processes_train_as_one(recipe, together, tmp_path, kind, lora):
     settings = recipe({"steps": 3, "batch_size": 5, "micro_batch": 1}, parallel=kind, lora=lora)
     run_recipe(settings, tmp_path / "one", workers=0)
