@@ -8,6 +8,7 @@ dropped: it is wrong in every A_tau and enters the RMSE with the error that WORS
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,14 +34,24 @@ _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d+(?:\.\d+)?|\.\d+)")
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """Ids ``<clip>/speed`` and ``<clip>/turning_angle``, nulls left out; DataError lists what is missing or wrong.
+    """Ids ``<clip>/speed`` and ``<clip>/turning_angle``; DataError lists what is missing or wrong.
 
-    A model's heads of these two names may answer them.
+    Nulls are left out, and clips whose signals are all -1, the mark of a missing recording in the original. A model's
+    heads of these two names may answer them.
     """
     chosen("protocol", protocol, PROTOCOLS)
     split = chosen("split", split, SPLITS)
     found = _bddx.clip_items(root, "bddx_signals", split, QUESTION_KINDS, max_new_tokens=16)
-    return (replace(item, target=item.reference["kind"]) for item in found)
+    return (replace(item, target=item.reference["kind"]) for item in _with_recording(found))
+
+
+def _with_recording(found: Iterator[Item]) -> Iterator[Item]:
+    from mini_internvl.metrics.signals import recorded
+
+    for _, clip in itertools.groupby(found, key=lambda item: item.reference["clip"]):
+        asked = list(clip)
+        if recorded([[item.reference["answer"] for item in asked]])[0]:
+            yield from asked
 
 
 def read_number(text: str) -> float | None:

@@ -28,3 +28,8 @@ def signal_scores(predictions: Sequence[float], references: Sequence[float]) -> 
     error = np.abs(true - guessed)
     rmse = float(np.sqrt(np.mean(np.square(error), dtype=np.float64)))
     return {"rmse": rmse} | {f"A_{tau}": float(np.mean(error < np.float32(tau))) for tau in THRESHOLDS}
+
+
+def recorded(references: Sequence[Sequence[float]]) -> np.ndarray:
+    """(N,) True for samples whose signals are not all -1, the mark of a missing recording."""
+    return ~np.all(np.asarray([np.ravel(sample) for sample in references], np.float32) == -1, axis=1)

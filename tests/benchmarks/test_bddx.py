@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mini_internvl.benchmarks import bddx_signals, bddx_text
-from mini_internvl.benchmarks._bddx import number_text, read_clips
+from mini_internvl.benchmarks._bddx import CLIPS, example_clip, number_text, read_clips
 from mini_internvl.records import Item, Prediction, Score
 
 
@@ -91,6 +91,21 @@ def test_constant_signals_are_clearly_worse(clips: Path) -> None:
     assert values["speed/A1.0"] < 30
     assert values["turning_angle/A1.0"] < 70
     assert all(value < 90 for metric, value in values.items() if not metric.endswith("RMSE"))
+
+
+def test_a_clip_without_recording_is_left_out(tmp_path: Path) -> None:
+    """Both signals are -1 then, or null; one of them alone may be -1."""
+    rows = [
+        example_clip(0, "It stops.", "The light is red.", speed=-1.0, turning_angle=-1.0),
+        example_clip(1, "It stops.", "The light is red.", speed=0.5, turning_angle=-1.0),
+        example_clip(2, "It stops.", "The light is red.", speed=None, turning_angle=2.0),
+    ]
+    for frame in (frame for row in rows for frame in row["frames"]):
+        (tmp_path / frame).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / frame).touch()
+    (tmp_path / CLIPS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [item.id for item in bddx_signals.items(tmp_path, "test")]
+    assert names == ["test-000001/speed", "test-000001/turning_angle", "test-000002/turning_angle"]
 
 
 def test_order_missing_and_foreign_predictions(clips: Path) -> None:

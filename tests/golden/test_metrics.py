@@ -9,7 +9,7 @@ import pytest
 
 from mini_internvl.metrics.captions import caption_scores
 from mini_internvl.metrics.ptb import tokenize
-from mini_internvl.metrics.signals import signal_scores
+from mini_internvl.metrics.signals import recorded, signal_scores
 
 CLOSE = 1e-9  # captions, relative
 SINGLE = 1e-5  # RMSE from float32, relative
@@ -63,16 +63,11 @@ def test_bddx_text(golden, kind):
             assert _close(value, case["expected"][kind][name]), (name, case["id"])
 
 
-def _recorded(references):
-    """(N,) whether a sample counts: the original leaves out those whose signals are all -1, its mark for missing."""
-    return ~np.all(np.asarray([np.ravel(sample) for sample in references], np.float32) == -1, axis=1)
-
-
 @pytest.mark.parametrize("signal", ["speed", "turning_angle"])
 def test_bddx_signals(golden, signal):
     data = _read(golden, "bddx_signals")
     inputs = [case["input"] for case in data["cases"]]
-    kept = _recorded([(row["gt_speed"], row["gt_turning_angle"]) for row in inputs])
+    kept = recorded([(row["gt_speed"], row["gt_turning_angle"]) for row in inputs])
     rows = [row for row, keep in zip(inputs, kept, strict=True) if keep]
     for case, keep in zip(data["cases"], kept, strict=True):
         wanted = case["expected"] and case["expected"][signal]
@@ -90,7 +85,7 @@ def test_bddx_signals_of_several_steps(golden):
     data = _read(golden, "bddx_signals")["multi_step"]
     reference = np.array(data["gt_[sample][signal][step]"])
     guess = np.array(data["pred_[sample][step][signal]"]).swapaxes(1, 2)  # to (sample, signal, step)
-    kept = _recorded(reference)
+    kept = recorded(reference)
     for place, signal in enumerate(data["signals"]):
         scores = signal_scores(guess[kept, place].ravel(), reference[kept, place].ravel())
         for name, wanted in data["expected"][signal].items():

@@ -1,10 +1,11 @@
-"""Control-signal errors: single precision, strict thresholds, no wrap-around."""
+"""Control-signal errors: single precision, strict thresholds, no wrap-around, dropped recordings."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from mini_internvl.metrics.signals import signal_scores
+from mini_internvl.metrics.signals import recorded, signal_scores
 
 
 def test_errors_are_single_precision_and_thresholds_strict():
@@ -16,6 +17,11 @@ def test_errors_are_single_precision_and_thresholds_strict():
 
 def test_angles_do_not_wrap():
     assert signal_scores([179.0], [-179.0])["rmse"] == 358
+
+
+def test_samples_without_recording():
+    assert recorded([(-1, -1), (-1, 0), (3, -1)]).tolist() == [False, True, True]
+    assert recorded(np.full((2, 2, 4), -1.0)).tolist() == [False, False]
 
 
 @pytest.mark.parametrize(("guessed", "true"), [([], []), ([1.0], [1.0, 2.0])])
