@@ -195,6 +195,10 @@ def test_changes_lead_to_a_recipe_that_fits(recipe):
     found = find_remedies(planner, large, needed - 1)
     assert found[-1].overrides == found[-1].added == ("stages.0.micro_batch=2",)
     assert found[-1].total < needed
+    hopeless = find_remedies(planner, large, 1)
+    assert any("checkpointing" in one for one in hopeless[-1].overrides)
+    assert hopeless[-1].total > 1
+    assert "stages.0.optimizer=adamw8bit" in hopeless[-1].overrides  # adapters do not help so small a model
 
 
 class Pretended(Planner):
