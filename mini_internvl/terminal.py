@@ -57,15 +57,16 @@ class ProgressBar:
         self.ended = False
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that ``done`` of ``total`` are done; the call with ``done == total`` ends the bar."""
+        """Show that ``done`` of ``total`` are done; the call with ``done == total`` ends the bar. A total of 0 is not
+        known yet: :func:`close` ends the bar then."""
         if self.ended:
             return
-        self.ended, now = done >= total, time.monotonic()
+        self.ended, now = 0 < total <= done, time.monotonic()
         if self.began is None:
             self.began, self.first = now, done
         fresh, seconds = done - self.first, now - self.began
         notes = [note] if note else []
-        if fresh and not self.ended and (self.unit or not note):
+        if fresh and total and not self.ended and (self.unit or not note):
             notes.insert(0, f"{duration(seconds / fresh * (total - done))} left")
         if fresh and seconds and self.unit:
             notes.insert(0, f"{fresh / seconds:.1f} {self.unit}/s")
@@ -76,7 +77,8 @@ class ProgressBar:
         if err.is_terminal:
             self._draw(done, total, note)
         else:
-            err.print(f"  {self.title}  {done}/{total}  {note}".rstrip(), markup=False, soft_wrap=True)
+            counted = f"{done}/{total}" if total else f"{done}"
+            err.print(f"  {self.title}  {counted}  {note}".rstrip(), markup=False, soft_wrap=True)
 
     def _draw(self, done: int, total: int, note: str) -> None:
         global _shown
@@ -85,9 +87,9 @@ class ProgressBar:
             columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
             note_column = TextColumn("{task.fields[note]}", markup=False)
             _shown = self.bar = Progress(*columns, note_column, console=err, auto_refresh=False)
-            self.bar.add_task(self.title, total=total, note=note)
+            self.bar.add_task(self.title, total=total or None, note=note)
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total, note=note, refresh=True)
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total or None, note=note, refresh=True)
         if self.ended:
             close()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from mini_internvl.data import Fault, Row, formats
-from mini_internvl.inputs import boxes, chat
+from mini_internvl.data.oddities import oddities
+from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import Turn, normalise
 from mini_internvl.records import Sample, Size
 
@@ -54,8 +55,8 @@ class Check:
             reason = str(error).removeprefix(f"{sample.place}, ") if sample.place else str(error)
             return self.fault(Fault(file=file, place=place, reason=reason))
         self.samples += 1
-        for what in odd(turns):
-            self.note(what, at or sample.place or f"{sample.source}/{sample.id}")
+        for one in oddities(turns):
+            self.note(one.what, at or sample.place or f"{sample.source}/{sample.id}")
         if size is None:
             return UNKNOWN
         self.measured = True
@@ -124,18 +125,3 @@ def _need_file(path: str) -> None:
     """Raise ValueError where there is no file; that it was missing is not remembered, so that it can be put there."""
     if not os.path.isfile(path):
         raise ValueError(f"the image {path} is missing; check the path")
-
-
-def odd(turns: Sequence[Turn]) -> Iterator[str]:
-    """What can be trained on and is still likely a mistake."""
-    for turn in turns:
-        said = turn.text
-        if turn.role == "assistant":
-            if not said.strip():
-                yield "an answer holds only spaces"
-            if "[" in said and any(value > 1000 for _, found in boxes.parse(said) for box in found for value in box):
-                yield "a box has a coordinate above 1000; boxes are written in thousandths of the image's sides"
-        elif turn.role == "user" and not said.strip():
-            yield "a question holds no text"
-    if turns[-1].role == "user":
-        yield "the last question has no answer, so nothing is learnt from it"

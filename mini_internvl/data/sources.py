@@ -11,26 +11,21 @@ import functools
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from mini_internvl import plugins, synth
 from mini_internvl.data import DataError, Fault, where
 from mini_internvl.data.check import KEPT_FAULTS, Check, Measure
-from mini_internvl.data.files import ENDINGS
 from mini_internvl.data.index import Progress, open_index
+from mini_internvl.data.parts import Part, find_parts
 from mini_internvl.data.rows import to_sample
-from mini_internvl.files import read_object
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample, Size
 
-META = frozenset({"root", "annotation", "repeat_time", "max_dynamic_patch", "length", "data_augment"})
-"""Keys of an entry of InternVL's meta JSON."""
-META_BYTES = 16 << 20  # of the largest one
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, supervised tokens and tiles of samples
 
 
@@ -211,27 +206,7 @@ def _domain(recipe: SourceRecipe, opening: Opening) -> Source:
     )
 
 
-class Part(NamedTuple):
-    """One file of a source, and what :func:`to_sample` is given with its rows (``name`` as their source)."""
-
-    path: Path
-    name: str = ""
-    root: Path | None = None
-    max_tiles: int | None = None
-    repeat: float = 1  # how often a pass takes its rows; below 1 it takes the first ones only
-
-    def rows(self, count: int) -> int:
-        """Rows of a pass, of the ``count`` that the file has."""
-        if not count:
-            raise DataError(f"{self.path} holds no samples")
-        if self.repeat > 1 and self.repeat != int(self.repeat):
-            raise DataError(f"{self.name}: repeat_time is {self.repeat}; above 1 it must be a whole number")
-        if int(count * self.repeat) < 1:
-            raise DataError(f"{self.name}: repeat_time {self.repeat} leaves none of {count} rows")
-        return int(count * self.repeat)
-
-
-class _Rows:
+class RowFiles:
     """The rows of several files as samples by their place, one file after the other."""
 
     def __init__(self, recipe: SourceRecipe, parts: Sequence[Part], opening: Opening) -> None:
@@ -273,9 +248,17 @@ class _Rows:
 
     def __call__(self, place: int) -> Sample | Fault:
         number = int(np.searchsorted(self.ends, place, side="right"))
-        file = self.files[number]
-        index = (place - int(self.ends[number]) + self.counts[number]) % len(file)
-        row = file.row(index)
+        return self.sample(number, (place - int(self.ends[number]) + self.counts[number]) % len(self.files[number]))
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """The numbers of file and row of the ``number``-th of all rows, each counted once."""
+        ends = np.cumsum([len(file) for file in self.files])
+        file = int(np.searchsorted(ends, number, side="right"))
+        return file, number - int(ends[file]) + len(self.files[file])
+
+    def sample(self, number: int, index: int) -> Sample | Fault:
+        """The sample of a row by the numbers of its file and its row."""
+        row = self.files[number].row(index)
         if isinstance(row, Fault):
             return row
         sample = self.readers[number](row)
@@ -313,10 +296,17 @@ def _told(format: str) -> str:
     return format + (hashlib.blake2b(Path(format).read_bytes()).hexdigest() if format.endswith(".py") else "")
 
 
-def _file(recipe: SourceRecipe, opening: Opening) -> Source:
-    """The rows of a file, of all files of a folder, or of the files that a meta JSON names."""
-    rows = _Rows(recipe, list(_parts(Path(recipe.path), opening.checked)), opening)
+def open_rows(recipe: SourceRecipe, opening: Opening, *more: str) -> RowFiles:
+    """The rows of a file, of all files of a folder, or of the files that a meta JSON names, through their indexes;
+    ``more`` are further paths."""
+    parts = [part for path in (recipe.path, *more) for part in find_parts(Path(path), opening.checked)]
+    rows = RowFiles(recipe, parts, opening)
     rows.settle()
+    return rows
+
+
+def _file(recipe: SourceRecipe, opening: Opening) -> Source:
+    rows = open_rows(recipe, opening)
     rows.note(opening.checked)
     sizes = Sizes([file.sizes for file in rows.files], rows.counts)
     return Source(
@@ -328,52 +318,3 @@ def _file(recipe: SourceRecipe, opening: Opening) -> Source:
         faults=rows.faults(),
         sizes=sizes if all(file.measured for file in rows.files) else None,
     )
-
-
-def _parts(path: Path, checked: Check) -> Iterator[Part]:
-    """The files that a path means."""
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-        if not found:
-            raise DataError(f"{path} holds no file of rows ({', '.join(ENDINGS)})")
-        yield from (Part(path=file) for file in found)
-        return
-    meta = _meta(path)
-    if meta is None:
-        yield Part(path=path)
-        return
-    for name, entry in meta.items():
-        if unread := entry.keys() - META:
-            checked.note(f"{', '.join(sorted(unread))} is not read", f"{path}, {name}")
-        if entry.get("data_augment"):
-            checked.note("data_augment is not read; images are taken as they are", f"{path}, {name}")
-        repeat, tiles = entry.get("repeat_time", 1), entry.get("max_dynamic_patch")
-        if isinstance(repeat, bool) or not isinstance(repeat, int | float) or not 0 < repeat < 1e6:
-            raise DataError(f"{path}, {name}: repeat_time is {repeat!r}; it must be a number above 0")
-        if tiles is not None and (type(tiles) is not int or tiles < 1):
-            raise DataError(f"{path}, {name}: max_dynamic_patch is {tiles!r}; it must be a whole number from 1")
-        annotation = _named(path, name, entry["annotation"])
-        root = _named(path, name, entry["root"]) if entry.get("root") else None
-        yield Part(path=annotation, root=root, name=name, repeat=repeat, max_tiles=tiles)
-
-
-def _meta(path: Path) -> Mapping[str, Mapping[str, Any]] | None:
-    """InternVL's meta JSON, or ``None`` if the file is something else."""
-    if path.suffix.lower() != ".json":
-        return None
-    try:
-        content = read_object(path, limit=META_BYTES, error=DataError)
-    except DataError:  # JSON lines, a list, too large, no JSON
-        return None
-    entries = [isinstance(entry, dict) and isinstance(entry.get("annotation"), str) for entry in content.values()]
-    return content if entries and all(entries) else None
-
-
-def _named(path: Path, name: str, value: object) -> Path:
-    """A path of a meta JSON: from its own folder, or as the original reads it, from the working folder."""
-    if not isinstance(value, str):
-        raise DataError(f"{path}, {name}: {value!r} is no path")
-    for found in (path.parent / value, Path(value)):
-        if found.exists():
-            return found
-    raise DataError(f"{path}, {name}: {value} is missing, both in {path.parent} and in the working folder")

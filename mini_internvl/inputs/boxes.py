@@ -67,6 +67,31 @@ def parse(text: str) -> list[tuple[str, list[Box]]]:
     return found
 
 
+def bodies(text: str) -> list[str]:
+    """What stands between each ``<box>`` and its ``</box>``."""
+    return [body for _, body in _TAGGED.findall(text)]
+
+
+def rows(body: str) -> list[Box] | None:
+    """The boxes that a ``<box>`` holds; ``None`` where it holds anything else than lists of four numbers."""
+    left = _ROW.sub("", body)
+    found = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in _ROW.findall(body)]
+    return found if found and not left.strip("[], \n\t") else None
+
+
+def in_order(text: str) -> str:
+    """The text with left before right and top before bottom in every tagged box; what is no box stays."""
+
+    def row(match: re.Match[str]) -> str:
+        x1, y1, x2, y2 = (value.strip() for value in match.groups())
+        if float(x1) <= float(x2) and float(y1) <= float(y2):
+            return match[0]
+        across, down = sorted((x1, x2), key=float), sorted((y1, y2), key=float)
+        return f"[{across[0]}, {down[0]}, {across[1]}, {down[1]}]"
+
+    return _TAGGED.sub(lambda tagged: _ROW.sub(row, tagged[0]), text) if "<box>" in text else text
+
+
 def iou(first: Sequence[float], second: Sequence[float]) -> float:
     """Intersection over union of two boxes in the same unit; 0 when both are empty."""
     width = min(first[2], second[2]) - max(first[0], second[0])

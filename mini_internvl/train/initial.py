@@ -162,15 +162,25 @@ def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, 
 
 def sample_processor(start: Base | InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:
     """What makes a stage's samples into examples for the model of a run."""
-    config = start.config
     return SampleProcessor(
-        processor=Processor(
-            tokenizer=start.tokenizer,
-            template=chat.find_template(config.template),
-            config=config,
-            system_message=config.system_message,
-        ),
+        processor=_processor(start.config, start.tokenizer),
         max_tiles=stage.max_tiles,
         max_length=stage.max_length,
-        targets=losses.targets(stage, config),
+        targets=losses.targets(stage, start.config),
+    )
+
+
+def data_processor(model: str | None, *, max_tiles: int, max_length: int) -> SampleProcessor:
+    """What tells how a model reads samples, without its weights; nano for ``None``. CheckpointError as for a run."""
+    folder = hub.base_folder(hub.resolve(model))
+    processor = _processor(read_config(folder), load_tokenizer(folder))
+    return SampleProcessor(processor=processor, max_tiles=max_tiles, max_length=max_length)
+
+
+def _processor(config: VLMConfig, tokenizer: Tokenizer) -> Processor:
+    return Processor(
+        tokenizer=tokenizer,
+        template=chat.find_template(config.template),
+        config=config,
+        system_message=config.system_message,
     )

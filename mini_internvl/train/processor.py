@@ -28,7 +28,7 @@ from mini_internvl.train.losses.answers import IGNORE
 if TYPE_CHECKING:
     from mini_internvl.train.features import FeatureStore
 
-RULE = 2  # of the sizes and faults that a sample has; raised when the same sample and settings give others
+RULE = 3  # of the sizes, faults and notes that a sample has; raised when the same sample and settings give others
 
 
 def no_targets(sample: Sample, images: Sequence[CutImage]) -> Mapping[str, Tensor]:
@@ -69,7 +69,7 @@ class SampleProcessor:
     def __call__(self, sample: Sample) -> Example:
         """Render images and text; DataError names the sample and what is wrong."""
         try:
-            text = self._text(sample)
+            text = self.render(sample)
             images, named, features = self._images(text, sample)
             if [len(image.tiles) for image in images] != text.tiles:
                 raise ValueError("an image was changed while it was read; start again")
@@ -124,7 +124,7 @@ class SampleProcessor:
             tokens, supervised = self.processor.count(turns, tiles)
             if supervised and tokens <= self.max_length:
                 return Size(tokens=tokens, supervised=supervised, tiles=sum(tiles))
-        text = self._text(sample)
+        text = self.render(sample)
         labels = text.encoded.labels
         return Size(
             tokens=len(labels),
@@ -151,7 +151,7 @@ class SampleProcessor:
     def _limit(self, sample: Sample) -> int:
         return sample.max_tiles or self.max_tiles
 
-    def _text(self, sample: Sample) -> Text:
+    def render(self, sample: Sample) -> Text:
         """The sample in tokens, shortened where it must be; ValueError says what is wrong with it."""
         turns = normalise(sample.messages)
         text = self._encoded(turns, sample)

@@ -1,0 +1,303 @@
+"""Every row of a source looked at in depth: what a start of training does not look for, or tells of one row only.
+
+Rows stand in the indexes that training reads, with their faults and sizes. Here their images are decoded and hashed,
+in worker processes; what follows from several rows (copies, the same question with other answers) is found from
+hashes of eight bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mini_internvl.data import Fault, formats, where
+from mini_internvl.data.check import Measure
+from mini_internvl.data.oddities import TAKEN_OUT, oddities
+from mini_internvl.data.sources import RowFiles
+from mini_internvl.data.workers import ordered_map
+from mini_internvl.inputs.hashes import ImageHashes, Look, Looks, look
+from mini_internvl.inputs.images import load_image
+from mini_internvl.inputs.messages import Turn, normalise
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+"""Training refuses the row; it would train on a likely mistake; good to know, and not wrong."""
+BATCH = 64  # rows that a worker looks at in one go
+TINY = 8  # pixels: an image with a shorter side shows little
+KEPT_IMAGES = 1 << 16  # whose content is remembered by each worker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something that was found in a row."""
+
+    file: Path
+    place: str
+    level: str  # ``error``, ``warning`` or ``note``
+    kind: str  # ``row``, ``key``, ``text``, ``box``, ``image``, ``copy``, ``overlap`` or ``length``
+    message: str  # what it is; and the remedy
+    fix: str = ""  # what becomes of it in a clean copy; "" where it stays
+
+    @property
+    def where(self) -> str:
+        """``FILE:12``."""
+        return where(Fault(file=self.file, place=self.place, reason=""))
+
+
+class Range(NamedTuple):
+    """Rows of one file that follow each other."""
+
+    file: int
+    start: int
+    end: int
+
+
+@dataclass(kw_only=True)
+class Looked:
+    """What was seen in a range of rows."""
+
+    findings: list[Finding]
+    hashes: np.ndarray  # (rows, 3) uint64: whole sample, its questions and images, its id; 0 of a faulty row
+    images: np.ndarray  # (rows,) images of each
+    seen: list[tuple[str, str, Look | None]] = field(default_factory=list)
+    """(where, SHA-256, look) of images, where they are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """What a test set holds, which a training set must not: where each image and each question without one stands."""
+
+    images: Mapping[str, str]  # SHA-256 -> where
+    questions: Mapping[int, str]  # hash -> where
+    looks: Looks
+    places: Sequence[str]  # of ``looks``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspector:
+    """Looks at rows of files, in any process."""
+
+    rows: RowFiles
+    measure: Measure | None  # tells which samples are shortened
+    decode: bool  # whether images are decoded: damage and likeness
+    test: TestSet | None = None
+    collect: bool = False  # whether images are handed back
+
+    def __call__(self, part: Range) -> Looked:
+        file, count = self.rows.files[part.file], part.end - part.start
+        found = Looked(findings=[], hashes=np.zeros((count, 3), np.uint64), images=np.zeros(count, np.int32))
+        first, last = np.searchsorted(file.faulty, (part.start, part.end))
+        faulty = set(file.faulty[first:last].tolist())
+        for number in range(part.start, part.end):
+            if number in faulty and not self.collect:
+                fault = file.row(number)
+                assert isinstance(fault, Fault)
+                found.findings.append(_finding(fault, ERROR, "row", fault.reason, "", TAKEN_OUT))
+            else:
+                self._row(part, number, found)
+        return found
+
+    def _row(self, part: Range, number: int, found: Looked) -> None:
+        file = self.rows.files[part.file]
+        start, size, line = file.places[number].tolist()
+        row = file.container.parse(file.container.read(start, size), line)
+        sample = row if isinstance(row, Fault) else self.rows.readers[part.file](row)
+        if isinstance(row, Fault) or isinstance(sample, Fault):
+            return  # of a test set, whose rows were not checked
+        add = functools.partial(_finding, Fault(file=row.file, place=row.place, reason=""))
+        try:
+            turns = normalise(sample.messages)
+            digests = [_hasher.one(image.source) for turn in turns for image in turn.images]
+        except ValueError as error:
+            found.findings += [] if self.collect else [add(ERROR, "row", str(error), "", TAKEN_OUT)]
+            return
+        findings = found.findings
+        for one in oddities(turns) if turns else ():
+            findings.append(add(WARNING, one.kind, one.what, one.remedy, one.fix))
+        for key in formats.unread(row.raw, self.rows.format):
+            findings.append(add(WARNING, "key", f'the key "{key}" is not read', "take it out", "it is not written"))
+        if self.measure and file.shortened and (size := self.measure(sample)) and size.shortened:
+            what = f"it is longer than the limit and shortened to {size.tokens:,} tokens and {size.tiles:,} tiles"
+            findings.append(add(NOTE, "length", what, "raise the limit to train on all of it"))
+        asked, own = _hashes(turns, digests)
+        found.hashes[number - part.start] = own, asked, _hash64([part.file, row.id])
+        found.images[number - part.start] = len(digests)
+        here, looks = where(row), list[Look | None]()
+        for source, digest in zip((image.source for turn in turns for image in turn.images), digests, strict=True):
+            appearance, trouble = _decoded(source, digest) if self.decode else (None, None)
+            looks.append(appearance)
+            if trouble:
+                findings.append(add(trouble[0], "image", trouble[1], trouble[2], TAKEN_OUT))
+        if self.collect:
+            found.seen += [(here, digest, one) for digest, one in zip(digests, looks, strict=True)]
+        if self.test and (met := _overlap(self.test, asked, digests, looks)):
+            findings.append(add(WARNING, "overlap", met, "take it out of one of the two", TAKEN_OUT))
+
+
+def _finding(at: Fault, level: str, kind: str, what: str, remedy: str = "", fix: str = "") -> Finding:
+    message = f"{what}; {remedy}" if remedy else what
+    return Finding(file=at.file, place=at.place, level=level, kind=kind, message=message, fix=fix)
+
+
+def _overlap(test: TestSet, asked: int, digests: Sequence[str], looks: Sequence[Look | None]) -> str:
+    """What a row shares with the test set; "" for nothing."""
+    for digest, appearance in zip(digests, looks, strict=True):
+        if digest in test.images:
+            return f"its image is also in the test set, at {test.images[digest]}"
+        if appearance and (number := test.looks.similar(appearance)) is not None:
+            return f"its image looks like one of the test set, at {test.places[number]}"
+    if not digests and asked in test.questions:
+        return f"its question is also in the test set, at {test.questions[asked]}"
+    return ""
+
+
+def _hashes(turns: Sequence[Turn], digests: Sequence[str]) -> tuple[int, int]:
+    """Of all but the answers, and of the whole sample."""
+    told = [[turn.role, *(part if isinstance(part, str) else "" for part in turn.parts)] for turn in turns]
+    spoken = [turn for turn in told if turn[0] != "assistant"]
+    return _hash64([digests, spoken]), _hash64([digests, told])
+
+
+def _hash64(value: Any) -> int:
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") or 1
+
+
+_hasher = ImageHashes()  # of this process
+_known: dict[str, tuple[Look | None, tuple[str, str, str] | None]] = {}  # by content, of this process
+
+
+def _decoded(source: Any, digest: str) -> tuple[Look | None, tuple[str, str, str] | None]:
+    """What an image looks like, and what is wrong with it: level, what and remedy."""
+    if digest not in _known:
+        if len(_known) >= KEPT_IMAGES:
+            _known.clear()
+        _known[digest] = _decode(source)
+    return _known[digest]
+
+
+def _decode(source: Any) -> tuple[Look | None, tuple[str, str, str] | None]:
+    try:
+        image = load_image(source)
+    except ValueError as error:
+        return None, (ERROR, str(error), "")
+    if min(image.size) < TINY:
+        return None, (WARNING, f"its image has {image.width}x{image.height} pixels", "give a larger one")
+    if not np.ptp(np.asarray(image), axis=(0, 1)).any():
+        return None, (WARNING, "its image shows one colour and nothing else", "look at where it comes from")
+    return look(image), None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found in all rows, in their order."""
+
+    findings: list[Finding]
+    images: list[np.ndarray]  # of each file, how many images each row has
+
+
+def inspect(
+    rows: RowFiles,
+    *,
+    measure: Measure | None = None,
+    decode: bool = True,
+    test: TestSet | None = None,
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Inspection:
+    """Look at every row. The findings do not depend on ``workers``.
+
+    Args:
+        rows: of ``sources.open_rows``; faulty rows are findings.
+        measure: tells which samples are shortened.
+        decode: whether images are decoded, which finds damage within, and images that look like the test set's.
+        test: of :func:`read_test`.
+        on_progress: gets the rows that are done, and all.
+    """
+    inspector = Inspector(rows=rows, measure=measure, decode=decode, test=test)
+    parts = list(ranges(rows))
+    total = sum(map(len, rows.files))
+    done, looked = 0, list[Looked]()
+    for part, found in zip(parts, ordered_map(inspector, parts, workers), strict=True):
+        looked.append(found)
+        done += part.end - part.start
+        on_progress(done, total)
+    findings = [finding for found in looked for finding in found.findings]
+    findings += _copies(rows, np.concatenate([found.hashes for found in looked]))
+    order = {file.container.path: number for number, file in enumerate(rows.files)}
+    findings.sort(key=lambda one: (order[one.file], int(one.place.rpartition(" ")[2])))
+    images = np.concatenate([found.images for found in looked])
+    return Inspection(findings=findings, images=np.split(images, np.cumsum([len(file) for file in rows.files])[:-1]))
+
+
+def read_test(
+    rows: RowFiles,
+    *,
+    decode: bool = True,
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TestSet:
+    """What a test set holds. Rows without an answer count too, and rows that cannot be read are passed over."""
+    inspector = Inspector(rows=rows, measure=None, decode=decode, collect=True)
+    parts, done = list(ranges(rows)), 0
+    images, questions = dict[str, str](), dict[int, str]()
+    looks, places = list[Look](), list[str]()
+    for part, found in zip(parts, ordered_map(inspector, parts, workers), strict=True):
+        for here, digest, appearance in found.seen:
+            if digest not in images and appearance:
+                looks.append(appearance)
+                places.append(here)
+            images.setdefault(digest, here)
+        for number in np.flatnonzero((found.hashes[:, 1] != 0) & (found.images == 0)).tolist():
+            questions.setdefault(int(found.hashes[number, 1]), where(_at(rows, part.file, part.start + number)))
+        done += part.end - part.start
+        on_progress(done, sum(map(len, rows.files)))
+    return TestSet(images=images, questions=questions, looks=Looks(looks), places=places)
+
+
+def ranges(rows: RowFiles) -> Iterator[Range]:
+    """All rows, a batch at a time."""
+    for number, file in enumerate(rows.files):
+        for start in range(0, len(file), BATCH):
+            yield Range(number, start, min(start + BATCH, len(file)))
+
+
+def _at(rows: RowFiles, file: int, number: int) -> Fault:
+    """Where a row stands."""
+    container = rows.files[file].container
+    place = f"{container.place} {rows.files[file].places[number, 2]}"
+    return Fault(file=container.path, place=place, reason="")
+
+
+def _copies(rows: RowFiles, hashes: np.ndarray) -> Iterator[Finding]:
+    """Rows that say what another one says, and rows that only share the question or the id with one."""
+    whole, asked, named = (_first(hashes[:, column]) for column in range(3))
+    for place in np.flatnonzero(hashes[:, 0]).tolist():
+        for first, level, kind, what, remedy, fix in (
+            (whole, WARNING, "copy", "images and turns are those of {}", "take one of the two out", TAKEN_OUT),
+            (
+                asked,
+                NOTE,
+                "answer",
+                "images and questions are those of {}, the answers are not",
+                "keep what is true",
+                "",
+            ),
+            (named, NOTE, "id", "the id is that of {}", "give each row its own", ""),
+        ):
+            if first[place] != place:
+                other = where(_at(rows, *rows.locate(int(first[place]))))
+                yield _finding(_at(rows, *rows.locate(place)), level, kind, what.format(other), remedy, fix)
+                break
+
+
+def _first(hashes: np.ndarray) -> np.ndarray:
+    """(rows,) the first row with each row's hash."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[inverse]
