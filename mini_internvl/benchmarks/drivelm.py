@@ -10,6 +10,8 @@ Files: ``v1_1_val_nus_q_only.json`` (published without answers), or ``v1_1_val_n
 same layout with answers and tags, as the challenge's extract_data.py writes it. Where InternVL's ``drivelm_val.jsonl``
 lies beside them its prompts are used; otherwise the prompt is the question with its coordinates rewritten and, where it
 is about objects, the paper's sentence on their form.
+``test`` and ``validation`` are scenes of ``v1_1_train_nus.json`` that the domain drivelm leaves out of its training,
+with the questions that the challenge would score: they can be scored without its server, and are not the paper's.
 Unusual: the judge is asked in our words (the rubric is the official one, 0 to 100), at the official temperature of 0.6.
 """
 
@@ -22,9 +24,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._drivelm import PROMPTS, Asked, Stitched, Views, read_prompts, read_questions
-from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
-from mini_internvl.benchmarks._files import chosen, locate, with_val
+from mini_internvl.benchmarks._drivelm import (
+    OBJECTS,
+    PROMPTS,
+    TRAINING,
+    Asked,
+    example_frame,
+    example_views,
+    prompt,
+    read_held_out,
+    read_prompts,
+    read_questions,
+)
+from mini_internvl.benchmarks._drivelm_views import Stitched, Views
+from mini_internvl.benchmarks._example import WorkedExample
+from mini_internvl.benchmarks._files import Faults, chosen, locate, with_val
 from mini_internvl.benchmarks._tally import Asked as Answered
 from mini_internvl.benchmarks._tally import Judge, answers, mean_error, with_answers
 from mini_internvl.data import DataError
@@ -32,7 +46,7 @@ from mini_internvl.metrics import drivelm as metric
 from mini_internvl.records import Item, Part, Prediction, Score
 
 TITLE = "DriveLM"
-SPLITS = ("val", "val_q_only")
+SPLITS = ("val", "val_q_only", "test", "validation")
 UNSCORED = ("val_q_only",)
 PROTOCOLS = {
     "paper": "The stitched image, coordinates 0 to 1000 of it, mapped back to camera pixels for the official score.",
@@ -43,13 +57,10 @@ PRIMARY_METRIC_MAX = 1.0
 FILES = {
     "val": [*with_val("v1_1_val_nus.json"), *with_val("test_eval.json")],
     "val_q_only": with_val("v1_1_val_nus_q_only.json"),
+    "test": TRAINING,
+    "validation": TRAINING,
 }
-OBJECTS = (
-    "Objects are encoded using <c,CAM,[cx,cy]>, where c is the identifier, CAM indicates the camera where the object's "
-    "center point is situated, and x, y represent the horizontal and vertical coordinates of the center point of the "
-    "2D bounding box."
-)
-"""The paper's sentence for questions about objects."""
+HINT = "put nuScenes' samples/ or InternVL's stitched images beside the file"
 JUDGE_SYSTEM = "You grade answers to driving questions against a reference answer."
 JUDGE_TEMPERATURE = 0.6
 JUDGE_PROMPT = """Compare the answer with the reference answer and grade it from 0 to 100.
@@ -69,41 +80,54 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     try:
         path = locate(root, "drivelm", FILES[name])
     except DataError:
-        if prompts is None or name == "val":
+        if prompts is None or name not in UNSCORED:
             raise
         yield from _converted(*prompts)
         return
-    asked = read_questions(path, scored=name not in UNSCORED)
-    texts = {row["id"]: row["text"] for row in prompts[1]} if prompts else {}
-    views = Views(path)
-    images: dict[tuple[str, str], list[Part]] = {}
-    for question in asked:  # all faults before the first item
-        if (question.scene, question.frame) not in images:
-            images[question.scene, question.frame] = _images(views, question, kind)
-    views.check()
+    held_out = FILES[name] is TRAINING
+    asked = read_held_out(path, name) if held_out else read_questions(path, scored=name not in UNSCORED)
+    texts = {row["id"]: row["text"] for row in prompts[1]} if prompts and not held_out else {}
+    images = _all_images(path, asked, kind)
     for question in asked:
-        text = question.row["Q"] if kind == "official" else texts.get(question.id) or _prompt(question.row["Q"])
+        text = question.row["Q"] if kind == "official" else texts.get(question.id) or prompt(question.row["Q"])
         reference = {"question": question.row["Q"], "answer": None, "part": question.part}
-        reference |= {"scene": question.scene, "frame": question.frame, "number": question.number}
+        reference |= {"scene": question.frame.scene, "frame": question.frame.token, "number": question.number}
         reference |= {"tag": question.row.get("tag") or [], "stitched": kind == "paper"}
         if name not in UNSCORED:
             reference["answer"] = question.row["A"]
-        yield _item(question.id, images[question.scene, question.frame], text, reference)
+        yield _item(question.id, images[question.frame.name], text, reference)
 
 
-def _images(views: Views, question: Asked, protocol: str) -> list[Part]:
-    name = f"{question.scene}_{question.frame}.jpg"
-    if protocol == "paper":
-        return [{"type": "image", "image": views.whole(name, question.views)}]
-    single = views.single(name, question.views)
-    return [{"type": "image", "image": str(path), "name": camera} for camera, path in single.items()]
+def _all_images(path: Path, asked: Sequence[Asked], protocol: str) -> dict[str, list[Part]]:
+    """The image parts of every frame; DataError lists all frames that lack a view."""
+    views, faults = Views(path), Faults(path)
+    images: dict[str, list[Part]] = {}
+    for frame in {question.frame.name: question.frame for question in asked}.values():
+        name = f"{frame.name}.jpg"
+        try:
+            if protocol == "paper":
+                images[frame.name] = [{"type": "image", "image": views.whole(name, frame.views)}]
+            else:
+                single = views.single(frame.views)
+                images[frame.name] = [
+                    {"type": "image", "image": str(view), "name": camera} for camera, view in single.items()
+                ]
+        except DataError as error:
+            faults.add(name, str(error))
+    faults.check(HINT)
+    return images
 
 
 def _converted(path: Path, rows: Sequence[dict[str, Any]]) -> Iterator[Item]:
     """Items of InternVL's file alone."""
-    views = Views(path)
-    found: list[str | Stitched | None] = [views.whole(row["image"], None) for row in rows]
-    views.check()
+    views, faults = Views(path), Faults(path)
+    found = list[str | Stitched]()
+    for row in rows:
+        try:
+            found.append(views.whole(row["image"], None))
+        except DataError as error:
+            faults.add(row["image"], str(error))
+    faults.check(HINT)
     for row, image in zip(rows, found, strict=True):
         scene, frame, number = [*row["id"].split("_"), "", "0"][:3]
         reference = {"question": row["question"], "answer": None, "part": "", "scene": scene, "frame": frame}
@@ -115,12 +139,6 @@ def _item(name: str, images: Sequence[Part], text: str, reference: dict[str, Any
     content: list[Part] = [*images, {"type": "text", "text": text}]
     messages: Any = [{"role": "user", "content": content}]
     return Item(id=name, messages=messages, reference=reference, max_tiles=12, max_new_tokens=200)
-
-
-def _prompt(question: str) -> str:
-    about_objects = "<c" in question or re.search(r"\bobjects?\b", question, re.IGNORECASE)
-    text = metric.to_stitched(question)
-    return f"{text} {OBJECTS}" if about_objects else text
 
 
 def _answer(item: Item, text: str) -> str:
@@ -268,21 +286,6 @@ def export(items: Iterable[Item], predictions: Iterable[Prediction], folder: str
     return paths
 
 
-def _row(tag: int, question: str, answer: str) -> dict[str, Any]:
-    """A question of the official file, for the example."""
-    empty = dict.fromkeys(("C", "con_up", "con_down", "cluster", "layer"))
-    return {"Q": question, "A": answer, **empty, "tag": [tag]}
-
-
-def _frame(*rows: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """A frame of the official file, for the example."""
-    qa: dict[str, list[Any]] = {part: [] for part in ("perception", "prediction", "planning", "behavior")}
-    for part, row in rows:
-        qa[part].append(row)
-    views = {camera: f"../nuscenes/samples/{camera}/a__{camera}__1.jpg" for camera in metric.CAMERAS}
-    return {"QA": qa, "image_paths": views}
-
-
 _SCENE = "What are the important objects in the current scene?"
 _MOVING = "What is the moving status of object <c1,CAM_FRONT,800.0,450.0>? Options: A. Going ahead. B. Stopped."
 _NOTICE = "What object should the ego vehicle notice first?"
@@ -296,19 +299,21 @@ EXAMPLE = WorkedExample(
         "v1_1_val_nus.json": {
             "scene1": {
                 "key_frames": {
-                    "frame1": _frame(
-                        ("perception", _row(2, _SCENE, _BUS)),
-                        ("perception", _row(0, _MOVING, "B")),
-                        ("prediction", _row(3, _NOTICE, "Firstly notice that <c1,CAM_FRONT,800.0,450.0>.")),
-                        ("prediction", _row(0, "Is <c9,CAM_BACK,5.5,6.5> a traffic sign?", "No.")),
-                        ("planning", _row(1, _SAFE, "Brake gently to a stop.")),
-                        ("behavior", _row(0, _BEHAVIOUR, "A")),
+                    "frame1": example_frame(
+                        ("perception", _SCENE, _BUS, 2),
+                        ("perception", _MOVING, "B", 0),
+                        ("prediction", _NOTICE, "Firstly notice that <c1,CAM_FRONT,800.0,450.0>.", 3),
+                        ("prediction", "Is <c9,CAM_BACK,5.5,6.5> a traffic sign?", "No.", 0),
+                        ("planning", _SAFE, "Brake gently to a stop.", 1),
+                        ("behavior", _BEHAVIOUR, "A", 0),
                     ),
-                    "frame2": _frame(("perception", _row(2, _SCENE, _TRAM)), ("behavior", _row(0, _BEHAVIOUR, "B"))),
+                    "frame2": example_frame(("perception", _SCENE, _TRAM, 2), ("behavior", _BEHAVIOUR, "B", 0)),
                 }
             }
         },
-        "v1_1_val_nus_q_only.json": {"scene2": {"key_frames": {"frame1": _frame(("perception", _row(2, _SCENE, "")))}}},
+        "v1_1_val_nus_q_only.json": {
+            "scene2": {"key_frames": {"frame1": example_frame(("perception", _SCENE, "", 2))}}
+        },
         PROMPTS: [
             {
                 "id": "scene2_frame1_0",
@@ -321,10 +326,7 @@ EXAMPLE = WorkedExample(
             }
         ],
     },
-    images={
-        f"nuscenes/samples/{camera}/a__{camera}__1.jpg": ExampleImage(width=160, height=90, seed=seed)
-        for seed, camera in enumerate(metric.CAMERAS)
-    },
+    images=example_views(),
     good=[
         "There is a red bus to the front of the ego vehicle. Its ID is <c1,CAM_FRONT,[500, 250]>.",
         "B",

@@ -171,6 +171,18 @@ class JsonList(Container):
         return decode_object(data)
 
 
+class JsonMembers(JsonList):
+    """One JSON object, each of its members a row: its name as ``id``, its content as ``value``."""
+
+    place = "member"
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        if not data.strip():
+            raise ValueError("not valid JSON (nothing between two commas, or the object is cut off)")
+        [(name, value)] = decode_object(b"{" + data + b"}").items()
+        return {"id": name, "value": value}
+
+
 def _brackets(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(position, byte) of every bracket and comma outside of strings."""
     done, carry = 0, b""

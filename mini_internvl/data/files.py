@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mini_internvl.data import DataError, Fault, Row
-from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, Parquet, Shard, Table
+from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, JsonMembers, Parquet, Shard, Table
 from mini_internvl.files import check_file
 
 KINDS: dict[str, type[Container]] = {".parquet": Parquet, ".tar": Shard, ".tsv": Table, ".csv": Table}
@@ -22,6 +22,18 @@ _PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\x28\xb5\x2f\xfd": "zst
 def scan(path: str | Path) -> Iterator[Row | Fault]:
     """The rows of a file from the first to the last; DataError: it is missing, compressed, or damaged as a whole."""
     container = open_container(Path(path))
+    for _, _, number, data in container.spans():
+        yield container.parse(data, number)
+
+
+def scan_members(path: Path) -> Iterator[Row | Fault]:
+    """The members of a file that is one JSON object, in order, one in memory: ``id`` is a member's name, ``value`` what
+    it holds. DataError: the file is missing, or no object."""
+    check_file(path, error=DataError)
+    with path.open("rb") as file:
+        if not file.read(4096).removeprefix(BOM).lstrip().startswith(b"{"):
+            raise DataError(f"{path} holds no JSON object; get the file again from its source")
+    container = JsonMembers(path)
     for _, _, number, data in container.spans():
         yield container.parse(data, number)
 

@@ -1,4 +1,4 @@
-"""Work on many items in worker processes, results in order, few items in memory."""
+"""Work on many items in worker processes or threads, results in order, few items in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -37,16 +37,27 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], workers: 
         return
     context = multiprocessing.get_context(CONTEXT)
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work, os.getpid()))
-    pending = collections.deque[Future[Result]]()
     try:
-        for item in itertools.chain(first, items):
-            pending.append(pool.submit(_do, item))
-            if len(pending) > 4 * workers:
+        yield from _in_order(pool, _do, itertools.chain(first, items), 4 * workers)
+    except BrokenProcessPool:
+        raise DataError("a worker process was ended, perhaps for want of memory; use fewer workers") from None
+
+
+def threaded_map(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """The same in threads, for work that waits or frees the interpreter: reading, decoding and writing images."""
+    return _in_order(ThreadPoolExecutor(workers), work, items, 4 * workers)
+
+
+def _in_order(pool: Executor, work: Callable[[Item], Any], items: Iterable[Item], ahead: int) -> Iterator[Any]:
+    """Results in order, at most so many of them ahead; the pool ends with the iterator."""
+    pending = collections.deque[Future[Any]]()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise DataError("a worker process was ended, perhaps for want of memory; use fewer workers") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -40,7 +40,8 @@ def convert(
         DataError: the training split is empty, or too many records cannot be used; the message lists the first.
         Interrupted: stopped; the next call begins again.
     """
-    identity = {"raw": str(raw.resolve()), "domain": _hash(domain.file), "files": _fingerprint(raw)}
+    files = _files(raw)
+    identity = {"raw": str(raw.resolve()), "domain": _hash(domain.file), "files": _fingerprint(files)}
     record = folder / CONVERTED
     if record.is_file():
         known = read_object(record)
@@ -60,6 +61,9 @@ def convert(
     lines = [{**dataclasses.asdict(fault), "file": str(fault.file)} for fault in faults]
     write_text(folder / FAULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     _check(splits, faults, max_faults, folder)
+    after = _files(raw)
+    if files < after:  # images that the domain made there: not to be taken for new records
+        identity["files"] = _fingerprint(after)
     write_json(record, {"identity": identity, "splits": splits})
     return splits
 
@@ -104,13 +108,18 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fingerprint(raw: Path) -> str:
+def _files(raw: Path) -> set[str]:
     """Names, sizes and times of all raw files."""
-    digest = hashlib.sha256()
-    for place, folders, names in os.walk(raw):
-        folders.sort()
-        for name in sorted(names):
+    found = set[str]()
+    for place, _, names in os.walk(raw):
+        for name in names:
             stat = os.stat(os.path.join(place, name))
-            line = f"{os.path.relpath(place, raw)}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-            digest.update(line.encode(errors="surrogateescape"))
+            found.add(f"{os.path.relpath(place, raw)}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+    return found
+
+
+def _fingerprint(files: set[str]) -> str:
+    digest = hashlib.sha256()
+    for line in sorted(files):
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -35,6 +35,7 @@ Judge = Callable[[str, str], float]  # (answer, gold answer) -> 0 to 100
 _DECIMAL = re.compile(r"\d+\.\d+")
 _COORDINATE = r"\s*-?[0-9]*\.?[0-9]+\s*"
 _STITCHED_TAG = re.compile(rf"<c[^,]*,[^,]*,\s*\[{_COORDINATE},{_COORDINATE}\]\s*>")
+_ANY_TAG = re.compile(r"<c\d[^<>]*>")
 _CAMERA_TAG = re.compile(r"<(c[^,<>]*),\s*(CAM_[A-Z_]+),\s*(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)\s*>")
 
 
@@ -52,23 +53,30 @@ def to_cameras(text: str) -> str:
         name, camera, rest = tag.replace("<", "").replace(">", "").split(",", 2)
         if camera in CAMERAS:
             try:
-                x, y = _in_camera(camera, *json.loads(rest))
+                x, y = in_camera(camera, *json.loads(rest))
             except (ValueError, OverflowError):  # such as ".5", which is no JSON
                 continue
             text = text.replace(tag, f"<{name},{camera},{x},{y}>")
     return text
 
 
-def _in_camera(camera: str, x: float, y: float) -> tuple[float, float]:
+def in_camera(camera: str, across: float, down: float) -> Point:
+    """A point of the stitched image (thousandths of its sides) in the camera's pixels: inside, to one decimal."""
     row, column = divmod(CAMERAS.index(camera), COLUMNS)
     placed = []
     for value, cell, count, place, side in (
-        (x, CELL[0], COLUMNS, column, CAMERA_SIZE[0]),
-        (y, CELL[1], ROWS, row, CAMERA_SIZE[1]),
+        (across, CELL[0], COLUMNS, column, CAMERA_SIZE[0]),
+        (down, CELL[1], ROWS, row, CAMERA_SIZE[1]),
     ):
         inside = ((value / 1000) * (cell * count) - place * cell) / cell * side
         placed.append(round(max(0, min(side, inside)), 1))
     return placed[0], placed[1]
+
+
+def in_stitched(camera: str, x: float, y: float) -> Point:
+    """The way back: a point in the camera's pixels in thousandths of the stitched image's sides, not rounded."""
+    row, column = divmod(CAMERAS.index(camera), COLUMNS)
+    return (x / CAMERA_SIZE[0] + column) / COLUMNS * 1000, (y / CAMERA_SIZE[1] + row) / ROWS * 1000
 
 
 def to_stitched(text: str) -> str:
@@ -78,12 +86,24 @@ def to_stitched(text: str) -> str:
         name, camera, x, y = match.groups()
         if camera not in CAMERAS:
             return match[0]
-        row, column = divmod(CAMERAS.index(camera), COLUMNS)
-        across = round((float(x) / CAMERA_SIZE[0] + column) / COLUMNS * 1000)
-        down = round((float(y) / CAMERA_SIZE[1] + row) / ROWS * 1000)
-        return f"<{name},{camera},[{across}, {down}]>"
+        across, down = in_stitched(camera, float(x), float(y))
+        return f"<{name},{camera},[{round(across)}, {round(down)}]>"
 
     return _CAMERA_TAG.sub(tag, text)
+
+
+def odd_tags(text: str) -> list[str]:
+    """What is wrong with tags of a text in camera pixels: an unknown camera, a point outside of its image, no point."""
+    found = []
+    for tag in _ANY_TAG.findall(text):
+        match = _CAMERA_TAG.fullmatch(tag)
+        if match is None:
+            found.append(f"the tag {tag} has no camera and point, as in <c1,CAM_FRONT,800.0,450.0>")
+        elif match[2] not in CAMERAS:
+            found.append(f"the camera of {tag} is unknown; there are {', '.join(CAMERAS)}")
+        elif not (0 <= float(match[3]) <= CAMERA_SIZE[0] and 0 <= float(match[4]) <= CAMERA_SIZE[1]):
+            found.append(f"the point of {tag} is outside of the camera's {CAMERA_SIZE[0]}x{CAMERA_SIZE[1]} pixels")
+    return found
 
 
 # Points and the graph.

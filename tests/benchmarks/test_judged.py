@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mini_internvl.benchmarks import drivelm, mathvista
-from mini_internvl.benchmarks._drivelm import Stitched
+from mini_internvl.benchmarks._drivelm_views import Stitched
 from mini_internvl.data import DataError
 from mini_internvl.inputs.images import load_image
 from mini_internvl.metrics.drivelm import CAMERAS
