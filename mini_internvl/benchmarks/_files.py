@@ -96,19 +96,12 @@ def read_rows(
     Every row must have the fields ``required``, ``texts`` (which must be texts) and ``names`` (texts or whole numbers);
     ``check`` says what else is wrong with it. DataError lists the rows at fault.
     """
-    content: Any
-    if key is None:
-        content = (row.reason if isinstance(row, Fault) else row.raw for row in scan(path))
-    else:
-        whole = read_json(path)
-        content = whole.get(key) if isinstance(whole, dict) else None
-        if not isinstance(content, list):
-            raise DataError(f"{path} must hold a list under {key!r}; get the file again from its source")
     faults = Faults(path)
     rows = []
-    for number, row in enumerate(content, 1):
-        if not isinstance(row, dict):
-            faults.add(number, row if key is None else "not an object with named fields")
+    for number, found in enumerate(scan(path, key or ""), 1):
+        row: Any = None if isinstance(found, Fault) else found.raw
+        if isinstance(found, Fault):
+            faults.add(number, found.reason)
         elif missing := [name for name in (*texts, *names, *required) if name not in row]:
             faults.add(number, f"no {', '.join(missing)}")
         else:

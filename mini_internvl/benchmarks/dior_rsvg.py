@@ -3,7 +3,9 @@
 Answers hold coordinates from 0 to 1000 and are read as strictly as the official script does: the first bracketed text
 must be ``[[x1, y1, x2, y2]]`` (:mod:`mini_internvl.metrics.grounding`). IoU counts pixels inclusively. The file has no
 ids: an item's id is the number of its row, from 0.
-Official file: ``dior_rsvg_test.json``; its images are named relative to ``images/``.
+Official file: ``dior_rsvg_test.json``; its images are named relative to ``images/``. Without it the authors' own files
+are read (``Annotations/*.xml`` with ``test.txt``, and for the split ``validation`` with ``val.txt``); an item's id is
+the object's number then.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks import _vqa
+from mini_internvl.benchmarks import _dior, _questions, _vqa
 from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
 from mini_internvl.benchmarks._files import chosen, image_folders, image_paths, locate, read_rows, with_val
 from mini_internvl.benchmarks._tally import Asked, Judge, Tally, with_answers
@@ -21,23 +23,29 @@ from mini_internvl.metrics.grounding import FIELDS, Box, grounding_right, iou, r
 from mini_internvl.records import Item, Score
 
 TITLE = "DIOR-RSVG"
-SPLITS = ("test",)
+SPLITS = ("test", "validation")
 PROTOCOLS = {"paper": "InternVL's script: the first [[x1, y1, x2, y2]], IoU with inclusive pixels above 0.5."}
 PRIMARY_METRIC = "accuracy"
 FILE = "dior_rsvg_test.json"
-PREFIX = "Detect "
+PREFIX = _dior.PREFIX
+NEW_TOKENS = 200
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
-    """One item a row; DataError names what is wrong with the files."""
-    chosen("split", split, SPLITS)
+    """One item a row or object; DataError names what is wrong with the files."""
+    split = chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
-    path = locate(root, "dior_rsvg", with_val(FILE))
+    original = [f"{folder}/{_dior.LISTS[split]}".lstrip("/") for folder in _dior.FOLDERS]
+    path = locate(root, "dior_rsvg", [*(with_val(FILE) if split == "test" else ()), *original])
+    if path.name != FILE:
+        folder = path.parent.parent if path.parent.name in filter(None, _dior.FOLDERS) else path.parent
+        yield from _questions.items(_dior.read_original(folder, split, inside=False), max_new_tokens=NEW_TOKENS)
+        return
     rows = read_rows(path, ("image", "prompt", "bbox", "size"), check=_wrong)
     images = image_paths(path, [str(row["image"]) for row in rows], *image_folders(path))
     for number, (row, image) in enumerate(zip(rows, images, strict=True)):
         reference = {"box": row["bbox"], "size": row["size"], "question": row["prompt"]}
-        yield _vqa.ask(str(number), [image], PREFIX + row["prompt"], reference, max_tiles=12, max_new_tokens=200)
+        yield _vqa.ask(str(number), [image], PREFIX + row["prompt"], reference, max_tiles=12, max_new_tokens=NEW_TOKENS)
 
 
 def _wrong(row: dict[str, Any]) -> Iterable[str]:

@@ -6,6 +6,9 @@ so they carry the split's name. An area's gold loses "m" and "2" from its end be
 ``metrics/rsvqa.py``).
 Trap: InternVL's evaluate.sh runs test 2 under the name rsvqa-lr.
 Official files: ``rsvqa_h_test_1_instruct.json``, ``rsvqa_h_test_2_instruct.json``, images in ``images/RSVQA-H/Data``.
+Without them the authors' own files are read (``USGS_split_test_questions.json``,
+``USGS_split_test_phili_questions.json`` and those beside them, images in ``Data``), and for the split ``validation``
+``USGS_split_val_questions.json``.
 """
 
 from __future__ import annotations
@@ -19,16 +22,23 @@ from mini_internvl.records import Item
 
 TITLE = "RSVQA-HR"
 FILES = {"test1": "rsvqa_h_test_1_instruct.json", "test2": "rsvqa_h_test_2_instruct.json"}
-SPLITS = tuple(FILES)
+STEMS = {
+    "test1": "USGS_split_test",
+    "test2": "USGS_split_test_phili",
+    "validation": "USGS_split_val",
+    "train": "USGS_split_train",
+}
+SPLITS = ("test1", "test2", "validation")
 PROTOCOLS, PRIMARY_METRIC, right = _rsvqa.PROTOCOLS, _rsvqa.PRIMARY_METRIC, _rsvqa.right
 IMAGES = "RSVQA-H/Data"
+FOLDERS = (IMAGES, "Data")
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
     """One item a question, id ``split/official id``; DataError names what is wrong with the files."""
     chosen("protocol", protocol, PROTOCOLS)
     name = chosen("split", split, SPLITS)
-    return _rsvqa.read_items(root, "rsvqa_hr", FILES[name], IMAGES, prefix=f"{name}/")
+    return _rsvqa.read_items(root, "rsvqa_hr", FILES.get(name, ""), FOLDERS, stem=STEMS[name], prefix=f"{name}/")
 
 
 score = _rsvqa.make_score("rsvqa_hr")

@@ -3,7 +3,9 @@
 The primary metric is the paper's Avg., accuracy over all questions but the counts, taken over items, so it is not the
 mean of the three columns. Only case is ignored; "yes." is wrong.
 Trap: InternVL's evaluate.sh runs RSVQA-HR test 2 under the name rsvqa-lr, and this one under rsvqa-hr-test2.
-Official file: ``rsvqa_l_test_instruct.json``, images in ``images/RSVQA_L/Images_LR``.
+Official file: ``rsvqa_l_test_instruct.json``, images in ``images/RSVQA_L/Images_LR``. Without it the authors' own files
+are read (``LR_split_test_questions.json`` and the two beside it, images in ``Images_LR``), and for the split
+``validation`` ``LR_split_val_questions.json``.
 """
 
 from __future__ import annotations
@@ -16,17 +18,19 @@ from mini_internvl.benchmarks._files import chosen
 from mini_internvl.records import Item
 
 TITLE = "RSVQA-LR"
-SPLITS = ("test",)
+STEMS = {"test": "LR_split_test", "validation": "LR_split_val", "train": "LR_split_train"}
+SPLITS = ("test", "validation")
 PROTOCOLS, PRIMARY_METRIC, right = _rsvqa.PROTOCOLS, _rsvqa.PRIMARY_METRIC, _rsvqa.right
 FILE = "rsvqa_l_test_instruct.json"
 IMAGES = "RSVQA_L/Images_LR"
+FOLDERS = (IMAGES, "Images_LR")
 
 
 def items(root: str | Path, split: str | None = None, *, protocol: str | None = None) -> Iterator[Item]:
     """One item a question, with the official id; DataError names what is wrong with the files."""
-    chosen("split", split, SPLITS)
+    split = chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
-    return _rsvqa.read_items(root, "rsvqa_lr", FILE, IMAGES)
+    return _rsvqa.read_items(root, "rsvqa_lr", FILE if split == "test" else "", FOLDERS, stem=STEMS[split])
 
 
 score = _rsvqa.make_score("rsvqa_lr")

@@ -145,12 +145,19 @@ class JsonLines(Container):
 
 
 class JsonList(Container):
-    """One JSON list of objects, over as many lines as it likes (LLaVA's own form)."""
+    """One JSON list of objects, over as many lines as it likes (LLaVA's own form); with ``key``, the list under it."""
+
+    def __init__(self, path: Path, key: str = "") -> None:
+        super().__init__(path)
+        self.key = key
 
     def spans(self) -> Iterator[Span]:
         depth = start = number = 0
         with self.path.open("rb") as file:
-            for position, kind in _brackets(file):
+            brackets = _brackets(file)
+            if self.key:
+                depth, start = 1, self._enter(brackets)
+            for position, kind in brackets:
                 if kind in b"[{":
                     depth += 1
                     start = position + 1 if depth == 1 else start
@@ -162,8 +169,22 @@ class JsonList(Container):
                         number += 1
                         yield Span(start, position - start, number, data)
                     start = position + 1
+                if self.key and depth == 0:
+                    return
         if depth:
             yield Span(start, 0, number + 1, b"")
+
+    def _enter(self, brackets: Iterator[tuple[int, bytes]]) -> int:
+        """Where the list under ``key`` begins; DataError where the file holds none."""
+        wanted = re.compile(rb'\s*"' + re.escape(self.key.encode()) + rb'"\s*:\s*')
+        depth = start = 0
+        for position, kind in brackets:
+            if depth == 1 and kind == b"[" and wanted.fullmatch(self.read(start, position - start) or b""):
+                return position + 1
+            depth += (kind in b"[{") - (kind in b"]}")
+            if depth == 1:
+                start = position + 1
+        raise DataError(f"{self.path} must hold a list under {self.key!r}; get the file again from its source")
 
     def decode(self, data: bytes) -> dict[str, Any]:
         if data == b"":

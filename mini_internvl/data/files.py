@@ -19,9 +19,12 @@ ENDINGS = (".jsonl", ".json", *KINDS)  # endings of the files that a folder of r
 _PACKED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\x28\xb5\x2f\xfd": "zstd -d", b"PK\x03\x04": "unzip"}
 
 
-def scan(path: str | Path) -> Iterator[Row | Fault]:
-    """The rows of a file from the first to the last; DataError: it is missing, compressed, or damaged as a whole."""
-    container = open_container(Path(path))
+def scan(path: str | Path, key: str = "") -> Iterator[Row | Fault]:
+    """The rows of a file from the first to the last; with ``key``, those of the list under it in a JSON object.
+
+    DataError: the file is missing, compressed, or damaged as a whole.
+    """
+    container = open_container(Path(path), key)
     for _, _, number, data in container.spans():
         yield container.parse(data, number)
 
@@ -38,13 +41,18 @@ def scan_members(path: Path) -> Iterator[Row | Fault]:
         yield container.parse(data, number)
 
 
-def open_container(path: Path) -> Container:
-    """The file by its kind, not read yet; DataError: it is missing, compressed, or damaged as a whole."""
+def open_container(path: Path, key: str = "") -> Container:
+    """The file by its kind, not read yet; DataError: it is missing, compressed, or damaged as a whole.
+
+    ``key`` names the list of a JSON object that holds the rows.
+    """
     check_file(path, error=DataError)
     with path.open("rb") as file:
         start = file.read(4096)
     for magic, command in _PACKED.items():
         if start.startswith(magic):
             raise DataError(f"{path} is compressed; unpack it first ({command})")
+    if key:
+        return JsonList(path, key)
     kind = JsonList if start.removeprefix(BOM).lstrip().startswith(b"[") else JsonLines
     return KINDS.get(path.suffix.lower(), kind)(path)

@@ -148,3 +148,21 @@ def test_files_that_cannot_be_read_at_all_are_named(tmp_path, name, content, mes
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(scan(tmp_path / name))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1 << 20])
+def test_a_list_under_a_key_gives_its_rows_and_nothing_else(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(containers, "_CHUNK", chunk)
+    rows = [{"id": 1, "a": "]},{", "b": [{"id": 9}]}, {"id": 2}, {"id": 3, "c": {"rows": [{"id": 8}]}}]
+    held = {"rows ": [{"id": 7}], "x": {"rows": [{"id": 6}]}, "y": '"rows": [', "rows": rows, "z": [{"id": 5}]}
+    path = tmp_path / "a.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps(held, indent=indent), encoding="utf-8-sig")
+        assert [dict(row.raw) for row in scan(path, "rows")] == rows
+        assert [row.place for row in scan(path, "rows")] == ["row 1", "row 2", "row 3"]
+    path.write_text('{"rows": []}')
+    assert list(scan(path, "rows")) == []
+    for text in ('{"rows": {"rows": [{"id": 1}]}}', '[{"rows": [1]}]', "[]", "", '"rows": [1]'):
+        path.write_text(text)
+        with pytest.raises(DataError, match="must hold a list under 'rows'"):
+            list(scan(path, "rows"))

@@ -1,0 +1,66 @@
+"""Images in a folder for each class, as EuroSAT, RESISC45 and UC Merced are published.
+
+The class folders lie in the raw folder, or in a folder of each split (``train``, ``validation`` or ``val``, ``test``).
+Without folders of splits an image belongs to the split that a hash of ``CLASS/NAME`` gives, about 70, 10 and 20 % of
+them, so that nothing but renaming moves it. Where only validation has no folder, it takes 10 % of ``train`` by the same
+hash. The question names all classes, in the wording of the paper (section 3.3).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from mini_internvl.benchmarks._questions import SHARES, Question, split_of
+from mini_internvl.data import DataError, Fault
+from mini_internvl.data.containers import IMAGE_ENDINGS
+
+SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+PROMPT = "Classify the image within one of the given classes: {}. Answer with one word or short phrase."
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def read_classes(folder: Path, split: str) -> Iterator[Question | Fault]:
+    """One question an image of the split, by class and name, and a fault for each file that is no image.
+
+    Raises DataError where the folder holds no two class folders.
+    """
+    place, taken = _place(folder, split)
+    names = _folders(place)
+    if len(names) < 2:
+        raise DataError(f"{place} holds no class folders; give the folder that holds one folder of images a class")
+    labels = {name: label(name) for name in names}
+    prompt = PROMPT.format(", ".join(labels.values()))
+    for name, shown in labels.items():
+        for file in sorted(os.listdir(place / name)):
+            if file.startswith(".") or split_of(f"{name}/{file}") not in taken:
+                continue
+            path = place / name / file
+            if path.suffix.lower().lstrip(".") not in IMAGE_ENDINGS or not path.is_file():
+                yield Fault(file=path, place="file", reason="its ending is not one of an image; take it out")
+                continue
+            reference = {"answer": shown, "question": prompt}
+            yield Question(id=f"{name}/{file}", image=os.fspath(path), prompt=prompt, answer=shown, reference=reference)
+
+
+def _place(folder: Path, split: str) -> tuple[Path, Collection[str]]:
+    """Where the class folders of a split lie, and the splits by hash that belong to it there."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing; give the folder that holds one folder of images a class")
+    if not all((folder / name).is_dir() for name in ("train", "test")):
+        return folder, {split}
+    found = next((folder / name for name in SPLITS[split] if (folder / name).is_dir()), None)
+    if split == "test" or (found and any((folder / name).is_dir() for name in SPLITS["validation"])):
+        return found or folder, SHARES
+    return folder / "train", {split} if split == "validation" else set(SHARES) - {"validation"}
+
+
+def _folders(place: Path) -> Sequence[str]:
+    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def label(name: str) -> str:
+    """The class that a folder's name means: ``AnnualCrop`` and ``annual_crop`` are ``annual crop``."""
+    return " ".join(_CAPITAL.sub(" ", name).replace("_", " ").replace("-", " ").lower().split())
