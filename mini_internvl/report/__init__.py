@@ -7,8 +7,6 @@ short script are inside the file; without the script every example is listed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,14 +16,13 @@ from mini_internvl.files import write_text
 from mini_internvl.report import examples, settings, training, watch
 from mini_internvl.report.explain import explain
 from mini_internvl.report.folders import Parts, Result, read_evaluation, read_parts
-from mini_internvl.report.page import render, require
+from mini_internvl.report.page import render, require, script
 from mini_internvl.report.paired import STATES
 from mini_internvl.report.sections import Line, Section, bars, compare, verdict, warnings
 
 __all__ = ["Line", "Section", "build", "compare", "read_evaluation", "require", "verdict"]
 
 Pair = tuple[str, str]
-SCRIPT = Path(__file__).parent / "templates" / "page.js"
 UNFOLDED = 3  # with more benchmarks than this, their examples are folded
 
 
@@ -59,11 +56,11 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     found = [*warnings(sections, names, others)]
     if log.unreadable:
         found.append(f"{log.unreadable:,} lines of the training log cannot be read and are left out.")
-    script = SCRIPT.read_text(encoding="utf-8")
+    code, digest = script()
     page = render(
         "page.html",
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script=code,
+        script_hash=digest,
         kind="comparison" if against else "adaptation" if parts.base else "evaluation" if parts.results else "training",
         title=_title(parts, run, names, against),
         names=names,

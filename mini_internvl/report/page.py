@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import math
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+SCRIPT = Path(__file__).parent / "templates" / "page.js"
 MAX_ANSWER_CHARS = 600  # characters of one answer that are shown
 
 
@@ -30,6 +34,12 @@ def _environment() -> Any:
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "signed": signed, "words": words, "short": short}
     return environment
+
+
+def script() -> tuple[str, str]:
+    """The script of a page, and its SHA-256 in base64, by which the page allows this script and no other."""
+    code = SCRIPT.read_text(encoding="utf-8")
+    return code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 
 def number(value: float, digits: int = 2, sign: str = "") -> str:
