@@ -20,9 +20,9 @@ import torch
 
 from mini_internvl import recipes
 from mini_internvl.engine.device import fast_bfloat16
+from mini_internvl.inputs import questions
 from mini_internvl.model import attention
 from mini_internvl.records import Batch
-from mini_internvl.train import independent
 from mini_internvl.train.batches import micro_batches
 from mini_internvl.train.data import MixedDataset, step_batches
 from mini_internvl.train.initial import open_initial, sample_processor
@@ -52,7 +52,7 @@ def split_questions(dataset: MixedDataset, step: int) -> list[Batch]:
     size, rows = dataset.stage.batch_size, []
     for n in range(step * size, (step + 1) * size):
         sample = dataset.sample(n)
-        alone = independent.split_questions(sample.messages) if sample.independent else [sample.messages]
+        alone = questions.split_questions(sample.messages) if sample.independent else [sample.messages]
         rows += [dataset.process(replace(sample, messages=messages, independent=False)) for messages in alone]
     return micro_batches(rows, 32)
 

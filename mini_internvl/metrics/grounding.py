@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 THRESHOLD = 0.5  # a box counts above it, not at it
 FIELDS = 4
@@ -79,3 +81,29 @@ def grounding_right(text: str, gold: Sequence[float], size: Sequence[float]) -> 
     """Whether an answer's box overlaps the gold box (pixels) by more than one half; ``size`` is width and height."""
     box = read_box(text, size[0], size[1])
     return box is not None and iou(box, gold) > THRESHOLD
+
+
+def match_boxes(golds: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]) -> list[float]:
+    """The overlaps of gold boxes with answered ones, each box in one pair at most, the best pairs first.
+
+    IoU is plain (not inclusive); pairs that do not overlap are left out. Corners out of order give an empty box.
+    """
+    if not golds or not answers:
+        return []
+    first, second = (np.asarray(side, np.float64).reshape(-1, 4) for side in (golds, answers))
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [np.clip(side[:, 2:] - side[:, :2], 0, None).prod(axis=1) for side in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - common
+    overlap = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    found, taken_rows, taken_columns = list[float](), set[int](), set[int]()
+    for place in np.argsort(-overlap, axis=None, kind="stable"):
+        row, column = divmod(int(place), len(answers))
+        if overlap[row, column] <= 0:
+            break
+        if row not in taken_rows and column not in taken_columns:
+            taken_rows.add(row)
+            taken_columns.add(column)
+            found.append(float(overlap[row, column]))
+    return found

@@ -27,11 +27,11 @@ from mini_internvl.data import DataError, Fault, place_of
 from mini_internvl.data.index import Progress
 from mini_internvl.data.sources import Source, open_source
 from mini_internvl.inputs.messages import normalise
+from mini_internvl.inputs.questions import split_questions
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train.batches import collate
-from mini_internvl.train.independent import split_questions
 from mini_internvl.train.layout import Layout
 from mini_internvl.train.processor import SampleProcessor
 

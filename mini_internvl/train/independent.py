@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.messages import ImagePart, Messages, Turn, image_parts, normalise
 from mini_internvl.model.config import RopeConfig
 from mini_internvl.model.decoder import rotation_group
 from mini_internvl.records import Encoded
@@ -26,46 +25,8 @@ from mini_internvl.records import Encoded
 PADDING = -1  # segment of a padding token
 
 
-def split_questions(messages: Messages) -> list[tuple[Turn, ...]]:
-    """One conversation for each question, all with the images of the first and the system message, if any.
-
-    What holds one question or no image stays as it is, the only element.
-
-    Raises:
-        ValueError: the first question does not begin with its images, a later one has its own, or a question has not
-            exactly one answer.
-    """
-    whole = normalise(messages)
-    system = [turn for turn in whole[:1] if turn.role == "system"]
-    turns = whole[len(system) :]
-    if len(turns) <= 2 or not image_parts(whole):
-        return [whole]
-    if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
-        raise ValueError("independent questions each have one answer: user and assistant alternate")
-    images, space, first = _split(turns[0])
-    alone = []
-    for question, answer in zip(turns[::2], turns[1::2], strict=True):
-        if question is not turns[0] and question.images:
-            raise ValueError("a later question has an image of its own; independent questions share those of the first")
-        text = first if question is turns[0] else question.text
-        alone.append((*system, Turn(role="user", parts=(*images, space + text)), answer))
-    return alone
-
-
-def _split(turn: Turn) -> tuple[tuple[str | ImagePart, ...], str, str]:
-    """The first question's parts up to its last image, the white space after it, and the rest of its text."""
-    last = max((place for place, part in enumerate(turn.parts) if isinstance(part, ImagePart)), default=-1)
-    if last < 0 or (isinstance(turn.parts[0], str) and not any(image.placed for image in turn.images)):
-        raise ValueError("questions are independent only if the first begins with all images; put its text after them")
-    text = "".join(part for part in turn.parts[last + 1 :] if isinstance(part, str))
-    question = text.lstrip()
-    if not question:
-        raise ValueError("questions are independent only if the first begins with all images; no text after the last")
-    return turn.parts[: last + 1], text[: len(text) - len(question)], question
-
-
 def join(pieces: Sequence[Encoded], context: int, rope: RopeConfig) -> tuple[Encoded, list[int], list[int]]:
-    """One row of the conversations of :func:`split_questions`; those that rotate the prefix alike are one document.
+    """One row of questions as ``inputs.questions`` splits them; those that rotate the prefix alike are one document.
 
     ``context`` is the id of the visual token, which each piece has. Returns the row, and the segment and the document
     of each of its tokens. ValueError: the conversations do not begin alike, or an answer has no supervised token.

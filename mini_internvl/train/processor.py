@@ -21,8 +21,9 @@ from mini_internvl.inputs import chat
 from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.inputs.messages import ImagePart, Turn, normalise
 from mini_internvl.inputs.prepare import CutImage, Processor, cut_image
+from mini_internvl.inputs.questions import split_questions
 from mini_internvl.records import Encoded, Example, NamedImage, Sample, Size
-from mini_internvl.train.independent import join, split_questions
+from mini_internvl.train.independent import join
 from mini_internvl.train.losses.answers import IGNORE
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from PIL import Image
 from mini_internvl.engine import Engine, GenerationConfig
 from mini_internvl.files import read_object, write_bytes, write_json
 from mini_internvl.inputs.images import load_image
-from mini_internvl.inputs.messages import Turn, image_parts, normalise
+from mini_internvl.inputs.messages import Turn, image_parts
+from mini_internvl.inputs.questions import asked
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Sample
 
@@ -77,10 +78,10 @@ def write_samples(folder: Path, stage: str, step: int, answer: Answer, samples: 
 
     ``folder`` is that of the run. ValueError or ImageError: a sample's messages or pictures cannot be read.
     """
-    asked = [_first_question(sample) for sample in samples]
-    answers = answer([question for question, _ in asked])
+    firsts = [_first_question(sample) for sample in samples]
+    answers = answer([question for question, _ in firsts])
     rows = []
-    for sample, (question, reference), text in zip(samples, asked, answers, strict=True):
+    for sample, (question, reference), text in zip(samples, firsts, answers, strict=True):
         pictures = [_keep(folder / FOLDER / IMAGES, part.source) for part in image_parts(question)]
         told = {"question": question[-1].text.strip(), "reference": reference, "answer": text}
         rows.append({"id": f"{sample.source}/{sample.id}", "images": pictures, **told})
@@ -105,11 +106,10 @@ def _has_question(sample: Sample) -> bool:
 
 def _first_question(sample: Sample) -> tuple[tuple[Turn, ...], str]:
     """The turns up to the first question, and its true answer."""
-    turns = tuple(normalise(sample.messages))
-    place = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), 0)
-    if not place:
+    first = next(asked(sample), None)
+    if first is None:
         raise ValueError(f"sample {sample.source}/{sample.id} has no question with an answer")
-    return turns[:place], turns[place].text
+    return first
 
 
 def _keep(folder: Path, source: Any) -> str:

@@ -16,7 +16,7 @@ from mini_internvl import plugins
 from mini_internvl.commands import _evaluation as command
 from mini_internvl.evaluate import outputs
 from mini_internvl.inputs.images import image_dimensions
-from mini_internvl.inputs.messages import image_parts
+from mini_internvl.inputs.messages import image_parts, normalise
 from mini_internvl.inputs.openai import to_wire
 from mini_internvl.records import Item, Prediction, Score
 
@@ -92,11 +92,9 @@ def test_items_are_whole_questions(name: str, folders: Callable[[str], Path]) ->
 
 
 def check_item(item: Item) -> None:
-    message = item.messages[-1]
-    assert message["role"] == "user"
-    content = message["content"]
-    assert not isinstance(content, str)
-    assert any(part["type"] == "text" and part["text"].strip() for part in content)
+    turn = normalise(item.messages)[-1]
+    assert turn.role == "user"
+    assert turn.text.strip()
     for part in image_parts(item.messages):
         assert image_dimensions(part.source) > (0, 0)
     assert json.loads(json.dumps(item.reference)) == item.reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -130,6 +131,57 @@ def test_what_cannot_be_right_is_a_fault_that_names_the_field(raw, message):
     assert isinstance(fault, Fault)
     assert message in str(fault)
     assert str(fault).startswith("/data/rows.jsonl:2: ")
+
+
+def columns(**raw):
+    """(images, question, answer) of a row of columns."""
+    sample = read(raw)
+    return *content(sample), sample.messages[1]["content"]
+
+
+def test_columns_are_read_by_the_names_that_tables_give_them():
+    shown = [A], "What?", "A cat."
+    assert columns(image="a.png", question="What?", answer="A cat.") == shown
+    assert columns(file_name="a.png", prompt="What?", response="A cat.", index=3, split="train") == shown
+    assert columns(Image_Path="a.png", Question="What?", Answer="A cat.") == ([A], "What?", "A cat.")
+    assert columns(image="['a.png', 'b.png']", question="What?", answer="x")[0] == [A, B]
+    assert columns(image={"bytes": b"\x89PNG", "path": "x"}, file_name="y", question="?", answer=3) == (
+        [b"\x89PNG"], "?", "3")  # fmt: skip
+    assert columns(image=base64.b64encode(b"\x89PNG" * 400).decode(), question="?", answer="x")[0] == [b"\x89PNG" * 400]
+    assert columns(question="Who?", answer="I.") == ([], "Who?", "I.")
+    assert columns(image="a.png", question="?", answers=["b", "a", "a"])[2] == "a"
+
+
+def test_a_caption_or_a_label_needs_no_question():
+    assert columns(image="a.png", caption="A cat.") == ([A], "Describe the image.", "A cat.")
+    assert columns(path="a.png", label="cat")[1].startswith("What does the image show?")
+
+
+def test_options_follow_the_question_and_the_answer_is_a_letter():
+    asked = "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
+    for answer in ("B", "(B)", "blue", " Blue "):
+        assert columns(image="a.png", question="Which?", A="red", B="blue", C="", answer=answer) == ([A], asked, "B")
+    assert columns(question="Which?", choices=["red", "blue"], answer=1) == ([], asked, "B")
+    assert columns(question="Which?", options="['red', 'blue']", answer="red") == ([], asked, "A")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"image": "a", "question": "Q", "answer": None}, "answer is null; it must hold the answer"),
+        ({"image": "a", "question": "Q", "answer": {"a": 1}}, "answer is {'a': 1}; it must be a text"),
+        ({"image": "a", "question": "", "answer": "A"}, "question is ''; it must hold the question of answer"),
+        ({"image": 5, "question": "Q", "answer": "A"}, "image holds 5; an image is a path"),
+        ({"image": "?" * 2000, "question": "Q", "answer": "A"}, "a text this long must be base64"),
+        ({"image": "a", "label": 3}, "label is 3, the number of a class; write the class's name"),
+        ({"question": "Q", "A": "x", "B": "y", "answer": "z"}, "answer is 'z'; it must be one of the options A, B"),
+        ({"question": "Q", "options": "x", "answer": "z"}, "options is 'x'; it must be a list of texts"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_right_are_faults_that_name_them(raw, message):
+    fault = read(raw)
+    assert isinstance(fault, Fault)
+    assert message in str(fault)
 
 
 def test_a_format_of_ones_own_is_named_by_its_path(tmp_path):

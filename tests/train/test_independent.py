@@ -11,10 +11,11 @@ from PIL import Image
 from mini_internvl.data import DataError
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.messages import normalise
+from mini_internvl.inputs.questions import split_questions
 from mini_internvl.model.config import RopeConfig
 from mini_internvl.records import Encoded, Sample
 from mini_internvl.train.batches import collate
-from mini_internvl.train.independent import join, position_ids, split_questions
+from mini_internvl.train.independent import join, position_ids
 
 IMAGE = {"type": "image", "image": Image.effect_noise((56, 56), 90).convert("RGB")}
 WIDE = {"type": "image", "image": Image.effect_noise((110, 50), 90).convert("RGB")}

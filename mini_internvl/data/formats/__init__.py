@@ -23,8 +23,8 @@ from mini_internvl.data.formats._turns import absent
 
 FOLDER = "data.formats"
 CONTRACT = ("KEYS", "reads", "messages", "EXAMPLE")
-COMMON = frozenset({"id", "source", "max_tiles", "patch_annotations", "independent", "targets"})
-"""Keys that every format's rows may hold."""
+COMMON = frozenset({"id", "source", "max_tiles", "patch_annotations", "independent", "targets", "split"})
+"""Keys that every format's rows may hold; ``split`` is read where own data are divided (``domains/_own.py``)."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -37,7 +37,10 @@ def find(keys: tuple[str, ...], name: str = "") -> ModuleType:
             return module
     shown = ", ".join(keys)
     row = f"a row with the keys {shown[:200]}" if shown else "an empty row"
-    raise ValueError(f"no format reads {row}; a row holds conversations or messages, or name its format")
+    raise ValueError(
+        f"no format reads {row}; a row holds conversations or messages, or columns such as image, question and answer; "
+        "or name its format"
+    )
 
 
 def unread(raw: Mapping[str, Any], name: str = "") -> list[str]:
