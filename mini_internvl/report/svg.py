@@ -6,6 +6,7 @@ Drawn for a width of about 340 CSS pixels, so that letters keep their size on a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,30 @@ def line_chart(
     )
 
 
+def histogram(*, title: str, x_title: str, y_title: str, edges: Sequence[int], counts: Sequence[int]) -> str:
+    """Bars of how often whole numbers lie from each of the ``edges`` up to before the next one; an empty text where
+    there is none.
+
+    A bar of one number stands above it. The text for screen readers names the highest bar.
+    """
+    if not any(counts):
+        return ""
+    names = [_tick_label(low) if high - low == 1 else f"{_tick_label(low)} to {_tick_label(high - 1)}"
+             for low, high in itertools.pairwise(edges)]  # fmt: skip
+    most = max(range(len(counts)), key=counts.__getitem__)
+    drawn = [edge - 0.5 for edge in edges]
+    return render(
+        "histogram.svg",
+        label=f"{title}. {sum(counts):,} {y_title}; most of them, {counts[most]:,}, have {names[most]}",
+        titles=(x_title, y_title),
+        scale=_Scale(drawn, [0, *counts], whole=True),
+        bars=list(zip(drawn, drawn[1:], counts, names, strict=False)),
+        tick_label=_tick_label,
+        **{"width": WIDTH, "height": HEIGHT},
+        **{"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+    )
+
+
 def trade_off(*, title: str, x_title: str, y_title: str, marks: Sequence[Mark]) -> str:
     """A picture that stands alone, a file with its own style: marks joined in their order, a text beside each."""
     return render(
@@ -110,7 +135,7 @@ def error_bars(values: Sequence[tuple[str, float, float]], end: float) -> str:
 class _Scale:
     """Where values lie on the canvas, and the round numbers beside it."""
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, whole: bool = False) -> None:
         low, high = min(ys), max(ys)
         if math.isclose(low, high):  # means of one value differ by rounding
             low, high = min(0.0, low), max(0.0, high) or (0.0 if low else 1.0)
@@ -121,7 +146,7 @@ class _Scale:
         self.x_low, self.x_high = min(xs), max(xs)
         if self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
-        whole = all(float(x).is_integer() for x in xs)
+        whole = whole or all(float(x).is_integer() for x in xs)
         ticks = _ticks(self.x_low, self.x_high, 5, least=1.0 if whole else 0.0)
         self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
 
