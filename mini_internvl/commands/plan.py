@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mini_internvl.train.remedies import Remedy
 
 GB = 1e9
+MOST_COLUMNS = 5  # stages that stand beside each other; more are listed
 EXAMPLE = "minivl plan recipes/finetune.yaml --device 4090 --memory 24GB"
 
 
@@ -83,10 +85,19 @@ def as_json(machine: Machine, gpus: int, plans: list[StagePlan], remedies: list[
 
 
 def _print(machine: Machine, gpus: int, plans: list[StagePlan]) -> None:
-    from mini_internvl import terminal
-
     each = f"{gpus} x {machine.name}, memory on each" if gpus > 1 else machine.name
     typer.echo(f"a prediction for {each}: {machine.note}")
+    (_print_by_stage if len(plans) > MOST_COLUMNS else _print_by_part)(plans)
+    for told, stages in _grouped((plan.sizes, plan.stage) for plan in plans):
+        typer.echo(f"{stages}: sizes {told}")
+    for reason, stages in _grouped((reason, plan.stage) for plan in plans for reason in plan.missing):
+        typer.echo(f"{stages}: without {reason}")
+
+
+def _print_by_part(plans: list[StagePlan]) -> None:
+    """Every part of the memory, a column for each stage."""
+    from mini_internvl import terminal
+
     names = [name for name in plans[0].memory if any(plan.memory[name] >= 5e6 for plan in plans)]
     rows = [[name, *(f"{plan.memory[name] / GB:.2f}" for plan in plans)] for name in names]
     rows += [["total", *(f"{plan.total / GB:.2f}" for plan in plans)], ["highest in the", *(p.moment for p in plans)]]
@@ -96,11 +107,43 @@ def _print(machine: Machine, gpus: int, plans: list[StagePlan]) -> None:
     ]
     for name in ("samples", "tokens", "supervised", "tiles"):
         rows.append([name, *(f"{getattr(plan, name):,.0f}" for plan in plans)])
+    if any(plan.kept for plan in plans):
+        rows.append(["features on disk, GB", *(f"{plan.kept / GB:.2f}" for plan in plans)])
     rows.append(["TFLOP", *(f"{plan.flops.useful / 1e12:,.0f}" for plan in plans)])
     rows.append(["time", *(terminal.duration(plan.seconds) for plan in plans)])
     terminal.table("memory in GB, then work, by stage", ["", *(plan.stage for plan in plans)], rows)
-    for plan in plans:
-        typer.echo(f"{plan.stage}: sizes {plan.sizes}")
+
+
+def _print_by_stage(plans: list[StagePlan]) -> None:
+    """A line for each stage: --json tells the parts."""
+    from mini_internvl import terminal
+
+    rows = [
+        [
+            plan.stage,
+            f"{plan.total / GB:.2f}",
+            max(plan.memory, key=lambda name: plan.memory[name]),
+            f"{plan.steps:,}",
+            f"{plan.samples:,.0f}",
+            f"{plan.tokens:,.0f}",
+            f"{plan.tiles:,.0f}",
+            terminal.duration(plan.seconds),
+        ]
+        for plan in plans
+    ]
+    seconds = sum(plan.seconds for plan in plans)
+    largest = max(plan.total for plan in plans)
+    rows.append(["all", f"{largest / GB:.2f}", *[""] * 5, terminal.duration(seconds)])
+    headers = ["", "GB", "most of it", "steps", "samples", "tokens", "tiles", "time"]
+    terminal.table("memory and work of each stage", headers, rows)
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Each text with the stages of which it is true."""
+    stages: dict[str, list[str]] = {}
+    for text, stage in pairs:
+        stages.setdefault(text, []).append(stage)
+    yield from ((text, ", ".join(names)) for text, names in stages.items())
 
 
 def _print_fit(plans: list[StagePlan], limit: float, remedies: list[Remedy], command: list[str]) -> None:

@@ -9,7 +9,7 @@ checkpointing computes again is told apart, and so does not count as useful work
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -47,10 +47,20 @@ class Flops:
 class ModelFlops:
     """What each thing costs that a batch holds."""
 
-    tile: Flops  # a tile through encoder and projector
+    encoder: Flops  # a tile through the encoder
+    projector: Flops  # a tile through the projector
     token: Flops  # a token through the decoder, without attention's products
     pair: Flops  # a token that sees a token, itself included, in all layers of the decoder
     supervised: Flops  # a token through the head
+
+    @property
+    def tile(self) -> Flops:
+        """A tile through encoder and projector."""
+        return self.encoder + self.projector
+
+    def kept(self, projected: bool) -> ModelFlops:
+        """Of tiles whose features are kept: those of the encoder, or of encoder and projector (``projected``)."""
+        return replace(self, encoder=Flops(), projector=Flops() if projected else self.projector)
 
     def step(self, sizes: Iterable[Size]) -> Flops:
         """Samples of these sizes, each a conversation of its own: the n tokens of one are n (n + 1) / 2 pairs."""
@@ -70,7 +80,8 @@ def count_flops(model: InternVL, checkpointed: Collection[str] = ()) -> ModelFlo
 
     ``checkpointed``: parts (vision, llm) whose blocks keep no activations.
     """
-    tile, flowing = _tile(model, "vision" in checkpointed)
+    encoder, flowing = _encoder(model, "vision" in checkpointed)
+    projector, flowing = _projector(model, flowing)
     llm: Any = model.language_model
     flowing = flowing or _trains(llm.embed_tokens)
     token = pair = Flops()
@@ -89,11 +100,11 @@ def count_flops(model: InternVL, checkpointed: Collection[str] = ()) -> ModelFlo
         token += _again(sum(each, Flops()), again)
         pair += _again(attended, again)
     head, _ = _linear(llm.lm_head, flowing or _trains(llm.norm))
-    return ModelFlops(tile=tile, token=token, pair=pair, supervised=head)
+    return ModelFlops(encoder=encoder, projector=projector, token=token, pair=pair, supervised=head)
 
 
-def _tile(model: InternVL, checkpointed: bool) -> tuple[Flops, bool]:
-    """One tile through encoder and projector, and whether a gradient flows back from its visual tokens."""
+def _encoder(model: InternVL, checkpointed: bool) -> tuple[Flops, bool]:
+    """One tile through the encoder, and whether a gradient flows back from its patches."""
     vision: Any = model.vision_model
     config = model.config
     patch = vision.embeddings.patch_embedding
@@ -112,9 +123,14 @@ def _tile(model: InternVL, checkpointed: bool) -> tuple[Flops, bool]:
         flowing = flowing or _trains(block)
         each = (qkv + proj + first + second) * rows + attended * rows**2
         total += _again(each, checkpointed and flowing)
+    return total, flowing
+
+
+def _projector(model: InternVL, flowing: bool) -> tuple[Flops, bool]:
+    """One tile through the projector, and whether a gradient flows back from its visual tokens."""
     first, inside = _linear(model.mlp1[1], flowing or _trains(model.mlp1[0]))
     second, inside = _linear(model.mlp1[3], inside)
-    return total + (first + second) * config.tokens_per_tile, inside
+    return (first + second) * model.config.tokens_per_tile, inside
 
 
 def _linear(layer: Any, flowing: bool) -> tuple[Flops, bool]:

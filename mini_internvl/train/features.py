@@ -29,6 +29,7 @@ from mini_internvl import __version__
 from mini_internvl.data.index import CACHE_VARIABLE
 from mini_internvl.files import write_bytes
 from mini_internvl.inputs.tiles import TileConfig
+from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.lora import lora_layers
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, StageRecipe
@@ -48,12 +49,9 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, model: InternVL, *, projected: bool, precision: str, limit: int) -> None:
-        config = model.config
         self.folder, self.projected, self.limit = folder, projected, limit
         self.encoder = _encoder_key(model, projected, precision)
-        side = config.image_size // config.vision.patch_size
-        patches = side * side, config.vision.hidden_size
-        self.shape = (config.tokens_per_tile, config.llm.hidden_size) if projected else patches  # of a tile's features
+        self.shape = kept_shape(model.config, projected)
         self.room: int | None = None  # bytes that may be written before the folder is looked at again
         self.closed = False  # nothing more is stored
 
@@ -146,13 +144,25 @@ class FeatureStore:
         )
 
 
+def is_projected(stage: StageRecipe) -> bool:
+    """Whether what a stage keeps are visual tokens: where the projector is frozen too."""
+    return "projector" not in stage.parts()
+
+
+def kept_shape(config: VLMConfig, projected: bool) -> tuple[int, int]:
+    """Of a tile's features."""
+    if projected:
+        return config.tokens_per_tile, config.llm.hidden_size
+    return (config.image_size // config.vision.patch_size) ** 2, config.vision.hidden_size
+
+
 def open_store(model: InternVL, recipe: Recipe, stage: StageRecipe) -> FeatureStore:
     """That of a stage whose model has the weights that it trains with."""
     folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/mini-internvl").expanduser() / "features"
     return FeatureStore(
         folder,
         model,
-        projected="projector" not in stage.parts(),
+        projected=is_projected(stage),
         precision=recipe.precision,
         limit=int(recipe.cache_gb * 1e9),
     )

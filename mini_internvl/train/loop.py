@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from mini_internvl.model.flops import Flops, count_flops
+from mini_internvl.model.flops import count_flops
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, StageRecipe
@@ -28,7 +28,7 @@ from mini_internvl.train.batches import to_device
 from mini_internvl.train.data import MixedDataset, StepData, step_batches
 from mini_internvl.train.distributed import Watchdog, last_only, parallel
 from mini_internvl.train.events import EventWriter
-from mini_internvl.train.features import open_store
+from mini_internvl.train.features import is_projected, open_store
 from mini_internvl.train.layout import Layout, kept_plan
 from mini_internvl.train.learner import Learner, tile_count
 from mini_internvl.train.meter import Meter, Progress
@@ -284,7 +284,7 @@ def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, fr
 def _meter(model: InternVL, stage: StageRecipe, ranks: Ranks) -> Meter:
     cost, peak = count_flops(model, stage.checkpointing), peak_flops(model.device)
     if stage.cache:
-        cost = replace(cost, tile=Flops())
+        cost = cost.kept(is_projected(stage))
     return Meter(cost, model.device, peak and peak * ranks.size)
 
 

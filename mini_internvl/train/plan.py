@@ -8,6 +8,7 @@ machine.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,11 +35,12 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Size
 from mini_internvl.train import trace
+from mini_internvl.train.features import is_projected, kept_shape
 from mini_internvl.train.initial import Base, sample_processor, weights_trained
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.parts import set_checkpointing, set_drop_path, set_trainable
-from mini_internvl.train.sizes import Sized, SizeReader
+from mini_internvl.train.sizes import Sized, SizeReader, tell
 from mini_internvl.train.workload import Workload, assumed, drawn
 
 GB = 1e9
@@ -130,8 +132,10 @@ class StagePlan:
     flops: Flops = field(repr=False)
     seconds: float
     sizes: str  # where the sizes of the samples come from
+    missing: Sequence[str]  # why of some sources nothing is counted
     batch: str  # the micro batch that needs most memory
     most: Size  # tokens and tiles of the samples that have most of them
+    kept: float = 0.0  # bytes on disk of the features that the stage keeps
 
     @property
     def total(self) -> float:
@@ -178,8 +182,12 @@ class Planner:
     def _plan(self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None) -> StagePlan:
         model, batch, traced = self._highest(recipe, stage, work, batch)
         mean, samples = work.mean, work.samples_per_step * stage.steps
-        flops = count_flops(model, stage.checkpointing).work(**vars(mean)) * samples
-        tiles = samples * mean.tiles
+        cost, tiles = count_flops(model, stage.checkpointing), samples * mean.tiles
+        flops, kept = cost.work(**vars(mean)) * samples, 0.0
+        if stage.cache:
+            encoded, kept = self._encoded(recipe, stage, work, tiles, model)
+            fewer = cost.kept(is_projected(stage))
+            flops = fewer.work(**vars(mean)) * samples + (cost.tile + fewer.tile * -1.0) * encoded
         return StagePlan(
             stage=stage.name,
             memory=self._whole(traced, tiles / stage.steps, model, recipe.parallel),
@@ -192,9 +200,25 @@ class Planner:
             flops=flops,
             seconds=(flops.useful + flops.recomputed) / (self.machine.flops * self.gpus),
             sizes=work.told,
+            missing=work.missing,
             batch=f"{len(batch.input_ids)} x {batch.input_ids.shape[1]:,} tokens, {len(batch.tiles)} tiles",
             most=work.most,
+            kept=kept,
         )
+
+    @staticmethod
+    def _encoded(
+        recipe: Recipe, stage: StageRecipe, work: Workload, tiles: float, model: InternVL
+    ) -> tuple[float, float]:
+        """Tiles that are encoded though features are kept, and the bytes of those features.
+
+        Each tile once, and those again for which the limit on disk leaves no room. Where it is not known how many
+        different ones there are, none is taken to come twice.
+        """
+        once = min(tiles, work.different_tiles)
+        places, width = kept_shape(model.config, is_projected(stage))
+        kept = min(1.0, recipe.cache_gb * GB / (once * places * width * 2)) if once else 1.0
+        return kept * once + (1 - kept) * tiles, kept * once * places * width * 2
 
     def _highest(
         self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None
@@ -276,20 +300,27 @@ class Planner:
         if not found:
             return self._assumed(stage, model, missing)
         data, sized = zip(*found, strict=True)
-        return drawn(
+        work = drawn(
             replace(stage, data=data),
             [one.source for one in sized],
             process,
             seed=recipe.seed + number,
-            told="; ".join([*(one.told for one in sized), *(f"without {reason}" for reason in missing)]),
+            told=tell(sized),
             processes=self.gpus,
         )
+        return replace(work, missing=missing, different_tiles=_different_tiles(sized))
 
     def _assumed(self, stage: StageRecipe, model: InternVL, missing: Sequence[str]) -> Workload:
         if wanted := [name for name in stage.loss_settings() if hasattr(plugins.find("train.losses", name), "targets")]:
             raise DataError(f"stage {stage.name}: loss {wanted[0]} cannot be planned without its data: {missing[0]}")
         work = assumed(stage, model.config, model.image_token_id or 0, processes=self.gpus)
-        return replace(work, told=f"{work.told}; {'; '.join(missing)}")
+        return replace(work, missing=missing)
+
+
+def _different_tiles(found: Sequence[Sized]) -> float:
+    if not all(one.whole for one in found):
+        return math.inf
+    return float(sum(one.source.sizes.columns[2].sum() for one in found if one.source.sizes))
 
 
 PARTS = (

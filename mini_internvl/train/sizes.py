@@ -7,7 +7,7 @@ finds. Of one that would take longer the first samples are measured and stand fo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,12 +57,21 @@ class Sized:
     """A source whose samples have sizes, and which of them those are."""
 
     source: Source
-    told: str  # for people
+    name: str
+    told: str  # which samples, for people
     whole: bool = True  # whether those are all of its samples
 
 
+def tell(found: Sequence[Sized]) -> str:
+    """Which samples the sizes are of, for people; sources of which the same is told stand together."""
+    names: dict[str, list[str]] = {}
+    for one in found:
+        names.setdefault(one.told, []).append(one.name)
+    return "; ".join(f"{told} {'each ' * (len(of) > 1)}of {', '.join(dict.fromkeys(of))}" for told, of in names.items())
+
+
 class SizeReader:
-    """Opens sources, each once, in ``seconds`` all together."""
+    """Opens sources, each once, in ``seconds`` all together; drawn ones that differ in their seed alone are one."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.left = seconds
@@ -70,7 +79,7 @@ class SizeReader:
 
     def __call__(self, recipe: SourceRecipe, process: SampleProcessor, share: float = 1.0) -> Sized:
         """In so much of the time that is left. DataError: it is not there, holds no samples, or none can be used."""
-        key = recipe, process.fingerprint
+        key = _key(recipe), process.fingerprint
         if key not in self.opened:
             began = time.monotonic()
             self.opened[key] = self._open(recipe, process, self.left * share)
@@ -79,7 +88,7 @@ class SizeReader:
 
     def lowered(self, recipe: SourceRecipe, process: SampleProcessor, measured: SampleProcessor) -> Sized:
         """As ``process`` would measure it, whose limits are not above those of ``measured``."""
-        key = recipe, process.fingerprint
+        key = _key(recipe), process.fingerprint
         if key not in self.opened:
             known = self(recipe, measured)
             self.opened[key] = replace(known, source=lowered(known.source, process))
@@ -92,17 +101,22 @@ class SizeReader:
             found = open_source(recipe, measuring, key=process.fingerprint, strict=False)
         except OutOfTimeError:
             found = measuring.source()
-            told = f"estimated from the first {found.count:,} samples of {name}: indexing all of it takes longer"
-            return Sized(source=found, told=told, whole=False)
+            told = f"estimated, for indexing takes longer, from the first {found.count:,} samples"
+            return Sized(source=found, name=name, told=told, whole=False)
         if not found.count:
             for number in range(LEAST):
                 sample = found.read(number)
                 assert isinstance(sample, Sample), "what is drawn can be used"
                 measuring(sample)
-            return Sized(source=measuring.source(), told=f"of {LEAST} drawn samples of {name}", whole=False)
+            return Sized(source=measuring.source(), name=name, told=f"of {LEAST} drawn samples", whole=False)
         if len(found.faults) >= found.count:
             found.refuse()  # no row is left
-        return Sized(source=found, told=f"of all {found.count:,} samples of {name}")
+        return Sized(source=found, name=name, told=f"of all {found.count:,} samples")
+
+
+def _key(recipe: SourceRecipe) -> SourceRecipe:
+    """What of a source decides the sizes of its samples, but for chance."""
+    return replace(recipe, weight=1.0, seed=0)
 
 
 def lowered(source: Source, process: SampleProcessor) -> Source:

@@ -7,6 +7,7 @@ image of the most tiles with a short text, and each pack to be full.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,6 +60,8 @@ class Workload:
     told: str  # where the sizes come from, for people
     processes: int = 1
     full: Sequence[Example] = ()  # what each pack is assumed to hold; empty where the packs are those of the data
+    missing: Sequence[str] = ()  # why other samples are not among them, for people
+    different_tiles: float = math.inf  # tiles of different images at most, where that is known
 
     @cached_property
     def numbers(self) -> np.ndarray:

@@ -48,11 +48,23 @@ def test_two_processes_train_as_one(recipe, together, tmp_path, kind, lora):
         assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.parametrize("train", [{"vision": {}, "llm": {"layers": 1}}, {"vision": {"layers": 1}, "llm": {}}])
+def test_shards_of_which_some_blocks_train(recipe, together, tmp_path, train):
+    """And one process gets text alone in some steps."""
+    settings = recipe({"steps": 4, "batch_size": 2, "micro_batch": 1, "train": train}, parallel="fsdp")
+    run_recipe(settings, tmp_path / "one", workers=0)
+    codes, told = together(settings, "two")
+    assert codes == [0, 0], told
+    near(weights(tmp_path / "one/last"), weights(tmp_path / "two/last"))
+
+
+@pytest.mark.parametrize("train", [("vision", "projector", "llm"), ()])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_train_heads_as_one(recipe, driven, together, tmp_path, kind):
+def test_two_processes_train_heads_as_one(recipe, driven, together, tmp_path, kind, train):
     """Read before the last block, which then does not train: no process waits for its gradient."""
     heads = {"speed": {"kind": "regression"}, "turn": {"kind": "classification", "classes": ["left", "right", "none"]}}
     changes = {"loss": {"heads": {"heads": heads, "layers": 1}}, "steps": 3, "batch_size": 3, "micro_batch": 1}
+    changes["train"] = train
     settings = recipe({**changes, "data": (driven,)}, held_out=(driven,), parallel=kind)
     run_recipe(settings, tmp_path / "one", workers=0)
     codes, told = together(settings, "two")

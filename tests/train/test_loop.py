@@ -220,7 +220,7 @@ def test_repeated_steps_of_a_log_count_once_and_torn_lines_not_at_all(tmp_path):
 
 def test_the_time_left_counts_down():
     one = Flops(forward=1.0, backward=2.0, recomputed=1.0)
-    cost = ModelFlops(tile=one * 1000, token=one * 100, pair=one, supervised=one * 10)
+    cost = ModelFlops(encoder=one * 900, projector=one * 100, token=one * 100, pair=one, supervised=one * 10)
     meter = Meter(cost, torch.device("cpu"), peak=1e6)
     told = meter.update({"tokens": 100, "supervised": 10, "tiles": 3}, 5050, 0.0)
     assert told["flops_per_s"] * told["seconds"] == pytest.approx(3 * (3000 + 10000 + 5050 + 100))

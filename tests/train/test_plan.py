@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_internvl.model.flops import Flops
-from mini_internvl.recipes import LoraRecipe, PackRecipe
+from mini_internvl import synth
+from mini_internvl.model.flops import Flops, count_flops
+from mini_internvl.recipes import LoraRecipe, PackRecipe, SourceRecipe
 from mini_internvl.records import Size
 from mini_internvl.train import remedies, sizes, trace
 from mini_internvl.train.batches import micro_batches
@@ -116,8 +117,35 @@ def test_a_source_that_takes_long_is_estimated_from_its_first_samples(recipe, mo
     planner = Planner(CPU)
     planner.read = sizes.SizeReader(0.0)
     first = planner.plan(recipe({"max_length": 499}))[0]
-    assert "estimated from the first 1 samples" in first.sizes
+    assert "from the first 1 samples of " in first.sizes
     assert first.most.tokens < 222  # the longest is the second
+
+
+def test_kept_features_are_encoded_once_as_far_as_they_fit_on_disk(recipe):
+    """The five rows hold two images, of 1 and 3 tiles, in 5 places; here each counts as one of its own."""
+    frozen = {"steps": 50, "batch_size": 5, "train": ("projector", "llm")}
+    plain = Planner(CPU).plan(recipe(frozen))[0]
+    kept = Planner(CPU).plan(recipe({**frozen, "cache": True}))[0]
+    full = Planner(CPU).plan(recipe({**frozen, "cache": True}, cache_gb=0.0))[0]
+    costs = count_flops(planned_model(recipe())[0])
+    config = planned_model(recipe())[0].config
+    tiles, side = plain.tiles / 50, config.image_size // config.vision.patch_size
+    assert plain.flops.forward - kept.flops.forward == pytest.approx(costs.encoder.forward * 49 * tiles)
+    assert kept.kept == tiles * side**2 * config.vision.hidden_size * 2
+    assert (full.kept, plain.kept) == (0, 0)
+    assert full.flops.forward == pytest.approx(plain.flops.forward)
+
+
+def test_drawn_sources_are_measured_once_for_all_seeds_and_told_together(recipe, monkeypatch):
+    calls = []
+    draw = synth.make
+    monkeypatch.setattr(synth, "make", lambda name, *given, **more: calls.append(name) or draw(name, *given, **more))
+    data = [(SourceRecipe(kind="synth", name="shapes", seed=seed), SourceRecipe(kind="synth", name="words", seed=seed))
+            for seed in (1, 2)]  # fmt: skip
+    stages = tuple(replace(recipe().stages[0], name=f"stage{number}", data=one) for number, one in enumerate(data))
+    plans = Planner(CPU).plan(replace(recipe(), stages=stages))
+    assert [plan.sizes for plan in plans] == ["of 64 drawn samples each of shapes, words"] * 2
+    assert calls.count("shapes") == calls.count("words") == 64
 
 
 def test_fewer_tiles_are_planned_without_reading_the_data_again(recipe, monkeypatch):
@@ -143,7 +171,7 @@ def test_without_its_data_a_stage_is_planned_with_the_most_tiles(recipe):
     changed = replace(changed, stages=(replace(changed.stages[0], data=(source,)),))
     plan = Planner(CPU).plan(changed)[0]
     assert "assumed: one image of 3 tiles" in plan.sizes
-    assert "nowhere.jsonl" in plan.sizes
+    assert "nowhere.jsonl" in plan.missing[0]
 
 
 def test_a_gpu_is_planned_with_its_kernels(recipe):
@@ -219,7 +247,7 @@ class Pretended(Planner):
         return [
             StagePlan(
                 stage="one", memory=memory, moment="", steps=1, samples=1, tokens=1, supervised=1, tiles=1,
-                flops=Flops(), seconds=1, sizes="", batch="", most=most,
+                flops=Flops(), seconds=1, sizes="", missing=(), batch="", most=most,
             )
         ]  # fmt: skip
 
