@@ -142,7 +142,10 @@ def tell(rows: list[dict[str, Any]]) -> None:
     print(f"{'model':6} {'mix':8} {'way':18}" + "".join(f"{name:>17}" for name in COLUMNS))
     for row in rows:
         cells = "".join(f"{row[name]:>17}" for name in COLUMNS) if "failed" not in row else f"  {row['failed']}"
-        print(f"{row['model']:6} {row['mix']:8} {row['way']:18}{cells}{'  best padded' if row['best'] else ''}")
+        print(
+            f"{row['model']:6} {row['mix']:8} {row['way']:18}{cells}{'  best padded' if row['best'] else ''}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -151,21 +154,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one step of each way and fewer batch sizes")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--mixes", nargs="*", default=list(MIXES), choices=MIXES)
     parser.add_argument("--no-cache", action="store_true", help="leave the frozen encoder out")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     rows = []
+    if not given.json:
+        print(f"float32, {torch.get_num_threads()} threads")
     for model in given.models:
         with tempfile.TemporaryDirectory() as folder:
             write_models(official(**MODELS[model][0]), Path(folder))
-            for mix in MIXES[: 1 if given.quick else None]:
-                rows += compare(Path(folder), model, mix, given.quick, given.rounds)
+            for mix in given.mixes[: 1 if given.quick else None]:
+                found = compare(Path(folder), model, mix, given.quick, given.rounds)
+                rows += found
+                if not given.json:
+                    tell(found)
     cached = [] if given.no_cache else compare_cached()
     if given.json:
         print(json.dumps({"threads": torch.get_num_threads(), "rows": rows, "cache": cached}))
         return
-    print(f"float32, {torch.get_num_threads()} threads")
-    tell(rows)
     for row in cached:
         seconds = f"an epoch {row['epoch_s']} s, cached {row['cached_s']} s, {row['times']}x"
         print(f"frozen encoder, {row['train']} trains: {seconds}")

@@ -126,13 +126,17 @@ def count(
     system_message: str | None = None,
 ) -> tuple[int, int]:
     """How many tokens :func:`encode` gives, and how many of them are supervised; arguments and errors are its own."""
-    turns = normalise(messages)
-    tokens = supervised = 0
-    for own, masked in _turn_ids(_segments(turns, template, system_message), tokenizer, _control(tokenizer, template)):
-        tokens += len(own)
-        supervised += len(own) - masked
+    turns, control = normalise(messages), _control(tokenizer, template)
+    (header, pieces, _), *others = _segments(turns, template, system_message)
+    first = len(_first_ids(tokenizer, ((header, False), *pieces), control))
+    lengths = tokenizer.typed_lengths([((header, False), *pieces) for header, pieces, _ in others], control)
+    supervised = sum(
+        length - _length(tokenizer, header)
+        for length, (header, _, answers) in zip(lengths, others, strict=True)
+        if answers
+    )
     _check_images(turns, tiles)
-    return tokens + sum(tiles) * tokens_per_tile - len(tiles), supervised
+    return first + sum(lengths) + sum(tiles) * tokens_per_tile - len(tiles), supervised
 
 
 def check(messages: Messages, *, template: ChatTemplate) -> None:

@@ -12,6 +12,7 @@ import abc
 import functools
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -94,10 +95,25 @@ class Tokenizer(abc.ABC):
         Where it was typed, the text of ``control``'s added tokens is characters like any others.
         """
         pieces = list(pieces)
+        text = self._plain_text(pieces, control)
+        return self._cut_ids(pieces, control) if text is None else self.continue_ids(text)
+
+    def typed_lengths(self, texts: Iterable[Sequence[tuple[str, bool]]], control: frozenset[str]) -> list[int]:
+        """How many ids :meth:`typed_ids` gives, of several texts."""
+        found = [(pieces, self._plain_text(pieces, control)) for pieces in texts]
+        plain = iter(self._lengths([text for _, text in found if text is not None]))
+        return [len(self._cut_ids(pieces, control)) if text is None else next(plain) for pieces, text in found]
+
+    def _plain_text(self, pieces: Sequence[tuple[str, bool]], control: frozenset[str]) -> str | None:
+        """The pieces as one text, or ``None`` where somebody typed what must not become a token."""
         reserved = _any_of(control | self.aliases)
-        if not any(typed and reserved.search(text) for text, typed in pieces):
-            return self.continue_ids("".join([text for text, _ in pieces]))
-        return self._cut_ids(pieces, control)
+        if any(typed and reserved.search(text) for text, typed in pieces):
+            return None
+        return "".join([text for text, _ in pieces])
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many ids :meth:`continue_ids` gives, of several texts."""
+        return [len(self.continue_ids(text)) for text in texts]
 
     def _cut_ids(self, pieces: Iterable[tuple[str, bool]], control: frozenset[str]) -> list[int]:
         """As :meth:`typed_ids`: text is cut at added tokens, and white space beside them moved as their flags say."""
@@ -155,6 +171,7 @@ class FastTokenizer(Tokenizer):
     ) -> None:
         super().__init__(added, pad_token)
         self.backend, self.kind = backend, kind
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are few and short, and workers are forked
 
     @property
     def size(self) -> int:
@@ -171,6 +188,9 @@ class FastTokenizer(Tokenizer):
 
     def continue_ids(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(found) for found in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _plain_ids(self, text: str, spell: bool = False) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
