@@ -14,6 +14,7 @@ import pytest
 
 from mini_internvl import adapt as adaptation
 from mini_internvl import plugins
+from mini_internvl import report as reports
 from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_mean, make_plan, make_recipe
 from mini_internvl.benchmarks._bddx import example_clip, example_frames
 from mini_internvl.benchmarks._example import Files
@@ -22,6 +23,7 @@ from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
 from mini_internvl.domains._rows import convert
 from mini_internvl.engine import Engine, load
+from mini_internvl.evaluate.blind import Guesser
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Interrupted
 
@@ -86,6 +88,37 @@ def run(tmp_path_factory, checkpoint, clips):
     return settings, adapt(settings, Callbacks(step=steps.append)), steps
 
 
+@pytest.mark.slow
+def test_a_sweep_adapts_at_every_ratio_and_shows_what_each_learned_and_forgot(minivl, checkpoint, clips, tmp_path):
+    output = tmp_path / "sweep"
+    command = [
+        "adapt", "driving-sim", "--data", clips, "--model", checkpoint, "--output", output, "--epochs", 1,
+        "--batch-size", 4, "--general", "synth", "--probe", "synth", "--probe-items", 2, "--device", "cpu",
+        "--precision", "fp32", "--workers", 0, "--no-report",
+    ]  # fmt: skip
+    code, _, err = minivl(*command, "--sweep", "r=0.5,0", "--json")
+    assert code == 0, err
+    content = json.loads((output / "sweep.json").read_text())
+    assert [point.get("ratio") for point in content["points"]] == [None, 0.0, 0.5]
+    for point, side in zip(content["points"], ("ratio-0/base", "ratio-0/adapted", "ratio-0.5/adapted"), strict=True):
+        for name, metric in content["metrics"].items():
+            score = json.loads((output / side / name / "score.json").read_text())
+            assert point["values"][name] == score["values"][metric]
+        shares = [point["values"]["bddx_text"] / 1000, point["values"]["bddx_signals"] / 100]
+        assert point["domain"] == pytest.approx(100 * geometric_mean(shares))
+    recipes = [json.loads((output / f"ratio-{ratio}/train/recipe.json").read_text()) for ratio in ("0", "0.5")]
+    assert [len(recipe["stages"][0]["data"]) for recipe in recipes] == [1, 5]
+    assert (output / "sweep.svg").read_text().count("<circle") == 4  # base, two ratios, the best one's ring
+    assert sum(path.name == "answers.sqlite" for path in output.rglob("*")) == 1
+    for given, said in (
+        (["--sweep", "a"], "no list of numbers"),
+        (["--sweep", "0", "--ratio", 1], "leave --ratio out"),
+    ):
+        code, _, err = minivl(*command, *given)
+        assert code, given
+        assert said in err
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -97,8 +130,34 @@ def test_the_steps_come_in_order(run):
         "convert",
         *(f"score base: {name}" for name in ("bddx_text", "bddx_signals", "synth")),
         "train",
+        "score guess",
         *(f"score adapted: {name}" for name in ("bddx_text", "bddx_signals", "synth")),
+        *(f"score blind: {name}" for name in ("bddx_text", "bddx_signals")),
     ]
+
+
+@pytest.mark.slow
+def test_what_does_not_see_answers_the_domains_questions_too(run):
+    settings, result, _ = run
+    for side in ("guess", "blind"):
+        assert sorted(path.name for path in (settings.output / side).iterdir()) == ["bddx_signals", "bddx_text"]
+        for name in result["benchmarks"]:
+            score = json.loads((settings.output / side / name / "score.json").read_text())
+            assert score["items"] == 4
+            assert score["values"].keys() == sections(settings.output)[name].lines.keys()
+            for metric, line in sections(settings.output)[name].lines.items():
+                assert line.baselines[side] == score["values"][metric]
+    assert score["blind"] is True
+    guess = Guesser(read_rows(settings.output / "rows/train.jsonl"))
+    for name in result["benchmarks"]:
+        for row in lines(settings.output / "guess" / name / "predictions.jsonl"):
+            assert row["answer"] == guess(row["question"])
+
+
+def sections(folder: Path) -> dict[str, reports.Section]:
+    parts = reports.read_parts(folder)
+    found = reports.compare(parts.results, parts.base, parts.baselines)
+    return {section.result.benchmark: section for section in found}
 
 
 @pytest.mark.slow

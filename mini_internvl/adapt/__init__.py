@@ -7,6 +7,7 @@ since a gain that forgets everything else is no gain. Layout of the run folder::
     data/                 raw records, where the domain made them
     rows/                 the same as training rows, and what of them could not be used (``domains/_rows.py``)
     base/  adapted/       the evaluations before and after, as ``minivl eval`` writes them
+    blind/  guess/        the domain's questions answered by the adapted model without the images, and without a model
     train/                the training run; ``train/best`` is the result
     answers.sqlite        every answer; seconds.json: what each step took
     adapt.json            settings, counts and seconds, written last
@@ -22,7 +23,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,17 +32,19 @@ from typing import Any
 import torch
 
 from mini_internvl.adapt.plan import AdaptConfig, Plan, make_plan, make_recipe, used_settings
+from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import Domain
 from mini_internvl.domains._rows import convert
 from mini_internvl.engine import Engine
 from mini_internvl.engine.hub import base_folder
 from mini_internvl.evaluate import AnswerCache, PredictCallbacks, evaluate, outputs, predict
+from mini_internvl.evaluate.blind import Guesser
 from mini_internvl.evaluate.model import load_evaluated
 from mini_internvl.evaluate.questions import Questions, read_questions
 from mini_internvl.evaluate.run import score
 from mini_internvl.files import read_object, write_json
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.records import Interrupted
+from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.data import Opener
 from mini_internvl.train.initial import find_base, sample_processor
 from mini_internvl.train.meter import Progress
@@ -95,7 +98,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     process = sample_processor(find_base(recipe), recipe.stages[0])
     for source in (*recipe.stages[0].data, *recipe.held_out):
         opener(source, process)
-    base = _score("base", config.model, tests, config, call, clock)
+    base = _score({"base": tests}, config.model, config, call, clock)
     call.step("train")
     with clock.timed("train"):
         best = run_recipe(
@@ -108,7 +111,10 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
             opener=opener,
             extend=config.extend,
         )
-    adapted = _score("adapted", str(best), tests, config, call, clock)
+    of_domain = [asked for asked in tests if asked.name not in plan.probe]
+    _guess(of_domain, plan.domain, config, call)
+    blind = [asked.without_images() for asked in of_domain]
+    adapted = _score({"adapted": tests, "blind": blind}, str(best), config, call, clock)
     content = {
         "domain": plan.domain.name,
         "title": plan.domain.title,
@@ -116,7 +122,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         **{"base": "base", "adapted": "adapted", "train": "train"},
         "checkpoint": str(best.relative_to(config.output)),
-        "benchmarks": [asked.name for asked in tests if asked.name not in plan.probe],
+        "benchmarks": [asked.name for asked in of_domain],
         "probe": list(plan.probe),
         "validation": {_logged(asked): len(asked.items) for asked in validation},
         "model": base,
@@ -206,30 +212,45 @@ def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Question
 
 
 def _score(
-    label: str, model: str | None, tests: Sequence[Questions], config: AdaptConfig, call: Callbacks, clock: Clock
+    wanted: Mapping[str, Sequence[Questions]], model: str | None, config: AdaptConfig, call: Callbacks, clock: Clock
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint into ``output/label``, where kept answers of the same weights are used again.
+    """Evaluate a checkpoint on label -> questions into ``output/label``; kept answers of the same weights count.
 
     Returns what names the model in its score files. Its memory is let go of, so that training finds it free.
     """
-    output = config.output / label
-    with clock.timed(f"score {label}"), AnswerCache(config.output / "answers.sqlite") as cache:
+    with AnswerCache(config.answers or config.output / "answers.sqlite") as cache:
         evaluated = load_evaluated(model, device=config.device)
-        outputs.check_model(output, evaluated.facts)
-        for asked in tests:
-            call.step(f"score {label}: {asked.name}")
-            began = time.monotonic()
-            callbacks = PredictCallbacks(count=call.count, should_stop=call.should_stop)
-            predictions = predict(evaluated.engine, asked.items, cache=cache, model=evaluated.key, callbacks=callbacks)
-            folder = asked.write(output, predictions, asked.result(predictions, evaluated.facts))
-            timing = {"split": asked.split, "seconds": round(time.monotonic() - began, 2)}
-            write_json(folder / outputs.TIMING, timing)
+        for label, tests in wanted.items():
+            output, blind = config.output / label, any(asked.blind for asked in tests)
+            outputs.check_model(output, evaluated.facts, blind=blind)
+            for asked in tests:
+                call.step(f"score {label}: {asked.name}")
+                callbacks = PredictCallbacks(count=call.count, should_stop=call.should_stop)
+                began = time.monotonic()
+                with clock.timed(f"score {label}"):
+                    predictions = predict(
+                        evaluated.engine, asked.items, cache=cache, model=evaluated.key, callbacks=callbacks
+                    )
+                    folder = asked.write(output, predictions, asked.result(predictions, evaluated.facts))
+                timing = {"split": asked.split, "seconds": round(time.monotonic() - began, 2)}
+                write_json(folder / outputs.TIMING, timing)
         facts = dict(evaluated.facts)
     del evaluated
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return facts
+
+
+def _guess(tests: Sequence[Questions], domain: Domain, config: AdaptConfig, call: Callbacks) -> None:
+    """Score what can be guessed from the training rows, as a model's answers are."""
+    call.step("score guess")
+    rows = read_rows(config.output / "rows" / f"{domain.splits[0]}.jsonl")
+    guesser = Guesser(sample for sample in rows if isinstance(sample, Sample))
+    facts = {"name": "guess", "path": "", "sha256": ""}
+    for asked in tests:
+        predictions = guesser.predictions(asked.items)
+        asked.write(config.output / "guess", predictions, asked.result(predictions, facts))
 
 
 def _probe(base: Path, validation: Sequence[Questions]) -> Callable[[InternVL], dict[str, float]]:

@@ -50,6 +50,7 @@ class AdaptConfig:
     precision: str = "auto"  # of the training: ``fp32``, ``bf16``, or ``auto``, bf16 where it is fast
     workers: int = 1  # processes that prepare batches
     seed: int = 0
+    answers: Path | None = None  # file of kept answers; ``None`` for one in the run folder
     extend: bool = False  # whether a training begun in ``output`` may go on with more epochs or other data
     command: str = ""  # the command line, for the report
 

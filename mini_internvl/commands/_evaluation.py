@@ -51,10 +51,11 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     report: bool = True
+    blind: bool = False
 
     @property
     def folder(self) -> Path:
-        return self.output or Path("runs") / "eval" / short_name(self.model)
+        return self.output or Path("runs") / "eval" / (short_name(self.model) + "-blind" * self.blind)
 
 
 @dataclass(kw_only=True)
@@ -111,7 +112,7 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
             if settings.name:
                 evaluated = replace(evaluated, name=settings.name, facts={**evaluated.facts, "name": settings.name})
             model = evaluated.name
-            outputs.check_model(settings.folder, evaluated.facts)
+            outputs.check_model(settings.folder, evaluated.facts, blind=settings.blind)
             cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
             for questions in asked:
                 with _report_errors(questions.name, outcome, mine):
@@ -167,7 +168,7 @@ def read(name: str, benchmark: ModuleType, settings: Settings) -> Questions:
         if name == SYNTH:
             raise ValueError(f'--kinds "{settings.kinds}" names no kind of image; give some, or all')
         raise ValueError(f"its split {found.split} in {settings.data} holds no questions; fetch its files again")
-    return found
+    return found.without_images() if settings.blind else found
 
 
 def _evaluate(
@@ -266,6 +267,7 @@ def print_score(result: dict[str, Any], model: str) -> None:
     sampled = f"{result['items']} of {result['of']} items" if result["items"] < result["of"] else ""
     size = sampled or f"{result['items']} items"
     mark = "  [PARTIAL]" if result["partial"] else ""
+    mark += "  [BLIND: asked without the images]" if result.get("blind") else ""
     title = f"{result['title']}, {result['split']}, protocol {result['protocol']}: {model}, {size}{mark}"
     terminal.table(title, ("", "score", "± s.e.", "items"), rows)
     if result["partial"]:

@@ -13,7 +13,6 @@ An alpha's weights are written there, evaluated and removed. The same command go
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from types import ModuleType
 from typing import Any
 
 from mini_internvl import plugins, terminal
-from mini_internvl.adapt import geometric_mean
 from mini_internvl.commands._interpolate import Ends, read_ends
+from mini_internvl.commands._trade_off import RULE, Point, best_of, mean, picture, print_table
 from mini_internvl.engine.hub import NANO
 from mini_internvl.evaluate import AnswerCache, PredictCallbacks, outputs, predict
 from mini_internvl.evaluate.model import EvaluatedModel, load_evaluated
@@ -33,12 +32,7 @@ from mini_internvl.files import FileError, read_object, write_json, write_text
 from mini_internvl.model.adapter import is_adapter
 from mini_internvl.model.interpolation import check_alpha
 from mini_internvl.report.folders import ADAPTATION
-from mini_internvl.report.svg import Mark, trade_off
 
-RULE = (
-    "the largest balance: the geometric mean of the domain's scores and of the general ones, as shares of their "
-    "largest values; of equal ones the smallest alpha"
-)
 RESULT, PICTURE, BEST, CACHE = "sweep.json", "sweep.svg", "best", "answers.sqlite"
 
 
@@ -50,20 +44,6 @@ class Trained:
     base: str | None
     run: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One alpha: primary values by benchmark, and the geometric means of their shares, in percent."""
-
-    alpha: float
-    values: Mapping[str, float]
-    domain: float
-    general: float | None
-
-    @property
-    def balance(self) -> float:
-        return self.domain if self.general is None else math.sqrt(self.domain * self.general)
 
 
 def find_trained(name: str, base: str | None) -> Trained:
@@ -169,14 +149,15 @@ def sweep(
                 del evaluated
                 gc.collect()
             points.append(_point(alpha, values, domain, general))
-    best = max(points, key=lambda point: (point.balance, -point.alpha))
+    best = best_of(points)
     content = _content(ends, points, best, domain, general, output)
-    if best.alpha in (0, 1):
+    if best.setting in (0, 1):
         shutil.rmtree(output / BEST, ignore_errors=True)  # of an earlier sweep with other alphas
     else:
-        ends.write(best.alpha, output / BEST)
+        ends.write(best.setting, output / BEST)
     write_json(output / RESULT, content)
-    write_text(output / PICTURE, picture(points, best))
+    title = "Weights between base (0) and trained (1)"
+    write_text(output / PICTURE, picture(points, best, title=title, setting="alpha"))
     return content
 
 
@@ -214,11 +195,13 @@ def _score(
 def _point(
     alpha: float, values: Mapping[str, float], domain: Sequence[Questions], general: Sequence[Questions]
 ) -> Point:
-    def mean(group: Sequence[Questions]) -> float:
-        largest = {asked.name: getattr(asked.benchmark, "PRIMARY_METRIC_MAX", 100.0) for asked in group}
-        return 100 * geometric_mean(values[name] / most for name, most in largest.items())
-
-    return Point(alpha=alpha, values=values, domain=mean(domain), general=mean(general) if general else None)
+    of_domain, of_general = (
+        {asked.name: getattr(asked.benchmark, "PRIMARY_METRIC_MAX", 100.0) for asked in group}
+        for group in (domain, general)
+    )
+    learned = mean(values, of_domain)
+    assert learned is not None, "a sweep has a benchmark of its domain"
+    return Point(setting=alpha, values=values, domain=learned, general=mean(values, of_general))
 
 
 def _content(
@@ -229,51 +212,25 @@ def _content(
     general: Sequence[Questions],
     output: Path,
 ) -> dict[str, Any]:
-    place = {0.0: str(ends.base), 1.0: str(ends.trained)}.get(best.alpha, str(output / BEST))
+    place = {0.0: str(ends.base), 1.0: str(ends.trained)}.get(best.setting, str(output / BEST))
     return {
         "base": str(ends.base),
         "trained": str(ends.trained),
         "domain": {asked.name: [asked.split, len(asked.items)] for asked in domain},
         "general": {asked.name: [asked.split, len(asked.items)] for asked in general},
         "metrics": {asked.name: asked.benchmark.PRIMARY_METRIC for asked in (*domain, *general)},
-        "points": [
-            {
-                **{"alpha": point.alpha, "values": dict(point.values)},
-                **{"domain": point.domain, "general": point.general, "balance": point.balance},
-            }
-            for point in points
-        ],
+        "points": [point.facts("alpha") for point in points],
         "rule": RULE,
-        "best": {"alpha": best.alpha, "checkpoint": place},
+        "best": {"alpha": best.setting, "checkpoint": place},
         "picture": str(output / PICTURE),
     }
 
 
-def picture(points: Sequence[Point], best: Point) -> str:
-    """Domain against general ability, a mark for each alpha; without general benchmarks, domain against alpha."""
-    with_general = best.general is not None
-    marks = [
-        Mark(
-            x=point.general if point.general is not None else point.alpha,
-            y=point.domain,
-            text=f"{point.alpha:g}",
-            chosen=point is best,
-        )
-        for point in points
-    ]
-    x_title = "general ability, % of the largest values" if with_general else "alpha"
-    return trade_off(
-        title="Weights between base (0) and trained (1)", x_title=x_title, y_title="domain, %", marks=marks
-    )
-
-
 def print_sweep(content: Mapping[str, Any]) -> None:
     """One table: a line for each alpha, a column for each benchmark; then the best one and why."""
-    names = [*content["domain"], *content["general"]]
-    headers = ["alpha", *(f"{name} {content['metrics'][name]}" for name in names), "domain", "general", "balance", ""]
-    rows = []
-    for point in content["points"]:
-        numbers = [point["values"][name] for name in names] + [point["domain"], point["general"], point["balance"]]
-        texts = ["-" if value is None else f"{value:.2f}" for value in numbers]
-        rows.append((f"{point['alpha']:g}", *texts, "best" if point["alpha"] == content["best"]["alpha"] else ""))
-    terminal.table(f"{content['trained']} towards {content['base']}", headers, rows)
+    points = [
+        Point(setting=one["alpha"], values=one["values"], domain=one["domain"], general=one["general"])
+        for one in content["points"]
+    ]
+    title = f"{content['trained']} towards {content['base']}"
+    print_table(title, "alpha", points, best_of(points), content["metrics"])

@@ -14,6 +14,7 @@ import typer
 from mini_internvl import report as reports
 from mini_internvl import terminal
 from mini_internvl.adapt import AdaptConfig, Callbacks, adapt
+from mini_internvl.commands import _ratios
 from mini_internvl.commands._options import AsJson, Device, Model, echo_json, stoppable
 
 EXAMPLE = "minivl adapt driving-sim --epochs 4 --ratio 1"
@@ -54,6 +55,9 @@ def command(
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 1,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32 arithmetic of the training.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="RATIO,RATIO...", help="Adapt at several ratios and compare them.")
+    ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on with more epochs or other data.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     json: AsJson = False,
@@ -68,8 +72,29 @@ def command(
     given["probe"] = None if probe is None else probe.split(",")
     given["command"] = shlex.join(["minivl", *sys.argv[1:]])
     config = AdaptConfig(**{field.name: given[field.name] for field in fields(AdaptConfig) if field.name in given})
+    if sweep is not None and ratio is not None:
+        raise typer.BadParameter("--sweep takes the ratios; leave --ratio out")
     with stoppable() as should_stop:
-        run(config, should_stop, report=report, as_json=json)
+        if sweep is None:
+            run(config, should_stop, report=report, as_json=json)
+        else:
+            _sweep(config, sweep, should_stop, report=report, as_json=json)
+
+
+def _sweep(
+    config: AdaptConfig, ratios: str, should_stop: Callable[[], bool], *, report: bool, as_json: bool
+) -> None:  # fmt: skip
+    def one(settings: AdaptConfig) -> None:
+        typer.echo(f"ratio {settings.ratio:g}", err=True)
+        run(settings, should_stop, report=report, quiet=True)
+
+    content = _ratios.sweep(config, _ratios.parse_ratios(ratios), one)
+    if as_json:
+        echo_json(content)
+        return
+    _ratios.print_sweep(content)
+    typer.echo(f"best by {content['rule']}: {content['best']['folder']}")
+    typer.echo(f"picture: {content['picture']}")
 
 
 def _number(text: str) -> tuple[str, int]:
@@ -79,8 +104,11 @@ def _number(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def run(config: AdaptConfig, should_stop: Callable[[], bool], *, report: bool = True, as_json: bool = False) -> None:
-    """Adapt, print the scores, name the checkpoint and the report."""
+def run(
+    config: AdaptConfig, should_stop: Callable[[], bool], *, report: bool = True, as_json: bool = False,
+    quiet: bool = False,
+) -> None:  # fmt: skip
+    """Adapt, print the scores, name the checkpoint and the report; ``quiet`` prints nothing of the result."""
     if report:
         reports.require()
     bars: dict[str, terminal.ProgressBar] = {}
@@ -99,6 +127,7 @@ def run(config: AdaptConfig, should_stop: Callable[[], bool], *, report: bool = 
     page = reports.build(config.output) if report else None
     if as_json:
         echo_json(result)
+    if as_json or quiet:
         return
     print_scores(config.output, result["probe"])
     typer.echo(f"\nadapted model: {config.output / result['checkpoint']}")
@@ -107,14 +136,26 @@ def run(config: AdaptConfig, should_stop: Callable[[], bool], *, report: bool = 
 
 
 def print_scores(folder: Path, probe: Sequence[str]) -> None:
-    """Print a table for each benchmark, before and after, and what is clear about the difference."""
-    sections = reports.compare(reports.read_evaluation(folder / "adapted"), reports.read_evaluation(folder / "base"))
+    """Print a table for each benchmark, before, after and without seeing, and what is clear about the difference."""
+    parts = reports.read_parts(folder)
+    sections = reports.compare(parts.results, parts.base, parts.baselines)
     for section in sections:
+        trivial = reports.baseline_names([section])
         rows = [
-            (line.metric, f"{line.other:.2f}", f"{line.value:.2f}", str(line.items or ""), line.result)
+            (
+                line.metric,
+                f"{line.other:.2f}",
+                f"{line.value:.2f}",
+                *(f"{line.baselines[name]:.2f}" if name in line.baselines else "" for name in trivial),
+                str(line.items or ""),
+                line.result,
+            )
             for line in section.lines.values()
         ]
         kind = "general ability" if section.result.benchmark in probe else "domain"
-        terminal.table(f"{section.result.title} ({kind})", ("", "base", "adapted", "items", ""), rows)
+        title = f"{section.result.title} ({kind})"
+        terminal.table(title, ("", "base", "adapted", *trivial, "items", ""), rows)
     said = reports.verdict(sections, ("the adapted model", "the base"))
     typer.echo(said[0].upper() + said[1:])
+    for warning in reports.unseeing(sections):
+        typer.echo(warning)

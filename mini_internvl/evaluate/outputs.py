@@ -77,17 +77,22 @@ def benchmark_name(score: Path, facts: Mapping[str, Any]) -> str:
     return plugins.short_name(str(facts["benchmark"]))
 
 
-def check_model(folder: Path, model: Mapping[str, Any]) -> None:
-    """Refuse a run folder that holds another model's scores; ValueError names the folder and the model."""
+def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False) -> None:
+    """Refuse a run folder that holds another model's scores, or its own with images where these are without (``blind``)
+    and the reverse; ValueError names the folder and the model."""
     for path in score_paths(folder):
         try:
-            other = json.loads(path.read_text(encoding="utf-8"))["model"]
+            held = json.loads(path.read_text(encoding="utf-8"))
+            other = held["model"]
             place = [(facts["name"], facts.get("path", facts.get("answers", ""))) for facts in (other, model)]
             same = place[0] == place[1] or (other["sha256"] and other["sha256"] == model["sha256"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # no score of ours; it says nothing about a model
         if not same:
             raise ValueError(f"{folder} holds scores of another model, {other['name']} ({path}); give another --output")
+        if bool(held.get("blind")) != blind:
+            asked = "with their images" if blind else "without their images"
+            raise ValueError(f"{folder} holds answers to questions {asked} ({path}); give another --output")
 
 
 def check(benchmark: ModuleType, protocol: str | None) -> Callable[[Item, str], bool]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mini_internvl import plugins
 from mini_internvl.evaluate import keys, outputs
+from mini_internvl.evaluate.blind import without_images
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.run import score
 from mini_internvl.files import write_json
@@ -38,6 +39,15 @@ class Questions:
     def scored(self) -> bool:
         """Whether the references are published; otherwise the answers can only be exported."""
         return self.split not in getattr(self.benchmark, "UNSCORED", ())
+
+    @property
+    def blind(self) -> bool:
+        """Whether they are asked without their images."""
+        return bool(self.more.get("blind"))
+
+    def without_images(self) -> Questions:
+        """The same questions, to be answered blindly."""
+        return replace(self, items=without_images(self.items), more={**self.more, "blind": True})
 
     @property
     def protocol_name(self) -> str:

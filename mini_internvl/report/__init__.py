@@ -15,12 +15,23 @@ import yaml
 from mini_internvl.files import write_text
 from mini_internvl.report import examples, settings, training, watch
 from mini_internvl.report.explain import explain
-from mini_internvl.report.folders import Parts, Result, read_evaluation, read_parts
+from mini_internvl.report.folders import UNSEEING, Parts, Result, read_evaluation, read_parts
 from mini_internvl.report.page import render, require, script
 from mini_internvl.report.paired import STATES
-from mini_internvl.report.sections import Line, Section, bars, compare, verdict, warnings
+from mini_internvl.report.sections import Line, Section, bars, baseline_names, compare, unseeing, verdict, warnings
 
-__all__ = ["Line", "Section", "build", "compare", "read_evaluation", "require", "verdict"]
+__all__ = [
+    "Line",
+    "Section",
+    "baseline_names",
+    "build",
+    "compare",
+    "read_evaluation",
+    "read_parts",
+    "require",
+    "unseeing",
+    "verdict",
+]
 
 Pair = tuple[str, str]
 UNFOLDED = 3  # with more benchmarks than this, their examples are folded
@@ -41,7 +52,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     run = Path(run)
     parts = read_parts(run)
     others = parts.base if against is None else read_parts(Path(against)).results
-    sections = compare(parts.results, others)
+    sections = compare(parts.results, others, parts.baselines if against is None else {})
     if others is not None and not any(section.other for section in sections):
         known = [", ".join(sorted({result.benchmark for result in side})) for side in (parts.results, others)]
         raise ValueError(f"{run} ({known[0]}) and {against} ({known[1]}) have no benchmark in common")
@@ -68,6 +79,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         bars=bars,
         places=places,
         compared=others is not None,
+        baselines={name: UNSEEING.get(name, "") for name in baseline_names(sections)},
         verdict=_verdict(groups, called) if others is not None else "",
         warnings=found,
         groups=groups,

@@ -23,6 +23,11 @@ from mini_internvl.report.labels import Label, labels
 
 ADAPTATION = "adapt.json"
 LOG, RECIPE = "metrics.jsonl", "recipe.json"
+UNSEEING = {
+    "guess": "the most frequent training answer to questions of the same kind (of numbers the median), without a model",
+    "blind": "the adapted model without the images",
+}
+"""Evaluations of an adaptation that answer without seeing -> what they are."""
 FEWEST = 10  # items below which equal results have no standard error, and an unpaired difference is never called clear
 _KINDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
 
@@ -73,6 +78,8 @@ class Result:
     def badges(self) -> list[tuple[str, str]]:
         """(word, sentence) of what keeps the score from being compared with a published one."""
         found = [("partial", self.text("partial"))] if self.text("partial") else []
+        if self.facts.get("blind"):
+            found.append(("blind", "asked without the images"))
         limit, of = self.facts.get("limit"), self.facts.get("of")
         if isinstance(of, int) and of > self.items:
             found.append(("subset", f"a sample of {self.items:,} of {of:,} items"))
@@ -115,13 +122,14 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a run folder holds: the results of its model, and of the model before an adaptation.
+    """What a run folder holds: the results of its model, of the model before an adaptation, and of what does not see.
 
     ``facts`` is the content of adapt.json, and of the training run's recipe.json under "recipe".
     """
 
     results: Sequence[Result] = ()
     base: Sequence[Result] | None = None
+    baselines: Mapping[str, Sequence[Result]] = field(default_factory=dict)
     log: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -134,7 +142,13 @@ def read_parts(run: Path) -> Parts:
         facts = read_object(run / ADAPTATION)
         keys = ("base", "adapted", "train")
         base, adapted, train = (run / want(run / ADAPTATION, facts, key, str, key) for key in keys)
-        parts = Parts(results=read_evaluation(adapted), base=read_evaluation(base), facts=facts)
+        found = {name: read_evaluation(run / name, needed=False) for name in UNSEEING}
+        parts = Parts(
+            results=read_evaluation(adapted),
+            base=read_evaluation(base),
+            baselines={name: results for name, results in found.items() if results},
+            facts=facts,
+        )
     else:
         train = run if (run / LOG).is_file() else run / "train"
         parts = Parts(results=read_evaluation(run, needed=not (train / LOG).is_file()))

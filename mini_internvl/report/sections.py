@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mini_internvl.report import paired, settings, svg
-from mini_internvl.report.folders import Result
+from mini_internvl.report.folders import UNSEEING, Result
 from mini_internvl.report.page import number, signed, words
 from mini_internvl.report.paired import Difference
 
-CONDITIONS = ("split", "protocol", "prompt_sha256", "max_tiles", "max_new_tokens", "decoding", "seed", "data sha256")
+CONDITIONS = (
+    *("blind", "split", "protocol", "prompt_sha256", "max_tiles", "max_new_tokens", "decoding", "seed"),
+    "data sha256",
+)
 """Settings that must be the same for two runs to be compared."""
 OF_ITEMS = ("prompt_sha256", "seed", "data sha256")  # those of them that follow from which items were asked
 EQUAL = 1e-6  # values as near as this are the same: smoothing leaves 1e-12 of BLEU where no four words agree
@@ -45,6 +48,7 @@ class Line:
     other: float = math.nan
     other_error: float = math.nan
     difference: Difference | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)  # by the names of trivial rules
 
     @property
     def result(self) -> str:
@@ -99,14 +103,6 @@ class Section:
         return [" ".join(first.split()), f"Protocol {self.result.text('protocol')}: {protocol}" if protocol else ""]
 
     @property
-    def baselines(self) -> list[tuple[str, float]]:
-        """(trivial rule, value of the primary metric), where the score has them."""
-        found = self.result.facts.get("baselines")
-        rows = found.items() if isinstance(found, Mapping) else ()
-        values = [(k, v.get(self.result.primary_metric) if isinstance(v, Mapping) else v) for k, v in rows]
-        return [(str(name), float(value)) for name, value in values if isinstance(value, int | float)]
-
-    @property
     def counted(self) -> list[tuple[str, str]]:
         """What scoring counted, (name, "97 → 0") or (name, "150") where both runs agree; tables are left out."""
         sides = [dict(settings.flat(_counts(r.notes), hidden=())) for r in (self.other, self.result) if r]
@@ -120,18 +116,24 @@ def _counts(notes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: notes[key] for key, values in inner.items() if not any(isinstance(v, list | Mapping) for v in values)}
 
 
-def compare(results: Sequence[Result], others: Sequence[Result] | None = None) -> list[Section]:
-    """Each benchmark of a run, beside the same benchmark of another run."""
+def compare(
+    results: Sequence[Result],
+    others: Sequence[Result] | None = None,
+    baselines: Mapping[str, Sequence[Result]] | None = None,
+) -> list[Section]:
+    """Each benchmark of a run, beside the same benchmark of another run and of what answers without seeing."""
     sections = []
     for place, result in enumerate(results, 1):
         other = _partner(result, others or ())
+        trivial = {name: _partner(result, found) for name, found in (baselines or {}).items()}
+        values = {**_told_baselines(result), **{name: found.values for name, found in trivial.items() if found}}
         theirs = {answer.id: answer for answer in other.answers} if other else {}
         sections.append(
             Section(
                 result=result,
                 other=other,
                 anchor=f"benchmark-{place}",
-                lines={metric: _line(metric, result, other) for metric in result.values},
+                lines={metric: _line(metric, result, other, values) for metric in result.values},
                 states=Counter(paired.state(a, theirs.get(a.id), compared=others is not None) for a in result.answers),
             )
         )
@@ -145,7 +147,27 @@ def _partner(result: Result, others: Sequence[Result]) -> Result | None:
     return same[alike.index(max(alike))] if same else None
 
 
-def _line(metric: str, result: Result, other: Result | None) -> Line:
+def baseline_names(sections: Sequence[Section]) -> list[str]:
+    """Of all that answers without seeing."""
+    return list(dict.fromkeys(name for s in sections for line in s.lines.values() for name in line.baselines))
+
+
+def _told_baselines(result: Result) -> dict[str, Mapping[str, float]]:
+    """(trivial rule -> its values), where the score itself has them; a lone number is of the primary metric."""
+    found = result.facts.get("baselines")
+    told = {
+        str(name): value if isinstance(value, Mapping) else {result.primary_metric: value}
+        for name, value in (found.items() if isinstance(found, Mapping) else ())
+    }
+    return {
+        name: {metric: float(number) for metric, number in values.items() if isinstance(number, int | float)}
+        for name, values in told.items()
+    }
+
+
+def _line(
+    metric: str, result: Result, other: Result | None, baselines: Mapping[str, Mapping[str, float]]
+) -> Line:  # fmt: skip
     return Line(
         metric=metric,
         label=metric,
@@ -156,6 +178,7 @@ def _line(metric: str, result: Result, other: Result | None) -> Line:
         other=other.values.get(metric, math.nan) if other else math.nan,
         other_error=other.error(metric) if other else math.nan,
         difference=paired.difference(metric, result, other) if other else None,
+        baselines={name: values[metric] for name, values in baselines.items() if metric in values},
     )
 
 
@@ -202,11 +225,25 @@ def warnings(sections: Sequence[Section], names: tuple[str, str], others: Sequen
         models = {str(settings.model(result).get("sha256") or settings.model(result).get("name")) for result in results}
         if len(models) > 1:
             yield f"The scores of {name} come from {len(models)} different models."
+    yield from unseeing(sections)
     for section in sections:
         yield from _asked_differently(section)
     few = [f"{s.result.title} ({s.result.items})" for s in sections if 0 < s.result.items < FEW_ITEMS]
     if few:
         yield f"Few items, so that only large differences can be seen: {', '.join(few)}."
+
+
+def unseeing(sections: Sequence[Section]) -> Iterator[str]:
+    """What reaches a benchmark's primary metric, or all but, without seeing; one sentence each."""
+    for title, line, name in ((s.result.title, s.primary, name) for s in sections for name in s.primary.baselines):
+        value = line.baselines[name]
+        gain = (line.value - value) * (1 if line.higher_is_better else -1)
+        if gain <= 2 * (0.0 if math.isnan(line.error) else line.error):
+            how = f"{name}, {UNSEEING[name]}," if name in UNSEEING else f"the baseline {name}"
+            yield (
+                f"{title}: {how} reaches {words(line.metric)} {number(value)}, and seeing "
+                f"{number(line.value)}: not clearly better."
+            )
 
 
 def _unreadable(sides: Sequence[tuple[Result, str]]) -> Iterator[str]:

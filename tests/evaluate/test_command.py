@@ -321,6 +321,28 @@ def test_another_protocol_leaves_the_score_as_it_is(fake_server: Any, data: Path
     }
 
 
+def test_a_blind_evaluation_sees_no_image_and_keeps_apart(fake_server: Any, data: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def answer(body: dict[str, Any]) -> str:
+        seen.append(json.dumps(body))
+        return right_answer(fake_server, body)
+
+    with fake_server.serve(answer) as server:
+        run(settings(data, tmp_path / "run", model=server.model, limit=3))
+        sighted = len(seen)
+        assert all("base64" in body for body in seen)
+        with pytest.raises(ValueError, match=r"with their images .*give another --output"):
+            run(settings(data, tmp_path / "run", model=server.model, blind=True))
+        run(settings(data, tmp_path / "blind", model=server.model, limit=3, blind=True))
+        assert len(seen) == 2 * sighted
+        assert not any("base64" in body for body in seen[sighted:])
+    score = json.loads((tmp_path / "blind/chartqa/score.json").read_text())
+    assert score["blind"] is True
+    assert score["primary_value"] == 100.0
+    assert command.Settings(benchmarks=["chartqa"], model="x", blind=True).folder == Path("runs/eval/x-blind")
+
+
 def test_drawn_images_are_recorded_so_that_they_can_be_drawn_again(
     fake_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

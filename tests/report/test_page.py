@@ -640,7 +640,7 @@ def test_what_is_worse_is_said_first(tmp_path: Path, data: Path) -> None:
 def test_baselines_next_commands_and_images_to_enlarge(tmp_path: Path, data: Path) -> None:
     run = write_run(tmp_path / "run", data, names=["maps_qa"], model="1B", baselines={"always B": {"accuracy": 51.25}})
     page = Page(build(run))
-    assert "baseline “always B”: 51.25" in page.flat
+    assert page.source.count('data-name="always B">51.25') == 2  # overview and table
     assert 'minivl ask IMAGE "your question" --model checkpoints/1B' in page.flat
     assert page.tags["dialog"] == 1
     assert page.source.count('class="shot"') == page.tags["img"] == 30
@@ -697,6 +697,17 @@ def test_an_adaptation_is_a_comparison_with_curves(tmp_path: Path, data: Path) -
         assert text in said
     assert page.boxes["other"] > 0
     assert sum(page.states.values()) == 60
+
+
+def test_what_does_not_see_stands_beside_and_is_named_where_it_is_as_good(tmp_path: Path, data: Path) -> None:
+    run = write_adaptation(tmp_path / "run", data, base=0.1, adapted=0.9)
+    write_run(run / "blind", data, names=["find_it"], rate=0.88, seed=3, model="best")
+    write_run(run / "guess", data, names=["find_it"], rate=0.2, seed=4, model="guess")
+    page = Page(build(run))
+    assert page.source.count('data-name="blind"') == page.source.count('data-name="guess"') > 2
+    assert "Find-It: blind, the adapted model without the images, reaches accuracy" in page.flat
+    assert "Find-It: guess" not in page.flat
+    assert "Blind: the adapted model without the images." in page.flat
 
 
 def test_an_adaptation_that_changed_nothing_is_not_called_better(tmp_path: Path, data: Path) -> None:

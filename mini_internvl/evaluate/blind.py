@@ -1,0 +1,106 @@
+"""What a score is worth that needs no seeing: questions without their images, and answers guessed from training data.
+
+Many benchmarks can be answered in part without looking. ``without_images`` asks a model so. ``Guesser`` asks no model:
+it answers with what the training data answer most often to questions of the same kind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from mini_internvl.inputs import boxes
+from mini_internvl.inputs.messages import Messages, Turn, normalise, question
+from mini_internvl.records import Item, Prediction, Sample
+
+FEWEST = 5  # training answers from which a guess is made, unless they are to the same question
+ALIKE = 0.9  # share of the answers to a kind of question that must be numbers, or boxes, for their median to be taken
+DISTINCT = 20_000  # different answers to a kind of question that are counted
+WORDS = 4  # first words of a question that tell its kind where no question in training is the same
+
+_NAMED = re.compile(r"<ref>.*?</ref>|<box>.*?</box>|<c\d*,[^>]*>|\"[^\"]*\"|“[^”]*”", re.DOTALL)
+_OPTION = re.compile(r"^\(?[A-Z][.):].*$", re.MULTILINE)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def without_images(items: Iterable[Item]) -> list[Item]:
+    """The same questions, their images left out."""
+    return [replace(item, messages=cast(Any, _texts(item.messages))) for item in items]
+
+
+def _texts(messages: Messages) -> tuple[Turn, ...]:
+    turns = normalise(messages)
+    return tuple(replace(turn, parts=(turn.text.strip(),)) if turn.images else turn for turn in turns)
+
+
+class Guesser:
+    """The most frequent answer to a kind of question; of numbers and of single boxes the median.
+
+    Questions are of a kind when they differ only in numbers, quoted or tagged phrases and options. A question of a kind
+    that training does not have is guessed by its first words, then by its first, then from all answers.
+    """
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self.answers: dict[str, Counter[str]] = defaultdict(Counter)
+        self.guesses: dict[str, str] = {}
+        for sample in samples:
+            for asked, answer in _asked(sample):
+                for kind in _kinds(asked):
+                    counted = self.answers[kind]
+                    if answer in counted or len(counted) < DISTINCT:
+                        counted[answer] += 1
+
+    def __call__(self, text: str) -> str:
+        """A guess at the answer to a question; "" where training had no answers."""
+        exact, *wider = _kinds(text)
+        kinds = [exact] * (exact in self.answers)
+        kinds += [kind for kind in wider if kind in self.answers and self.answers[kind].total() >= FEWEST]
+        if not kinds:
+            return ""
+        kind = kinds[0]
+        if kind not in self.guesses:
+            self.guesses[kind] = _typical(self.answers[kind])
+        phrases = re.findall(r"<ref>(.*?)</ref>", text, re.DOTALL)
+        found = boxes.parse(self.guesses[kind])
+        if len(phrases) == 1 and len(found) == 1 and found[0][0]:  # the box with the phrase that is asked for
+            return boxes.render(phrases[0], [[round(edge) for edge in box] for box in found[0][1]])
+        return self.guesses[kind]
+
+    def predictions(self, items: Sequence[Item]) -> list[Prediction]:
+        """One for each item."""
+        return [Prediction(item_id=item.id, text=self(question(item.messages))) for item in items]
+
+
+def _asked(sample: Sample) -> Iterator[tuple[str, str]]:
+    """Questions and their answers."""
+    turns = normalise(sample.messages)
+    for asked, answer in itertools.pairwise(turns):
+        if (asked.role, answer.role) == ("user", "assistant"):
+            yield asked.text, answer.text.strip()
+
+
+def _kinds(text: str) -> list[str]:
+    """From the narrowest to the widest, "" for all questions."""
+    words = _NUMBER.sub("#", _OPTION.sub("", _NAMED.sub("<>", text))).lower().split()
+    return list(dict.fromkeys([" ".join(["=", *words]), " ".join(words[:WORDS]), " ".join(words[:1]), ""]))
+
+
+def _typical(answers: Counter[str]) -> str:
+    most = answers.most_common(1)[0][0]
+    wanted = ALIKE * answers.total()
+    numbers = {answer: float(answer) for answer in answers if _NUMBER.fullmatch(answer)}
+    if sum(answers[answer] for answer in numbers) >= wanted:
+        middle = statistics.median([number for answer, number in numbers.items() for _ in range(answers[answer])])
+        decimals = max(len(answer.partition(".")[2]) for answer in numbers)
+        return f"{middle:.{decimals}f}"
+    parsed = {answer: found for answer in answers if len(found := boxes.parse(answer)) == 1 and len(found[0][1]) == 1}
+    if sum(answers[answer] for answer in parsed) >= wanted:
+        drawn = [found[0][1][0] for answer, found in parsed.items() for _ in range(answers[answer])]
+        box = [round(statistics.median(edges)) for edges in zip(*drawn, strict=True)]
+        return boxes.render(parsed[next(iter(parsed))][0][0] or "object", [box])
+    return most
