@@ -21,7 +21,7 @@ import torch
 from mini_internvl import terminal
 from mini_internvl.benchmarks import bddx_signals
 from mini_internvl.benchmarks._bddx import read_clips
-from mini_internvl.domains.driving_sim import SIGNALS
+from mini_internvl.domains._clips import SIGNALS
 from mini_internvl.engine import load
 from mini_internvl.engine.hub import NANO
 from mini_internvl.evaluate import predict

@@ -8,16 +8,19 @@ A folder holds ``clips.jsonl`` and the images it names. One row is one clip::
 
 ``frames`` are in order of time, paths relative to the folder. ``speed`` (m/s) and ``turning_angle`` (degrees, the
 change of heading) belong to the moment one frame interval after the last frame; either may be null where it was not
-recorded. Further fields are allowed and ignored here.
+recorded. Further fields are allowed and ignored here. Without ``clips.jsonl`` the same rows are made of BDD-X's
+official files (``_bddx_official.py``).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.benchmarks._bddx_official import TABLE, find_table, official_clips
 from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
 from mini_internvl.benchmarks._files import chosen
 from mini_internvl.benchmarks._vqa import ask
@@ -39,10 +42,11 @@ QUESTIONS: Mapping[str, str] = {
 """The wording in which the benchmarks ask (the paper's four questions)."""
 
 
-def clips(root: str | Path, split: str) -> Iterator[dict[str, Any] | Fault]:
+def clips(root: str | Path, split: str, *, odd: bool = True) -> Iterator[dict[str, Any] | Fault]:
     """Rows of one split in file order, and a fault for each that is incomplete, wrong or lacks a frame.
 
-    A row that does not say its split counts to every one.
+    A row that does not say its split counts to every one. ``odd`` tells as faults what BDD-X's own scripts pass over
+    in its table too, such as a segment without a reason.
 
     Raises:
         ValueError: unknown split.
@@ -51,8 +55,12 @@ def clips(root: str | Path, split: str) -> Iterator[dict[str, Any] | Fault]:
     chosen("split", split, SPLITS)
     path = Path(root) / CLIPS
     if not path.is_file():
-        raise DataError(f"{path} is missing; give the folder that holds {CLIPS}")
+        if (table := find_table(root)) is None:
+            raise DataError(f"{path} is missing; give the folder that holds {CLIPS} or {TABLE}")
+        yield from official_clips(Path(root), table, split, odd=odd)
+        return
     seen: set[str] = set()
+    folder = os.fspath(path.parent)
     for row in scan(path):
         if isinstance(row, Fault):
             yield row
@@ -62,19 +70,19 @@ def clips(root: str | Path, split: str) -> Iterator[dict[str, Any] | Fault]:
         if isinstance(row.raw.get("split"), str) and row.raw["split"] != split:
             continue
         if not wrong:
-            gone = [frame for frame in row.raw["frames"] if not (path.parent / frame).is_file()]
+            gone = [frame for frame in row.raw["frames"] if not os.path.isfile(os.path.join(folder, frame))]
             wrong = [f"the frame {frame} is missing" for frame in gone]
         yield Fault(file=path, place=row.place, reason="; ".join(wrong)) if wrong else dict(row.raw)
 
 
 def read_clips(root: str | Path, split: str) -> list[dict[str, Any]]:
-    """The same rows.
+    """The same rows, without those of BDD-X's table that its own scripts pass over.
 
     Raises:
         ValueError: unknown split.
         DataError: no file, or rows of the split are unusable (listed).
     """
-    rows = list(clips(root, split))
+    rows = list(clips(root, split, odd=False))
     faults = [row for row in rows if isinstance(row, Fault)]
     if faults:
         raise DataError.of(faults, "build or copy the folder again")
@@ -103,7 +111,7 @@ def _wrong(row: Mapping[str, Any]) -> Iterator[str]:
 def frame_parts(root: Path, row: Mapping[str, Any]) -> list[Part]:
     """Image parts named ``Frame-1``, ``Frame-2``, ..., the paper's way to show a video."""
     return [
-        {"type": "image", "image": str(Path(root) / frame), "name": f"Frame-{number}"}
+        {"type": "image", "image": os.path.join(root, frame), "name": f"Frame-{number}"}
         for number, frame in enumerate(row["frames"], 1)
     ]
 
@@ -122,7 +130,7 @@ def clip_items(
     The clips lie in ``root``, ``root/benchmark`` or ``root/bddx``.
     """
     places = [Path(root) / name for name in ("", benchmark, "bddx")]
-    folder = next((place for place in places if (place / CLIPS).is_file()), places[0])
+    folder = next((place for place in places if (place / CLIPS).is_file() or find_table(place)), places[0])
     for row in read_clips(folder, split):
         for kind in kinds:
             if row.get(kind) is None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mini_internvl.benchmarks._bddx import QUESTIONS
 from mini_internvl.domains import driving_sim
+from mini_internvl.domains._clips import WORDINGS
 
 COUNTS = {"train": 4, "validation": 1, "test": 3}
 
@@ -113,7 +114,7 @@ def test_conversations(clips: Path) -> None:
         assert {row["description"], row["justification"]} <= answers
         assert {f"{row['speed']:.2f}", f"{row['turning_angle']:.2f}".replace("-0.00", "0.00")} <= answers
         asked = [first[4]["text"], *(message["content"] for message in sample.messages[2::2])]
-        kinds = {kind for text in asked for kind, texts in driving_sim.WORDINGS.items() if text in texts}
+        kinds = {kind for text in asked for kind, texts in WORDINGS.items() if text in texts}
         assert kinds == set(QUESTIONS)
 
 
