@@ -90,9 +90,11 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     config.output.mkdir(parents=True, exist_ok=True)
     clock = Clock(config.output / "seconds.json")
     raw = _raw_data(config, plan.domain, call, clock)
+    for line in plan.domain.about(raw) if plan.domain.about else ():
+        call.note(line)
     kept = _converted(config, plan.domain, raw, call, clock)
     tests = _tests(config, plan, raw)
-    validation = _validation(config, plan.domain, raw)
+    validation = [_as_trained(asked, plan) for asked in _validation(config, plan.domain, raw)]
     recipe = check_folder(make_recipe(config, plan, kept), config.output / "train", extend=config.extend)
     opener = Opener(workers=config.workers)
     process = sample_processor(find_base(recipe), recipe.stages[0])
@@ -194,11 +196,18 @@ def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:
             split = next(split for split in benchmark.SPLITS if split not in getattr(benchmark, "UNSCORED", ()))
             given: dict[str, Any] = {"limit": config.probe_items, "seed": config.seed}
             tests.append(read_questions(name, benchmark, data=config.probe_data, split=split, **given))
+    tests = [_as_trained(asked, plan) if asked.name in plan.domain.benchmarks else asked for asked in tests]
     for asked in tests:
         if not asked.items:
             raise ValueError(f"{asked.name}: the split {asked.split} in {asked.data} holds no questions")
         score(asked.benchmark, asked.items[:TRIED], [])
     return tests
+
+
+def _as_trained(asked: Questions, plan: Plan) -> Questions:
+    """The questions with the tile limit of the training where they leave it open."""
+    limit = plan.recipe.max_tiles
+    return replace(asked, items=[replace(item, max_tiles=item.max_tiles or limit) for item in asked.items])
 
 
 def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Questions]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ RECIPE_FIELDS = ("epochs", "lr", "ratio", "batch_size", "max_tiles", "max_length
 class AdaptConfig:
     """Settings of an adaptation, those of ``minivl adapt``; ``None`` leaves one to the recipe of the domain."""
 
-    domain: str  # name of a domain, or path of a domain file
+    domain: str  # name of a domain, path of a domain file, or path of data (a file or folder)
     output: Path
     model: str | None = None  # starting checkpoint; ``None`` for nano
     data: Path | None = None  # folder of raw records; ``None`` lets the domain build its own in the run folder
@@ -74,6 +75,9 @@ def make_plan(config: AdaptConfig) -> Plan:
         raise ValueError(f"the domain {domain.name} cannot make its own records; give their folder with --data")
     if config.data is not None and not config.data.is_dir():
         raise ValueError(f"{config.data} is no folder; --data takes the folder of the raw records")
+    if domain.about is not None and config.data is not None:
+        raise ValueError(f"{config.domain} is the data already; leave --data out")
+    _check_build(config, domain)
     base = resolve(config.model)
     nano = read_config(base_folder(base)) == read_config(NANO)
     recipe = domain.nano_recipe if nano else domain.recipe
@@ -107,6 +111,15 @@ def make_plan(config: AdaptConfig) -> Plan:
         else "general ability is not probed; name benchmarks with --probe to see what is forgotten",
     ]
     return Plan(domain=domain, base=base, recipe=recipe, general=sources, probe=probe, lines=lines)
+
+
+def _check_build(config: AdaptConfig, domain: Domain) -> None:
+    """Refuse what the domain's ``build`` does not take."""
+    if domain.build is None or config.data is not None:
+        return
+    known = set(inspect.signature(domain.build).parameters) - {"folder", "seed", "progress"}
+    if unknown := sorted(set(config.build) - known):
+        raise ValueError(f"{domain.name} builds nothing by {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
 
 
 def _general(general: str, ratio: float, seed: int) -> tuple[tuple[SourceRecipe, ...], str]:

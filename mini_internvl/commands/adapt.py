@@ -21,13 +21,20 @@ EXAMPLE = "minivl adapt driving-sim --epochs 4 --ratio 1"
 
 
 def command(
-    domain: Annotated[str, typer.Argument(help="Name of a domain (driving-sim), or path of a domain file of yours.")],
+    domain: Annotated[
+        str,
+        typer.Argument(help="Data of your own (a file or folder), a domain's name, or the path of a domain file."),
+    ],
     model: Model = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; runs/DOMAIN when left out.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of raw records; built when left out.")] = None,
     build: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="What is built, for instance train=2000; repeatable."),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=32, metavar="PIXELS", help="Cut annotated pictures of larger sides into crops of this side."),
     ] = None,
     max_faults: Annotated[float, typer.Option(help="Share of records that may be unusable.")] = 0.01,
     epochs: Annotated[float | None, typer.Option(help="Passes over the domain's samples.")] = None,
@@ -67,8 +74,8 @@ def command(
     Settings that are left out come from the domain, which has some for nano and some for the released models.
     """
     given = dict(locals())  # every option by its name, which is that of the setting
-    given["output"] = output or Path("runs") / Path(domain).stem
-    given["build"] = dict(_number(text) for text in build or [])
+    given["output"] = output or Path("runs") / Path(domain).resolve().stem
+    given["build"] = dict(_number(text) for text in build or []) | ({"crop": crop} if crop else {})
     given["probe"] = None if probe is None else probe.split(",")
     given["command"] = shlex.join(["minivl", *sys.argv[1:]])
     config = AdaptConfig(**{field.name: given[field.name] for field in fields(AdaptConfig) if field.name in given})

@@ -138,13 +138,23 @@ class Domain:
     benchmarks: Mapping[str, tuple[ModuleType, DomainBenchmark]]  # name of each -> its file, and how it is used
     build: Callable[..., Path] | None
     file: Path
+    about: Callable[[Path], Sequence[str]] | None = None  # lines about a built folder, of data of one's own alone
 
 
 def load_domain(name: str) -> Domain:
     """A domain by its name, or by the path of a file of your own, checked against the contract.
 
+    The path of a data file or of a folder makes a domain of what lies there (``_own``).
     ValueError names the file, what is wrong in it and what belongs there.
     """
+    path = Path(name)
+    if not name.endswith(".py") and plugins.short_name(name) not in plugins.list_names("domains"):
+        if path.exists():
+            from mini_internvl.domains._own import own_domain
+
+            return own_domain(path)
+        if path.suffix or len(path.parts) > 1:
+            raise ValueError(f"{name} does not exist; give a domain's name, or the path of data or of a domain file")
     module = plugins.find("domains", name)
     where = f"domain {name}"
     kinds: Mapping[str, tuple[Any, str]] = {

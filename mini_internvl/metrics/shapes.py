@@ -18,6 +18,7 @@ from mini_internvl.metrics.anls import anls
 from mini_internvl.metrics.grounding import match_boxes
 from mini_internvl.metrics.options import infer_option
 from mini_internvl.metrics.relaxed import TOLERANCE
+from mini_internvl.metrics.short_answers import ENDS, plain, same_words
 
 MAIN: Mapping[str, str] = {
     "yes_no": "accuracy",
@@ -55,7 +56,6 @@ _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(\S.*)$", re.MULTILINE)
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,2}|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 _EAST_ASIAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _PAIRS = ({"yes", "no"}, {"true", "false"}, {"是", "否"})
-_ENDS = " \t\r\n.,;:!?\"'`()[]。，、？！"
 
 
 def find_shape(asked: Sequence[tuple[str, str]]) -> str:
@@ -95,7 +95,7 @@ def results(shape: str, question: str, gold: str, answer: str) -> dict[str, floa
 def right(shape: str, question: str, gold: str, answer: str) -> bool:
     """Whether one answer alone counts: graded metrics at their usual threshold, captions by the same words."""
     if shape == "yes_no":
-        return plain(answer).partition(" ")[0].strip(_ENDS) == plain(gold)
+        return plain(answer).partition(" ")[0].strip(ENDS) == plain(gold)
     if shape == "option":
         return option_of(question, answer) == _letter(gold)
     if shape in ("count", "number"):
@@ -104,12 +104,7 @@ def right(shape: str, question: str, gold: str, answer: str) -> bool:
         return _box_results(gold, answer)["f1"] == 1
     if shape == "text":
         return anls(answer, [gold]) > 0
-    return plain(answer) == plain(gold)
-
-
-def plain(text: str) -> str:
-    """A text in lower case, with single spaces and without punctuation at the ends of its words."""
-    return " ".join(filter(None, (word.strip(_ENDS) for word in text.lower().split())))
+    return same_words(answer, gold)
 
 
 def options(question: str) -> dict[str, str]:

@@ -15,8 +15,13 @@ ENDS = ".,;:!?\"'`()[]。，、？！"
 
 def same_words(answer: str, gold: str) -> bool:
     """Whether the answer says what the gold says, no more and no less; an empty answer never does."""
-    said = " ".join(_words(answer))
-    return said != "" and said == " ".join(_words(gold))
+    said = plain(answer)
+    return said != "" and said == plain(gold)
+
+
+def plain(text: str) -> str:
+    """A text in lower case, with single spaces and without punctuation at the ends of its words."""
+    return " ".join(_words(text))
 
 
 def word_recall(answer: str, gold: str) -> float:

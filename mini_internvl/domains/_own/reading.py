@@ -1,0 +1,171 @@
+"""What people have, as samples: files of rows, and annotated pictures in any layout of ``domains/_annotated``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mini_internvl.benchmarks._classes import read_classes
+from mini_internvl.benchmarks._questions import Question
+from mini_internvl.data import DataError, Fault
+from mini_internvl.data.files import ENDINGS, open_container
+from mini_internvl.data.rows import to_sample
+from mini_internvl.domains import _annotated
+from mini_internvl.domains._annotated import Picture, _crops, _questions, split_named
+from mini_internvl.domains._own.splits import SPLITS
+from mini_internvl.domains._questions import sample as as_sample
+from mini_internvl.inputs.messages import image_parts
+from mini_internvl.records import Sample
+
+KINDS = {
+    "JsonLines": "JSON lines",
+    "JsonList": "a JSON list",
+    "Table": "a table",
+    "Shard": "a WebDataset shard",
+    "Parquet": "Parquet",
+}
+"""Name of a container's class -> what it is called in print."""
+LOOKED_AT = 20  # first rows of a file, of which one must be a sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One sample, what decides its split, and the split that the data name for it, or ""."""
+
+    sample: Sample
+    shown: Sequence[Any]  # its pictures; of a crop the picture that it was cut from
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Data that were found at a path."""
+
+    format: str  # in words
+    records: Callable[[], Iterator[Record | Fault]]  # each call begins at the first
+    notes: Sequence[str] = ()  # what is odd, or was left out
+
+
+def find(path: Path, *, seed: int, crop: int, folder: Path) -> Found:
+    """What lies at a path; ``crop`` cuts annotated pictures of larger sides, their crops are written below ``folder``.
+
+    DataError says what was looked for where nothing is found.
+    """
+    layout = _annotated.find_layout(path)
+    if layout is not None:
+        return _pictures(layout.TITLE, layout.read(path), seed=seed, crop=crop, folder=folder)
+    if crop:
+        raise DataError(f"{path} holds no boxes (COCO, Pascal VOC, YOLO), and only pictures with boxes can be cut")
+    files = _row_files(path)
+    if not files and path.is_dir() and (classes := _class_folders(path)):
+        return classes
+    if not files:
+        raise DataError(
+            f"nothing in {path} can be read; give a file of rows ({', '.join(ENDINGS)}) or a folder of such files, or "
+            "pictures: COCO, Pascal VOC, YOLO, a folder of them for each class"
+        )
+    kinds = dict.fromkeys(KINDS[type(open_container(file)).__name__] for file in files)
+    named = ", ".join(kinds) if len(files) == 1 else f"{len(files)} files ({', '.join(kinds)})"
+    return Found(format=named, records=lambda: itertools.chain.from_iterable(map(_rows, files)))
+
+
+def _row_files(path: Path) -> list[Path]:
+    """The file itself, or the files of a folder; where it has none, those one below, as data sets of the hub are."""
+    if path.is_file():
+        return [path]
+    for pattern in ("*", "*/*"):
+        found = [file for file in sorted(path.glob(pattern)) if file.suffix.lower() in ENDINGS and file.is_file()]
+        if found := [file for file in found if any(isinstance(one, Record) for one in _first(file))]:
+            return found
+    return []
+
+
+def _first(file: Path) -> Iterator[Record | Fault]:
+    try:
+        yield from itertools.islice(_rows(file), LOOKED_AT)
+    except DataError:
+        return
+
+
+def _rows(file: Path) -> Iterator[Record | Fault]:
+    """The rows of a file; a ``split`` that they name counts before the file's name."""
+    of_file = split_named(file.stem) or split_named(file.parent.name)
+    container = open_container(file)
+    for _, _, number, data in container.spans():
+        row = container.parse(data, number)
+        if isinstance(row, Fault):
+            yield row
+            continue
+        sample = to_sample(row)
+        if isinstance(sample, Fault):
+            yield sample
+            continue
+        named = row.raw.get("split")
+        split = split_named(named) if isinstance(named, str) else of_file
+        if isinstance(named, str) and named.strip() and not split:
+            reason = f'split is "{named}"; it must be {", ".join(SPLITS[:-1])} or {SPLITS[-1]}'
+            yield Fault(file=row.file, place=row.place, reason=reason)
+            continue
+        try:
+            shown = [part.source for part in image_parts(sample.messages)]
+        except ValueError as error:
+            yield Fault(file=row.file, place=row.place, reason=str(error))
+            continue
+        yield Record(sample=sample, shown=shown, split=split)
+
+
+def _class_folders(path: Path) -> Found | None:
+    """A folder of images for each class, with the splits of its folders or of the images' names."""
+    try:
+        read = [(split, one) for split in SPLITS for one in read_classes(path, split)]
+    except DataError:
+        return None
+    if not any(isinstance(one, Question) for _, one in read):
+        return None
+
+    def records() -> Iterator[Record | Fault]:
+        for split, one in read:
+            if isinstance(one, Fault):
+                yield one
+            else:
+                yield Record(sample=as_sample([one], path.name), shown=[one.image], split=split)
+
+    classes = {one.answer for _, one in read if isinstance(one, Question)}
+    return Found(format=f"a folder of pictures for each of {len(classes)} classes", records=records)
+
+
+def _pictures(title: str, found: Iterator[Picture | Fault], *, seed: int, crop: int, folder: Path) -> Found:
+    """Annotated pictures, all in memory, with their questions."""
+    faults, pictures, cut = list[Fault](), list[Picture](), dict[str, str]()
+    for one in found:
+        if isinstance(one, Fault):
+            faults.append(one)
+            continue
+        try:
+            for part in _crops.crop(one, crop, folder) if crop else [one]:
+                pictures.append(part)
+                cut[part.image] = one.image
+        except ValueError as error:
+            faults.append(Fault(file=Path(one.image), place="file", reason=str(error)))
+    classes = sorted({name for picture in pictures for name, _ in picture.objects})
+    if pictures and not classes:
+        raise DataError(f"no picture has an object ({title}); nothing could be learnt")
+
+    def records() -> Iterator[Record | Fault]:
+        yield from faults
+        for picture in pictures:
+            for sample in _questions.samples(picture, classes, seed=seed):
+                yield Record(sample=sample, shown=[cut[picture.image]], split=picture.split)
+
+    objects = sum(len(picture.objects) for picture in pictures)
+    parts = f"{len(set(cut.values())):,} pictures cut into {len(pictures):,} of at most {crop} pixels, " if crop else ""
+    notes = []
+    if crowded := sum(map(_questions.crowded, pictures)):
+        notes.append(
+            f"boxes of {crowded:,} classes in pictures were not asked for: more than {_questions.MOST_BOXES} of them; "
+            f"{'smaller crops' if crop else 'crops of the pictures (--crop 448)'} hold fewer"
+        )
+    return Found(format=f"{title}, {parts}{objects:,} objects of {len(classes)} classes", records=records, notes=notes)

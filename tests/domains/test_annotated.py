@@ -1,0 +1,136 @@
+"""Layouts of annotated pictures: each reads its own example, and pictures become questions and crops."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mini_internvl import plugins
+from mini_internvl.data import Fault
+from mini_internvl.domains import _annotated
+from mini_internvl.domains._annotated import Picture, _crops, _questions, split_named
+from mini_internvl.inputs import boxes
+
+LAYOUTS = plugins.list_names(_annotated.FOLDER)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_finds_and_reads_its_own_example(name: str, tmp_path: Path) -> None:
+    layout = plugins.find(_annotated.FOLDER, name)
+    path = layout.EXAMPLE.write(tmp_path) / layout.EXAMPLE.path
+    assert _annotated.find_layout(path) is layout
+    found = list(layout.read(path))
+    pictures = [one for one in found if isinstance(one, Picture)]
+    faults = [one for one in found if isinstance(one, Fault)]
+    assert len(faults) == layout.EXAMPLE.faults
+    assert all(fault.file.is_file() and fault.place and fault.reason for fault in faults)
+    wanted = [replace(one, image=str(tmp_path / one.image)) for one in layout.EXAMPLE.pictures]
+    assert [replace(one, objects=()) for one in pictures] == [replace(one, objects=()) for one in wanted]
+    for one, other in zip(pictures, wanted, strict=True):
+        assert [name for name, _ in one.objects] == [name for name, _ in other.objects]
+        assert [box for _, box in one.objects] == [pytest.approx(box) for _, box in other.objects]
+
+
+def test_what_is_no_layout_is_none(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('{"images": ["a.png"], "messages": []}\n', encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("0 trees\n", encoding="utf-8")
+    (tmp_path / "settings.yaml").write_text("names: [a]\n", encoding="utf-8")
+    for path in (tmp_path, tmp_path / "rows.json", tmp_path / "gone"):
+        assert _annotated.find_layout(path) is None
+
+
+def test_names_of_files_tell_splits() -> None:
+    named = {"instances_val2017": "validation", "train": "train", "my_training_rows": "train", "Test": "test"}
+    assert {name: split_named(name) for name in named} == named
+    assert [split_named(name) for name in ("contest", "images", "trainval")] == ["", "", ""]
+
+
+TREES = Picture(
+    id="a/1",
+    image="1.png",
+    size=(200, 100),
+    objects=[("palm_tree", (100, 50, 150, 100)), ("palm_tree", (0, 0, 50, 50)), ("car", (10, 10, 20, 20))],
+)
+
+
+def asked(picture: Picture, classes: list[str], seed: int = 0) -> dict[str, str]:
+    found = {}
+    for sample in _questions.samples(picture, classes, seed=seed):
+        texts = [
+            said["content"] if isinstance(said["content"], str) else said["content"][-1]["text"]
+            for said in sample.messages
+        ]
+        found.update(zip(texts[::2], texts[1::2], strict=True))
+    return found
+
+
+def test_boxes_become_questions_of_three_kinds() -> None:
+    found = asked(TREES, ["car", "palm_tree", "ship"])
+    assert found == {
+        _questions.PRESENCE.format("car"): "yes",
+        _questions.PRESENCE.format("palm tree"): "yes",
+        _questions.PRESENCE.format("ship"): "no",
+        _questions.COUNT.format("car"): "1",
+        _questions.COUNT.format("palm tree"): "2",
+        "Detect <ref>car</ref>": "<ref>car</ref><box>[[50, 100, 100, 200]]</box>",
+        "Detect <ref>palm tree</ref>": "<ref>palm tree</ref><box>[[0, 0, 250, 500], [500, 500, 750, 1000]]</box>",
+    }
+    empty = asked(replace(TREES, objects=()), ["car"])
+    assert empty == {_questions.PRESENCE.format("car"): "no", _questions.COUNT.format("car"): "0"}
+
+
+def test_presence_is_asked_of_as_many_absent_classes_as_present_ones() -> None:
+    said = Counter(
+        answer
+        for seed in range(20)
+        for asked_for, answer in asked(TREES, ["car", "palm_tree", *"abcdefgh"], seed).items()
+        if "yes or no" in asked_for
+    )
+    assert said["yes"] == said["no"] == 40
+
+
+def test_too_many_boxes_are_counted_and_not_asked_for() -> None:
+    crowd = replace(TREES, objects=[("tree", (n, n, n + 9, n + 9)) for n in range(_questions.MOST_BOXES + 1)])
+    found = asked(crowd, ["tree"])
+    assert found[_questions.COUNT.format("tree")] == "41"
+    assert not any(text.startswith("Detect") for text in found)
+    assert _questions.crowded(crowd) == 1
+
+
+def test_crops_take_their_boxes_along(tmp_path: Path) -> None:
+    image = tmp_path / "1.png"
+    Image.effect_noise((200, 100), 90).convert("RGB").save(image)
+    picture = replace(TREES, image=str(image), objects=[("a", (90, 20, 120, 40)), ("b", (10, 10, 20, 20))])
+    left, right = _crops.crop(picture, 100, tmp_path / "crops")
+    assert [name for name, _ in left.objects] == ["b"]  # a third of "a" is too little
+    assert right.objects == [("a", (0, 20, 20, 40))]
+    for part in (left, right):
+        with Image.open(part.image) as opened:
+            assert opened.size == part.size == (100, 100)
+    written = Path(left.image).stat().st_mtime_ns
+    assert list(_crops.crop(picture, 100, tmp_path / "crops")) == [left, right]
+    assert Path(left.image).stat().st_mtime_ns == written
+    assert list(_crops.crop(picture, 200, tmp_path)) == [picture]
+    with pytest.raises(ValueError, match=r"1\.png is 200x100; its annotations say \(100, 200\)"):
+        list(_crops.crop(replace(picture, size=(100, 200)), 90, tmp_path / "others"))
+
+
+@given(st.integers(1, 500), st.integers(1, 200))
+def test_crops_cover_a_side_without_a_gap(length: int, side: int) -> None:
+    starts = _crops._starts(length, side)
+    assert starts[0] == 0
+    assert starts[-1] + side >= length
+    assert starts[-1] + min(side, length) == length
+    assert all(0 < two - one <= side for one, two in itertools.pairwise(starts))
+
+
+def test_boxes_reach_the_model_in_thousandths() -> None:
+    [(_, found)] = boxes.parse(asked(TREES, ["car"])["Detect <ref>car</ref>"])
+    assert found == [(50, 100, 100, 200)]

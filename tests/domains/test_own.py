@@ -1,0 +1,239 @@
+"""Data of one's own: what is found at a path, how it is divided, and what is told of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mini_internvl.benchmarks import own
+from mini_internvl.benchmarks._example import ExampleImage
+from mini_internvl.data import Fault
+from mini_internvl.data.rows import read_rows
+from mini_internvl.domains import load_domain
+from mini_internvl.domains._own import build
+from mini_internvl.domains._own.splits import divide
+from mini_internvl.inputs.messages import image_parts
+from mini_internvl.records import Interrupted, Sample
+
+SPLITS = ("train", "validation", "test")
+
+
+def pictures(folder: Path, count: int) -> list[str]:
+    """Different pictures below ``folder``; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (20 + number, 16), (number, 90, 200)).save(folder / f"{number}.png")
+    return [f"{number}.png" for number in range(count)]
+
+
+def row(image: str, question: str = "Is it red?", answer: str = "yes", **more: object) -> dict:
+    said = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"image": image, "conversations": said, **more}
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    return path
+
+
+def shown(folder: Path) -> dict[str, list[str]]:
+    """Split -> names of the pictures of its rows."""
+    return {
+        split: [
+            Path(image_parts(sample.messages)[0].source).name
+            for sample in read_rows(folder / f"{split}.jsonl")
+            if isinstance(sample, Sample)
+        ]
+        for split in SPLITS
+    }
+
+
+def test_rows_of_one_picture_stay_in_one_split(tmp_path: Path) -> None:
+    names = pictures(tmp_path, 20)
+    rows = [row(name, question) for name in names for question in ("Is it red?", "Is it blue?", "Is it green?")]
+    (tmp_path / "copy.png").write_bytes((tmp_path / "3.png").read_bytes())
+    path = write(tmp_path / "mine.jsonl", [*rows, row("copy.png")])
+    found = shown(build(path, tmp_path / "a", seed=1))
+    assert {split: len(set(some) - {"copy.png"}) for split, some in found.items()} == {
+        "train": 16,
+        "validation": 2,
+        "test": 2,
+    }
+    assert sum(map(len, found.values())) == 61
+    assert not set(found["train"]) & {*found["validation"], *found["test"]}
+    assert next("3.png" in some for some in found.values() if "copy.png" in some)
+    write(path, [row("copy.png"), *reversed(rows)])
+    again = shown(build(path, tmp_path / "b", seed=1))
+    assert {split: sorted(some) for split, some in again.items()} == {
+        split: sorted(some) for split, some in found.items()
+    }
+    other = shown(build(path, tmp_path / "c", seed=2))
+    assert set(other["test"]) != set(found["test"])
+
+
+def test_splits_of_the_data_hold(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "data", 12)
+    write(tmp_path / "data/train.jsonl", [row(name) for name in names[:10]])
+    write(tmp_path / "data/test.jsonl", [row(name) for name in names[9:]])
+    folder = build(tmp_path / "data", tmp_path / "run")
+    found = shown(folder)
+    assert sorted(found["test"]) == ["10.png", "11.png", "9.png"]
+    assert len(found["validation"]) == 1
+    assert len(found["train"]) == 9
+    lines = load_domain(str(tmp_path / "data")).about(folder)
+    assert lines[0].endswith("data: 2 files (JSON lines)")
+    assert lines[1].startswith(
+        "splits as the data name them: train 9 rows about 9 pictures with 9 questions; validation"
+    )
+    assert any(line.startswith("warning: 1 pictures, or groups that rows show together, are in more") for line in lines)
+
+
+def test_a_column_names_the_split_of_each_row(tmp_path: Path) -> None:
+    names = pictures(tmp_path, 9)
+    with (tmp_path / "mine.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "question", "answer", "split"])
+        for number, name in enumerate(names):
+            table.writerow([name, "How many?", number, ("train", "val", "test")[number % 3]])
+        table.writerow([names[0], "How many?", 1, "holdout"])
+    folder = build(tmp_path / "mine.csv", tmp_path / "run")
+    assert {split: len(some) for split, some in shown(folder).items()} == dict.fromkeys(SPLITS, 3)
+    domain = load_domain(str(tmp_path / "mine.csv"))
+    faults = [one for one in domain.convert(folder, "train") if isinstance(one, Fault)]
+    assert [str(fault) for fault in faults] == [
+        f'{tmp_path / "mine.csv"}: row 10: split is "holdout"; it must be train, validation or test'
+    ]
+
+
+def test_pictures_inside_the_data_are_written_beside_the_rows(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "mine.tar", "w") as tar:
+        for number in range(5):
+            content = json.dumps({"question": "Which?", "answer": str(number)}).encode()
+            for name, data in ((f"{number}.json", content), (f"{number}.png", ExampleImage(width=50 + number).png())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    folder = build(tmp_path / "mine.tar", tmp_path / "run")
+    found = [sample for split in SPLITS for sample in read_rows(folder / f"{split}.jsonl")]
+    assert len(found) == 5
+    sources = [Path(image_parts(sample.messages)[0].source) for sample in found if isinstance(sample, Sample)]
+    assert all(source.is_relative_to(folder / "images") and source.is_file() for source in sources)
+
+
+def test_test_questions_are_told_by_kind_with_their_shape(tmp_path: Path) -> None:
+    names = pictures(tmp_path, 40)
+    rows = [row(name, *pair) for name in names for pair in (("How many cars?", "3"), ('Is "this" red?', "no"))]
+    folder = build(write(tmp_path / "mine.jsonl", rows), tmp_path / "run")
+    lines = load_domain(str(tmp_path / "mine.jsonl")).about(folder)
+    assert lines[2:] == [
+        "4 test questions: how many cars?: whole numbers, exact",
+        "4 test questions: is <> red?: yes or no",
+        "warning: there are only 8 test questions; their scores say little",
+    ]
+    assert len(list(own.items(folder))) == 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no rows|nothing in"),
+        ([{"text": "x"}], r"mine\.jsonl:1: no format reads a row with the keys text.*no row is left"),
+        ([row("gone.png")], r"mine\.jsonl:1: the image .*gone\.png is missing"),
+        ([row("0.png"), row("1.png")], "2 different pictures to train on; 3 are the least"),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused(rows: list[dict], message: str, tmp_path: Path) -> None:
+    pictures(tmp_path, 2)
+    with pytest.raises(ValueError, match=message):
+        build(write(tmp_path / "mine.jsonl", rows), tmp_path / "run")
+    assert not (tmp_path / "run/made.json").exists()
+
+
+def test_what_is_likely_a_mistake_is_told(tmp_path: Path) -> None:
+    pictures(tmp_path, 5)
+    path = write(tmp_path / "mine.jsonl", [row(f"{number}.png") for number in range(5)])
+    told = load_domain(str(path)).about(build(path, tmp_path / "run"))
+    assert any("only 3 rows to train on" in line for line in told)
+    assert any('every training answer is "yes"' in line for line in told)
+    texts = [{**row("", f"Question {number}?", str(number)), "image": ""} for number in range(5)]
+    path = write(tmp_path / "texts.jsonl", texts)
+    assert any("no row has a picture" in line for line in load_domain(str(path)).about(build(path, tmp_path / "b")))
+
+
+def test_it_is_made_once_and_again_when_the_data_change(tmp_path: Path) -> None:
+    pictures(tmp_path, 6)
+    path = write(tmp_path / "mine.jsonl", [row(f"{number}.png") for number in range(5)])
+    folder = build(path, tmp_path / "run")
+    first = (folder / "made.json").stat().st_mtime_ns
+    assert (build(path, folder) / "made.json").stat().st_mtime_ns == first
+    write(path, [row(f"{number}.png") for number in range(6)])
+    build(path, folder)
+    assert sum(map(len, shown(folder).values())) == 6
+
+    def stop(done: int, total: int) -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        build(path, folder, seed=5, progress=stop)
+    assert not (folder / "made.json").exists()
+
+
+def test_classes_of_folders_are_asked_for_with_their_names(tmp_path: Path) -> None:
+    for name in ("Forest", "sea_lake"):
+        for number in range(12):
+            place = tmp_path / "photos" / name / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (number, len(name), 0)).save(place)
+    folder = build(tmp_path / "photos", tmp_path / "run")
+    [item, *others] = own.items(folder)
+    assert "forest, sea lake" in item.messages[-1].text
+    assert {one.reference["answer"] for one in (item, *others)} <= {"forest", "sea lake"}
+    assert "a folder of pictures for each of 2 classes" in load_domain(str(tmp_path / "photos")).about(folder)[0]
+
+
+def test_a_name_that_is_no_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone\.jsonl does not exist; give a domain's name, or the path of data"):
+        load_domain(str(tmp_path / "gone.jsonl"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"nothing in .*empty can be read; give a file of rows"):
+        build(tmp_path / "empty", tmp_path / "run")
+
+
+keys = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=2)
+named = st.sampled_from(["", "", "train", "validation", "test"])
+
+
+@given(st.lists(st.tuples(keys, named), min_size=1, max_size=30), st.integers(0, 5))
+def test_rows_that_share_a_picture_share_their_drawn_split(rows: list[tuple[list[str], str]], seed: int) -> None:
+    divided: Callable[..., tuple[list[str], int]] = divide
+    drawn = [(some, "") for some, _ in rows]
+    try:
+        splits, shared = divided(drawn, seed=seed)
+    except ValueError:
+        return
+    assert shared == 0
+    assert set(splits) == set(SPLITS)
+    where: dict[str, set[str]] = {}
+    for (some, _), split in zip(rows, splits, strict=True):
+        for key in some:
+            where.setdefault(key, set()).add(split)
+    assert all(len(found) == 1 for found in where.values())
+    again = dict(zip(map(str, range(len(rows))), splits, strict=True))
+    backwards, _ = divided(drawn[::-1], seed=seed)
+    assert list(again.values()) == backwards[::-1]
+    try:
+        held, _ = divided(rows, seed=seed)
+    except ValueError:
+        return
+    if len({split for _, split in rows if split}) > 1:
+        assert all(split in ("", "train", got) for (_, split), got in zip(rows, held, strict=True))
