@@ -17,7 +17,7 @@ from mini_internvl import plugins
 from mini_internvl import report as reports
 from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_mean, make_plan, make_recipe
 from mini_internvl.benchmarks._bddx import example_clip, example_frames
-from mini_internvl.benchmarks._example import Files
+from mini_internvl.benchmarks._example import ExampleImage, Files
 from mini_internvl.commands import adapt as command
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
@@ -254,6 +254,20 @@ def test_validation_answers_end_where_the_checkpoints_own_settings_say(checkpoin
     assert found["score"] == pytest.approx(0.5, abs=0.02)
     assert stops == [engine.stop_ids]
     assert {3, 4} < engine.stop_ids
+
+
+def test_validation_asks_about_all_classes_though_files_are_in_their_order(tmp_path):
+    domain = load_domain("class-folders")
+    for name in ("forest", "river", "road"):
+        for split in ("train", "val", "test"):
+            (tmp_path / split / name).mkdir(parents=True)
+        for number in range(30):
+            (tmp_path / "val" / name / f"{number}.png").write_bytes(ExampleImage().png())
+    config = AdaptConfig(domain="class-folders", output=tmp_path / "run", validation_items=20)
+    [asked] = adaptation._validation(config, domain, tmp_path)
+    assert len(asked.items) == 20
+    assert {item.reference["answer"] for item in asked.items} == {"forest", "river", "road"}
+    assert asked.items == adaptation._validation(config, domain, tmp_path)[0].items
 
 
 def test_a_domain_of_ones_own_goes_the_whole_way_from_the_command_line(minivl, ships, checkpoint, tmp_path):

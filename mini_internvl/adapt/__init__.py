@@ -211,13 +211,18 @@ def _as_trained(asked: Questions, plan: Plan) -> Questions:
 
 
 def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Questions]:
-    """What is asked while training; a benchmark without validation questions is left out."""
+    """What is asked while training, drawn from all validation questions: files are often in the order of their classes
+    or images. A benchmark without validation questions is left out."""
     every = [
         read_questions(name, benchmark, data=raw / use.folder, split=use.validation)
         for name, (benchmark, use) in domain.benchmarks.items()
         if use.validation
     ]
-    return [replace(asked, items=asked.items[: config.validation_items]) for asked in every if asked.items]
+    return [
+        replace(asked, items=outputs.sample(asked.benchmark, asked.items, config.validation_items, config.seed))
+        for asked in every
+        if asked.items
+    ]
 
 
 def _score(
