@@ -126,7 +126,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
         "checkpoint": str(best.relative_to(config.output)),
         "benchmarks": [asked.name for asked in of_domain],
         "probe": list(plan.probe),
-        "validation": {_logged(asked): len(asked.items) for asked in validation},
+        "validation": {_measured(asked): len(asked.items) for asked in validation},
         "model": base,
         "adapted_model": adapted,
         "settings": used_settings(config, plan, recipe),
@@ -275,16 +275,19 @@ def _probe(base: Path, validation: Sequence[Questions]) -> Callable[[InternVL], 
         measured, shares = {}, []
         for asked in validation:
             found, _ = evaluate(engine, asked.benchmark, asked.items)
-            measured[_logged(asked)] = value = found.values[asked.benchmark.PRIMARY_METRIC]
-            shares.append(value / getattr(asked.benchmark, "PRIMARY_METRIC_MAX", 100.0))
-        return {**measured, "score": geometric_mean(shares)}
+            metric, largest = outputs.primary(asked.benchmark, found.values)
+            if metric in found.values:  # else no question of these few counts towards it, or its judge is missing
+                measured[f"{asked.name} {metric}"] = found.values[metric]
+                shares.append(found.values[metric] / largest)
+        return {**measured, "score": geometric_mean(shares)} if shares else measured
 
     return probe
 
 
-def _logged(asked: Questions) -> str:
+def _measured(asked: Questions) -> str:
     """What the training log calls a benchmark's validation metric."""
-    return f"{asked.name} {asked.benchmark.PRIMARY_METRIC}"
+    unanswered = score(asked.benchmark, asked.items, [])
+    return f"{asked.name} {outputs.primary(asked.benchmark, unanswered.values)[0]}"
 
 
 def geometric_mean(shares: Iterable[float]) -> float:

@@ -30,6 +30,8 @@ A benchmark file knows the official files, the prompt and the scoring; it never 
                      left, top, right, bottom as shares of the image, for drawing (optional).
     PRIMARY_METRIC         the name of the one metric that stands for the benchmark.
     PRIMARY_METRIC_MAX     its largest value, where that is not 100 (optional).
+    UNJUDGED_METRIC        what stands for it where the primary metric is missing for want of a judge (optional).
+    UNJUDGED_METRIC_MAX    its largest value, where that is not 100 (optional).
     LOWER_IS_BETTER  names of the metrics where less is better (optional).
     EXAMPLE          a worked example (``_example.WorkedExample``): official files in small, with good and bad answers.
                      A benchmark that draws its items has ``None``.

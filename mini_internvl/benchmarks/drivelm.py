@@ -54,6 +54,7 @@ PROTOCOLS = {
 }
 PRIMARY_METRIC = "final"
 PRIMARY_METRIC_MAX = 1.0
+UNJUDGED_METRIC, UNJUDGED_METRIC_MAX = "accuracy", 1.0
 FILES = {
     "val": [*with_val("v1_1_val_nus.json"), *with_val("test_eval.json")],
     "val_q_only": with_val("v1_1_val_nus_q_only.json"),

@@ -11,6 +11,7 @@ The same command goes on where it was stopped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -85,7 +86,7 @@ def print_sweep(content: Mapping[str, Any]) -> None:
 
 
 def _point(results: Sequence[Result], probe: Sequence[str], *, setting: float = 0.0, name: str = "") -> Point:
-    values = {result.benchmark: result.values[result.primary_metric] for result in results}
+    values = {result.benchmark: result.values.get(result.primary_metric, math.nan) for result in results}
     largest = {result.benchmark: result.largest for result in results}
     learned = mean(values, {benchmark: most for benchmark, most in largest.items() if benchmark not in probe})
     assert learned is not None, "an adaptation has a benchmark of its domain"

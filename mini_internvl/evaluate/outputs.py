@@ -11,7 +11,7 @@ import inspect
 import json
 import platform
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -134,9 +134,18 @@ def versions() -> dict[str, str]:
     return {"mini_internvl": mini_internvl.__version__, "torch": torch, "python": platform.python_version()}
 
 
+def primary(benchmark: ModuleType, values: Container[str]) -> tuple[str, float]:
+    """The metric that stands for a benchmark, and its largest value; another one where that is missing among the
+    ``values`` for want of a judge."""
+    unjudged = getattr(benchmark, "UNJUDGED_METRIC", None)
+    if benchmark.PRIMARY_METRIC not in values and unjudged in values:
+        return str(unjudged), float(getattr(benchmark, "UNJUDGED_METRIC_MAX", 100.0))
+    return benchmark.PRIMARY_METRIC, float(getattr(benchmark, "PRIMARY_METRIC_MAX", 100.0))
+
+
 def result(benchmark: ModuleType, score: Score, about: Mapping[str, Any]) -> dict[str, Any]:
     """The content of ``score.json``."""
-    primary_metric = benchmark.PRIMARY_METRIC
+    primary_metric, _ = primary(benchmark, score.values)
     return {
         "benchmark": score.benchmark,
         "title": getattr(benchmark, "TITLE", score.benchmark),

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from mini_internvl import plugins
-from mini_internvl.evaluate.outputs import PREDICTIONS, SCORE, benchmark_name, score_paths
+from mini_internvl.evaluate.outputs import PREDICTIONS, SCORE, benchmark_name, primary, score_paths
 from mini_internvl.files import read_object
 from mini_internvl.report.labels import Label, labels
 
@@ -114,7 +114,7 @@ class Result:
     @property
     def largest(self) -> float:
         """The primary metric's largest value."""
-        return float(getattr(self.module, "PRIMARY_METRIC_MAX", 100.0))
+        return primary(self.module, self.values)[1] if self.module else 100.0
 
     def higher_is_better(self, metric: str) -> bool:
         return metric not in getattr(self.module, "LOWER_IS_BETTER", ())
