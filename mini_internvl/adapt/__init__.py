@@ -207,7 +207,9 @@ def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:
 def _as_trained(asked: Questions, plan: Plan) -> Questions:
     """The questions with the tile limit of the training where they leave it open."""
     limit = plan.recipe.max_tiles
-    return replace(asked, items=[replace(item, max_tiles=item.max_tiles or limit) for item in asked.items])
+    items = [replace(item, max_tiles=item.max_tiles or limit) for item in asked.items]
+    more = {"tiles_setting": limit} if all(item.max_tiles is None for item in asked.items) else {}
+    return replace(asked, items=items, more={**asked.more, **more})
 
 
 def _validation(config: AdaptConfig, domain: Domain, raw: Path) -> list[Questions]:

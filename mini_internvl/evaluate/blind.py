@@ -6,25 +6,22 @@ it answers with what the training data answer most often to questions of the sam
 
 from __future__ import annotations
 
-import itertools
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from mini_internvl.inputs import boxes
-from mini_internvl.inputs.messages import Messages, Turn, normalise, question
+from mini_internvl.inputs.messages import Messages, Turn, normalise
+from mini_internvl.inputs.questions import asked, kinds
 from mini_internvl.records import Item, Prediction, Sample
 
 FEWEST = 5  # training answers from which a guess is made, unless they are to the same question
 ALIKE = 0.9  # share of the answers to a kind of question that must be numbers, or boxes, for their median to be taken
 DISTINCT = 20_000  # different answers to a kind of question that are counted
-WORDS = 4  # first words of a question that tell its kind where no question in training is the same
 
-_NAMED = re.compile(r"<ref>.*?</ref>|<box>.*?</box>|<c\d*,[^>]*>|\"[^\"]*\"|“[^”]*”", re.DOTALL)
-_OPTION = re.compile(r"^\(?[A-Z][.):].*$", re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -49,20 +46,21 @@ class Guesser:
         self.answers: dict[str, Counter[str]] = defaultdict(Counter)
         self.guesses: dict[str, str] = {}
         for sample in samples:
-            for asked, answer in _asked(sample):
-                for kind in _kinds(asked):
+            for conversation, said in asked(sample):
+                answer = said.strip()
+                for kind in kinds(conversation[-1].text):
                     counted = self.answers[kind]
                     if answer in counted or len(counted) < DISTINCT:
                         counted[answer] += 1
 
     def __call__(self, text: str) -> str:
         """A guess at the answer to a question; "" where training had no answers."""
-        exact, *wider = _kinds(text)
-        kinds = [exact] * (exact in self.answers)
-        kinds += [kind for kind in wider if kind in self.answers and self.answers[kind].total() >= FEWEST]
-        if not kinds:
+        exact, *wider = kinds(text)
+        known = [exact] * (exact in self.answers)
+        known += [kind for kind in wider if kind in self.answers and self.answers[kind].total() >= FEWEST]
+        if not known:
             return ""
-        kind = kinds[0]
+        kind = known[0]
         if kind not in self.guesses:
             self.guesses[kind] = _typical(self.answers[kind])
         phrases = re.findall(r"<ref>(.*?)</ref>", text, re.DOTALL)
@@ -72,22 +70,8 @@ class Guesser:
         return self.guesses[kind]
 
     def predictions(self, items: Sequence[Item]) -> list[Prediction]:
-        """One for each item."""
-        return [Prediction(item_id=item.id, text=self(question(item.messages))) for item in items]
-
-
-def _asked(sample: Sample) -> Iterator[tuple[str, str]]:
-    """Questions and their answers."""
-    turns = normalise(sample.messages)
-    for asked, answer in itertools.pairwise(turns):
-        if (asked.role, answer.role) == ("user", "assistant"):
-            yield asked.text, answer.text.strip()
-
-
-def _kinds(text: str) -> list[str]:
-    """From the narrowest to the widest, "" for all questions."""
-    words = _NUMBER.sub("#", _OPTION.sub("", _NAMED.sub("<>", text))).lower().split()
-    return list(dict.fromkeys([" ".join(["=", *words]), " ".join(words[:WORDS]), " ".join(words[:1]), ""]))
+        """One for each item, by its last question."""
+        return [Prediction(item_id=item.id, text=self(normalise(item.messages)[-1].text)) for item in items]
 
 
 def _typical(answers: Counter[str]) -> str:

@@ -154,6 +154,7 @@ def test_columns_are_read_by_the_names_that_tables_give_them():
 
 def test_a_caption_or_a_label_needs_no_question():
     assert columns(image="a.png", caption="A cat.") == ([A], "Describe the image.", "A cat.")
+    assert columns(file_name="a.png", text="A cat.") == ([A], "Describe the image.", "A cat.")
     assert columns(path="a.png", label="cat")[1].startswith("What does the image show?")
 
 

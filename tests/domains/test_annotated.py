@@ -46,6 +46,13 @@ def test_what_is_no_layout_is_none(tmp_path: Path) -> None:
         assert _annotated.find_layout(path) is None
 
 
+def test_the_file_that_describes_a_yolo_folder_stands_for_it(tmp_path: Path) -> None:
+    layout = plugins.find(_annotated.FOLDER, "yolo")
+    folder = layout.EXAMPLE.write(tmp_path)
+    assert _annotated.find_layout(folder / "data.yaml") is layout
+    assert list(layout.read(folder / "data.yaml")) == list(layout.read(folder))
+
+
 def test_names_of_files_tell_splits() -> None:
     named = {"instances_val2017": "validation", "train": "train", "my_training_rows": "train", "Test": "test"}
     assert {name: split_named(name) for name in named} == named

@@ -237,3 +237,46 @@ def test_rows_that_share_a_picture_share_their_drawn_split(rows: list[tuple[list
         return
     if len({split for _, split in rows if split}) > 1:
         assert all(split in ("", "train", got) for (_, split), got in zip(rows, held, strict=True))
+
+
+def test_odd_rows_are_read_or_told_with_their_line(tmp_path: Path) -> None:
+    """Each line is one that people have: read where its meaning is plain, otherwise a fault that names the line."""
+    names = pictures(tmp_path, 12)
+    said = [{"role": "user", "content": "What is this?"}, {"role": "assistant", "content": "a box"}]
+    good = [
+        {"messages": said, "images": [names[0]]},
+        {"messages": said, "image": {"bytes": None, "path": names[1]}},
+        {"image": names[2], "conversations": [{"from": "user", "value": "What?"}, {"from": "assistant", "value": "A"}]},
+        {"conversations": [{"from": "human", "value": f"<img>{names[3]}</img>What?"}, {"from": "gpt", "value": "A"}]},
+        {"image": float("nan"), **{"conversations": row("")["conversations"]}},
+        {"image": "data:image/png;base64," + ExampleImage().base64(), "conversations": row("")["conversations"]},
+        row("", "What does the tag \\<image> do?", "It shows one.") | {"image": ""},
+        {"query": "<image>What?", "response": "A", "images": [names[4]]},
+        {"image": names[5], "question": "How many?", "answer": 3},
+    ]
+    bad = [
+        ({"image": names[6], "conversations": "hi"}, "conversations is 'hi'"),
+        (row(names[6], "What?", None), "value is null"),  # type: ignore[arg-type]
+        (row(names[6], "<image> and <image>?"), "2 <image> placeholders but 1 images"),
+        (row(names[6], "What?", "<image>"), "is an answer and holds an image"),
+        (row(names[6], "What?", "nice \ud83d"), "lone surrogate"),
+        ({"messages": said, "video": "a.mp4"}, '"video" would reach no sample'),
+        ({"image": names[6], "conversations": [{"from": "human", "value": "What?"}]}, "there is no answer to learn"),
+        (row("gone.png"), "gone.png is missing"),
+        ({}, "no format reads an empty row"),
+    ]
+    plain = [row(name) for name in names[6:]]
+    lines = [json.dumps(one) for one in [*good, *plain, *(one for one, _ in bad)]]
+    path = tmp_path / "odd.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join([*lines, '{"image": ', ""]).encode() + b'{"image": "\xff"}\n')
+    folder = build(path, tmp_path / "run")
+    assert sum(map(len, shown_rows(folder).values())) == len(good) + len(plain)
+    told = [json.loads(line) for line in (folder / "faults.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = len(good) + len(plain) + 1
+    assert [fault["place"] for fault in told] == [f"line {first + n}" for n in range(len(bad) + 2)]
+    wanted = [*(reason for _, reason in bad), "not valid JSON", "not valid UTF-8"]
+    assert all(reason in fault["reason"] for reason, fault in zip(wanted, told, strict=True))
+
+
+def shown_rows(folder: Path) -> dict[str, list[Sample | Fault]]:
+    return {split: list(read_rows(folder / f"{split}.jsonl")) for split in SPLITS}

@@ -5,11 +5,11 @@ Columns that mean the same, in any case:
 * image: ``image``, ``images``, ``image_path``, ``img``, ``img_path``, ``picture``, ``file_name``, ``filename``,
   ``path``, ``file``, the first that holds something; a path, a data URL, base64, bytes, or a list of these, also as the
   text of a Python list.
-* question: ``question``, ``prompt``, ``instruction``, ``query``. Without one, an answer under ``caption`` is asked for
-  by "Describe the image.", one under ``label`` or ``class`` by "What does the image show? Answer with one word or short
-  phrase."
-* answer: ``answer``, ``answers``, ``response``, ``output``, ``caption``, ``label``, ``class``. Of a list of answers the
-  most frequent counts, of equal ones the first.
+* question: ``question``, ``prompt``, ``instruction``, ``query``. Without one, an answer under ``caption`` or ``text`` is
+  asked for by "Describe the image.", one under ``label`` or ``class`` by "What does the image show? Answer with one word
+  or short phrase."
+* answer: ``answer``, ``answers``, ``response``, ``output``, ``caption``, ``label``, ``class``, ``text``. Of a list of
+  answers the most frequent counts, of equal ones the first.
 * options: ``A``, ``B``, ``C``, ... or a list under ``options`` or ``choices``; they follow the question, one a line.
   The answer is a letter, an option's text or, beside a list, its place from 0.
 
@@ -33,11 +33,12 @@ from mini_internvl.records import Message
 
 IMAGE = ("image", "images", "image_path", "img", "img_path", "picture", "file_name", "filename", "path", "file")
 QUESTION = ("question", "prompt", "instruction", "query")
-ANSWER = ("answer", "answers", "response", "output", "caption", "label", "class")
+ANSWER = ("answer", "answers", "response", "output", "caption", "label", "class", "text")
 LISTED = ("options", "choices")
 LETTERS = tuple(string.ascii_uppercase[:10])
 UNASKED = {
     "caption": "Describe the image.",
+    "text": "Describe the image.",
     "label": "What does the image show? Answer with one word or short phrase.",
     "class": "What does the image show? Answer with one word or short phrase.",
 }
@@ -71,7 +72,7 @@ def messages(raw: Mapping[str, Any]) -> list[Message]:
         there = next((name for name in QUESTION if name in columns), "question")
         raise ValueError(f"{there} is {shown(columns.get(there))}; it must hold the question of {said}")
     question = UNASKED[said] if asked is None else text(columns[asked], asked)
-    if asked is None and said != "caption" and _plain(columns[said], said).strip().isdecimal():
+    if asked is None and said in ("label", "class") and _plain(columns[said], said).strip().isdecimal():
         raise ValueError(f"{said} is {shown(columns[said])}, the number of a class; write the class's name")
     choices = _choices(columns)
     answer = _answer(columns[said], said, choices)

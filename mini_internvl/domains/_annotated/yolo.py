@@ -1,8 +1,9 @@
 """YOLO: a text file a picture, with a class number and a box in shares of the sides in each line.
 
-The label of ``images/a.jpg`` is ``labels/a.txt``, in folders of splits in either order (``images/train``,
-``train/images``), or ``a.txt`` beside the image. A picture without one shows nothing. Class names come from
-``data.yaml`` (``names``) or ``classes.txt``. A line with more than four numbers is a polygon; its bounds are the box.
+The path is the folder or its ``data.yaml``. The label of ``images/a.jpg`` is ``labels/a.txt``, in folders of splits in
+either order (``images/train``, ``train/images``), or ``a.txt`` beside the image. A picture without one shows nothing.
+Class names come from ``data.yaml`` (``names``) or ``classes.txt``. A line with more than four numbers is a polygon; its
+bounds are the box.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ ROUNDING = 0.01  # share of a side by which a box may leave its image; it is cut
 
 
 def found(path: Path) -> bool:
+    path = _folder(path)
     if not path.is_dir() or not (_yaml_file(path) or _list_file(path)):
         return False
     return any(_is_label(file) for file in walk(path, "txt", most=LOOKED_AT))
 
 
 def read(path: Path) -> Iterator[Picture | Fault]:
+    path = _folder(path)
     names = _names(path)
     for image in images(path):
         label = _label(image, path)
@@ -54,6 +57,11 @@ def read(path: Path) -> Iterator[Picture | Fault]:
         shown = image.relative_to(path).with_suffix("").as_posix()
         split = split_of(image, path)
         yield Picture(id=shown, image=str(image), size=(width, height), objects=objects, split=split)
+
+
+def _folder(path: Path) -> Path:
+    """The folder of ``data.yaml`` where that is given."""
+    return path.parent if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else path
 
 
 def _is_label(path: Path) -> bool:
