@@ -189,7 +189,8 @@ def _decode(source: Any) -> tuple[Look | None, tuple[str, str, str] | None]:
         return None, (ERROR, str(error), "")
     if min(image.size) < TINY:
         return None, (WARNING, f"its image has {image.width}x{image.height} pixels", "give a larger one")
-    if not np.ptp(np.asarray(image), axis=(0, 1)).any():
+    levels: Any = image.getextrema()  # of each channel
+    if all(low == high for low, high in levels):
         return None, (WARNING, "its image shows one colour and nothing else", "look at where it comes from")
     return look(image), None
 

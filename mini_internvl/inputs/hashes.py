@@ -60,7 +60,7 @@ class Look(NamedTuple):
 
 def look(image: Image.Image) -> Look | None:
     """What an image looks like; ``None`` where it is nearly of one colour, and so like any other such image."""
-    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.HAMMING)
     grey = np.asarray(small, np.float32)
     grey = grey - grey.mean()
     if grey.std() < FLAT:

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from mini_internvl import synth
 from mini_internvl.inputs.hashes import ImageHashes, Looks, look
@@ -42,6 +42,22 @@ def test_other_images_are_not_similar():
     known = Looks([look(blobs(seed)) for seed in range(100)])
     assert [known.similar(look(blobs(seed))) for seed in range(100, 300)] == [None] * 200
     assert Looks([]).similar(look(blobs(0))) is None
+
+
+def page(seed):
+    """Thin black letters on white."""
+    letters = np.random.default_rng(seed).integers(97, 123, (9, 20), dtype=np.uint8)
+    image = Image.new("RGB", (190, 170), "white")
+    text = "\n".join(bytes(line).decode() for line in letters)
+    ImageDraw.Draw(image).text((8, 6), text, fill="black", font=ImageFont.load_default(13))
+    return image
+
+
+@pytest.mark.parametrize("how", ["small", "JPEG"])
+def test_pages_of_text_are_found_and_told_apart(how):
+    known = Looks([look(page(seed)) for seed in range(30)])
+    assert [known.similar(look(changed(page(seed), how))) for seed in range(30)] == list(range(30))
+    assert [known.similar(look(page(seed))) for seed in range(100, 130)] == [None] * 30
 
 
 def test_an_image_of_one_colour_has_no_look():
