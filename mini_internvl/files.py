@@ -111,6 +111,14 @@ def new_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_drafts(path: Path) -> None:
+    """Delete what processes that are gone have left of :func:`new_file`."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = re.fullmatch(r"(\d+)-\d+\.part", draft.name.removeprefix(f".{path.name}."))
+        if number and not _runs(int(number[1])):
+            draft.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes, *, flush: bool = True) -> None:
     """Write a file, whole or not at all."""
     with new_file(path, flush=flush) as temporary:

@@ -24,7 +24,7 @@ from mini_internvl.data import DataError, Fault, Row
 
 MAX_ROW_BYTES = 64 << 20  # bytes of the largest row that is read: images inside a row count
 BOM = b"\xef\xbb\xbf"
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm", "ico")
 _CHUNK = 1 << 20
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|(\\?)\Z)|([\[\]{},])', re.DOTALL)
 """A string, whole or (group 1: its last backslash) cut off by the end of the bytes; a bracket or comma (group 2)."""
@@ -315,7 +315,24 @@ def _with_images(raw: dict[str, Any], images: dict[str, bytes]) -> dict[str, Any
         if raw.get(field):
             names = raw[field] if isinstance(raw[field], list) else [raw[field]]
             return {**raw, field: [images.get(str(name).rpartition("/")[2], name) for name in names]}
+    if images and isinstance(raw.get("messages"), list):
+        messages = [_with_parts(message, images) for message in raw["messages"]]
+        if messages != raw["messages"]:
+            return {**raw, "messages": messages}
     return {**raw, "image": [images[name] for name in sorted(images)]} if images else raw
+
+
+def _with_parts(message: Any, images: dict[str, bytes]) -> Any:
+    """The message with images' bytes in the place of their names."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+
+    def one(part: Any) -> Any:
+        name = part.get("image") if isinstance(part, dict) else None
+        return {**part, "image": images[name]} if isinstance(name, str) and name in images else part
+
+    return {**message, "content": [one(part) for part in content]}
 
 
 class Parquet(Container):
@@ -362,7 +379,8 @@ class Parquet(Container):
         return self._held[1].slice(start - self.groups[group], 1).to_pylist()[0]
 
     def decode(self, data: dict[str, Any]) -> dict[str, Any]:
-        return data
+        """Without what is null: every row has the keys of all."""
+        return {key: value for key, value in data.items() if value is not None}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": (-1, None)}

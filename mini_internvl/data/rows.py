@@ -74,6 +74,7 @@ def _typed(raw: Mapping[str, Any], key: str, kind: Any, wanted: str) -> Any:
 
 
 def _annotations(value: Any) -> tuple[PatchAnnotation, ...]:
+    value = _from_text(value)
     known = {field.name for field in fields(PatchAnnotation)}
     found = []
     for one in value if isinstance(value, list) else [value]:
@@ -88,7 +89,16 @@ def _annotations(value: Any) -> tuple[PatchAnnotation, ...]:
     return tuple(found)
 
 
+def _from_text(value: Any) -> Any:
+    """What a JSON text holds, as tables and Parquet have it; anything else as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value else value
+    except ValueError:
+        return value
+
+
 def _targets(value: Any) -> dict[str, Target]:
+    value = _from_text(value)
     if not isinstance(value, Mapping):
         raise ValueError(f'targets is {shown(value)}; it must name its values, such as {{"speed": 3.2}}')
     found: dict[str, Target] = {}
@@ -106,8 +116,9 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def to_row(sample: Sample, *, stored: Callable[[Any], str] = os.fspath) -> dict[str, Any]:
-    """The row of a sample whose images are paths or data URLs, or are turned into those by ``stored``."""
+def to_row(sample: Sample, *, stored: Callable[[Any], str | bytes] = os.fspath) -> dict[str, Any]:
+    """The row of a sample whose images are paths or data URLs, or are turned into those by ``stored``, or into bytes
+    for a file that can hold them."""
     row: dict[str, Any] = {"id": sample.id}
     if sample.source:
         row["source"] = sample.source
@@ -127,7 +138,7 @@ def to_row(sample: Sample, *, stored: Callable[[Any], str] = os.fspath) -> dict[
     return row
 
 
-def _plain(message: Message, stored: Callable[[Any], str]) -> Message:
+def _plain(message: Message, stored: Callable[[Any], str | bytes]) -> Message:
     content = message["content"]
     if isinstance(content, str):
         return {**message}
@@ -142,7 +153,7 @@ def _conversations(messages: Sequence[Message]) -> dict[str, Any] | None:
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     every = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
     lone = sum("image" in part for part in every) == 1
-    images: list[str] = []
+    images: list[str | bytes] = []
     turns = []
     for message in messages:
         said = _marked(message, images, lone=lone)
@@ -153,7 +164,7 @@ def _conversations(messages: Sequence[Message]) -> dict[str, Any] | None:
     return {**beside, "conversations": turns}
 
 
-def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
+def _marked(message: Message, images: list[str | bytes], *, lone: bool) -> str | None:
     """The text of a turn with a placeholder for each of its images, which are added to ``images``."""
     content = message["content"]
     if isinstance(content, str):
@@ -162,7 +173,7 @@ def _marked(message: Message, images: list[str], *, lone: bool) -> str | None:
     if last.keys() != {"type", "text"} or "<img>" in last["text"]:
         return None
     for part in shown_first:
-        if part.keys() != {"type", "image"} or not isinstance(part["image"], str):
+        if part.keys() != {"type", "image"} or not isinstance(part["image"], str | bytes):
             return None
         images.append(part["image"])
     placeholders = len(PLACEHOLDERS.findall(last["text"]))
@@ -196,19 +207,20 @@ def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int
 def row_line(sample: Sample, folder: Path, name: str) -> str:
     """The line of a jsonl file in ``folder``; images that are no files yet are written there, to ``name-N``."""
     numbers = itertools.count(1)
-    row = to_row(sample, stored=lambda image: _stored(image, folder, f"{name}-{next(numbers)}"))
+    row = to_row(sample, stored=lambda image: stored(image, folder, f"{name}-{next(numbers)}"))
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _stored(image: Any, folder: Path, name: str) -> str:
+def stored(image: Any, folder: Path, name: str) -> str:
+    """What a row in ``folder`` says of an image: its path, or that of ``name`` with an ending, where it is written."""
     from PIL import Image
 
     if isinstance(image, str | os.PathLike):
         given = os.fspath(image)
         if given.startswith(("data:", "http://", "https://")):
             return given
-        inside = os.path.abspath(given).startswith(os.path.abspath(folder) + os.sep)
-        return Path(os.path.relpath(given, folder)).as_posix() if inside else os.path.abspath(given)
+        whole, above = os.path.abspath(given), os.path.join(os.path.abspath(folder), "")
+        return whole[len(above) :].replace(os.sep, "/") if whole.startswith(above) else whole
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if isinstance(image, Image.Image):
         image.save(folder / f"{name}.png", compress_level=4)

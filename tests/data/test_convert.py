@@ -1,0 +1,162 @@
+"""Rows are the same after any conversion, and the bytes of a file do not depend on who wrote it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from mini_internvl.data import DataError
+from mini_internvl.data import convert as converting
+from mini_internvl.data.convert import convert, image_bytes
+from mini_internvl.data.rows import read_samples
+from mini_internvl.inputs.messages import normalise
+
+KINDS = ("jsonl", "parquet", "tar")
+
+LETTER = {"text": "A", "box": [0, 0, 1, 0.5]}
+
+
+def turns(*said):
+    return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(said)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Rows of every shape."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "b.jpg", "c.webp")):
+        Image.new("RGB", (30, 20 + number), (number * 40, 90, 90)).save(folder / name)
+    views = [{"type": "image", "image": name, "name": name[0].upper()} for name in ("a.png", "b.jpg")]
+    asked = [*views, {"type": "text", "text": "Which?"}]
+    rows = [
+        {"id": 7, "image": "a.png", "conversations": turns("<image>\nWhat?", "A „cat“.\n", "And?", "No.")},
+        {"image": ["a.png", "b.jpg"], "conversations": turns("<image> or <image>?", "The first.")},
+        {"conversations": turns("Text \\<image> alone", "Yes."), "max_tiles": 4, "independent": True},
+        {"conversations": [{"from": "system", "value": "Be short."}, *turns("Hi", "Hi.")], "source": "talk"},
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "B."}]},
+        {"image": "c.webp", "conversations": turns("Speed?", "3"), "targets": {"speed": 3.25, "turn": [1.0, 2.0]}},
+        {"image": "a.png", "conversations": turns("Read", "A"), "patch_annotations": [LETTER]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "b.jpg", "scale": 2}]},
+                      {"role": "assistant", "content": "B"}]},
+    ]  # fmt: skip
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def part_told(part):
+    return part if isinstance(part, str) else (image_bytes(part.source), part.name, part.scale, part.placed)
+
+
+def told(path):
+    """All that rows say, images by their bytes."""
+    found = []
+    for sample in read_samples(path):
+        said = [(turn.role, *map(part_told, turn.parts)) for turn in normalise(sample.messages)]
+        facts = sample.source, sample.max_tiles, sample.independent, dict(sample.targets), sample.patch_annotations
+        found.append((sample.id, said, facts))
+    return found
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_the_same_when_read_again(source, tmp_path, kind, inside):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "out" / f"rows.{kind}"
+    assert convert(source, out, inside=inside) == (8, [])
+    assert told(out) == told(source)
+    back = tmp_path / "back" / "rows.jsonl"
+    convert(out, back)
+    assert told(back) == told(source)
+    if not inside:
+        plain = tmp_path / "plain" / "rows.jsonl"
+        convert(source, plain)
+        assert back.read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_do_not_depend_on_the_number_of_processes(source, tmp_path, kind, inside, monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(converting, "BATCH_ROWS", 3)
+    contents = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}" / f"rows.{kind}"
+        convert(source, out, inside=inside, workers=workers)
+        contents.append(out.read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_images_inside_become_files_beside_json_lines(source, tmp_path):
+    pytest.importorskip("pyarrow")
+    convert(source, tmp_path / "rows.parquet")
+    convert(tmp_path / "rows.parquet", tmp_path / "out" / "rows.jsonl")
+    row = json.loads((tmp_path / "out" / "rows.jsonl").read_text().splitlines()[0])
+    assert row["image"] == "images/rows/000000-1.png"
+    assert (tmp_path / "out" / row["image"]).read_bytes() == (source.parent / "a.png").read_bytes()
+
+
+def test_each_row_of_a_meta_json_is_written_once(source, tmp_path):
+    meta = {"mine": {"annotation": str(source), "root": str(source.parent), "repeat_time": 3, "max_dynamic_patch": 2}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    assert convert(tmp_path / "meta.json", tmp_path / "out.jsonl")[0] == 8
+    samples = read_samples(tmp_path / "out.jsonl")
+    assert [sample.source for sample in samples] == ["mine"] * 3 + ["talk"] + ["mine"] * 4
+    assert [sample.max_tiles for sample in samples] == [2, 2, 4, 2, 2, 2, 2, 2]
+
+
+def test_a_row_that_cannot_be_used_stops_it_or_is_left_out(source, tmp_path):
+    with source.open("a") as file:
+        file.write('{"id": 1}\n')
+        file.write(json.dumps({"image": "none.png", "conversations": turns("What?", "A cat.")}) + "\n")
+    out = tmp_path / "out.tar"
+    with pytest.raises(DataError, match=r"rows.jsonl:9: no format reads .*--skip"):
+        convert(source, out)
+    assert not out.exists()
+    written, faults = convert(source, out, skip=True)
+    assert (written, [fault.place for fault in faults]) == (8, ["line 9", "line 10"])
+    assert "none.png is missing" in faults[1].reason
+    assert len(told(out)) == 8
+
+
+def test_nothing_is_replaced_and_the_ending_tells_the_kind(source, tmp_path):
+    (tmp_path / "there.tar").write_text("mine")
+    with pytest.raises(DataError, match="exists already"):
+        convert(source, tmp_path / "there.tar")
+    with pytest.raises(DataError, match=r"known: .jsonl, .parquet, .tar"):
+        convert(source, tmp_path / "rows.csv")
+
+
+def test_a_run_that_was_killed_leaves_nothing_and_the_next_one_is_the_same(source, tmp_path):
+    rows = source.read_text()
+    source.write_text(rows * 4000)
+    out = tmp_path / "out" / "rows.jsonl"
+    code = f"from mini_internvl.data.convert import convert; convert({str(source)!r}, {str(out)!r}, workers=2)"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (drafts := list(out.parent.glob(".rows.jsonl.*.part"))):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert drafts
+    assert not out.exists()
+    convert(source, out, workers=2)
+    assert [file.name for file in out.parent.iterdir()] == ["rows.jsonl"]
+    convert(source, tmp_path / "other" / "rows.jsonl")
+    assert out.read_bytes() == (tmp_path / "other" / "rows.jsonl").read_bytes()
+
+
+def test_the_command_converts(minivl, source, tmp_path):
+    code, out, _ = minivl("data", "convert", source, tmp_path / "rows.tar", "--workers", 1)
+    assert (code, out) == (0, f"{tmp_path / 'rows.tar'}: 8 rows\n")
+    code, _, err = minivl("data", "convert", source, tmp_path / "rows.xlsx")
+    assert code == 1
+    assert "the kind of file is told by its ending" in err
