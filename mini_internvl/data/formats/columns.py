@@ -5,9 +5,9 @@ Columns that mean the same, in any case:
 * image: ``image``, ``images``, ``image_path``, ``img``, ``img_path``, ``picture``, ``file_name``, ``filename``,
   ``path``, ``file``, the first that holds something; a path, a data URL, base64, bytes, or a list of these, also as the
   text of a Python list.
-* question: ``question``, ``prompt``, ``instruction``, ``query``. Without one, an answer under ``caption`` or ``text`` is
-  asked for by "Describe the image.", one under ``label`` or ``class`` by "What does the image show? Answer with one word
-  or short phrase."
+* question: ``question``, ``prompt``, ``instruction``, ``query``. Without one, "Describe the image." asks for an answer
+  under ``caption`` or ``text``, and "What does the image show? Answer with one word or short phrase." for one under
+  ``label`` or ``class``.
 * answer: ``answer``, ``answers``, ``response``, ``output``, ``caption``, ``label``, ``class``, ``text``. Of a list of
   answers the most frequent counts, of equal ones the first.
 * options: ``A``, ``B``, ``C``, ... or a list under ``options`` or ``choices``; they follow the question, one a line.
