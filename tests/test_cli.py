@@ -60,6 +60,7 @@ def commands():
 def test_there_are_the_commands_of_the_design():
     names = {" ".join(path) for path in commands()}
     assert {"ask", "chat", "train", "adapt", "demo", "eval", "score", "report", "info", "data synth"} <= names
+    assert {"data check", "data preview", "data stats", "data convert"} <= names
 
 
 @pytest.mark.parametrize("path", commands(), ids=" ".join)
@@ -233,6 +234,10 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(minivl, checkpoint, image,
         (["adapt", "driving", "--output", "OUT"], "did you mean driving_sim"),
         (["report", "nowhere"], "nowhere"),
         (["data", "synth", "shape", "--output", "OUT"], "shape"),
+        (["data", "check", "nowhere.jsonl"], "nowhere.jsonl is missing; check the path"),
+        (["data", "preview", "nowhere.jsonl"], "nowhere.jsonl is missing; check the path"),
+        (["data", "stats", "nowhere.jsonl"], "nowhere.jsonl is missing; check the path"),
+        (["data", "convert", "nowhere.jsonl", "OUT.tar"], "nowhere.jsonl is missing; check the path"),
     ],
 )
 def test_work_that_fails_is_1_and_one_line(minivl, tmp_path, arguments, message):

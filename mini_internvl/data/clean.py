@@ -43,6 +43,8 @@ def cleaned(rows: RowFiles, findings: Iterable[Finding]) -> Iterator[Sample | Fa
 
 def check_apart(out: Path, sources: Iterable[Path]) -> None:
     """DataError where a copy would replace something, or stand in a folder that it is made from."""
+    if out.suffix.lower() != ".jsonl":
+        raise DataError(f"{out}: a clean copy is .jsonl; minivl data convert makes another kind of it")
     if out.exists():
         raise DataError(f"{out} exists already; give a new file")
     for source in sources:

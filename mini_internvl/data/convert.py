@@ -88,12 +88,12 @@ class Writer(abc.ABC):
 def _plain(sample: Sample) -> Sample:
     """The sample with texts that are alone as texts, not as lists of one: Parquet knows lists only."""
 
-    messages: list[Any] = []
-    for message in sample.messages:
-        content: Any = message["content"]
-        alone = not isinstance(content, str) and len(content) == 1 and content[0].keys() == {"type", "text"}
-        messages.append({**message, "content": content[0]["text"]} if alone else message)
-    return replace(sample, messages=messages)
+    messages: list[Any] = list(sample.messages)
+    for place, message in enumerate(messages):
+        content = message["content"]
+        if not isinstance(content, str) and len(content) == 1 and content[0].keys() == {"type", "text"}:
+            messages[place] = {**message, "content": content[0]["text"]}
+    return sample if messages == sample.messages else replace(sample, messages=messages)
 
 
 class JsonLinesWriter(Writer):

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from mini_internvl.data import Fault, formats, where
+from mini_internvl.data import DataError, Fault, formats, where
 from mini_internvl.data.check import Measure
 from mini_internvl.data.oddities import TAKEN_OUT, oddities
 from mini_internvl.data.sources import RowFiles
 from mini_internvl.data.workers import ordered_map
 from mini_internvl.inputs.hashes import ImageHashes, Look, Looks, look
-from mini_internvl.inputs.images import load_image
+from mini_internvl.inputs.images import load_image, open_source
 from mini_internvl.inputs.messages import Turn, normalise
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -31,6 +32,8 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 BATCH = 64  # rows that a worker looks at in one go
 TINY = 8  # pixels: an image with a shorter side shows little
 KEPT_IMAGES = 1 << 16  # whose content is remembered by each worker
+ORIENTATION = 0x0112  # EXIF
+TURNED = "EXIF turns its image, which is read upright; boxes must be those of the upright one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,14 @@ class Finding:
     def where(self) -> str:
         """``FILE:12``."""
         return where(Fault(file=self.file, place=self.place, reason=""))
+
+
+class Decoded(NamedTuple):
+    """What decoding an image told."""
+
+    look: Look | None
+    trouble: tuple[str, str, str] | None = None  # level, what is wrong, remedy
+    notes: tuple[str, ...] = ()
 
 
 class Range(NamedTuple):
@@ -77,6 +88,7 @@ class TestSet:
     questions: Mapping[int, str]  # hash -> where
     looks: Looks
     places: Sequence[str]  # of ``looks``
+    unread: Sequence[Finding]  # rows that cannot be read, so that nothing is compared with them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +120,17 @@ class Inspector:
         start, size, line = file.places[number].tolist()
         row = file.container.parse(file.container.read(start, size), line)
         sample = row if isinstance(row, Fault) else self.rows.readers[part.file](row)
-        if isinstance(row, Fault) or isinstance(sample, Fault):
-            return  # of a test set, whose rows were not checked
+        if isinstance(row, Fault) or isinstance(sample, Fault):  # of a test set, whose rows were not checked
+            fault = row if isinstance(row, Fault) else sample
+            assert isinstance(fault, Fault)
+            found.findings.append(_finding(fault, ERROR, "row", fault.reason))
+            return
         add = functools.partial(_finding, Fault(file=row.file, place=row.place, reason=""))
         try:
             turns = normalise(sample.messages)
             digests = [_hasher.one(image.source) for turn in turns for image in turn.images]
         except ValueError as error:
-            found.findings += [] if self.collect else [add(ERROR, "row", str(error), "", TAKEN_OUT)]
+            found.findings.append(add(ERROR, "row", str(error), "", TAKEN_OUT))
             return
         findings = found.findings
         for one in oddities(turns) if turns else ():
@@ -130,10 +145,13 @@ class Inspector:
         found.images[number - part.start] = len(digests)
         here, looks = where(row), list[Look | None]()
         for source, digest in zip((image.source for turn in turns for image in turn.images), digests, strict=True):
-            appearance, trouble = _decoded(source, digest) if self.decode else (None, None)
-            looks.append(appearance)
-            if trouble:
-                findings.append(add(trouble[0], "image", trouble[1], trouble[2], TAKEN_OUT))
+            decoded = _decoded(source, digest) if self.decode else Decoded(None)
+            looks.append(decoded.look)
+            if decoded.trouble:
+                level, what, remedy = decoded.trouble
+                findings.append(add(level, "image", what, remedy, TAKEN_OUT))
+            boxed = any("<box>" in turn.text for turn in turns)
+            findings += [add(NOTE, "image", note) for note in decoded.notes if note != TURNED or boxed]
         if self.collect:
             found.seen += [(here, digest, one) for digest, one in zip(digests, looks, strict=True)]
         if self.test and (met := _overlap(self.test, asked, digests, looks)):
@@ -170,11 +188,10 @@ def _hash64(value: Any) -> int:
 
 
 _hasher = ImageHashes()  # of this process
-_known: dict[str, tuple[Look | None, tuple[str, str, str] | None]] = {}  # by content, of this process
+_known: dict[str, Decoded] = {}  # by content, of this process
 
 
-def _decoded(source: Any, digest: str) -> tuple[Look | None, tuple[str, str, str] | None]:
-    """What an image looks like, and what is wrong with it: level, what and remedy."""
+def _decoded(source: Any, digest: str) -> Decoded:
     if digest not in _known:
         if len(_known) >= KEPT_IMAGES:
             _known.clear()
@@ -182,17 +199,29 @@ def _decoded(source: Any, digest: str) -> tuple[Look | None, tuple[str, str, str
     return _known[digest]
 
 
-def _decode(source: Any) -> tuple[Look | None, tuple[str, str, str] | None]:
+def _decode(source: Any) -> Decoded:
     try:
         image = load_image(source)
     except ValueError as error:
-        return None, (ERROR, str(error), "")
+        return Decoded(None, (ERROR, str(error), ""))
     if min(image.size) < TINY:
-        return None, (WARNING, f"its image has {image.width}x{image.height} pixels", "give a larger one")
+        return Decoded(None, (WARNING, f"its image has {image.width}x{image.height} pixels", "give a larger one"))
     levels: Any = image.getextrema()  # of each channel
     if all(low == high for low, high in levels):
-        return None, (WARNING, "its image shows one colour and nothing else", "look at where it comes from")
-    return look(image), None
+        return Decoded(None, (WARNING, "its image shows one colour and nothing else", "look at where it comes from"))
+    return Decoded(look(image), notes=tuple(_notes(source)))
+
+
+def _notes(source: Any) -> Iterator[str]:
+    """What of an image file a model does not see as a viewer shows it."""
+    _, stream = open_source(source)
+    with stream, Image.open(stream) as opened:
+        if getattr(opened, "is_animated", False):
+            yield "its image has several frames, of which the first is read; give frames as images"
+        if opened.mode in ("RGBA", "LA") and opened.getchannel("A").getextrema()[0] == 0:
+            yield "its image has transparent places, whose hidden colours are read; put it on a background"
+        if opened.format == "JPEG" and opened.getexif().get(ORIENTATION, 1) != 1:
+            yield TURNED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,12 +273,13 @@ def read_test(
     workers: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TestSet:
-    """What a test set holds. Rows without an answer count too, and rows that cannot be read are passed over."""
+    """What a test set holds. Rows without an answer count too. DataError where no row can be read."""
     inspector = Inspector(rows=rows, measure=None, decode=decode, collect=True)
     parts, done = list(ranges(rows)), 0
     images, questions = dict[str, str](), dict[int, str]()
-    looks, places = list[Look](), list[str]()
+    looks, places, unread = list[Look](), list[str](), list[Finding]()
     for part, found in zip(parts, ordered_map(inspector, parts, workers), strict=True):
+        unread += [one for one in found.findings if one.kind == "row"]
         for here, digest, appearance in found.seen:
             if digest not in images and appearance:
                 looks.append(appearance)
@@ -259,7 +289,10 @@ def read_test(
             questions.setdefault(int(found.hashes[number, 1]), where(_at(rows, part.file, part.start + number)))
         done += part.end - part.start
         on_progress(done, sum(map(len, rows.files)))
-    return TestSet(images=images, questions=questions, looks=Looks(looks), places=places)
+    if not images and not questions:
+        faults = [Fault(file=one.file, place=one.place, reason=one.message) for one in unread]
+        raise DataError.of(faults, "so nothing can be compared with the test set; give it in a format of training data")
+    return TestSet(images=images, questions=questions, looks=Looks(looks), places=places, unread=unread)
 
 
 def ranges(rows: RowFiles) -> Iterator[Range]:

@@ -214,6 +214,9 @@ def test_a_copy_replaces_nothing(minivl, tmp_path, checkpoint):
     code, _, err = minivl("data", "check", path, "--model", checkpoint, "--workers", 1, "--fix", path)
     assert code == 1
     assert "exists already; give a new file" in err
+    code, _, err = minivl("data", "check", path, "--model", checkpoint, "--fix", tmp_path / "clean.parquet")
+    assert code == 1
+    assert "a clean copy is .jsonl" in err
     assert path.read_bytes() == before
 
 
@@ -258,6 +261,42 @@ def test_rows_that_are_cut_to_the_limit_are_told_and_not_wrong(check, tmp_path):
     assert code == 0
     assert [(one["place"], one["kind"]) for one in found["findings"]] == [("line 2", "length")]
     assert found["summary"]["shortened"] == 1
+
+
+def test_a_test_set_needs_no_answers_and_is_not_passed_over_in_silence(minivl, check, checkpoint, tmp_path):
+    path = write(tmp_path / "a" / "rows.jsonl", write_clean(tmp_path / "a", 4))
+    asked = [{"image": "a/images/2.png", "conversations": turns("What?")}, {"picture": "a/images/3.jpg"}]
+    code, found = check(path, "--against", write(tmp_path / "test.jsonl", asked))
+    assert (code, [one["place"] for one in wrong(found)]) == (1, ["line 3"])
+    (told,) = found["odd"]
+    assert told.startswith("1 rows of the test set cannot be read and are compared with nothing")
+    assert f"{tmp_path / 'test.jsonl'}:2: no format reads a row with the keys picture" in told
+    arguments = ["data", "check", path, "--model", checkpoint, "--workers", 1, "--against"]
+    code, _, err = minivl(*arguments, write(tmp_path / "unknown.jsonl", asked[1:]))
+    assert code == 1
+    assert "nothing can be compared with the test set" in err
+
+
+def test_images_that_a_viewer_shows_otherwise_are_told_and_not_wrong(check, tmp_path):
+    rows = write_clean(tmp_path / "a", 6)
+    images = [tmp_path / "a" / one["image"] for one in rows]
+    picture(0).save(images[0], "GIF", save_all=True, append_images=[picture(1)])
+    glass = picture(2).convert("RGBA")
+    glass.putpixel((3, 3), (9, 9, 9, 0))
+    glass.save(images[2])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number in (1, 3):
+        picture(number).save(images[number], exif=exif)
+    said(rows[3], 1, "Here: <ref>it</ref><box>[[1, 2, 30, 40]]</box>")
+    rows[1]["conversations"] = turns("<image>\nWhat?", "It.")
+    code, found = check(write(tmp_path / "a" / "rows.jsonl", rows))
+    assert code == 0
+    told = {one["place"]: one["message"] for one in found["findings"]}
+    assert told.keys() == {"line 1", "line 3", "line 4"}
+    assert "several frames" in told["line 1"]
+    assert "transparent places" in told["line 3"]
+    assert "EXIF turns" in told["line 4"]
 
 
 def test_the_same_question_with_other_answers_is_told_and_not_wrong(check, tmp_path):

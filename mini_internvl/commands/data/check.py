@@ -68,20 +68,23 @@ def command(
     process, count = data_processor(model, max_tiles=max_tiles, max_length=max_length), processes(workers)
     test = _read_test(against, process, format, count, not quick) if against else None
     rows, odd = open_measured(source, process, format, count)
+    if test and test.unread:
+        odd.append(f"{len(test.unread):,} rows of the test set cannot be read and are compared with nothing; "
+                   f"{test.unread[0].where}: {test.unread[0].message}")  # fmt: skip
     found = inspect(
         rows, measure=process.measure, decode=not quick, test=test, workers=count, on_progress=bar("looking at rows")
     )
     summary = summarise(rows, found.images, process.processor.config.tokens_per_tile)
-    copy = _write_clean(rows, found.findings, fix) if fix else None
     wrong = [one for one in found.findings if one.level != NOTE]
-    if json:
-        echo_json(_as_json(summary, found.findings, odd, copy))
-    else:
+    if not json:
         _print(summary, process, found.findings, odd, show)
         typer.echo(_verdict(wrong))
-        if copy:
-            typer.echo(f"{fix}: {copy['rows']:,} rows, {copy['mended']:,} mended, {copy['left_out']:,} left out; "
-                       f"which and why: {copy['changes']}")  # fmt: skip
+    copy = _write_clean(rows, found.findings, fix) if fix else None
+    if json:
+        echo_json(_as_json(summary, found.findings, odd, copy))
+    elif copy:
+        typer.echo(f"{fix}: {copy['rows']:,} rows, {copy['mended']:,} mended, {copy['left_out']:,} left out; "
+                   f"which and why: {copy['changes']}")  # fmt: skip
     if wrong:
         raise typer.Exit(1)
 

@@ -71,8 +71,12 @@ def command(
         title = f"{found.rows:,} rows, {found.usable:,} can be trained on, {found.shortened:,} of them shortened"
         terminal.table(title, ["a row has", *summary.COLUMNS], size_rows(spreads))
         typer.echo(cost_line(found, process))
-        terminal.table("sources", SOURCE_HEADERS, sources)
-        terminal.table("most frequent answers", ANSWER_HEADERS, answers)
+        for name, headers, lines in (
+            ("sources", SOURCE_HEADERS, sources),
+            ("most frequent answers", ANSWER_HEADERS, answers),
+        ):
+            if lines:
+                terminal.table(name, headers, lines)
     if output:
         facts = [("rows", f"{found.rows:,}"), ("can be trained on", f"{found.usable:,}"), ("model", model or "nano")]
         _write(output, source, [*facts, ("cost", cost_line(found, process))], values, sources, answers)
