@@ -35,6 +35,7 @@ EXTRAS = (
         "onnxruntime",
         "rapidocr",
         "openvino",
+        "pydicom",
     ),
 )
 """Import names of optional packages; none may be needed to import a module."""

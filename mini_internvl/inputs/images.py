@@ -1,8 +1,9 @@
 """Images from paths, bytes, data URLs or PIL, as 8-bit RGB; what cannot be one is refused in plain words.
 
 Like the original, colour with alpha is converted by dropping alpha, and colour profiles are not applied. Beyond it:
-EXIF orientation is applied, grey of more than 8 bits is scaled instead of clipped, an animation gives its first frame,
-and what decoding costs, in memory and in time, is estimated from the header and bounded before anything is decoded.
+EXIF orientation is applied, grey of more than 8 bits is scaled instead of clipped, DICOM is shown through its window,
+an animation gives its first frame, and what decoding costs, in memory and in time, is estimated from the header and
+bounded before anything is decoded.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ MAX_RATIO = 200  # largest accepted ratio of the sides; beyond it tiles show not
 KEPT_HEADERS = 1 << 16  # files whose sizes are kept
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what whole files of a format end with
 END_BYTES = 64  # from the end, in which that is looked for
+DICOM = slice(128, 132)  # bytes of a file that say "DICM"
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, by Pillow's names; others are rare, or start another program to be read (EPS)."""
 
@@ -67,7 +69,7 @@ class ImageError(ValueError):
 def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
     """Open an image as RGB of 8 bits, upright, its sides enlarged ``scale`` times, bilinearly.
 
-    Grey of more bits is scaled by its range (see :func:`_to_8_bits`). ImageError when it is missing, no image, cut off,
+    Grey of more bits is scaled by its range (see :func:`to_8_bits`). ImageError when it is missing, no image, cut off,
     too large, too thin, or without pixels. The environment variable MINIVL_MAX_PIXELS raises the limit of 100 million
     pixels; modes and formats that take more memory than 10 bytes a pixel are refused sooner.
     """
@@ -137,8 +139,10 @@ def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]
 
 def _decode(image: Image.Image, name: str) -> None:
     try:
-        with _metadata() if image.format in ("TIFF", "ICO") else contextlib.nullcontext():  # these warn late
+        with _metadata() if image.format in ("TIFF", "ICO", "DICOM") else contextlib.nullcontext():  # these warn late
             image.load()
+    except ImageError:
+        raise
     except Exception as error:  # decoders raise many kinds
         raise ImageError(f"{name} is damaged or cut off ({_line(error)}); fetch it again") from None
 
@@ -264,9 +268,14 @@ def _header(stream: BinaryIO, name: str) -> Image.Image:
     # Pillow's own size limit would hide the size from our message and could not be raised. Its only
     # switch is global, so it is off only while a header is read; the lock keeps our own threads apart. An icon is
     # decoded already here, and only Pillow sees the size of what is in it: it refuses twice its limit.
-    icon = stream.read(4) == b"\0\0\1\0"
+    start = stream.read(DICOM.stop)
+    icon = start.startswith(b"\0\0\1\0")
     stream.seek(0)
     with _metadata():
+        if start[DICOM] == b"DICM":
+            from mini_internvl.inputs import dicom
+
+            return dicom.read(stream, name)
         kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_ICON_PIXELS // 2 if icon else None
         try:
             image = Image.open(stream)
@@ -315,7 +324,7 @@ def _cost(image: Image.Image) -> int:
     bands = len(image.getbands())
     stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;") else 4
     converted = {"RGB": 0, "I": 8, "F": 8}.get(image.mode, 5 if image.mode.startswith("I;") else 4)
-    decoder = {"JPEG2000": 5 * bands, "AVIF": 12, "WEBP": 12}.get(image.format or "", 0)
+    decoder = {"JPEG2000": 5 * bands, "AVIF": 12, "WEBP": 12, "DICOM": 12}.get(image.format or "", 0)
     if image.info.get("progressive"):
         decoder = 2 * bands  # all coefficients are kept
     return stored + max(converted, decoder)
@@ -354,7 +363,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image), name)).convert("RGB")
+        return Image.fromarray(to_8_bits(np.asarray(image), name)).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
@@ -362,7 +371,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
+def to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
     """Grey of more than 8 bits (H, W) -> uint8 (H, W), in strips so that little memory is needed.
 
     The extremes tell the range that becomes black to white: 0..1 where all values of a float image lie in it; 0..255,
