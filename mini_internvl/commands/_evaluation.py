@@ -181,6 +181,7 @@ def _evaluate(
     should_stop: Callable[[], bool],
 ) -> None:
     """Ask one benchmark, write, score, write."""
+    asked.check_kept(settings.folder)
     began, judge = time.monotonic(), make_judge(settings, cache)
     right = outputs.check(asked.benchmark, asked.protocol) if asked.scored else None
     progress = Asking(asked.name, right, quiet=not ranks.first)

@@ -95,6 +95,18 @@ def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False) 
             raise ValueError(f"{folder} holds answers to questions {asked} ({path}); give another --output")
 
 
+def check_kept(folder: Path, items: int) -> None:
+    """Refuse to replace a score of more items than these; ValueError names it."""
+    try:
+        held = int(json.loads((folder / SCORE).read_text(encoding="utf-8"))["items"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing there that could be lost
+    if held > items:
+        raise ValueError(
+            f"{folder / SCORE} is of {held:,} items, a sample of {items:,} would replace it; give another --output"
+        )
+
+
 def check(benchmark: ModuleType, protocol: str | None) -> Callable[[Item, str], bool]:
     """The benchmark's check of one answer, by the rules of a protocol where they differ."""
     if protocol and "protocol" in inspect.signature(benchmark.right).parameters:

@@ -92,6 +92,12 @@ class Questions:
             **self.more,
         }
 
+    def check_kept(self, run: Path) -> None:
+        """Refuse to replace the score of a larger sample, or of all items, in a run's folder."""
+        if len(self.items) < self.of:
+            folder = outputs.result_folder(run, self.name, self.split, self.protocol_name)
+            outputs.check_kept(folder, len(self.items))
+
     def write(self, run: Path, predictions: Sequence[Prediction], result: Mapping[str, Any] | None) -> Path:
         """Write answers and score below the run's folder; returns the benchmark's own."""
         folder = outputs.result_folder(run, self.name, self.split, self.protocol_name)

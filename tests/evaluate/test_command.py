@@ -199,6 +199,18 @@ def test_a_limit_takes_a_seeded_sample(
     assert (found["limit"], found["seed"], found["of"]) == (6, 1, QUESTIONS)
 
 
+def test_a_sample_does_not_replace_the_score_of_more_items(
+    fake_server: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_server.serve(lambda body: right_answer(fake_server, body)) as server:
+        assert run(settings(data, tmp_path, model=server.model, limit=6)) == 0
+        assert run(settings(data, tmp_path, model=server.model)) == 0  # a larger one does
+        whole = contents(tmp_path)
+        assert run(settings(data, tmp_path, model=server.model, limit=6)) == 1
+        assert "is of 20 items, a sample of 6 would replace it; give another --output" in capsys.readouterr().err
+        assert contents(tmp_path) == whole
+
+
 def test_items_of_one_figure_are_sampled_together() -> None:
     class Benchmark:
         @staticmethod
