@@ -346,6 +346,7 @@ class Parquet(Container):
             raise DataError(f"{path} needs pyarrow: pip install 'mini-internvl[data]'") from None
         try:
             metadata = pyarrow.parquet.read_metadata(path)
+            self.classes = _class_names((metadata.metadata or {}).get(b"huggingface", b"{}"))
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is no Parquet file, or it is cut off ({error}); fetch it again") from None
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -379,8 +380,21 @@ class Parquet(Container):
         return self._held[1].slice(start - self.groups[group], 1).to_pylist()[0]
 
     def decode(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Without what is null: every row has the keys of all."""
-        return {key: value for key, value in data.items() if value is not None}
+        """Without what is null: every row has the keys of all. Numbers of classes become their names."""
+        known = {key: value for key, value in data.items() if value is not None}
+        for key, names in self.classes.items():
+            if type(number := known.get(key)) is int and 0 <= number < len(names):
+                known[key] = names[number]
+        return known
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": (-1, None)}
+
+
+def _class_names(description: bytes) -> dict[str, list[str]]:
+    """Column -> names of its classes, from what ``datasets`` writes into a file's schema."""
+    try:
+        features = json.loads(description)["info"]["features"]
+        return {column: list(one["names"]) for column, one in features.items() if one.get("_type") == "ClassLabel"}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}

@@ -42,7 +42,7 @@ MEANING: Mapping[str, str] = {
     "caption": "captions, ROUGE-L",
 }
 """Shape -> what it is and how it is scored, in words."""
-ERROR = "mean_absolute_error"  # the one metric that is in the data's unit, and where less is better
+ERROR = "mae"  # mean absolute error, the one metric that is in the data's unit, and where less is better
 MOSTLY = 0.95  # share of the answers to a kind of question that must be as short as their shape says
 FEW_WORDS, SHORT_WORDS = 3, 12  # most words of an answer that is compared as words, and as a short text
 RIGHT_IOU = 0.5

@@ -68,7 +68,7 @@ def test_the_primary_metric_is_the_mean_over_shapes(tmp_path, image):
     said = [Prediction(item_id=item.id, text=text) for item, text in zip(items, ("yes", "no", "no", "2"), strict=True)]
     score = own.score(items, said)
     assert score.values["yes_no/accuracy"] == pytest.approx(200 / 3)
-    assert score.values["count/mean_absolute_error"] == 1
+    assert score.values["count/mae"] == 1
     assert score.values["mean"] == pytest.approx(100 / 3)
     assert score.errors["mean"] == pytest.approx(score.errors["yes_no/accuracy"] / 2)
     assert score.counts["yes_no/accuracy"] == 3

@@ -166,3 +166,14 @@ def test_a_list_under_a_key_gives_its_rows_and_nothing_else(tmp_path, monkeypatc
         path.write_text(text)
         with pytest.raises(DataError, match="must hold a list under 'rows'"):
             list(scan(path, "rows"))
+
+
+def test_numbers_of_classes_in_parquet_are_read_as_their_names(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    table = pyarrow.table({"image": ["a.png", "b.png", "c.png"], "label": [1, 0, -1]})
+    described = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(described, tmp_path / "a.parquet")
+    assert [row.raw["label"] for row in scan(tmp_path / "a.parquet")] == ["dog", "cat", -1]
+    parquet.write_table(table.replace_schema_metadata({"huggingface": "[]"}), tmp_path / "b.parquet")
+    assert [row.raw["label"] for row in scan(tmp_path / "b.parquet")] == [1, 0, -1]

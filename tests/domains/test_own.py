@@ -280,3 +280,20 @@ def test_odd_rows_are_read_or_told_with_their_line(tmp_path: Path) -> None:
 
 def shown_rows(folder: Path) -> dict[str, list[Sample | Fault]]:
     return {split: list(read_rows(folder / f"{split}.jsonl")) for split in SPLITS}
+
+
+def test_a_meta_file_names_the_files_with_their_images_and_tiles(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "images", 4)
+    write(tmp_path / "a.jsonl", [row(name) for name in names])
+    write(tmp_path / "b.jsonl", [row(name, "Is it blue?") for name in names])
+    meta = {
+        "first": {"annotation": "a.jsonl", "root": "images", "repeat_time": 2, "max_dynamic_patch": 6},
+        "second": {"annotation": "b.jsonl", "root": "images"},
+    }
+    (tmp_path / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    folder = build(tmp_path / "meta.json", tmp_path / "run")
+    found = [one for some in shown_rows(folder).values() for one in some if isinstance(one, Sample)]
+    assert sorted((one.source, one.max_tiles or 0) for one in found) == [("first", 6)] * 4 + [("second", 0)] * 4
+    told = load_domain(str(tmp_path / "meta.json")).about(folder)
+    assert "2 files (JSON lines)" in told[0]
+    assert any("repeat_time is not read" in line for line in told)

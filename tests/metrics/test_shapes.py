@@ -81,9 +81,9 @@ def test_errors_of_numbers_are_in_their_unit_and_no_number_counts_as_zero():
     assert results("number", "", "10", "10.4") == {
         "exact": 0.0,
         "within_5_percent": 1.0,
-        "mean_absolute_error": pytest.approx(0.4),
+        "mae": pytest.approx(0.4),
     }
-    assert results("number", "", "10", "I do not know")["mean_absolute_error"] == 10
+    assert results("number", "", "10", "I do not know")["mae"] == 10
 
 
 def box(*rows):

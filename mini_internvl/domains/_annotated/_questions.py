@@ -1,8 +1,8 @@
 """Pictures with boxes as training samples: what is there, how many, and where.
 
 For each class in a picture: how many objects, and all their boxes ("Detect", the paper's form, boxes from top to
-bottom). Presence is asked of at most two classes that are there and of as many that are not, so that neither answer can
-be guessed; a picture without objects is asked for absent classes alone.
+bottom). Presence is asked of at most two classes that are not there and of no more that are, one at least, so that
+neither answer can be guessed; a picture without objects is asked for absent classes alone.
 Unusual: no boxes are asked for where a class has more than ``MOST_BOXES`` in a picture: the answer would be too long.
 Cutting the picture into crops helps.
 """
@@ -22,7 +22,7 @@ COUNT = 'How many objects of the class "{}" are in the image? Answer with a numb
 DETECT = "Detect <ref>{}</ref>"
 MOST_BOXES = 40  # of one class in one answer
 MOST_QUESTIONS = 8  # in a sample: more would make one picture weigh too much in a step
-PRESENT = 2  # classes of a picture whose presence is asked for, and as many that are absent
+ABSENT = 2  # classes that are not in a picture whose presence is asked for
 
 
 def samples(picture: Picture, classes: Sequence[str], *, seed: int) -> Iterator[Sample]:
@@ -55,8 +55,8 @@ def _questions(picture: Picture, classes: Sequence[str], rng: random.Random) -> 
     objects = _by_class(picture)
     present = sorted(objects)
     absent = [name for name in dict.fromkeys(map(phrase, classes)) if name not in objects]
-    absent = rng.sample(absent, min(len(absent), PRESENT))
-    for name in sorted(rng.sample(present, min(len(present), PRESENT))):
+    absent = rng.sample(absent, min(len(absent), ABSENT))
+    for name in sorted(rng.sample(present, min(len(present), max(1, len(absent))))):
         yield PRESENCE.format(name), "yes"
     for name in sorted(absent):
         yield PRESENCE.format(name), "no"

@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mini_internvl import files
+from mini_internvl.benchmarks._dior import LARGEST, SIDES
 from mini_internvl.benchmarks._example import ExampleImage
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.containers import IMAGE_ENDINGS
@@ -28,8 +29,6 @@ from mini_internvl.domains._annotated import (
 from mini_internvl.inputs.boxes import Box
 
 TITLE = "Pascal VOC"
-LARGEST = 1 << 22  # bytes of an annotation file
-SIDES = ("xmin", "ymin", "xmax", "ymax")
 LISTS = ("ImageSets/Main", "ImageSets", "Main")
 
 

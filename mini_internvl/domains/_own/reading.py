@@ -11,7 +11,9 @@ from typing import Any
 from mini_internvl.benchmarks._classes import read_classes
 from mini_internvl.benchmarks._questions import Question
 from mini_internvl.data import DataError, Fault
+from mini_internvl.data.check import Check
 from mini_internvl.data.files import ENDINGS, open_container
+from mini_internvl.data.parts import Part, find_parts
 from mini_internvl.data.rows import to_sample
 from mini_internvl.domains import _annotated
 from mini_internvl.domains._annotated import Picture, _crops, _questions, split_named
@@ -59,47 +61,52 @@ def find(path: Path, *, seed: int, crop: int, folder: Path) -> Found:
         return _pictures(layout.TITLE, layout.read(path), seed=seed, crop=crop, folder=folder)
     if crop:
         raise DataError(f"{path} holds no boxes (COCO, Pascal VOC, YOLO), and only pictures with boxes can be cut")
-    files = _row_files(path)
-    if not files and path.is_dir() and (classes := _class_folders(path)):
+    checked = Check()
+    parts = _row_parts(path, checked)
+    if not parts and path.is_dir() and (classes := _class_folders(path)):
         return classes
-    if not files:
+    if not parts:
         raise DataError(
             f"nothing in {path} can be read; give a file of rows ({', '.join(ENDINGS)}) or a folder of such files, or "
             "pictures: COCO, Pascal VOC, YOLO, a folder of them for each class"
         )
-    kinds = dict.fromkeys(KINDS[type(open_container(file)).__name__] for file in files)
-    named = ", ".join(kinds) if len(files) == 1 else f"{len(files)} files ({', '.join(kinds)})"
-    return Found(format=named, records=lambda: itertools.chain.from_iterable(map(_rows, files)))
+    kinds = dict.fromkeys(KINDS[type(open_container(part.path)).__name__] for part in parts)
+    named = ", ".join(kinds) if len(parts) == 1 else f"{len(parts)} files ({', '.join(kinds)})"
+    notes = checked.warnings()
+    if any(part.repeat != 1 for part in parts):
+        notes.append("repeat_time is not read: every row counts once")
+    return Found(format=named, records=lambda: itertools.chain.from_iterable(map(_rows, parts)), notes=notes)
 
 
-def _row_files(path: Path) -> list[Path]:
-    """The file itself, or the files of a folder; where it has none, those one below, as data sets of the hub are."""
+def _row_parts(path: Path, checked: Check) -> list[Part]:
+    """The file itself or those that it names, or the files of a folder, or else those one below, as on the hub."""
     if path.is_file():
-        return [path]
+        return list(find_parts(path, checked))
     for pattern in ("*", "*/*"):
         found = [file for file in sorted(path.glob(pattern)) if file.suffix.lower() in ENDINGS and file.is_file()]
-        if found := [file for file in found if any(isinstance(one, Record) for one in _first(file))]:
-            return found
+        parts = [part for file in found for part in find_parts(file, checked)]
+        if read := [part for part in parts if any(isinstance(one, Record) for one in _first(part))]:
+            return read
     return []
 
 
-def _first(file: Path) -> Iterator[Record | Fault]:
+def _first(part: Part) -> Iterator[Record | Fault]:
     try:
-        yield from itertools.islice(_rows(file), LOOKED_AT)
+        yield from itertools.islice(_rows(part), LOOKED_AT)
     except DataError:
         return
 
 
-def _rows(file: Path) -> Iterator[Record | Fault]:
+def _rows(part: Part) -> Iterator[Record | Fault]:
     """The rows of a file; a ``split`` that they name counts before the file's name."""
-    of_file = split_named(file.stem) or split_named(file.parent.name)
-    container = open_container(file)
+    of_file = split_named(part.path.stem) or split_named(part.path.parent.name)
+    container = open_container(part.path)
     for _, _, number, data in container.spans():
         row = container.parse(data, number)
         if isinstance(row, Fault):
             yield row
             continue
-        sample = to_sample(row)
+        sample = to_sample(row, root=part.root, source=part.name, max_tiles=part.max_tiles)
         if isinstance(sample, Fault):
             yield sample
             continue
