@@ -209,7 +209,10 @@ def _decode(source: Any) -> Decoded:
     levels: Any = image.getextrema()  # of each channel
     if all(low == high for low, high in levels):
         return Decoded(None, (WARNING, "its image shows one colour and nothing else", "look at where it comes from"))
-    return Decoded(look(image), notes=tuple(_notes(source)))
+    try:
+        return Decoded(look(image), notes=tuple(_notes(source)))
+    except Exception:  # what stands behind the first frame or in EXIF may be damaged, and decoders raise many kinds
+        return Decoded(look(image))
 
 
 def _notes(source: Any) -> Iterator[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mini_internvl.data.convert import convert
+
 ROWS = 64
 
 
@@ -247,7 +249,9 @@ def test_rows_of_any_file_are_checked(check, tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     inside = [{**one, "image": {"bytes": (tmp_path / "rows" / one["image"]).read_bytes()}} for one in rows]
     parquet.write_table(pyarrow.Table.from_pylist(inside), tmp_path / "rows.parquet", row_group_size=3)
-    for path, place in (("rows", "line 6"), ("list.json", "row 6"), ("meta.json", "line 6"), ("rows.parquet", "row 6")):
+    convert(tmp_path / "list.json", tmp_path / "rows.tar")
+    numbered = ("list.json", "rows.parquet", "rows.tar")
+    for path, place in (("rows", "line 6"), ("meta.json", "line 6"), *((name, "row 6") for name in numbered)):
         code, found = check(tmp_path / path)
         assert code == 1
         assert [(one["place"], one["kind"]) for one in wrong(found)] == [(place, "text")]

@@ -108,3 +108,34 @@ def test_drawing_leaves_the_image_alone():
     assert image.getextrema() == ((255, 255),) * 3
     assert drawn.getpixel((10, 20)) != (255, 255, 255)
     assert drawn.getpixel((5, 5)) == (255, 255, 255)
+
+
+corner = st.integers(0, 1000) | st.floats(0, 1000).map(lambda value: round(value, 2))
+
+
+@given(st.lists(st.tuples(corner, corner, corner, corner), min_size=1, max_size=3), st.text(max_size=9))
+def test_boxes_in_order_are_the_same_boxes_with_corners_in_order(found, said):
+    said = said.replace("<", "").replace("[", "")
+    text = f"{said}<ref>a</ref><box>[{', '.join(str(list(box)) for box in found)}]</box> [[9, 9, 1, 1]]{said}"
+    ordered = boxes.in_order(text)
+    ((_, again),) = boxes.parse(ordered)
+    assert again == [(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in found]
+    assert boxes.in_order(ordered) == ordered
+    assert ordered.startswith(said)
+    assert ordered.endswith(f" [[9, 9, 1, 1]]{said}")
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("[[1, 2, 3, 4]]", [(1, 2, 3, 4)]),
+        ("[[1,2,3,4],[5, 6, 7.5, 8]]", [(1, 2, 3, 4), (5, 6, 7.5, 8)]),
+        ("[1, 2, 3, 4]", [(1, 2, 3, 4)]),
+        ("[[1, 2, 3]]", None),
+        ("[[1, 2, 3, 4], [5, 6]]", None),
+        ("the left one", None),
+        ("", None),
+    ],
+)
+def test_a_box_tag_holds_lists_of_four_numbers_or_nothing_known(body, found):
+    assert boxes.rows(body) == found

@@ -1,1 +1,1 @@
-"""Make training data, and list what it needs."""
+"""Check training data, look at it, convert it, draw it."""
