@@ -32,6 +32,7 @@ EXTRAS = (
         "fastapi",
         "uvicorn",
         "av",
+        "highway_env",
         "onnxruntime",
         "rapidocr",
         "openvino",

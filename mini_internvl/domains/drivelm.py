@@ -16,7 +16,7 @@ Source: DriveLM ``docs/data_prep_nus.md``, ``challenge/``; InternVL ``tools/imag
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ from mini_internvl.benchmarks._files import chosen, locate
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.workers import threaded_map
 from mini_internvl.domains import AdaptRecipe, DomainBenchmark, DomainExample
+from mini_internvl.domains._questions import expected
 from mini_internvl.inputs import boxes
 from mini_internvl.metrics.drivelm import CAMERA_SIZE, CAMERAS, in_stitched, odd_tags
-from mini_internvl.records import Message, Sample
+from mini_internvl.records import Sample
 
 SOURCE = "drivelm"
 TITLE = "Driving with six views (DriveLM)"
@@ -83,19 +84,7 @@ def _samples(path: Path, frame: Frame, image: str) -> Iterator[Sample | Fault]:
         else:
             asked.append(found)
     for first in range(0, len(asked), QUESTIONS):
-        messages = _turns(image, asked[first : first + QUESTIONS])
-        name = f"{frame.name}_{first}"
-        yield Sample(id=name, messages=messages, source=SOURCE, independent=len(messages) > 2)
-
-
-def _turns(image: str, asked: Sequence[Question]) -> list[Message]:
-    """Questions about an image, which the first begins with, and their answers."""
-    turns: list[Message] = []
-    for question, answer in asked:
-        first = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-        turns.append({"role": "user", "content": question if turns else first})
-        turns.append({"role": "assistant", "content": answer})
-    return turns
+        yield expected(SOURCE, f"{frame.name}_{first}", image, *asked[first : first + QUESTIONS])
 
 
 def _questions(frame: Frame) -> Iterator[tuple[int | str, Question | str]]:
@@ -172,13 +161,14 @@ _GOOD = example_frame(
         _LIGHT: {"Category": "Traffic element", "Visual_description": "Green light."},
     },
 )
+_WHERE = ("Where does the ego vehicle go?", "Straight on.")
 _ODD = example_frame(
     ("perception", "What is <c1,CAM_SIDE,5.0,5.0>?", "A tram.", None),
     ("perception", "Which object is near?", "<c1,CAM_BACK,1700.0,450.0>", None),
     ("prediction", "Will it stop?", " ", None),
     ("planning", "Is it safe to turn?", None, None),
     ("weather", "Does it rain?", "No.", None),
-    ("behavior", "Where does the ego vehicle go?", "Straight on.", None),
+    ("behavior", *_WHERE, None),
     key_object_infos={_BUS: {"Visual_description": "Red bus.", "2d_bbox": [960.0, 270.0, 640.0, 630.0]}},
 )
 _NO_VIEW = {**_GOOD, "image_paths": {**_GOOD["image_paths"], "CAM_BACK": "../nuscenes/samples/CAM_BACK/gone.jpg"}}
@@ -218,25 +208,10 @@ EXAMPLE = DomainExample(
     images=example_views(),
     samples={
         "train": [
-            Sample(
-                id="scene1_frame1_0",
-                messages=_turns("stitch/scene1_frame1.jpg", _ASKED),
-                source=SOURCE,
-                independent=True,
-            ),
-            Sample(
-                id="scene1_frame2_0",
-                messages=_turns("stitch/scene1_frame2.jpg", [("Where does the ego vehicle go?", "Straight on.")]),
-                source=SOURCE,
-            ),
+            expected(SOURCE, "scene1_frame1_0", "stitch/scene1_frame1.jpg", *_ASKED),
+            expected(SOURCE, "scene1_frame2_0", "stitch/scene1_frame2.jpg", _WHERE),
         ],
-        "validation": [
-            Sample(
-                id="scene8_frame1_0",
-                messages=_turns("stitch/scene8_frame1.jpg", [("Where does the ego vehicle go?", "Straight on.")]),
-                source=SOURCE,
-            )
-        ],
+        "validation": [expected(SOURCE, "scene8_frame1_0", "stitch/scene8_frame1.jpg", _WHERE)],
     },
     faults={"train": 9, "validation": 6},
 )

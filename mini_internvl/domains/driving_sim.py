@@ -13,17 +13,16 @@ that folder, or any other in the same shape (``mini_internvl/benchmarks/_bddx.py
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks._bddx import CLIPS, example_frames
-from mini_internvl.data import Fault, Row
-from mini_internvl.data.files import scan
+from mini_internvl.data import Fault
 from mini_internvl.domains import AdaptRecipe, DomainBenchmark, DomainExample
+from mini_internvl.domains._building import build_rows, check_same
 from mini_internvl.domains._clips import clip_samples
-from mini_internvl.files import new_file, write_text
+from mini_internvl.files import new_file
 from mini_internvl.records import Message, Sample
 
 SOURCE = "driving-sim"
@@ -73,27 +72,15 @@ def build(
     _check_settings(counts, settings)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same(folder / "build.json", settings)
-    for draft in folder.glob("frames/*/.*.part"):  # of a build that was killed
-        draft.unlink()
-
-    wanted = [(split, index) for split, count in counts.items() for index in range(count)]
-    part = folder / "clips.part.jsonl"
-    done = {**_finished(folder / CLIPS), **_finished(part)}
-    if done:
-        progress(sum(_clip_id(*clip) in done for clip in wanted), len(wanted))
-    write_text(part, "".join(map(_line, done.values())), flush=False)
-    with part.open("a", encoding="utf-8") as file:
-        for number, (split, index) in enumerate(wanted, 1):
-            if _clip_id(split, index) not in done:
-                row = _build_clip(folder, split, index, settings)
-                done[row["id"]] = row
-                file.write(_line(row))
-                file.flush()
-                progress(number, len(wanted))
-    write_text(folder / CLIPS, "".join(_line(done[_clip_id(*clip)]) for clip in wanted))
-    part.unlink()
-    return folder / CLIPS
+    check_same(folder / "build.json", settings)
+    wanted = {_clip_id(split, index): (split, index) for split, count in counts.items() for index in range(count)}
+    return build_rows(
+        folder / CLIPS,
+        list(wanted),
+        lambda name: _build_clip(folder, *wanted[name], settings),
+        lambda row: row["frames"],
+        lambda done: progress(done, len(wanted)),
+    )
 
 
 def _check_settings(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
@@ -105,25 +92,6 @@ def _check_settings(counts: Mapping[str, int], settings: Mapping[str, Any]) -> N
     steps = settings["interval"] / 0.02
     if steps < 0.5 or abs(steps - round(steps)) > 1e-6:
         raise ValueError(f"interval is {settings['interval']}; it must be a multiple of 0.02 seconds")
-
-
-def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
-    """Keeps the settings beside the clips, or checks them against those kept."""
-    if not path.exists():
-        write_text(path, json.dumps(settings, indent=1))
-        return
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if kept.get(name) != value:
-            raise ValueError(
-                f"{path.parent} was built with {name} {kept.get(name)}, not {value}; delete it or use another folder"
-            )
-
-
-def _finished(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Rows of an earlier run whose frames are there, by id; a line that cannot be read, torn by a kill, is left out."""
-    rows = (row.raw for row in scan(path) if isinstance(row, Row)) if path.exists() else ()
-    return {row["id"]: row for row in rows if all((path.parent / frame).is_file() for frame in row["frames"])}
 
 
 def _build_clip(folder: Path, split: str, index: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,10 +127,6 @@ def _build_clip(folder: Path, split: str, index: int, settings: Mapping[str, Any
 
 def _clip_id(split: str, index: int) -> str:
     return f"{split}-{index:06d}"
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row) + "\n"
 
 
 _CLIP = {
