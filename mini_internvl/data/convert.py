@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import base64
 import functools
-import io
 import itertools
 import json
 import tarfile
@@ -19,14 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from PIL import Image
-
 from mini_internvl.data import DataError, Fault, Row
 from mini_internvl.data.check import Check
 from mini_internvl.data.containers import IMAGE_ENDINGS, Container
 from mini_internvl.data.files import open_container
 from mini_internvl.data.parts import Part, find_parts
-from mini_internvl.data.rows import stored, to_row, to_sample
+from mini_internvl.data.rows import image_ending, stored, to_row, to_sample
 from mini_internvl.data.workers import ordered_map
 from mini_internvl.files import clear_drafts, new_file
 from mini_internvl.inputs.images import open_source
@@ -324,8 +321,7 @@ def image_bytes(image: Any) -> bytes:
 
 def _ending(content: bytes) -> str:
     """The ending of an image's name; ValueError where its format has none that a shard is read with."""
-    with Image.open(io.BytesIO(content)) as opened:
-        found = (opened.format or "").lower().replace("jpeg2000", "jp2").replace("mpo", "jpeg")
+    found = image_ending(content)
     if found not in IMAGE_ENDINGS:
         raise ValueError(f"an image of the format {found} has no place in a shard; convert it to PNG or JPEG")
     return found

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from mini_internvl.data import DataError, Fault, formats, where
 from mini_internvl.data.check import Measure
@@ -24,7 +23,7 @@ from mini_internvl.data.oddities import TAKEN_OUT, oddities
 from mini_internvl.data.sources import RowFiles
 from mini_internvl.data.workers import ordered_map
 from mini_internvl.inputs.hashes import ImageHashes, Look, Looks, look
-from mini_internvl.inputs.images import load_image, open_source
+from mini_internvl.inputs.images import load_image, open_source, read_header
 from mini_internvl.inputs.messages import Turn, normalise
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -217,8 +216,8 @@ def _decode(source: Any) -> Decoded:
 
 def _notes(source: Any) -> Iterator[str]:
     """What of an image file a model does not see as a viewer shows it."""
-    _, stream = open_source(source)
-    with stream, Image.open(stream) as opened:
+    name, stream = open_source(source)
+    with stream, read_header(stream, name) as opened:
         if getattr(opened, "is_animated", False):
             yield "its image has several frames, of which the first is read; give frames as images"
         if opened.mode in ("RGBA", "LA") and opened.getchannel("A").getextrema()[0] == 0:

@@ -20,6 +20,7 @@ from typing import Any
 from mini_internvl.data import DataError, Fault, Row, files, formats, where
 from mini_internvl.data.formats._turns import shown
 from mini_internvl.files import new_file
+from mini_internvl.inputs.images import read_header
 from mini_internvl.inputs.messages import PLACEHOLDER, PLACEHOLDERS, beside
 from mini_internvl.records import Message, PatchAnnotation, Sample, Target
 
@@ -225,10 +226,16 @@ def stored(image: Any, folder: Path, name: str) -> str:
     if isinstance(image, Image.Image):
         image.save(folder / f"{name}.png", compress_level=4)
         return f"{name}.png"
-    with Image.open(io.BytesIO(image)) as opened:
-        ending = (opened.format or "bin").lower()
+    ending = image_ending(image)
     (folder / f"{name}.{ending}").write_bytes(image)
     return f"{name}.{ending}"
+
+
+def image_ending(content: bytes) -> str:
+    """The usual ending of the name of an image file with this content; ImageError where it is no image."""
+    with read_header(io.BytesIO(content), "the image") as opened:
+        found = (opened.format or "").lower()
+    return {"jpeg2000": "jp2", "mpo": "jpeg", "dicom": "dcm"}.get(found, found)
 
 
 def read_rows(path: str | Path, *, root: Path | None = None, format: str = "") -> Iterator[Sample | Fault]:

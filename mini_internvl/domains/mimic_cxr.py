@@ -1,9 +1,9 @@
 """MIMIC-CXR: chest radiographs with their reports.
 
 The raw folder holds ``mimic-cxr-2.0.0-split.csv`` (dicom_id, study_id, subject_id, split) of MIMIC-CXR-JPG, its images
-``files/p10/p10000032/s50414267/ID.jpg`` and the reports ``files/p10/p10000032/s50414267.txt`` of MIMIC-CXR
-(https://physionet.org), and the files of GMAI-MMBench. A sample is a study: its images, and findings and impression of
-its report (``_reports.py``).
+``files/p10/p10000032/s50414267/ID.jpg``, or those of MIMIC-CXR, ``ID.dcm`` (extra ``dicom``), and the reports
+``files/p10/p10000032/s50414267.txt`` of MIMIC-CXR (https://physionet.org), and the files of GMAI-MMBench. A sample is
+a study: its images, and findings and impression of its report (``_reports.py``).
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ def _read(rows: Sequence[Row], study: str, images: Images) -> Sample | Fault:
         return fault(rows[0], wrong)
     shown = []
     for row in rows:
-        name = f"{study}/{said(row.raw, 'dicom_id')}.jpg"
-        if (place := images.find(name)) is None:
-            return fault(row, images.missing(name))
+        names = [f"{study}/{said(row.raw, 'dicom_id')}.{ending}" for ending in ("jpg", "dcm")]
+        place = next(filter(None, map(images.find, names)), None)
+        if place is None:
+            return fault(row, images.missing(names[0]))
         shown.append(place)
     if (report := images.find(f"{study}.txt")) is None:
         return fault(rows[0], f"the report {study}.txt is missing")

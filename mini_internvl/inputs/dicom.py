@@ -2,7 +2,7 @@
 
 A grey image goes the standard's way: stored values, the modality's scale (Hounsfield units for CT), then the first
 window of the file, or its table of grey values; MONOCHROME1 is inverted, so that it looks as on a viewer. Without a
-window the rule for grey of more than 8 bits holds (``images.to_8_bits``). Decoding is pydicom's.
+window the rule for grey of more than 8 bits holds (``inputs.grey``). Decoding is pydicom's.
 Unusual: a file of many frames gives its first one to ``images.load_image``, as an animation does; :func:`frames` gives
 one picture a frame. Files without the preamble and the mark "DICM", and those whose content is
 deflated, which could grow without bound, are refused.
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
-from mini_internvl.inputs.images import DICOM, ImageError, ImageSource, load_image, open_source, to_8_bits
+from mini_internvl.inputs.grey import to_8_bits
+from mini_internvl.inputs.images import DICOM, ImageError, ImageSource, load_image, open_source
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -47,7 +48,8 @@ class DicomImage(ImageFile.ImageFile):
             self.header = _read_header(self.fp, self.name)
         self._size = (int(self.header.Columns), int(self.header.Rows))
         self._mode = "L" if self.header.PhotometricInterpretation in GREY else "RGB"
-        self.frames = int(self.header.get("NumberOfFrames") or 1)
+        self.n_frames = int(self.header.get("NumberOfFrames") or 1)
+        self.is_animated = self.n_frames > 1
 
     def load(self) -> Any:
         """Decode the frame, once."""
@@ -80,7 +82,7 @@ def frames(source: ImageSource) -> Iterator[Image.Image]:
         if stream.read(DICOM.stop)[DICOM] != b"DICM":
             raise ImageError(f"{name} is no DICOM file")
         stream.seek(0)
-        for frame in range(read(stream, name).frames):
+        for frame in range(read(stream, name).n_frames):
             stream.seek(0)
             yield load_image(read(stream, name, frame))
 

@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mini_internvl.files import FileError, check_file
+from mini_internvl.inputs.grey import to_8_bits
 
 MAX_PIXELS = 100_000_000
 MAX_PIXELS_VARIABLE = "MINIVL_MAX_PIXELS"  # environment variable with another limit
@@ -69,7 +70,7 @@ class ImageError(ValueError):
 def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
     """Open an image as RGB of 8 bits, upright, its sides enlarged ``scale`` times, bilinearly.
 
-    Grey of more bits is scaled by its range (see :func:`to_8_bits`). ImageError when it is missing, no image, cut off,
+    Grey of more bits is scaled by its range (see ``inputs.grey``). ImageError when it is missing, no image, cut off,
     too large, too thin, or without pixels. The environment variable MINIVL_MAX_PIXELS raises the limit of 100 million
     pixels; modes and formats that take more memory than 10 bytes a pixel are refused sooner.
     """
@@ -131,7 +132,7 @@ def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]
         return
     name, stream = open_source(source)
     with stream:
-        image = _header(stream, name)
+        image = read_header(stream, name)
         _check_size(image, name, scale)
         _check_scans(image, stream, name)
         yield image, name
@@ -264,7 +265,8 @@ def _metadata() -> Iterator[None]:
         yield
 
 
-def _header(stream: BinaryIO, name: str) -> Image.Image:
+def read_header(stream: BinaryIO, name: str) -> Image.Image:
+    """An image of a format that is read, not decoded yet and of any size; ImageError names it otherwise."""
     # Pillow's own size limit would hide the size from our message and could not be raised. Its only
     # switch is global, so it is off only while a header is read; the lock keeps our own threads apart. An icon is
     # decoded already here, and only Pillow sees the size of what is in it: it refuses twice its limit.
@@ -369,33 +371,3 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the same colours, without Pillow's warning; alpha is dropped next
     return image.convert("RGB")
-
-
-def to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
-    """Grey of more than 8 bits (H, W) -> uint8 (H, W), in strips so that little memory is needed.
-
-    The extremes tell the range that becomes black to white: 0..1 where all values of a float image lie in it; 0..255,
-    kept as it is; for whole numbers up to 65535 the range of the fewest bits that hold them (10, 12, 14 or 16). Any
-    other values, such as a CT's of -1000 to 3000, are stretched from the smallest to the largest. A range of less than
-    16 bits and stretching are warned of, since absolute values are lost. NaN and infinity are left out and black.
-    """
-    whole = values.dtype.kind != "f"
-    rows = max(1, 2**20 // max(1, values.shape[1]))
-    strips = [values[begin : begin + rows] for begin in range(0, len(values), rows)]
-    kept = (strip if whole else strip[np.isfinite(strip)] for strip in strips)
-    extremes = [(float(part.min()), float(part.max())) for part in kept if part.size] or [(0.0, 0.0)]
-    low, high = min(least for least, _ in extremes), max(most for _, most in extremes)
-    if low >= 0 and high <= 1 and not whole:
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    elif low >= 0 and high <= 65535 and whole:
-        low, high = 0.0, float(2 ** next(bits for bits in (10, 12, 14, 16) if high < 2**bits) - 1)
-    if (low, high) not in ((0.0, 1.0), (0.0, 255.0), (0.0, 65535.0)):
-        _log.warning("%s: shown from %g (black) to %g (white); scale its values yourself to keep them", name, low, high)
-    factor = 255 / ((high - low) or 1)
-    scaled = np.empty(values.shape, np.uint8)
-    for place, strip in enumerate(strips):
-        part = np.nan_to_num((strip.astype(np.float64) - low) * factor, nan=0, posinf=0, neginf=0)
-        scaled[place * rows : (place + 1) * rows] = np.clip(np.round(part), 0, 255)
-    return scaled

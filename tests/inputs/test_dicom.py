@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from mini_internvl.data.rows import read_samples, write_rows
 from mini_internvl.inputs.images import ImageError, image_dimensions, load_image
 
 pydicom = pytest.importorskip("pydicom")
@@ -159,6 +161,24 @@ def test_what_is_refused_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(ImageError, match=r"a DICOM file needs pydicom: pip install 'mini-internvl\[dicom\]'"):
         load_image(good)
+
+
+def test_rows_with_dicom_are_checked_and_written_as_other_images_are(tmp_path, minivl) -> None:
+    (tmp_path / "a.dcm").write_bytes(dicom(CT.repeat(8, 0).repeat(8, 1), WindowCenter=40, WindowWidth=400))
+    (tmp_path / "b.dcm").write_bytes(dicom(np.stack([CT.repeat(8, 0).repeat(8, 1)] * 2)))
+    turns = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A scan."}]
+    rows = [{"image": name, "conversations": turns} for name in ("a.dcm", "b.dcm")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, out, _ = minivl("data", "check", tmp_path / "rows.jsonl", "--json")
+    assert "has several frames" in out
+    assert "cannot" not in out
+    code, _, err = minivl("data", "convert", tmp_path / "rows.jsonl", tmp_path / "rows.tar")
+    assert code == 0, err
+    [first, second] = read_samples(tmp_path / "rows.tar")
+    assert first.messages[0]["content"][0]["image"] == (tmp_path / "a.dcm").read_bytes()
+    write_rows([second], tmp_path / "again.jsonl")
+    [again] = read_samples(tmp_path / "again.jsonl")
+    assert again.messages[0]["content"][0]["image"].endswith(".dcm")
 
 
 def test_damage_anywhere_is_an_image_error_and_nothing_else() -> None:
