@@ -30,6 +30,7 @@ from mini_internvl.inputs.images import open_source
 from mini_internvl.records import Sample
 
 BATCH_ROWS, BATCH_BYTES = 1024, 8 << 20  # of a piece of work, at most; a row group of Parquet
+INSIDE_ROWS = 64  # of one whose images go into the file: some pieces of it are in memory at a time
 KEPT_FAULTS = 1000
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 BLOCK = 512  # bytes of a block of a tar file
@@ -284,7 +285,7 @@ def convert(
     faults, done = list[Fault](), {"written": 0, "read": 0}
 
     def pieces() -> Iterator[bytes]:
-        for piece in ordered_map(work, _batches(containers), workers):
+        for piece in ordered_map(work, _batches(containers, INSIDE_ROWS if writer.inside else BATCH_ROWS), workers):
             if piece.faults and not skip:
                 raise DataError.of(piece.faults, "mend the rows (minivl data check), or leave them out with --skip")
             faults.extend(piece.faults[: KEPT_FAULTS - len(faults)])
@@ -302,10 +303,10 @@ def convert(
     return done["written"], faults
 
 
-def _batches(containers: Sequence[Container]) -> Iterator[Batch]:
+def _batches(containers: Sequence[Container], rows: int) -> Iterator[Batch]:
     first = 0
     for number, container in enumerate(containers):
-        for places in container.batches(BATCH_ROWS, BATCH_BYTES):
+        for places in container.batches(rows, BATCH_BYTES):
             yield Batch(number, first, places)
             first += len(places)
 

@@ -87,6 +87,7 @@ def test_rows_are_the_same_when_read_again(source, tmp_path, kind, inside):
 def test_the_bytes_do_not_depend_on_the_number_of_processes(source, tmp_path, kind, inside, monkeypatch):
     pytest.importorskip("pyarrow")
     monkeypatch.setattr(converting, "BATCH_ROWS", 3)
+    monkeypatch.setattr(converting, "INSIDE_ROWS", 3)
     contents = []
     for workers in (1, 2):
         out = tmp_path / f"{workers}" / f"rows.{kind}"
