@@ -35,6 +35,15 @@ SPLITS = ("test", "validation", "train")
 PROTOCOLS = {"shape": "Every kind of question by the shape of its reference answers."}
 PRIMARY_METRIC = "mean"
 LOWER_IS_BETTER = tuple(f"{shape}/{shapes.ERROR}" for shape in ("count", "number"))
+METRICS = {
+    "mean": "The mean over shapes of answers of the main metric of each, from 0 to 100.",
+    "exact": "Per cent of numbers that are right.",
+    "within_5_percent": "Per cent of numbers that differ from the reference by at most 5 %.",
+    "mae": "Mean absolute error, in the unit of the data; an answer without a number counts as 0.",
+    "f1": "Boxes that overlap a reference box of their own by half or more, precision and recall in one, per answer.",
+    "mean_iou": "Overlaps of boxes with their reference boxes, by the larger number of boxes; no box counts 0.",
+}
+"""What the metrics mean, for reports."""
 FEWEST = 5  # answers of a kind of question from which its shape is found; fewer join the wider kind
 CAPTION_METRICS = {"rouge_l": "ROUGE_L", "cider": "CIDEr", "bleu_4": "Bleu_4"}  # ours -> the scorer's name
 MIN_TOKENS, MAX_TOKENS = 32, 1024  # limits of an answer's length

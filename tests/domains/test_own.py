@@ -205,6 +205,8 @@ def test_a_name_that_is_no_data_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.jsonl does not exist; give a domain's name, or the path of data"):
         load_domain(str(tmp_path / "gone.jsonl"))
     (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"lies inside the data.*give an --output outside"):
+        build(tmp_path / "empty", tmp_path / "empty/runs/empty/data")
     with pytest.raises(ValueError, match=r"nothing in .*empty can be read; give a file of rows"):
         build(tmp_path / "empty", tmp_path / "run")
 

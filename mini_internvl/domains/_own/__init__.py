@@ -79,6 +79,8 @@ def build(
     ``crop``: side in pixels to which annotated pictures are cut, 0 for none. DataError where nothing can be used; other
     records that cannot are faults of the training split.
     """
+    if folder.resolve().is_relative_to(path.resolve()):
+        raise DataError(f"{folder} lies inside the data, and would be read with them; give an --output outside {path}")
     identity = {"path": str(path.resolve()), "files": _fingerprint(path), "seed": seed, "crop": crop}
     if (folder / MADE).is_file() and read_object(folder / MADE).get("identity") == identity:
         return folder
