@@ -29,6 +29,22 @@ class FileError(ValueError):
     """A file that cannot be read; the message names it and the remedy."""
 
 
+def drop_half_line(path: Path) -> None:
+    """Cut off the last line of a file where it has no end: what a killed process had begun to add."""
+    with path.open("rb+") as file:
+        end = place = file.seek(0, os.SEEK_END)
+        while place:
+            begin = max(0, place - (1 << 16))
+            file.seek(begin)
+            found = file.read(place - begin).rfind(b"\n")
+            place = begin + found + 1
+            if found >= 0:
+                break
+            place = begin
+        if place < end:
+            file.truncate(place)
+
+
 def check_file(path: Path, *, limit: int | None = None, error: type[ValueError] = FileError) -> int:
     """Size in bytes of a regular file of at most ``limit`` bytes; ``error`` says why it may not be opened."""
     try:

@@ -289,14 +289,7 @@ class Shard(Container):
 
     def decode(self, data: bytes) -> dict[str, Any]:
         """The object of ``NAME.json``, with the images that it names, or else all, as bytes."""
-        members: dict[str, bytes] = {}
-        try:
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                for member in tar:
-                    if content := tar.extractfile(member):
-                        members[member.name.rpartition("/")[2]] = content.read()
-        except tarfile.TarError as error:
-            raise ValueError(f"the shard is damaged here ({error})") from None
+        members = self.members(data)
         text = next((name for name in members if name.lower().endswith(".json")), None)
         if text is None:
             raise ValueError(f"no .json beside {', '.join(members)}"[:200])
@@ -307,6 +300,18 @@ class Shard(Container):
         endings = {name: name.rpartition(".")[2].lower() for name in members}
         images = {name: content for name, content in members.items() if endings[name] in IMAGE_ENDINGS}
         return {"id": text[: text.index(".")], **_with_images(raw, images)}
+
+    def members(self, data: bytes) -> dict[str, bytes]:
+        """File name -> content of a row; ValueError where the shard is damaged there."""
+        found: dict[str, bytes] = {}
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                for member in tar:
+                    if content := tar.extractfile(member):
+                        found[member.name.rpartition("/")[2]] = content.read()
+        except tarfile.TarError as error:
+            raise ValueError(f"the shard is damaged here ({error})") from None
+        return found
 
 
 def _with_images(raw: dict[str, Any], images: dict[str, bytes]) -> dict[str, Any]:

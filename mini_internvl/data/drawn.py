@@ -7,7 +7,6 @@ names them all. A run that was cut off goes on where it stopped, because sample 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,11 +62,8 @@ def _done(path: Path, series: str, seed: int) -> int:
     """Complete lines of a file of rows, checked to be those of this run; a half-written last line is cut off."""
     if not path.exists():
         return 0
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    lines = whole.splitlines()
+    files.drop_half_line(path)
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines):
         try:
             found = json.loads(line)["id"]

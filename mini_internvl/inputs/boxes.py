@@ -41,8 +41,13 @@ def to_pixels(box: Sequence[float], width: int, height: int) -> Box:
 
 def render(phrase: str, boxes: Sequence[Sequence[int]]) -> str:
     """The tagged text of a phrase with its boxes (integers 0..1000)."""
+    return f"<ref>{phrase}</ref>{render_boxes(boxes)}"
+
+
+def render_boxes(boxes: Sequence[Sequence[int]]) -> str:
+    """The tagged text of boxes (integers 0..1000) without a phrase."""
     inner = ", ".join("[" + ", ".join(map(str, box)) + "]" for box in boxes)
-    return f"<ref>{phrase}</ref><box>[{inner}]</box>"
+    return f"<box>[{inner}]</box>"
 
 
 def parse(text: str) -> list[tuple[str, list[Box]]]:

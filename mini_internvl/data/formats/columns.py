@@ -80,7 +80,7 @@ def messages(raw: Mapping[str, Any]) -> list[Message]:
         lines = [question, *(f"{letter}. {choice}" for letter, choice in choices.items())]
         question = "\n".join(lines) + ("" if CHOOSE in question else f"\n{CHOOSE}")
     shows = next((name for name in IMAGE if not absent(columns.get(name))), "")
-    beside = images({shows: _image(columns[shows])}, shows) if shows else []
+    beside = images({shows: image(columns[shows])}, shows) if shows else []
     return with_images([("user", question), ("assistant", answer)], beside)
 
 
@@ -124,10 +124,10 @@ def _plain(value: Any, name: str) -> str:
     return text(value, name)
 
 
-def _image(value: Any) -> Any:
+def image(value: Any) -> Any:
     """The value of an image column, base64 as bytes and the text of a list as a list."""
     if isinstance(value, list | tuple):
-        return [_image(one) for one in value]
+        return [image(one) for one in value]
     if not isinstance(value, str):
         return value
     if value.startswith("["):

@@ -1,0 +1,67 @@
+"""``minivl data ocr``: training rows of the text that is read in pictures, and a page to review it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mini_internvl.commands._options import AsJson, echo_json, stoppable
+from mini_internvl.commands.data._rows import Workers, processes
+
+if TYPE_CHECKING:
+    from mini_internvl.data.ocr.folder import Written
+
+EXAMPLE = "minivl data ocr scans data/ocr --min-confidence 0.8"
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="Folder of pictures, or a Parquet file or WebDataset shard.")],
+    out: Annotated[Path, typer.Argument(help="Folder for texts and rows.")],
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Lines that are read with less confidence reach no row.")
+    ] = 0.5,
+    workers: Workers = None,
+    json: AsJson = False,
+) -> None:
+    """Read English and Chinese text in pictures and write questions about it as training rows.
+
+    The same command goes on after a stop, and takes another --min-confidence without reading again.
+    """
+    from mini_internvl import terminal
+    from mini_internvl.data.ocr import folder, reader
+
+    reader.require()
+    with stoppable() as should_stop:
+        written = folder.read_source(
+            source,
+            out,
+            min_confidence=min_confidence,
+            workers=processes(workers),
+            on_progress=terminal.ProgressBar("reading pictures", unit="pictures"),
+            should_stop=should_stop,
+        )
+    terminal.close()
+    _print(written, out, as_json=json)
+
+
+def _print(written: Written, out: Path, *, as_json: bool) -> None:
+    from mini_internvl.data import LISTED_FAULTS
+    from mini_internvl.data.ocr.folder import FAULTS, ROWS
+
+    faults = written.faults
+    if as_json:
+        counts: dict[str, Any] = {
+            name: getattr(written, name) for name in ("rows", "without_text", "rejected", "corrected")
+        }
+        left_out = [{"file": str(one.file), "place": one.place, "reason": one.reason} for one in faults]
+        echo_json({"path": str(out / ROWS), **counts, "left_out": left_out})
+        return
+    typer.echo(f"{out / ROWS}: {written.rows:,} rows; {written.without_text:,} pictures without text are left out")
+    if written.rejected or written.corrected:
+        typer.echo(f"reviews: {written.corrected:,} pictures corrected, {written.rejected:,} rejected")
+    for fault in faults[:LISTED_FAULTS]:
+        typer.echo(f"left out: {fault}", err=True)
+    if faults:
+        typer.echo(f"{len(faults):,} pictures cannot be used; {out / FAULTS} lists them")
