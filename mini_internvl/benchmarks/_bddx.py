@@ -9,7 +9,7 @@ A folder holds ``clips.jsonl`` and the images it names. One row is one clip::
 ``frames`` are in order of time, paths relative to the folder. ``speed`` (m/s) and ``turning_angle`` (degrees, the
 change of heading) belong to the moment one frame interval after the last frame; either may be null where it was not
 recorded. Further fields are allowed and ignored here. Without ``clips.jsonl`` the same rows are made of BDD-X's
-official files (``_bddx_official.py``).
+official files (``_bddx_official.py``) or of conversations over clips (``_bddx_conversations.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.benchmarks._bddx_conversations import TRAINING, conversation_clips, find_conversations
 from mini_internvl.benchmarks._bddx_official import TABLE, find_table, official_clips
 from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
 from mini_internvl.benchmarks._files import chosen
@@ -55,9 +56,13 @@ def clips(root: str | Path, split: str, *, odd: bool = True) -> Iterator[dict[st
     chosen("split", split, SPLITS)
     path = Path(root) / CLIPS
     if not path.is_file():
-        if (table := find_table(root)) is None:
-            raise DataError(f"{path} is missing; give the folder that holds {CLIPS} or {TABLE}")
-        yield from official_clips(Path(root), table, split, odd=odd)
+        if table := find_table(root):
+            yield from official_clips(Path(root), table, split, odd=odd)
+        elif find_conversations(root):
+            yield from conversation_clips(Path(root), split)
+        else:
+            known = f"{CLIPS}, {TABLE} or {TRAINING[0]}"
+            raise DataError(f"{path} is missing; give the folder that holds {known}")
         return
     seen: set[str] = set()
     folder = os.fspath(path.parent)
@@ -130,7 +135,8 @@ def clip_items(
     The clips lie in ``root``, ``root/benchmark`` or ``root/bddx``.
     """
     places = [Path(root) / name for name in ("", benchmark, "bddx")]
-    folder = next((place for place in places if (place / CLIPS).is_file() or find_table(place)), places[0])
+    known = (place for place in places if (place / CLIPS).is_file() or find_table(place) or find_conversations(place))
+    folder = next(known, places[0])
     for row in read_clips(folder, split):
         for kind in kinds:
             if row.get(kind) is None:

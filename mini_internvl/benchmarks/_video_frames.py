@@ -7,6 +7,7 @@ one tile.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,32 @@ def take_frames(video: Path, folder: Path, moments: Sequence[float]) -> None:
 
     Moments after the last frame are left out. FileError: the video cannot be read. DataError: PyAV is missing.
     """
+    with _opened(video) as container:
+        stream = next(iter(container.streams.video), None)
+        if stream is None:
+            raise FileError(f"{video} holds no video; fetch it again")
+        stream.thread_type = "AUTO"
+        for moment, frame in nearest(container.decode(stream), sorted(moments)):
+            _write(frame, folder / f"{round(moment * 1000):06d}.jpg")
+
+
+def video_length(video: Path) -> float:
+    """Seconds of a video, as its header says. FileError: it cannot be read. DataError: PyAV is missing."""
+    with _opened(video) as container:
+        if not container.duration:
+            raise FileError(f"{video} does not tell its length; fetch it again")
+        return float(container.duration) / 1_000_000
+
+
+@contextmanager
+def _opened(video: Path) -> Iterator[Any]:
     try:
         import av
     except ModuleNotFoundError:
         raise DataError(f"to take frames of {video} PyAV is needed: pip install 'mini-internvl[video]'") from None
     try:
         with av.open(str(video)) as container:
-            stream = next(iter(container.streams.video), None)
-            if stream is None:
-                raise FileError(f"{video} holds no video; fetch it again")
-            stream.thread_type = "AUTO"
-            for moment, frame in nearest(container.decode(stream), sorted(moments)):
-                _write(frame, folder / f"{round(moment * 1000):06d}.jpg")
+            yield container
     except av.FFmpegError as error:
         raise FileError(f"the video {video} cannot be read ({error}); fetch it again") from None
 

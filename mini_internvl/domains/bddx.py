@@ -1,8 +1,8 @@
 """BDD-X: what a car does and why, its next speed and turning angle, from the official annotations, frames and records.
 
-Reads the files that ``benchmarks/_bddx_official.py`` describes, or a folder with ``clips.jsonl`` (``_bddx.py``), which
-driving-sim reads too. The four questions are those of driving-sim, in the same wordings; the paper's own and its number
-format are not public. Unusual:
+Reads the files that ``benchmarks/_bddx_official.py`` describes, conversations over cut clips
+(``_bddx_conversations.py``), or a folder with ``clips.jsonl`` (``_bddx.py``), which driving-sim reads too. The four
+questions are those of driving-sim, in the same wordings; the paper's own and its number format are not public. Unusual:
 
 * The splits are the official lists. A clip's signals are asked where they were recorded; its text always is.
 * The turning angle has a compass' sign, as in ADAPT: to the right positive. driving-sim's has the other one.
