@@ -13,12 +13,13 @@ from mini_internvl.benchmarks._questions import Question, split_of
 from mini_internvl.benchmarks._regions import tagged
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.check import trainable
+from mini_internvl.domains import _captions, geochat, pmc_oa
 from mini_internvl.domains import class_folders as class_domain
 from mini_internvl.domains import dior_rsvg as dior_domain
-from mini_internvl.domains import geochat
 from mini_internvl.domains import path_vqa as path_domain
 from mini_internvl.domains import rsvqa_lr as rsvqa_domain
 from mini_internvl.domains._questions import MOST, samples
+from mini_internvl.domains._reports import described
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.metrics.short_answers import same_words, word_recall
 from mini_internvl.records import Sample
@@ -228,3 +229,29 @@ def test_annotation_files_of_examples_are_what_the_authors_write() -> None:
         "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox><description>a ship</description>"
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        ("FINDINGS: Clear\n lungs.\nIMPRESSION:\nNormal.\n", "Findings: Clear lungs.\nImpression: Normal."),
+        (" TECHNIQUE:  PA.\n IMPRESSION: 1. No change: stable.", "Impression: 1. No change: stable."),
+        ("INDICATION: Cough.\n\nCHEST, TWO VIEWS: Heart is large.\nNOTIFICATION:\n", "Heart is large."),
+        ("Portable film,\nno sections", "Portable film, no sections"),
+        ("FINDINGS:\nIMPRESSION:\n", ""),
+        (" \n", ""),
+    ],
+)
+def test_of_a_report_what_the_image_shows_is_kept(report: str, text: str) -> None:
+    assert described(report) == text
+
+
+def test_a_caption_is_asked_for_in_several_wordings_the_same_on_every_run(tmp_path: Path) -> None:
+    pmc_oa.EXAMPLE.write(tmp_path)
+    rows = [{"image": "PMC1_fig1_1.jpg", "caption": f"Caption {n}."} for n in range(40)]
+    (tmp_path / pmc_oa.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = only(pmc_oa.convert(tmp_path, "train"))
+    asked = [sample.messages[0]["content"][1]["text"] for sample in found]
+    assert set(asked) == set(_captions.WORDINGS["figure"])
+    assert found == only(pmc_oa.convert(tmp_path, "train"))
+    assert len({sample.id for sample in found}) == 40
