@@ -96,7 +96,7 @@ def class_folders(folder: Path) -> str:
     [
         (json_list, "a JSON list", {"the same words", "whole numbers, exact"}),
         (coco, "COCO, 12 objects of 2 classes", {"yes or no", "whole numbers, exact", "boxes, F1 at an IoU of 0.5"}),
-        (yolo, "YOLO, 13 objects of 1 classes", {"yes or no", "whole numbers, exact", "boxes, F1 at an IoU of 0.5"}),
+        (yolo, "YOLO, 15 objects of 1 classes", {"yes or no", "whole numbers, exact", "boxes, F1 at an IoU of 0.5"}),
         (table, "a table", {"the letter of an option"}),
         (class_folders, "a folder of pictures for each of 2 classes", {"the same words"}),
     ],
@@ -105,7 +105,7 @@ def test_one_command_adapts_to_what_people_have(
     write: Callable[[Path], str], format: str, shapes: set[str], minivl, checkpoint: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / write(tmp_path)
-    options = ["--epochs", "1", "--batch-size", "4", "--max-tiles", "2", "--max-length", "2000", "--device", "cpu"]
+    options = ["--epochs", "1", "--batch-size", "8", "--max-tiles", "2", "--max-length", "2000", "--device", "cpu"]
     more = ["--workers", "0", "--no-report", "--json", "--lora", "2"]
     code, out, err = minivl("adapt", path, "--model", checkpoint, "--output", tmp_path / "run", *options, *more)
     assert code == 0, err
