@@ -237,8 +237,31 @@ def test_rows_that_share_a_picture_share_their_drawn_split(rows: list[tuple[list
         held, _ = divided(rows, seed=seed)
     except ValueError:
         return
-    if len({split for _, split in rows if split}) > 1:
+    if len({split or "train" for _, split in rows}) > 1:
         assert all(split in ("", "train", got) for (_, split), got in zip(rows, held, strict=True))
+
+
+def test_a_test_set_that_the_data_name_is_not_trained_on_where_other_rows_name_no_split(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "a", 20)
+    write(tmp_path / "a" / "questions.jsonl", [row(name) for name in names[:14]])
+    write(tmp_path / "a" / "test.jsonl", [row(name) for name in names[14:]])
+    folder = build(tmp_path / "a", tmp_path / "run")
+    assert sorted(shown(folder)["test"]) == sorted(names[14:])
+    assert "splits as the data name them" in load_domain(str(tmp_path / "a")).about(folder)[1]
+    alone = build(tmp_path / "a" / "test.jsonl", tmp_path / "alone")
+    assert "splits drawn by picture" in load_domain(str(tmp_path / "a" / "test.jsonl")).about(alone)[1]
+
+
+def test_a_file_that_is_no_image_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    names = pictures(tmp_path, 12)
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("<html>not found</html>", encoding="utf-8")
+    path = write(tmp_path / "rows.jsonl", [row(name) for name in (*names, "empty.png", "text.png")])
+    folder = build(path, tmp_path / "run")
+    faults = [json.loads(line) for line in (folder / "faults.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["place"] for one in faults] == ["line 13", "line 14"]
+    assert [name in one["reason"] for name, one in zip(("empty.png", "text.png"), faults, strict=True)] == [True, True]
+    assert sum(map(len, shown(folder).values())) == 12
 
 
 def test_odd_rows_are_read_or_told_with_their_line(tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ from mini_internvl.data.files import scan
 from mini_internvl.data.rows import read_rows, row_line
 from mini_internvl.domains import AdaptRecipe, Domain, DomainBenchmark
 from mini_internvl.domains._own.reading import Found, find
-from mini_internvl.domains._own.splits import SPLITS, divide
+from mini_internvl.domains._own.splits import SPLITS, are_named, divide
 from mini_internvl.files import new_file, read_object, write_json, write_text
 from mini_internvl.inputs.hashes import ImageHashes
+from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.inputs.messages import normalise, question
 from mini_internvl.inputs.questions import asked as asked_of
 from mini_internvl.metrics import shapes
@@ -98,7 +99,7 @@ def build(
     facts = {
         "identity": identity,
         "format": found.format,
-        "named": len({split for _, split in rows.values() if split}) > 1,
+        "named": are_named(split for _, split in rows.values()),
         "rows": {split: splits.count(split) for split in SPLITS},
         "pictures": {split: sum(at == split and not key.startswith(TEXT) for at, key in shown) for split in SPLITS},
         "questions": written.questions,
@@ -118,6 +119,8 @@ def _look(found: Found, progress: Callable[[int, int], None]) -> tuple[dict[int,
             continue
         try:
             trainable(normalise(one.sample.messages))
+            for source in one.shown:
+                image_dimensions(source)
             keys = [hashes.one(source) for source in one.shown]
         except (ValueError, OSError) as error:
             place = one.sample.place or f"{one.sample.source or found.format}: sample {one.sample.id}"

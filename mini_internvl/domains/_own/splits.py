@@ -7,7 +7,7 @@ groups follows from the seed and the pictures alone, not from the order of the r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mini_internvl.data import DataError
 
@@ -18,20 +18,18 @@ SHARE = 0.1  # of the pictures, for each split that is taken out of the training
 def divide(rows: Sequence[tuple[Sequence[str], str]], *, seed: int) -> tuple[list[str], int]:
     """The split of each row, from its (keys of pictures, split that the data name or ""), and groups in several splits.
 
-    Splits that the data name hold; a row without one is then trained on. Those that are missing are taken out of the
-    training data. Where the data name fewer than two splits, they count as none.
+    Splits that the data name hold, and a row without one is trained on; those that are missing are taken out of the
+    training data. Where all rows are of one split so, it counts as none.
 
     Raises:
         DataError: too few pictures, or the data name splits but none to train on.
     """
     groups = _groups([keys for keys, _ in rows])
-    named = {split for _, split in rows if split}
-    if len(named) < 2:
+    given = [split or "train" for _, split in rows]
+    if not are_named(given):
         given = ["train"] * len(rows)
-    elif "train" in named:
-        given = [split or "train" for _, split in rows]
-    else:
-        raise DataError(f"the data name the splits {' and '.join(sorted(named))}; name one train")
+    elif "train" not in given:
+        raise DataError(f"the data name the splits {' and '.join(sorted(set(given)))}; name one train")
     lacking = [split for split in ("test", "validation") if split not in given]
     of_group: dict[str, set[str]] = {}
     for group, split in zip(groups, given, strict=True):
@@ -47,6 +45,11 @@ def divide(rows: Sequence[tuple[Sequence[str], str]], *, seed: int) -> tuple[lis
     moved = {group: split for place, split in enumerate(lacking) for group in free[place * size : (place + 1) * size]}
     found = [moved.get(group, split) for group, split in zip(groups, given, strict=True)]
     return found, sum(len(splits) > 1 for splits in of_group.values())
+
+
+def are_named(splits: Iterable[str]) -> bool:
+    """Whether the data tell splits apart, from what they name for each row, or ""."""
+    return len({split or "train" for split in splits}) > 1
 
 
 def _groups(rows: Sequence[Sequence[str]]) -> list[str]:
