@@ -156,6 +156,7 @@ def test_a_stopped_run_goes_on_and_workers_change_nothing(source, tmp_path):
             convert(source, parts, should_stop=lambda left=left: next(left))
         with (parts / folder.TEXTS).open("a") as file:
             file.write('{"name": "half')
+        assert folder.write(parts).rows, "what is read already can be used"
     convert(source, parts, workers=2)
     assert content(parts) == content(whole)
 

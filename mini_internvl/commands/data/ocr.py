@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,18 +18,32 @@ EXAMPLE = "minivl data ocr scans data/ocr --min-confidence 0.8"
 
 
 def command(
-    source: Annotated[Path, typer.Argument(help="Folder of pictures, or a Parquet file or WebDataset shard.")],
-    out: Annotated[Path, typer.Argument(help="Folder for texts and rows.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of pictures, or a Parquet file or WebDataset shard; with --review, OUT.")
+    ],
+    out: Annotated[Path | None, typer.Argument(help="Folder for texts and rows.")] = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Lines that are read with less confidence reach no row.")
     ] = 0.5,
     workers: Workers = None,
+    review: Annotated[bool, typer.Option("--review", help="Serve a local page to review what was read.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; a free one when left out.")] = 0,
     json: AsJson = False,
 ) -> None:
     """Read English and Chinese text in pictures and write questions about it as training rows.
 
-    The same command goes on after a stop, and takes another --min-confidence without reading again.
+    The same command goes on after a stop, and takes another --min-confidence without reading again. --review serves a
+    page on 127.0.0.1 to accept, correct or reject what was read; the rows are written again when it is stopped.
     """
+    if review == (out is not None):
+        raise typer.BadParameter("give OUT alone with --review" if review else "give the folder OUT for texts and rows")
+    if out is None:
+        _print(_review(source, port), source, as_json=json)
+    else:
+        _print(_read(source, out, min_confidence, processes(workers)), out, as_json=json)
+
+
+def _read(source: Path, out: Path, min_confidence: float, workers: int) -> Written:
     from mini_internvl import terminal
     from mini_internvl.data.ocr import folder, reader
 
@@ -38,12 +53,24 @@ def command(
             source,
             out,
             min_confidence=min_confidence,
-            workers=processes(workers),
+            workers=workers,
             on_progress=terminal.ProgressBar("reading pictures", unit="pictures"),
             should_stop=should_stop,
         )
     terminal.close()
-    _print(written, out, as_json=json)
+    return written
+
+
+def _review(out: Path, port: int) -> Written:
+    """Serve the page until Ctrl-C, then write the rows."""
+    from mini_internvl.data.ocr import folder
+    from mini_internvl.report.review import Server
+
+    with Server(out, port) as server:
+        typer.echo(f"review {len(server.names):,} pictures at {server.url} (Ctrl-C ends the review)", err=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return folder.write(out)
 
 
 def _print(written: Written, out: Path, *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from mini_internvl.data import DataError, Fault, Row
-from mini_internvl.data.files import scan
+from mini_internvl.data.containers import JsonLines
 from mini_internvl.data.ocr import Line, PictureText, reader
 from mini_internvl.data.ocr.pictures import Picture, find_files, is_picture, pictures
 from mini_internvl.data.ocr.questions import ask
@@ -138,7 +138,12 @@ def _read_picture(picture: Picture | Fault, *, out: Path, read: Reader) -> dict[
 
 
 def _records(path: Path) -> Iterator[Row]:
-    for row in scan(path):
+    """The lines of ``texts.jsonl``, without one that is half written."""
+    container = JsonLines(path)
+    for _, _, number, data in container.spans():
+        if data is not None and not data.endswith(b"\n"):
+            return
+        row = container.parse(data, number)
         if isinstance(row, Fault):
             raise DataError(f"{row}; delete {path} to read the pictures again")
         yield row
