@@ -35,6 +35,7 @@ EXTRAS = (
         "highway_env",
         "onnxruntime",
         "rapidocr",
+        "ray",
         "openvino",
         "pydicom",
     ),

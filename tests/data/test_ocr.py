@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import sys
 import tarfile
 
 import pytest
@@ -283,3 +284,25 @@ def test_rapidocr_reads_chinese(tmp_path):
     [picture] = folder.read_texts(tmp_path / "out")
     assert [one.text for one in picture.lines] == ["今天天气很好", "营业时间"]
     assert "图" in str(read_samples(tmp_path / "out" / folder.ROWS)[0].messages)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_writes_the_same_rows_and_goes_on(source, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+    from mini_internvl.data.ray_workers import ray_map
+
+    file = shard(tmp_path / "a.tar", described=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        for given in (source, file):
+            whole, parts = tmp_path / f"{given.name} whole", tmp_path / f"{given.name} parts"
+            convert(given, whole)
+            with pytest.raises(Interrupted):
+                convert(given, parts, mapped=ray_map, workers=2, should_stop=lambda: True)
+            convert(given, parts, mapped=ray_map, workers=2)
+            assert content(parts) == content(whole)
+    finally:
+        ray.shutdown()

@@ -28,6 +28,9 @@ def command(
     workers: Workers = None,
     review: Annotated[bool, typer.Option("--review", help="Serve a local page to review what was read.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; a free one when left out.")] = 0,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Spread over the Ray cluster of RAY_ADDRESS, or a local one.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Read English and Chinese text in pictures and write questions about it as training rows.
@@ -40,20 +43,26 @@ def command(
     if out is None:
         _print(_review(source, port), source, as_json=json)
     else:
-        _print(_read(source, out, min_confidence, processes(workers)), out, as_json=json)
+        _print(_read(source, out, min_confidence, workers, ray=ray), out, as_json=json)
 
 
-def _read(source: Path, out: Path, min_confidence: float, workers: int) -> Written:
+def _read(source: Path, out: Path, min_confidence: float, workers: int | None, *, ray: bool) -> Written:
     from mini_internvl import terminal
     from mini_internvl.data.ocr import folder, reader
+    from mini_internvl.data.ray_workers import ray_map
+    from mini_internvl.data.ray_workers import require as require_ray
+    from mini_internvl.data.workers import ordered_map
 
     reader.require()
+    if ray:
+        require_ray()
     with stoppable() as should_stop:
         written = folder.read_source(
             source,
             out,
             min_confidence=min_confidence,
-            workers=workers,
+            workers=workers or 0 if ray else processes(workers),
+            mapped=ray_map if ray else ordered_map,
             on_progress=terminal.ProgressBar("reading pictures", unit="pictures"),
             should_stop=should_stop,
         )

@@ -67,7 +67,7 @@ def read_source(
         min_confidence: lines below it (0 to 1) reach no row; they are kept for another limit and for reviews.
         read: gives the lines of a picture; it must pickle where processes are not forked.
         reader_name: of what reads; the installed RapidOCR where it is empty.
-        mapped: how the work is spread, see ``workers.ordered_map``.
+        mapped: how the work is spread: ``workers.ordered_map`` or ``ray_workers.ray_map``.
         on_progress: called with the pictures done and their number, 0 where it is not known.
 
     Raises:
@@ -81,7 +81,7 @@ def read_source(
     write_json(out / RECORD, {**identity, "min_confidence": min_confidence})
     items, done = _left(source, pictures(source, files), out)
     with (out / TEXTS).open("a", encoding="utf-8", newline="\n") as file:
-        for record in mapped(partial(_read_picture, out=out, read=read), items, workers):
+        for record in mapped(partial(_read_picture, out=out.absolute(), read=read), items, workers):
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             file.flush()
             done += 1
