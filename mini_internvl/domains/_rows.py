@@ -41,7 +41,7 @@ def convert(
         Interrupted: stopped; the next call begins again.
     """
     files = _files(raw)
-    identity = {"raw": str(raw.resolve()), "domain": _hash(domain.file), "files": _fingerprint(files)}
+    identity = {"raw": str(raw.resolve()), "code": _code(domain.file), "files": _fingerprint(files)}
     record = folder / CONVERTED
     if record.is_file():
         known = read_object(record)
@@ -106,6 +106,13 @@ def _check(splits: Mapping[str, Mapping[str, int]], faults: list[Fault], most: f
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code(file: Path) -> str:
+    """Hash of a domain's file and of all that the package's own domains and benchmarks share."""
+    package = Path(__file__).parent
+    shared = sorted((*package.rglob("*.py"), *(package.parent / "benchmarks").glob("*.py")))
+    return hashlib.sha256("".join(map(_hash, (file, *shared))).encode()).hexdigest()
 
 
 def _files(raw: Path) -> set[str]:
