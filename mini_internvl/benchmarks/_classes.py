@@ -1,9 +1,9 @@
 """Images in a folder for each class, as EuroSAT, RESISC45 and UC Merced are published.
 
-The class folders lie in the raw folder, or in a folder of each split (``train``, ``validation`` or ``val``, ``test``).
-Without folders of splits an image belongs to the split that a hash of ``CLASS/NAME`` gives, about 70, 10 and 20 % of
-them, so that nothing but renaming moves it. Where only validation has no folder, it takes 10 % of ``train`` by the same
-hash. The question names all classes, in the wording of the paper (section 3.3).
+The class folders lie in the raw folder, or in a folder of each split (``train``, ``validation``, ``test``, or another
+name in ``SPLITS``). Without folders of splits an image belongs to the split that a hash of ``CLASS/NAME`` gives, about
+70, 10 and 20 % of them, so that nothing but renaming moves it. A split that has no folder takes its share of ``train``
+by the same hash. The question names all classes, in the wording of the paper (section 3.3).
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from mini_internvl.benchmarks._questions import SHARES, Question, split_of
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.containers import IMAGE_ENDINGS
 
-SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+"""Split -> names of its folder, in any case; of several the first."""
 PROMPT = "Classify the image within one of the given classes: {}. Answer with one word or short phrase."
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -49,12 +54,14 @@ def _place(folder: Path, split: str) -> tuple[Path, Collection[str]]:
     """Where the class folders of a split lie, and the splits by hash that belong to it there."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing; give the folder that holds one folder of images a class")
-    if not all((folder / name).is_dir() for name in ("train", "test")):
+    below = {name.lower(): name for name in _folders(folder)}
+    named = {one: [below[name] for name in names if name in below] for one, names in SPLITS.items()}
+    places = {one: folder / found[0] for one, found in named.items() if found}
+    if "train" not in places or not _folders(places["train"]):  # a class may be called so
         return folder, {split}
-    found = next((folder / name for name in SPLITS[split] if (folder / name).is_dir()), None)
-    if split == "test" or (found and any((folder / name).is_dir() for name in SPLITS["validation"])):
-        return found or folder, SHARES
-    return folder / "train", {split} if split == "validation" else set(SHARES) - {"validation"}
+    if split == "train":
+        return places["train"], places.keys()
+    return (places[split], SHARES) if split in places else (places["train"], {split})
 
 
 def _folders(place: Path) -> Sequence[str]:

@@ -201,6 +201,15 @@ def test_classes_of_folders_are_asked_for_with_their_names(tmp_path: Path) -> No
     assert "a folder of pictures for each of 2 classes" in load_domain(str(tmp_path / "photos")).about(folder)[0]
 
 
+def test_a_test_folder_without_classes_is_told_and_a_test_is_drawn(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pictures(tmp_path / "data" / "train" / name, 20)
+    pictures(tmp_path / "data" / "test", 5)
+    folder = build(tmp_path / "data", tmp_path / "run")
+    assert any("test is left out" in line for line in load_domain(str(tmp_path / "data")).about(folder))
+    assert all(shown(folder).values())
+
+
 def test_a_name_that_is_no_data_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.jsonl does not exist; give a domain's name, or the path of data"):
         load_domain(str(tmp_path / "gone.jsonl"))

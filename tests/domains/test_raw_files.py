@@ -20,7 +20,7 @@ from mini_internvl.domains import path_vqa as path_domain
 from mini_internvl.domains import rsvqa_lr as rsvqa_domain
 from mini_internvl.domains._questions import MOST, samples
 from mini_internvl.domains._reports import described
-from mini_internvl.inputs.messages import normalise
+from mini_internvl.inputs.messages import image_parts, normalise
 from mini_internvl.metrics.short_answers import same_words, word_recall
 from mini_internvl.records import Sample
 
@@ -134,6 +134,44 @@ def test_an_entity_bomb_in_an_annotation_is_no_XML(tmp_path: Path) -> None:
         list(dior_domain.convert(tmp_path, "train"))
 
 
+def classes_of(folder: Path) -> dict[str, list[str]]:
+    return {split: [one.id for one in only(class_domain.convert(folder, split))] for split in class_domain.SPLITS}
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("Training", "", "Testing"), ("train", "val", ""), ("train", "", "")]
+)
+def test_folders_of_splits_have_the_names_that_people_give_them(names: tuple[str, ...], tmp_path: Path) -> None:
+    image = class_folders.EXAMPLE.images["test/sea_lake/1.jpg"].png()
+    for name, count in zip(names, (30, 10, 10), strict=True):
+        for kind in ("Forest", "test tube") if name else ():
+            (tmp_path / name / kind).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / name / kind / f"{number}.jpg").write_bytes(image)
+    found = {split: [item.id for item in class_folders.items(tmp_path, split)] for split in class_folders.SPLITS}
+    places = {"train": names[0], "validation": names[1] or names[0], "test": names[2] or names[0]}
+    shown = [
+        Path(image_parts(item.messages)[0].source).relative_to(tmp_path).as_posix()
+        for split in class_folders.SPLITS
+        for item in class_folders.items(tmp_path, split)
+    ]
+    taken = [f"{places[split]}/{name}" for split in class_folders.SPLITS for name in found[split]]
+    assert shown == taken
+    assert len(shown) == len(set(shown)) == 60 + 20 * sum(map(bool, names[1:]))
+    assert all(found.values())
+    assert classes_of(tmp_path) == {split: found[split] for split in class_domain.SPLITS}
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
+    image = class_folders.EXAMPLE.images["test/sea_lake/1.jpg"].png()
+    for kind in ("train", "bus"):
+        (tmp_path / kind).mkdir()
+        for number in range(20):
+            (tmp_path / kind / f"{number}.jpg").write_bytes(image)
+    answers = {one.reference["answer"] for one in class_folders.items(tmp_path, "train")}
+    assert answers == {"train", "bus"}
+
+
 def test_the_hash_of_a_name_splits_classes_the_same_everywhere(tmp_path: Path) -> None:
     image = class_folders.EXAMPLE.images["test/sea_lake/1.jpg"].png()
     for name in ("Forest", "River"):
@@ -149,7 +187,7 @@ def test_the_hash_of_a_name_splits_classes_the_same_everywhere(tmp_path: Path) -
     (tmp_path / "test").mkdir()
     for name in ("Forest", "River"):
         (tmp_path / name).rename(tmp_path / "train" / name)
-    found = {split: [one.id for one in only(class_domain.convert(tmp_path, split))] for split in class_domain.SPLITS}
+    found = classes_of(tmp_path)
     assert found["validation"] == parts["validation"]
     assert len(found["train"]) == 120 - 16
     with pytest.raises(DataError, match="holds no class folders"):

@@ -126,10 +126,14 @@ def _rows(part: Part) -> Iterator[Record | Fault]:
 
 def _class_folders(path: Path) -> Found | None:
     """A folder of images for each class, with the splits of its folders or of the images' names."""
-    try:
-        read = [(split, one) for split in SPLITS for one in read_classes(path, split)]
-    except DataError:
-        return None
+    read, notes = list[tuple[str, Question | Fault]](), list[str]()
+    for split in SPLITS:
+        try:
+            read += [(split, one) for one in read_classes(path, split)]
+        except DataError as error:
+            if split == "train":
+                return None
+            notes.append(f"{split} is left out: {error}")
     if not any(isinstance(one, Question) for _, one in read):
         return None
 
@@ -141,7 +145,7 @@ def _class_folders(path: Path) -> Found | None:
                 yield Record(sample=as_sample([one], path.name), shown=[one.image], split=split)
 
     classes = {one.answer for _, one in read if isinstance(one, Question)}
-    return Found(format=f"a folder of pictures for each of {len(classes)} classes", records=records)
+    return Found(format=f"a folder of pictures for each of {len(classes)} classes", records=records, notes=notes)
 
 
 def _pictures(title: str, found: Iterator[Picture | Fault], *, seed: int, crop: int, folder: Path) -> Found:
