@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,49 @@ def test_presence_is_asked_of_as_many_absent_classes_as_present_ones() -> None:
     assert said["yes"] == said["no"] == 40
 
 
+def test_nothing_is_asked_of_a_class_whose_objects_are_not_all_known() -> None:
+    doubtful = replace(TREES, unasked=frozenset({"palm_tree", "ship"}))
+    found = asked(doubtful, ["car", "palm_tree", "ship"])
+    assert found
+    assert not any("palm tree" in text or "ship" in text for text in found)
+
+
+@pytest.mark.parametrize("box", [(300, 0, 310, 9), (-9, 0, 0, 9), (0, 100, 9, 120), (0, 0, float("nan"), 9)])
+def test_a_box_outside_its_picture_is_refused(box: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="is outside the image of 200x100 pixels"):
+        replace(TREES, objects=[("car", box)])
+    assert replace(TREES, objects=[("car", (-5, 50, 900, 900))]).objects
+
+
+def test_odd_coco_files_are_told_where_they_are_odd(tmp_path: Path) -> None:
+    layout = plugins.find(_annotated.FOLDER, "coco")
+    Image.new("RGB", (60, 40)).save(tmp_path / "1.png")
+    place = {"file_name": "1.png"}
+    content = {
+        "images": [
+            {"id": [1], **place},
+            {"id": 2, **place},
+            {"id": 3, **place},
+            {"id": 3, **place},
+            {"id": 4, **place},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": [2], "name": "dog"}],
+        "annotations": [
+            {"image_id": 2, "category_id": 1, "bbox": [0, 0, float("nan"), 9]},
+            {"image_id": 2, "category_id": 1, "bbox": [0, 0, float("inf"), 9]},
+            {"image_id": [2], "category_id": 1, "bbox": [0, 0, 9, 9]},
+            {"image_id": 4, "category_id": 1, "bbox": [70, 0, 9, 9]},
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    found = list(layout.read(tmp_path / "a.json"))
+    assert [(one.id, one.objects, one.unasked) for one in found if isinstance(one, Picture)] == [
+        ("2", [], frozenset({"cat"}))
+    ]
+    places = ["annotation 1", "annotation 2", "annotation 3", "image 1", "image 3", "image 4", "image 5"]
+    assert [one.place for one in found if isinstance(one, Fault)] == places
+
+
 def test_too_many_boxes_are_counted_and_not_asked_for() -> None:
     crowd = replace(TREES, objects=[("tree", (n, n, n + 9, n + 9)) for n in range(_questions.MOST_BOXES + 1)])
     found = asked(crowd, ["tree"])
@@ -124,6 +168,14 @@ def test_crops_take_their_boxes_along(tmp_path: Path) -> None:
     assert list(_crops.crop(picture, 100, tmp_path / "crops")) == [left, right]
     assert Path(left.image).stat().st_mtime_ns == written
     assert list(_crops.crop(picture, 200, tmp_path)) == [picture]
+    image.write_bytes(b"")
+    Image.new("RGB", (200, 100), "red").save(image)
+    with Image.open(next(iter(_crops.crop(picture, 100, tmp_path / "crops"))).image) as changed:
+        assert changed.convert("RGB").getpixel((50, 50))[0] > 200
+        assert changed.convert("RGB").getpixel((50, 50))[1] < 50
+    other = replace(picture, image=str(tmp_path / "1.tif"))
+    Image.new("RGB", (200, 100), "blue").save(other.image)
+    assert next(iter(_crops.crop(other, 100, tmp_path / "crops"))).image != left.image
     with pytest.raises(ValueError, match=r"1\.png is 200x100; its annotations say \(100, 200\)"):
         list(_crops.crop(replace(picture, size=(100, 200)), 90, tmp_path / "others"))
 

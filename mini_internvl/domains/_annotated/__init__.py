@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +51,14 @@ class Picture:
     """Class and box (x1, y1, x2, y2 in pixels) of each object."""
     split: str = ""
     """The split that the data put it in; "" where they do not say."""
+    unasked: Collection[str] = frozenset()
+    """Classes of which not every object is known: a crowd, a box that cannot be used. Nothing is asked of them."""
+
+    def __post_init__(self) -> None:
+        width, height = self.size
+        for name, (x1, y1, x2, y2) in self.objects:
+            if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
+                raise ValueError(f"the box {[x1, y1, x2, y2]} ({name}) is outside the image of {width}x{height} pixels")
 
 
 @dataclass(frozen=True, kw_only=True)

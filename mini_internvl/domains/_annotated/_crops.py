@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,15 +27,18 @@ VISIBLE = 0.4  # share of an object's area that a crop must show
 def crop(picture: Picture, side: int, folder: Path) -> Iterator[Picture]:
     """The picture itself where both its sides are at most ``side``, otherwise its crops, written below ``folder``.
 
-    A crop that is there already is kept. ValueError where the picture cannot be
-    read or has another size.
+    A crop of the same picture that is there already is kept; one of a picture that has changed since is not taken for
+    it. ValueError where the picture cannot be read or has another size.
     """
     width, height = picture.size
     if width <= side and height <= side:
         yield picture
         return
     whole = None
-    name = f"{re.sub(r'[^A-Za-z0-9.-]+', '_', picture.id)[-60:]}-{hashlib.sha256(picture.id.encode()).hexdigest()[:8]}"
+    facts = os.stat(picture.image)
+    content = f"{picture.id}\0{picture.image}\0{facts.st_size}\0{facts.st_mtime_ns}"
+    digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+    name = f"{re.sub(r'[^A-Za-z0-9.-]+', '_', picture.id)[-60:]}-{digest}"
     for top in _starts(height, side):
         for left in _starts(width, side):
             corners = (left, top, min(width, left + side), min(height, top + side))

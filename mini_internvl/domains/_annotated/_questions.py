@@ -3,7 +3,9 @@
 For each class in a picture: how many objects, and all their boxes ("Detect", the paper's form, boxes from top to
 bottom). Presence is asked of at most two classes that are not there and of no more that are, one at least, so that
 neither answer can be guessed; a picture without objects is asked for absent classes alone.
-Unusual: no boxes are asked for where a class has more than ``MOST_BOXES`` in a picture: the answer would be too long.
+Unusual: nothing is asked of classes whose objects are not all known (crowds of COCO, boxes that cannot be used), since
+the answers would be wrong. No boxes are asked for where a class has more than ``MOST_BOXES`` in a picture: the answer
+would be too long.
 Cutting the picture into crops helps.
 """
 
@@ -54,7 +56,8 @@ def phrase(name: str) -> str:
 def _questions(picture: Picture, classes: Sequence[str], rng: random.Random) -> Iterator[tuple[str, str]]:
     objects = _by_class(picture)
     present = sorted(objects)
-    absent = [name for name in dict.fromkeys(map(phrase, classes)) if name not in objects]
+    unasked = {phrase(name) for name in picture.unasked}
+    absent = [name for name in dict.fromkeys(map(phrase, classes)) if name not in objects and name not in unasked]
     absent = rng.sample(absent, min(len(absent), ABSENT))
     for name in sorted(rng.sample(present, min(len(present), max(1, len(absent))))):
         yield PRESENCE.format(name), "yes"
@@ -70,7 +73,10 @@ def _questions(picture: Picture, classes: Sequence[str], rng: random.Random) -> 
 
 
 def _by_class(picture: Picture) -> dict[str, list[Box]]:
+    """Class as it is asked for -> its boxes, of the classes that something is asked of."""
     found: dict[str, list[Box]] = {}
+    unasked = {phrase(name) for name in picture.unasked}
     for name, box in picture.objects:
-        found.setdefault(phrase(name), []).append(box)
+        if phrase(name) not in unasked:
+            found.setdefault(phrase(name), []).append(box)
     return found

@@ -3,13 +3,16 @@
 The path is the file, or a folder that holds such files itself, in ``annotations/`` or in folders of splits
 (``train/_annotations.coco.json``); a file's or its folder's name tells the split. Images lie beside the file, in
 ``images/``, or in a folder called as the file's name ends (``train2017``), there or one folder up.
-Unusual: regions of crowds (``iscrowd``) are left out, for their objects are not counted.
+Unusual: nothing is asked of a class with the region of a crowd (``iscrowd``) in a picture, for its objects are not
+counted.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,53 +75,77 @@ class _File:
 
     def pictures(self, images: list[Any], annotations: list[Any], categories: list[Any]) -> Iterator[Picture | Fault]:
         names = {
-            one["id"]: str(one["name"]) for one in categories if isinstance(one, Mapping) and {"id", "name"} <= {*one}
+            one["id"]: str(one["name"])
+            for one in categories
+            if isinstance(one, Mapping) and isinstance(one.get("id"), int | str) and "name" in one
         }
         if not names:
             raise DataError(f"{self.file}: categories holds no id with a name")
-        known = {one.get("id") for one in images if isinstance(one, Mapping)}
-        objects: dict[Any, list[tuple[str, Box]]] = {}
+        ids = (one.get("id") for one in images if isinstance(one, Mapping))
+        known = Counter(image for image in ids if isinstance(image, int | str))
+        objects: dict[Any, list[tuple[str, Box | None]]] = {}  # no box where it is that of a crowd, or cannot be used
         for number, one in enumerate(annotations, 1):
-            if isinstance(one, Mapping) and one.get("iscrowd"):
-                continue
             try:
-                image, name, box = _object(one, names)
-                if image not in known:
-                    raise ValueError(f"image_id is {image}; no image has this id")
+                image, name = _belongs(one, names, known)
             except ValueError as error:
                 yield Fault(file=self.file, place=f"annotation {number}", reason=str(error))
                 continue
+            box = None
+            try:
+                box = None if one.get("iscrowd") else _box(one)
+            except ValueError as error:
+                yield Fault(file=self.file, place=f"annotation {number}", reason=str(error))
             objects.setdefault(image, []).append((name, box))
         for number, one in enumerate(images, 1):
             try:
-                yield self._picture(one, objects)
+                yield self._picture(one, objects, known)
             except ValueError as error:
                 yield Fault(file=self.file, place=f"image {number}", reason=str(error))
 
-    def _picture(self, one: Any, objects: Mapping[Any, list[tuple[str, Box]]]) -> Picture:
-        if not isinstance(one, Mapping) or not isinstance(one.get("file_name"), str) or "id" not in one:
-            raise ValueError("it has no id or no file_name")
+    def _picture(self, one: Any, objects: Mapping[Any, list[tuple[str, Box | None]]], known: Counter[Any]) -> Picture:
+        if not isinstance(one, Mapping) or not isinstance(one.get("file_name"), str):
+            raise ValueError("it has no file_name")
+        if not isinstance(one.get("id"), int | str):
+            raise ValueError("it has no id that is a number or a text")
+        if known[one["id"]] > 1:
+            raise ValueError(f"its id {one['id']} is that of another image too, so its objects are not known")
         path = find_image(one["file_name"], self.folders)
         if path is None:
             raise ValueError(f"the image {one['file_name']} is missing; put it beside {self.file} or in images/")
         size = size_of(path, one.get("width"), one.get("height"))
         name = f"{self.prefix}{one['id']}"
-        return Picture(id=name, image=str(path), size=size, objects=objects.get(one["id"], ()), split=self.split)
+        own = objects.get(one["id"], ())
+        return Picture(
+            id=name,
+            image=str(path),
+            size=size,
+            objects=[(kind, box) for kind, box in own if box],
+            split=self.split,
+            unasked=frozenset(kind for kind, box in own if not box),
+        )
 
 
-def _object(one: Any, names: Mapping[Any, str]) -> tuple[Any, str, Box]:
+def _belongs(one: Any, names: Mapping[Any, str], known: Counter[Any]) -> tuple[Any, str]:
+    """The id of its image, and its class."""
     if not isinstance(one, Mapping):
         raise ValueError("it is no object with named fields")
-    box, category, image = one.get("bbox"), one.get("category_id"), one.get("image_id")
-    if not isinstance(box, list) or len(box) != 4 or any(type(side) not in (int, float) for side in box):
-        raise ValueError(f"bbox is {box!r}"[:80] + "; it must be left, top, width and height in pixels")
-    if box[2] <= 0 or box[3] <= 0:
-        raise ValueError(f"bbox is {box}; its width and height must be above 0")
+    category, image = one.get("category_id"), one.get("image_id")
     if not isinstance(category, int | str) or category not in names:
         raise ValueError(f"category_id is {category!r}; no category has this id")
     if not isinstance(image, int | str):
         raise ValueError(f"image_id is {image!r}; it must be the id of an image")
-    return image, names[category], (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    if image not in known:
+        raise ValueError(f"image_id is {image}; no image has this id")
+    return image, names[category]
+
+
+def _box(one: Mapping[str, Any]) -> Box:
+    box = one.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or any(type(side) not in (int, float) for side in box):
+        raise ValueError(f"bbox is {box!r}"[:80] + "; it must be left, top, width and height in pixels")
+    if not (box[2] > 0 and box[3] > 0 and all(map(math.isfinite, box))):
+        raise ValueError(f"bbox is {box}; it must be finite, its width and height above 0")
+    return box[0], box[1], box[0] + box[2], box[1] + box[3]
 
 
 EXAMPLE = LayoutExample(
@@ -150,6 +177,7 @@ EXAMPLE = LayoutExample(
             size=(120, 80),
             objects=[("tree", (10, 20, 40, 60)), ("tree", (60, 20, 90.5, 60)), ("cloud", (0, 0, 120, 10))],
             split="train",
+            unasked=frozenset({"cloud"}),
         ),
         Picture(id="2", image="images/2.png", size=(64, 64), objects=(), split="train"),
     ],

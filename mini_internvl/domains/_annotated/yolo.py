@@ -3,7 +3,7 @@
 The path is the folder or its ``data.yaml``. The label of ``images/a.jpg`` is ``labels/a.txt``, in folders of splits in
 either order (``images/train``, ``train/images``), or ``a.txt`` beside the image. A picture without one shows nothing.
 Class names come from ``data.yaml`` (``names``) or ``classes.txt``. A line with more than four numbers is a polygon; its
-bounds are the box.
+bounds are the box. Nothing is asked of the class of a line that cannot be used, since its objects are not all known.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read(path: Path) -> Iterator[Picture | Fault]:
     names = _names(path)
     for image in images(path):
         label = _label(image, path)
-        objects = list[tuple[str, Box]]()
+        objects, unasked = list[tuple[str, Box]](), set[str]()
         try:
             width, height = size_of(image)
         except ValueError as error:
@@ -54,9 +54,18 @@ def read(path: Path) -> Iterator[Picture | Fault]:
             except ValueError as error:
                 assert label is not None
                 yield Fault(file=label, place=f"line {number}", reason=str(error))
+                kind = line.split()[0]
+                unasked |= {names.get(int(kind), "")} if kind.isdecimal() else {*names.values()}
         shown = image.relative_to(path).with_suffix("").as_posix()
         split = split_of(image, path)
-        yield Picture(id=shown, image=str(image), size=(width, height), objects=objects, split=split)
+        yield Picture(
+            id=shown,
+            image=str(image),
+            size=(width, height),
+            objects=objects,
+            split=split,
+            unasked=frozenset(unasked - {""}),
+        )
 
 
 def _folder(path: Path) -> Path:
@@ -130,9 +139,9 @@ def _object(fields: list[str], names: Mapping[int, str], width: int, height: int
         box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
     else:
         raise ValueError(f"it holds {len(values)} numbers behind the class; a box has 4, a polygon pairs")
-    if not (-ROUNDING <= box[0] < box[2] <= 1 + ROUNDING and -ROUNDING <= box[1] < box[3] <= 1 + ROUNDING):
-        raise ValueError("its box leaves the image or is empty; numbers are shares of the image's sides, 0 to 1")
     x1, y1, x2, y2 = (min(1.0, max(0.0, edge)) for edge in box)
+    if not (min(box) >= -ROUNDING and max(box) <= 1 + ROUNDING and x1 < x2 and y1 < y2):
+        raise ValueError("its box leaves the image or is empty; numbers are shares of the image's sides, 0 to 1")
     return names[kind], (x1 * width, y1 * height, x2 * width, y2 * height)
 
 
@@ -155,6 +164,7 @@ EXAMPLE = LayoutExample(
             size=(120, 80),
             objects=[("tree", (15, 20, 45, 60)), ("cloud", (0, 0, 120, 20))],
             split="train",
+            unasked=frozenset({"tree"}),
         ),
         Picture(id="train/images/3", image="train/images/3.png", size=(120, 80), objects=[], split="train"),
         Picture(
