@@ -14,7 +14,7 @@ from mini_internvl.data.sources import RowFiles
 from mini_internvl.files import write_bytes
 from mini_internvl.records import Sample
 
-Key = tuple[Path, str]
+Key = tuple[int, str]  # the number of the file, since a source may name a file twice, and the place in it
 
 
 def by_row(findings: Iterable[Finding]) -> Mapping[Key, list[Finding]]:
@@ -22,7 +22,7 @@ def by_row(findings: Iterable[Finding]) -> Mapping[Key, list[Finding]]:
     found: dict[Key, list[Finding]] = {}
     for finding in findings:
         if finding.fix:
-            found.setdefault((finding.file, finding.place), []).append(finding)
+            found.setdefault((finding.part, finding.place), []).append(finding)
     return found
 
 
@@ -32,7 +32,7 @@ def cleaned(rows: RowFiles, findings: Iterable[Finding]) -> Iterator[Sample | Fa
     for number, file in enumerate(rows.files):
         for row in range(len(file)):
             place = f"{file.container.place} {file.places[row, 2]}"
-            own = wrong.get((file.container.path, place), [])
+            own = wrong.get((number, place), [])
             out = next((finding for finding in own if finding.fix == TAKEN_OUT), None)
             if out:
                 yield Fault(file=out.file, place=out.place, reason=out.message)
@@ -55,11 +55,11 @@ def check_apart(out: Path, sources: Iterable[Path]) -> None:
 def write_changes(findings: Iterable[Finding], path: Path) -> tuple[int, int]:
     """Write a line for each row that a clean copy mends or leaves out; returns how many it mends and leaves out."""
     lines, done = list[dict[str, Any]](), {"mended": 0, TAKEN_OUT: 0}
-    for (file, place), own in by_row(findings).items():
+    for own in by_row(findings).values():
         out = [finding for finding in own if finding.fix == TAKEN_OUT]
         done[TAKEN_OUT if out else "mended"] += 1
         for finding in out[:1] or own:
-            lines.append({"file": str(file), "place": place, "found": finding.message, "done": finding.fix})
+            lines.append({"file": str(finding.file), "place": finding.place, "found": finding.message, "done": finding.fix})
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_bytes(path, text.encode("utf-8", "replace"))
     return done["mended"], done[TAKEN_OUT]

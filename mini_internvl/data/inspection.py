@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class Finding:
     kind: str  # ``row``, ``key``, ``text``, ``box``, ``image``, ``copy``, ``overlap`` or ``length``
     message: str  # what it is; and the remedy
     fix: str = ""  # what becomes of it in a clean copy; "" where it stays
+    part: int = 0  # the number of its file among those of the source, which may hold one twice
 
     @property
     def where(self) -> str:
@@ -260,10 +261,13 @@ def inspect(
         looked.append(found)
         done += part.end - part.start
         on_progress(done, total)
-    findings = [finding for found in looked for finding in found.findings]
+    findings = [
+        replace(finding, part=part.file)
+        for part, found in zip(parts, looked, strict=True)
+        for finding in found.findings
+    ]
     findings += _copies(rows, np.concatenate([found.hashes for found in looked]))
-    order = {file.container.path: number for number, file in enumerate(rows.files)}
-    findings.sort(key=lambda one: (order[one.file], int(one.place.rpartition(" ")[2])))
+    findings.sort(key=lambda one: (one.part, int(one.place.rpartition(" ")[2])))
     images = np.concatenate([found.images for found in looked])
     return Inspection(findings=findings, images=np.split(images, np.cumsum([len(file) for file in rows.files])[:-1]))
 
@@ -329,7 +333,9 @@ def _copies(rows: RowFiles, hashes: np.ndarray) -> Iterator[Finding]:
         ):
             if first[place] != place:
                 other = where(_at(rows, *rows.locate(int(first[place]))))
-                yield _finding(_at(rows, *rows.locate(place)), level, kind, what.format(other), remedy, fix)
+                part, number = rows.locate(place)
+                found = _finding(_at(rows, part, number), level, kind, what.format(other), remedy, fix)
+                yield replace(found, part=part)
                 break
 
 

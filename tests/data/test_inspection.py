@@ -210,6 +210,20 @@ def test_the_clean_copy_has_no_fault_and_the_source_stays(check, spoiled, tmp_pa
     assert (code, wrong(out)) == (0, [])
 
 
+def test_a_file_that_a_source_names_twice_stays_once_in_the_clean_copy(check, tmp_path):
+    rows = write_clean(tmp_path / "a", 5)
+    path = write(tmp_path / "a" / "rows.jsonl", rows)
+    meta = {name: {"annotation": "a/rows.jsonl", "root": "a", "repeat_time": 1} for name in ("one", "two")}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    for number, source in enumerate(([path, path], [tmp_path / "meta.json"])):
+        clean = tmp_path / f"clean{number}.jsonl"
+        code, found = check(*source, "--fix", clean)
+        assert code == 1
+        assert found["copy"]["rows"] == found["copy"]["left_out"] == len(wrong(found)) == 5
+        kept = [json.loads(line)["conversations"] for line in clean.read_text().splitlines()]
+        assert kept == [one["conversations"] for one in rows]
+
+
 def test_a_copy_replaces_nothing(minivl, tmp_path, checkpoint):
     path = write(tmp_path / "a" / "rows.jsonl", write_clean(tmp_path / "a", 3))
     before = path.read_bytes()
