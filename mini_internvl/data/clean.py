@@ -59,7 +59,9 @@ def write_changes(findings: Iterable[Finding], path: Path) -> tuple[int, int]:
         out = [finding for finding in own if finding.fix == TAKEN_OUT]
         done[TAKEN_OUT if out else "mended"] += 1
         for finding in out[:1] or own:
-            lines.append({"file": str(finding.file), "place": finding.place, "found": finding.message, "done": finding.fix})
+            lines.append(
+                {"file": str(finding.file), "place": finding.place, "found": finding.message, "done": finding.fix}
+            )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_bytes(path, text.encode("utf-8", "replace"))
     return done["mended"], done[TAKEN_OUT]

@@ -218,12 +218,19 @@ def _brackets(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 class Table(Container):
-    """A header and one row a line, cells between tabs or commas; every cell is a text."""
+    """A header and one row a line; every cell is a text.
+
+    Cells stand between tabs; in a .csv between commas or, where its header has none, between semicolons or tabs.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        self.delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+
+    @functools.cached_property
+    def delimiter(self) -> str:
+        header = next(self._lines([]), "") if self.path.suffix.lower() == ".csv" else ""
+        return next((mark for mark in ",;\t" if mark in header), ",") if header else "\t"
 
     @functools.cached_property
     def header(self) -> list[str]:

@@ -177,3 +177,11 @@ def test_numbers_of_classes_in_parquet_are_read_as_their_names(tmp_path):
     assert [row.raw["label"] for row in scan(tmp_path / "a.parquet")] == ["dog", "cat", -1]
     parquet.write_table(table.replace_schema_metadata({"huggingface": "[]"}), tmp_path / "b.parquet")
     assert [row.raw["label"] for row in scan(tmp_path / "b.parquet")] == [1, 0, -1]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_csv_file_may_have_the_delimiter_of_any_spreadsheet(tmp_path, mark):
+    path = tmp_path / "rows.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=mark).writerows([["id", "t"], ["1", "a, b; c\td"], ["2", "two\nlines"]])
+    assert [row.raw for row in scan(path)] == [{"id": "1", "t": "a, b; c\td"}, {"id": "2", "t": "two\nlines"}]

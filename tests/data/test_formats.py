@@ -195,3 +195,13 @@ def test_a_format_of_ones_own_is_named_by_its_path(tmp_path):
         f"EXAMPLE = {json.dumps([{'q': 'Q', 'a': 'A'}, None])!r}\n"
     )
     assert read({"q": "Q", "a": "A"}, format=str(path)).messages == messages("Q", "A")
+
+
+def test_options_are_all_asked_and_a_number_is_a_place_beside_a_list_alone():
+    many = [f"thing {number}" for number in range(12)]
+    sample = read({"question": "Which?", "options": many, "answer": 11})
+    assert "\nL. thing 11\n" in sample.messages[0]["content"]
+    assert sample.messages[1]["content"] == "L"
+    assert read({"question": "How many?", "A": "1", "B": "2", "C": "3", "answer": 2}).messages[1]["content"] == "B"
+    fault = read({"question": "Which?", "options": [f"thing {number}" for number in range(27)], "answer": 1})
+    assert "there are 27 options; 26 are the most" in fault.reason

@@ -10,8 +10,8 @@ Columns that mean the same, in any case:
   ``label`` or ``class``.
 * answer: ``answer``, ``answers``, ``response``, ``output``, ``caption``, ``label``, ``class``, ``text``. Of a list of
   answers the most frequent counts, of equal ones the first.
-* options: ``A``, ``B``, ``C``, ... or a list under ``options`` or ``choices``; they follow the question, one a line.
-  The answer is a letter, an option's text or, beside a list, its place from 0.
+* options: ``A`` to ``J``, or a list of at most 26 under ``options`` or ``choices``; they follow the question, one a
+  line. The answer is a letter, an option's text or, as a number beside a list, its place from 0.
 
 Numbers are texts as they stand.
 """
@@ -35,7 +35,7 @@ IMAGE = ("image", "images", "image_path", "img", "img_path", "picture", "file_na
 QUESTION = ("question", "prompt", "instruction", "query")
 ANSWER = ("answer", "answers", "response", "output", "caption", "label", "class", "text")
 LISTED = ("options", "choices")
-LETTERS = tuple(string.ascii_uppercase[:10])
+LETTERS = tuple(string.ascii_uppercase[:10])  # that are columns
 UNASKED = {
     "caption": "Describe the image.",
     "text": "Describe the image.",
@@ -75,7 +75,7 @@ def messages(raw: Mapping[str, Any]) -> list[Message]:
     if asked is None and said in ("label", "class") and _plain(columns[said], said).strip().isdecimal():
         raise ValueError(f"{said} is {shown(columns[said])}, the number of a class; write the class's name")
     choices = _choices(columns)
-    answer = _answer(columns[said], said, choices)
+    answer = _answer(columns[said], said, choices, listed=any(not absent(columns.get(name)) for name in LISTED))
     if choices:
         lines = [question, *(f"{letter}. {choice}" for letter, choice in choices.items())]
         question = "\n".join(lines) + ("" if CHOOSE in question else f"\n{CHOOSE}")
@@ -93,17 +93,22 @@ def _choices(columns: Mapping[str, Any]) -> dict[str, str]:
             raise ValueError(f"options is {shown(listed)}; it must be a list of texts")
         listed = found
     if isinstance(listed, Sequence):
-        return {letter: _plain(option, "an option") for letter, option in zip(LETTERS, listed, strict=False)}
+        if len(listed) > len(string.ascii_uppercase):
+            raise ValueError(
+                f"there are {len(listed)} options; {len(string.ascii_uppercase)} are the most, a letter each"
+            )
+        lettered = zip(string.ascii_uppercase, listed, strict=False)
+        return {letter: _plain(option, "an option") for letter, option in lettered}
     return {letter: _plain(columns[letter], letter) for letter in LETTERS if not absent(columns.get(letter))}
 
 
-def _answer(value: Any, name: str, choices: Mapping[str, str]) -> str:
+def _answer(value: Any, name: str, choices: Mapping[str, str], *, listed: bool) -> str:
     if name == "answers" and isinstance(value, str):
         value = read_list(value) or value
     if isinstance(value, list | tuple):
         texts = [_plain(one, name) for one in value]
         return Counter(texts).most_common(1)[0][0]
-    if choices and type(value) is int and 0 <= value < len(choices):
+    if listed and type(value) is int and 0 <= value < len(choices):
         return tuple(choices)[value]
     said = _plain(value, name)
     if not choices:
