@@ -112,6 +112,8 @@ def test_a_sweep_adapts_at_every_ratio_and_shows_what_each_learned_and_forgot(mi
     assert sum(path.name == "answers.sqlite" for path in output.rglob("*")) == 1
     for given, said in (
         (["--sweep", "a"], "no list of numbers"),
+        (["--sweep", "0,nan"], "is no number from 0"),
+        (["--sweep", "0,inf"], "is no number from 0"),
         (["--sweep", "0", "--ratio", 1], "leave --ratio out"),
     ):
         code, _, err = minivl(*command, *given)

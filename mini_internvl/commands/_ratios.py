@@ -27,13 +27,14 @@ Adapt = Callable[[AdaptConfig], None]
 
 
 def parse_ratios(text: str) -> list[float]:
-    """ "0,0.25,1" or "r=0,0.25,1" -> numbers, ascending, each once; ValueError names what is none."""
+    """ "0,0.25,1" or "r=0,0.25,1" -> numbers of six digits, ascending, each once; ValueError names what is none."""
     try:
-        ratios = sorted({float(part) for part in text.removeprefix("r=").split(",")})
+        ratios = sorted({float(f"{float(part):g}") for part in text.removeprefix("r=").split(",")})
     except ValueError:
         raise ValueError(f'"{text}" is no list of numbers; give ratios such as 0,0.25,0.5,1') from None
-    if ratios[0] < 0:
-        raise ValueError(f"the ratio {ratios[0]:g} is below 0; it is general to domain samples")
+    for ratio in ratios:
+        if not 0 <= ratio < math.inf:
+            raise ValueError(f"the ratio {ratio:g} is no number from 0; it is general to domain samples")
     return ratios
 
 

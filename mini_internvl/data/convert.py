@@ -168,7 +168,7 @@ class ParquetWriter(Writer):
     def encode(self, samples: Sequence[tuple[int, Sample]]) -> bytes:
         import pyarrow as pa
 
-        rows = [_flat(self.row(number, sample, bytes)) for number, sample in samples]
+        rows = [_flat(self.row(number, sample, _checked)) for number, sample in samples]
         batch = pa.RecordBatch.from_pylist(rows, schema=self.schema())
         return batch.serialize().to_pybytes()
 
@@ -180,6 +180,12 @@ class ParquetWriter(Writer):
         with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
             for piece in pieces:
                 writer.write_batch(pa.ipc.read_record_batch(piece, schema))
+
+
+def _checked(content: bytes) -> bytes:
+    """The bytes of an image; ImageError where they are of none."""
+    image_ending(content)
+    return content
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

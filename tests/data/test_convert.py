@@ -161,3 +161,16 @@ def test_the_command_converts(minivl, source, tmp_path):
     code, _, err = minivl("data", "convert", source, tmp_path / "rows.xlsx")
     assert code == 1
     assert "the kind of file is told by its ending" in err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_that_are_no_images_do_not_get_into_a_file(tmp_path, kind):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    Image.new("RGB", (20, 20)).save(tmp_path / "good.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "page.png").write_text("<html>not found</html>")
+    rows = [{"image": name, "conversations": turns("Q", "A")} for name in ("empty.png", "good.png", "page.png")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written, faults = convert(tmp_path / "rows.jsonl", tmp_path / f"out.{kind}", inside=True, skip=True)
+    assert (written, [fault.place for fault in faults]) == (1, ["line 1", "line 3"])
