@@ -102,6 +102,16 @@ def test_words_of_one_line_are_read_with_their_line():
     assert in_reading_order([row[2], line("d", 0, 40, 500), row[1], row[0]]) == [*row, line("d", 0, 40, 500)]
 
 
+def test_labels_far_apart_are_no_columns():
+    """A chart: its title in the middle, values at their points, and the names of the points below."""
+    title, values = (
+        line("title", 240, 0, 190),
+        [line("3", 530, 80, 50), line("1", 100, 125, 50), line("2", 310, 170, 50)],
+    )
+    names = [line("a", 90, 410, 60), line("b", 308, 410, 60), line("c", 525, 408, 60)]
+    assert in_reading_order([*names, *values, title]) == [title, *values, *names]
+
+
 def asked(name, *lines):
     picture = PictureText(name=name, image="a.png", width=200, height=100, lines=lines)
     return picture

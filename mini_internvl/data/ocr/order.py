@@ -1,8 +1,8 @@
 """Lines of text in reading order: the lines of a column from top to bottom, columns from left to right.
 
 A column needs at least two lines beside at least two others, with free space between them from top to bottom; what
-stands alone beside something is read with its row. A line across all columns, such as a title, ends them. Chinese
-text that runs from top to bottom is not put in order.
+stands alone beside something is read with its row. A line across all columns, such as a title, ends them, and so does a
+wide space below all of them. Chinese text that runs from top to bottom is not put in order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from mini_internvl.data.ocr import Line
 
 GUTTER = 0.6  # least free space between columns, in heights of a line
+SPACE = 2.5  # most free space between two rows of columns, in heights of a line
 SAME_ROW = 0.5  # least share of the lower box that two boxes of a row have in common
 
 Rows = list[list[Line]]  # lines side by side, from top to bottom
@@ -24,20 +25,20 @@ def in_reading_order(lines: Sequence[Line]) -> list[Line]:
     if not lines:
         return []
     height = statistics.median(line.box[3] - line.box[1] for line in lines)
-    return _ordered(list(lines), GUTTER * height)
+    return _ordered(list(lines), height)
 
 
-def _ordered(lines: list[Line], gutter: float) -> list[Line]:
+def _ordered(lines: list[Line], height: float) -> list[Line]:
     rows = _rows(lines)
     found, start = list[Line](), 0
     while start < len(rows):
-        end, border = _columns(rows, start, gutter)
+        end, border = _columns(rows, start, height)
         block = [line for row in rows[start:end] for line in row]
         if border is None:
             found += block
         else:
-            found += _ordered([line for line in block if line.box[0] < border], gutter)
-            found += _ordered([line for line in block if line.box[0] >= border], gutter)
+            found += _ordered([line for line in block if line.box[0] < border], height)
+            found += _ordered([line for line in block if line.box[0] >= border], height)
         start = end
     return found
 
@@ -60,7 +61,7 @@ def _beside(one: Line, other: Line) -> bool:
     return apart and bottom - top >= SAME_ROW * least
 
 
-def _columns(rows: Rows, start: int, gutter: float) -> tuple[int, float | None]:
+def _columns(rows: Rows, start: int, height: float) -> tuple[int, float | None]:
     """The end of the longest block of rows from ``start`` that stands in columns, and where the first column ends.
 
     A row that does not begin columns is a block alone, without a border.
@@ -68,10 +69,14 @@ def _columns(rows: Rows, start: int, gutter: float) -> tuple[int, float | None]:
     covered = list[tuple[int, int]]()
     left = min(line.box[0] for row in rows for line in row)
     right = max(line.box[2] for row in rows for line in row)
+    bottom = max(line.box[3] for line in rows[start])
     found: tuple[int, float | None] = (start + 1, None)
     for end in range(start, len(rows)):
+        if min(line.box[1] for line in rows[end]) - bottom > SPACE * height:
+            break
+        bottom = max(bottom, *(line.box[3] for line in rows[end]))
         covered = _merged(covered + [(line.box[0], line.box[2]) for line in rows[end]])
-        border = _border(rows[start : end + 1], covered, gutter)
+        border = _border(rows[start : end + 1], covered, GUTTER * height)
         if border is not None:
             found = (end + 1, border)
         elif len(covered) == 1 and covered[0] == (left, right):
