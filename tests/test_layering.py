@@ -13,7 +13,7 @@ import mini_internvl
 PACKAGE = Path(mini_internvl.__file__).parent
 
 TIERS = (
-    {"files", "records", "plugins", "recipes", "ranks"},
+    {"files", "locks", "records", "plugins", "recipes", "ranks"},
     {"inputs", "model", "metrics", "synth"},
     {"", "data", "engine"},
     {"domains", "benchmarks", "train"},

@@ -18,11 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import socket
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -36,16 +32,13 @@ from torch import Tensor, nn
 from mini_internvl import recipes
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.files import new_folder, recover_folder, replace_folder, write_json
+from mini_internvl.locks import lock, unlock, unusable
 from mini_internvl.model.files import write_file
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe
 from mini_internvl.train import log, state
 
-if sys.platform != "win32":  # which has no such lock
-    import fcntl
-
 FOLDERS = ("best", "last")
-_locks: set[int] = set()
 ELSEWHERE = "give another folder with --output"
 _log = logging.getLogger(__name__)
 
@@ -149,18 +142,17 @@ class RunFolder:
 def own(path: Path, ranks: Ranks = ALONE) -> Iterator[RunFolder]:
     """Own a run folder, and clear away what killed saves have left in it; RunFolderError names another owner."""
     there = path.exists()
-    lock = ranks.by_first(lambda: _take(path))  # the descriptor means something to the first process alone
+    held = ranks.by_first(lambda: _take(path))  # the descriptor means something to the first process alone
     try:
         yield RunFolder(path, ranks)
     finally:
         if ranks.first:
-            _locks.discard(lock)
             if not (path / "recipe.json").exists():
                 (path / ".lock").unlink(missing_ok=True)
                 if not there:
                     with suppress(OSError):  # what another has put there stays
                         path.rmdir()
-            os.close(lock)
+            unlock(held)
 
 
 def _take(path: Path) -> int:
@@ -168,58 +160,15 @@ def _take(path: Path) -> int:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unusable(path, error) from None
-    lock = _lock(path / ".lock")
+        raise RunFolderError(unusable(path, error, ELSEWHERE)) from None
+    held = lock(path / ".lock", remedy=ELSEWHERE, error=RunFolderError)
     for name in FOLDERS:
         recover_folder(path / name)
         for left in path.glob(f".{name}.*"):
             shutil.rmtree(left, ignore_errors=True)
     for left in (path / "state").glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
-    return lock
-
-
-def _lock(path: Path) -> int:
-    """Descriptor of the locked file. The lock is the kernel's: it ends with the process and holds over containers."""
-    while True:
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise _unusable(path.parent, error) from None
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), path.stat()):
-                    break
-        except BlockingIOError:
-            owner = os.read(lock, 300).decode(errors="replace").strip() or "another process"
-            os.close(lock)
-            raise RunFolderError(f"{path.parent} is in use by {owner}; wait for it, or {ELSEWHERE}") from None
-        except OSError as error:  # for instance a network disk without locks
-            os.close(lock)
-            raise _unusable(path.parent, error) from None
-        os.close(lock)  # its last owner has removed it in between
-    _locks.add(lock)
-    name = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n"
-    with suppress(OSError):  # the lock holds without the name, on a full disk too
-        os.ftruncate(lock, 0)
-        os.write(lock, name.encode())
-    return lock
-
-
-def _unusable(folder: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{folder} cannot be locked for a run ({error.strerror}); check the disk, or {ELSEWHERE}")
-
-
-def _close_locks() -> None:
-    """In a forked worker: it must not hold the lock of a run whose process was killed."""
-    while _locks:  # once: a fork of the worker may have another file under the same number
-        os.close(_locks.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locks)
+    return held
 
 
 def check_folder(recipe: Recipe, path: Path, *, extend: bool = False) -> Recipe:

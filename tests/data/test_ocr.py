@@ -193,6 +193,13 @@ def test_a_folder_of_something_else_is_left_alone(source, tmp_path):
         convert(tmp_path / "out", tmp_path / "new")
 
 
+def test_two_runs_do_not_share_a_folder(source, tmp_path):
+    convert(source, tmp_path / "out")
+    with folder.held(tmp_path / "out"), pytest.raises(DataError, match=r"in use by process \d+"):
+        convert(source, tmp_path / "out", read=read_nothing_again)
+    convert(source, tmp_path / "out", read=read_nothing_again)
+
+
 def shard(path, *, described):
     with tarfile.open(path, "w") as tar:
         for number, width in enumerate(WIDTHS):

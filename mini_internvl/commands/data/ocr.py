@@ -75,11 +75,12 @@ def _review(out: Path, port: int) -> Written:
     from mini_internvl.data.ocr import folder
     from mini_internvl.report.review import Server
 
-    with Server(out, port) as server:
+    folder.settings(out)
+    with folder.held(out), Server(out, port) as server:
         typer.echo(f"review {len(server.names):,} pictures at {server.url} (Ctrl-C ends the review)", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    return folder.write(out)
+        return folder.write(out)
 
 
 def _print(written: Written, out: Path, *, as_json: bool) -> None:

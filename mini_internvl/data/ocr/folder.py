@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,11 @@ from mini_internvl.data.rows import stored, write_rows
 from mini_internvl.data.workers import ordered_map
 from mini_internvl.files import drop_half_line, read_object, write_json, write_text
 from mini_internvl.inputs.images import ImageError, load_image
+from mini_internvl.locks import lock, unlock
 from mini_internvl.records import Interrupted, Sample
 
 TEXTS, ROWS, FAULTS, RECORD = "texts.jsonl", "rows.jsonl", "faults.jsonl", "ocr.json"
+LOCK = ".lock"
 MIN_CONFIDENCE = 0.5
 
 Reader = Callable[[Image.Image], list[Line]]
@@ -78,17 +81,30 @@ def read_source(
     total = len(files) if all(map(is_picture, files)) else 0
     identity = {"source": str(source.resolve()), "reader": reader_name or reader.name()}
     _claim(out, identity)
-    write_json(out / RECORD, {**identity, "min_confidence": min_confidence})
-    items, done = _left(source, pictures(source, files), out)
-    with (out / TEXTS).open("a", encoding="utf-8", newline="\n") as file:
-        for record in mapped(partial(_read_picture, out=out.absolute(), read=read), items, workers):
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
-            done += 1
-            on_progress(done, total)
-            if should_stop():
-                raise Interrupted(f"stopped after {done:,} pictures")
-    return write(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out):
+        write_json(out / RECORD, {**identity, "min_confidence": min_confidence})
+        items, done = _left(source, pictures(source, files), out)
+        work = partial(_read_picture, out=out.absolute(), read=read)
+        with (out / TEXTS).open("a", encoding="utf-8", newline="\n") as file:
+            for record in mapped(work, items, workers):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.flush()
+                done += 1
+                on_progress(done, total)
+                if should_stop():
+                    raise Interrupted(f"stopped after {done:,} pictures")
+        return write(out)
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Read or review in a folder alone; DataError names another process that does."""
+    descriptor = lock(out / LOCK, remedy="choose another folder", error=DataError)
+    try:
+        yield
+    finally:
+        unlock(descriptor)
 
 
 def _claim(out: Path, identity: Mapping[str, str]) -> None:
@@ -100,7 +116,7 @@ def _claim(out: Path, identity: Mapping[str, str]) -> None:
                 raise DataError(
                     f"{out} holds the text of the {key} {known.get(key)}, not of {value}; choose another folder"
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise DataError(f"{out} exists and holds no text that was read in pictures; choose another folder")
 
 
