@@ -134,3 +134,26 @@ def test_crops_and_other_options_that_do_not_fit_are_told(minivl, checkpoint: Pa
         code, _, err = minivl("adapt", *arguments, *given)
         assert code == 1
         assert message in err
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_taken_for_one_of_other_data(minivl, checkpoint: Path, tmp_path: Path) -> None:
+    """Its scores would be of a model that was trained on other rows, some of them in the test set now."""
+    path = tmp_path / json_list(tmp_path)
+    command = [
+        "adapt", path, "--model", checkpoint, "--output", tmp_path / "run", "--epochs", 1, "--batch-size", 4,
+        "--general", "none", "--probe", "none", "--device", "cpu", "--precision", "fp32", "--workers", 0, "--no-report",
+    ]  # fmt: skip
+    code, _, err = minivl(*command)
+    assert code == 0, err
+    before = (tmp_path / "run/adapt.json").read_bytes()
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for one in rows:
+        one["conversations"][1]["value"] = "a tree"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    code, _, err = minivl(*command)
+    assert code == 1
+    assert "is not the data that the run in" in err
+    assert (tmp_path / "run/adapt.json").read_bytes() == before
+    code, _, err = minivl(*command[:5], tmp_path / "other", *command[6:])
+    assert code == 0, err

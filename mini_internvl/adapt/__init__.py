@@ -44,12 +44,13 @@ from mini_internvl.evaluate.questions import Questions, read_questions
 from mini_internvl.evaluate.run import score
 from mini_internvl.files import read_object, write_json
 from mini_internvl.model.vlm import InternVL
+from mini_internvl.recipes import Recipe, SourceRecipe
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.data import Opener
 from mini_internvl.train.initial import find_base, sample_processor
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.run import run_recipe
-from mini_internvl.train.run_folder import check_folder
+from mini_internvl.train.run_folder import check_data, check_folder
 
 __all__ = ["AdaptConfig", "Callbacks", "Plan", "adapt", "geometric_mean", "make_plan"]
 
@@ -98,8 +99,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     recipe = check_folder(make_recipe(config, plan, kept), config.output / "train", extend=config.extend)
     opener = Opener(workers=config.workers)
     process = sample_processor(find_base(recipe), recipe.stages[0])
-    for source in (*recipe.stages[0].data, *recipe.held_out):
-        opener(source, process)
+    _check_data(config, recipe, lambda source: opener(source, process).fingerprint)
     base = _score({"base": tests}, config.model, config, call, clock)
     call.step("train")
     with clock.timed("train"):
@@ -179,6 +179,17 @@ def _converted(
     for split, found in kept.items():
         call.note(f"{split}: {found['rows']:,} rows" + (f", {found['faults']:,} unusable" if found["faults"] else ""))
     return kept
+
+
+def _check_data(config: AdaptConfig, recipe: Recipe, fingerprint: Callable[[SourceRecipe], str]) -> None:
+    """Open what is trained on; RunFolderError where a run in the folder, even a finished one, began with other data."""
+    (stage,) = recipe.stages
+    named = {f"{stage.name}/{number}": source for number, source in enumerate(stage.data)}
+    named |= {f"held out/{number}": source for number, source in enumerate(recipe.held_out)}
+    data = {
+        name: {"path": source.path or source.name, "fingerprint": fingerprint(source)} for name, source in named.items()
+    }
+    check_data(config.output / "train", data, free=f"{stage.name}/" if config.extend else None)
 
 
 def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:

@@ -210,20 +210,28 @@ def _told(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, tuple) and len(str(value)) > 60 else str(value)
 
 
+def check_data(path: Path, data: Mapping[str, Mapping[str, str]], *, free: str | None = None) -> None:
+    """Refuse data that are not those which the run of a folder began with, even if it is finished.
+
+    Args:
+        path: the run's folder, which need not exist.
+        data: name of a source, ``STAGE/NUMBER`` or ``held out/NUMBER`` -> its ``path`` and ``fingerprint``.
+        free: sources whose names begin so may be others.
+
+    Raises:
+        RunFolderError: a source is another.
+    """
+    saved = state.newest(path / "state")
+    if saved is not None:
+        _same_data(path, saved.counters.get("facts", {}), data, free)
+
+
 def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: str | None) -> bool:
     """Refuse other data or another base, warn of what changes rounding only.
 
     Data may be others whose names begin with ``free``; whether any is.
     """
-    known, other = before.get("data", {}), False
-    for name, new in now["data"].items():
-        if free is not None and name.startswith(free):
-            other = other or known.get(name, {}).get("fingerprint") != new["fingerprint"]
-        elif known.get(name, new)["fingerprint"] != new["fingerprint"]:
-            raise RunFolderError(
-                f"{new['path']} is not the data that the run in {path} began with; put it back, go on with what it is "
-                f"now (--extend, in the last stage), or {ELSEWHERE}"
-            )
+    other = _same_data(path, before, now["data"], free)
     if before.get("base", now.get("base")) != now.get("base"):
         raise RunFolderError(
             f"the weights that the run in {path} began from were replaced; put them back, or {ELSEWHERE}"
@@ -232,6 +240,22 @@ def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], f
         if before.get(name, now.get(name)) != now.get(name):
             text = "this run began with %s %s and goes on with %s: results differ by rounding"
             _log.warning(text, name, before[name], now[name])
+    return other
+
+
+def _same_data(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]], free: str | None
+) -> bool:  # fmt: skip
+    """Refuse other data but those whose names begin with ``free``; whether any of these is another."""
+    known, other = before.get("data", {}), False
+    for name, new in now.items():
+        if free is not None and name.startswith(free):
+            other = other or known.get(name, {}).get("fingerprint") != new["fingerprint"]
+        elif known.get(name, new)["fingerprint"] != new["fingerprint"]:
+            raise RunFolderError(
+                f"{new['path']} is not the data that the run in {path} began with; put it back, go on with what it is "
+                f"now (--extend, in the last stage), or {ELSEWHERE}"
+            )
     return other
 
 
