@@ -261,6 +261,34 @@ def test_a_test_set_that_the_data_name_is_not_trained_on_where_other_rows_name_n
     assert "splits drawn by picture" in load_domain(str(tmp_path / "a" / "test.jsonl")).about(alone)[1]
 
 
+def test_rows_that_a_meta_file_names_are_read_again_when_they_change(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "a", 12)
+    write(tmp_path / "a" / "rows.jsonl", [row(name) for name in names])
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps({"one": {"root": "a", "annotation": "a/rows.jsonl"}}), encoding="utf-8")
+    folder = build(meta, tmp_path / "run")
+    assert sum(map(len, shown(folder).values())) == 12
+    write(tmp_path / "a" / "rows.jsonl", [row(name) for name in names[:8]])
+    assert sum(map(len, shown(build(meta, folder)).values())) == 8
+
+
+def test_labels_beside_a_yaml_file_are_read_again_when_they_change(tmp_path: Path) -> None:
+    for number, name in enumerate(pictures(tmp_path / "a" / "images", 8)):
+        label = tmp_path / "a" / "labels" / f"{number}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 0.5 0.5 0.2 0.2\n", encoding="utf-8")
+        assert name == f"{number}.png"
+    yaml = tmp_path / "a" / "data.yaml"
+    yaml.write_text("names: [tree]\n", encoding="utf-8")
+    folder = build(yaml, tmp_path / "run")
+    assert '"2"' not in (folder / "train.jsonl").read_text(encoding="utf-8")
+    for label in (tmp_path / "a" / "labels").iterdir():
+        label.write_text("0 0.5 0.5 0.2 0.2\n0 0.2 0.2 0.1 0.1\n", encoding="utf-8")
+    assert '"2"' in (build(yaml, folder) / "train.jsonl").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="lies inside the data"):
+        build(yaml, tmp_path / "a" / "runs" / "data")
+
+
 def test_a_file_that_is_no_image_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     names = pictures(tmp_path, 12)
     (tmp_path / "empty.png").write_bytes(b"")

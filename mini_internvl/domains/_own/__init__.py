@@ -26,8 +26,9 @@ from typing import Any
 from mini_internvl import plugins
 from mini_internvl.benchmarks import own
 from mini_internvl.data import DataError, Fault, place_of
-from mini_internvl.data.check import trainable
+from mini_internvl.data.check import Check, trainable
 from mini_internvl.data.files import scan
+from mini_internvl.data.parts import find_parts
 from mini_internvl.data.rows import read_rows, row_line
 from mini_internvl.domains import AdaptRecipe, Domain, DomainBenchmark
 from mini_internvl.domains._own.reading import Found, find
@@ -80,7 +81,7 @@ def build(
     ``crop``: side in pixels to which annotated pictures are cut, 0 for none. DataError where nothing can be used; other
     records that cannot are faults of the training split.
     """
-    if folder.resolve().is_relative_to(path.resolve()):
+    if folder.resolve().is_relative_to((path.parent if _is_yaml(path) else path).resolve()):
         raise DataError(f"{folder} lies inside the data, and would be read with them; give an --output outside {path}")
     identity = {"path": str(path.resolve()), "files": _fingerprint(path), "seed": seed, "crop": crop}
     if (folder / MADE).is_file() and read_object(folder / MADE).get("identity") == identity:
@@ -216,10 +217,22 @@ def _convert(raw: Path, split: str) -> Iterator[Sample | Fault]:
             yield Fault(**{**row.raw, "file": Path(row.raw["file"])})
 
 
+def _is_yaml(path: Path) -> bool:
+    """Whether a path is a file such as YOLO's ``data.yaml``, which stands for its folder."""
+    return path.suffix.lower() in (".yaml", ".yml") and path.is_file()
+
+
+def _files(path: Path) -> list[Path]:
+    """The file with those that it names or stands for, or all files of the folder."""
+    if path.is_file() and not _is_yaml(path):
+        return [path, *(part.path for part in find_parts(path, Check()) if part.path != path)]
+    return sorted((path.parent if path.is_file() else path).rglob("*"))
+
+
 def _fingerprint(path: Path) -> str:
-    """Names, sizes and times of the file, or of all files of the folder."""
+    """Names, sizes and times of the files of the data; not of images outside the folder."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+    for file in _files(path):
         if file.is_file():
             stat = file.stat()
             digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
