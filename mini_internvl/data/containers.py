@@ -265,6 +265,8 @@ class Table(Container):
             raise ValueError(f"not one row of a table ({error})") from None
         if len(cells) != len(self.header):
             raise ValueError(f"{len(cells)} cells, the header has {len(self.header)}")
+        if twice := sorted({name for name in self.header if name and self.header.count(name) > 1}):
+            raise ValueError(f"the header names {', '.join(twice)} more than once; give each column its own name")
         return dict(zip(self.header, cells, strict=True))
 
 

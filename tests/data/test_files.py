@@ -185,3 +185,10 @@ def test_a_csv_file_may_have_the_delimiter_of_any_spreadsheet(tmp_path, mark):
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, delimiter=mark).writerows([["id", "t"], ["1", "a, b; c\td"], ["2", "two\nlines"]])
     assert [row.raw for row in scan(path)] == [{"id": "1", "t": "a, b; c\td"}, {"id": "2", "t": "two\nlines"}]
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("id,t,t,,\n1,a,b,,\n")
+    (fault,) = scan(path)
+    assert "the header names t more than once" in fault.reason

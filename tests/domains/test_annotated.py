@@ -54,6 +54,30 @@ def test_the_file_that_describes_a_yolo_folder_stands_for_it(tmp_path: Path) -> 
     assert list(layout.read(folder / "data.yaml")) == list(layout.read(folder))
 
 
+def test_yolo_names_are_texts_and_odd_labels_end_nothing(tmp_path: Path) -> None:
+    layout = plugins.find(_annotated.FOLDER, "yolo")
+    (tmp_path / "data.yaml").write_text("names: [no, yes, 2]\n", encoding="utf-8")
+    good = b"0 .5 .5 .2 .2\n1 .5 .5 .2 .2\n2 .5 .5 .2 .2\n"
+    odd = (
+        b"1 -0.003 0.5 0.004 0.1",
+        b"x y",
+        b"0 nan nan nan nan",
+        b"0 1e400 .5 .1 .1",
+        b"-1 .5 .5 .1 .1",
+        b"\xff\xfe0",
+    )
+    for number, label in enumerate((b"", *odd)):
+        Image.new("RGB", (60, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_bytes(good + label)
+    found = list(layout.read(tmp_path))
+    pictures = {one.id: one for one in found if isinstance(one, Picture)}
+    assert [name for name, _ in pictures["0"].objects] == ["no", "yes", "2"]
+    faults = [(one.file.name, one.place) for one in found if isinstance(one, Fault)]
+    assert faults == [*((f"{number}.txt", "line 4") for number in range(1, 6)), ("6.png", "file")]
+    doubtful = [sorted(pictures[str(number)].unasked) for number in range(6)]
+    assert doubtful == [[], ["yes"], ["2", "no", "yes"], ["no"], ["no"], ["2", "no", "yes"]]
+
+
 def test_names_of_files_tell_splits() -> None:
     named = {"instances_val2017": "validation", "train": "train", "my_training_rows": "train", "Test": "test"}
     assert {name: split_named(name) for name in named} == named

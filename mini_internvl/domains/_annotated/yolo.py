@@ -42,10 +42,10 @@ def read(path: Path) -> Iterator[Picture | Fault]:
         objects, unasked = list[tuple[str, Box]](), set[str]()
         try:
             width, height = size_of(image)
+            lines = files.read_text(label, error=DataError).splitlines() if label else []
         except ValueError as error:
             yield Fault(file=image, place="file", reason=str(error))
             continue
-        lines = files.read_text(label, error=DataError).splitlines() if label else []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -104,12 +104,12 @@ def _names(path: Path) -> Mapping[int, str]:
         lines = files.read_text(listed, error=DataError).splitlines()
         return dict(enumerate(line.strip() for line in lines if line.strip()))
     try:
-        content: Any = yaml.safe_load(files.read_text(file, error=DataError))
+        content: Any = yaml.load(files.read_text(file, error=DataError), yaml.BaseLoader)  # all texts: no is a name
     except yaml.YAMLError as error:
         raise DataError(f"{file} is no YAML ({' '.join(str(error).split())})") from None
     found = content.get("names") if isinstance(content, dict) else None
     pairs = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
-    names = {number: str(name) for number, name in pairs if isinstance(number, int)}
+    names = {int(number): str(name) for number, name in pairs if str(number).isdecimal()}
     if not names:
         raise DataError(f"{file}: names must be a list of class names, or name each number")
     return names
