@@ -7,7 +7,7 @@ since a gain that forgets everything else is no gain. Layout of the run folder::
     data/                 raw records, where the domain made them
     rows/                 the same as training rows, and what of them could not be used (``domains/_rows.py``)
     base/  adapted/       the evaluations before and after, as ``minivl eval`` writes them
-    blind/  guess/        the domain's questions answered by the adapted model without the images, and without a model
+    blind/  guess/        the domain's questions answered by the adapted model with grey for images, and without a model
     train/                the training run; ``train/best`` is the result
     answers.sqlite        every answer; seconds.json: what each step took
     adapt.json            settings, counts and seconds, written last
@@ -115,7 +115,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
         )
     of_domain = [asked for asked in tests if asked.name not in plan.probe]
     _guess(of_domain, plan.domain, config, call)
-    blind = [asked.without_images() for asked in of_domain]
+    blind = [asked.blinded() for asked in of_domain]
     adapted = _score({"adapted": tests, "blind": blind}, str(best), config, call, clock)
     content = {
         "domain": plan.domain.name,

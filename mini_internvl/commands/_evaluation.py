@@ -168,7 +168,7 @@ def read(name: str, benchmark: ModuleType, settings: Settings) -> Questions:
         if name == SYNTH:
             raise ValueError(f'--kinds "{settings.kinds}" names no kind of image; give some, or all')
         raise ValueError(f"its split {found.split} in {settings.data} holds no questions; fetch its files again")
-    return found.without_images() if settings.blind else found
+    return found.blinded() if settings.blind else found
 
 
 def _evaluate(
@@ -268,7 +268,7 @@ def print_score(result: dict[str, Any], model: str) -> None:
     sampled = f"{result['items']} of {result['of']} items" if result["items"] < result["of"] else ""
     size = sampled or f"{result['items']} items"
     mark = "  [PARTIAL]" if result["partial"] else ""
-    mark += "  [BLIND: asked without the images]" if result.get("blind") else ""
+    mark += "  [BLIND: grey in place of each image]" if result.get("blind") else ""
     title = f"{result['title']}, {result['split']}, protocol {result['protocol']}: {model}, {size}{mark}"
     terminal.table(title, ("", "score", "± s.e.", "items"), rows)
     if result["partial"]:

@@ -32,7 +32,7 @@ def command(
         bool, typer.Option("--heads/--no-heads", help="Take numbers and classes from the model's heads, or as text.")
     ] = True,
     blind: Annotated[
-        bool, typer.Option("--blind", help="Ask without the images: what a model answers without seeing.")
+        bool, typer.Option("--blind", help="Ask with grey in place of each image: what is answered without seeing.")
     ] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: options.Device = "auto",

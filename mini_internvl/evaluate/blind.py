@@ -1,7 +1,8 @@
-"""What a score is worth that needs no seeing: questions without their images, and answers guessed from training data.
+"""What a score is worth that needs no seeing: grey in place of images, and answers guessed from training data.
 
-Many benchmarks can be answered in part without looking. ``without_images`` asks a model so. ``Guesser`` asks no model:
-it answers with what the training data answer most often to questions of the same kind.
+Many benchmarks can be answered in part without looking. ``blinded`` asks a model so; the grey image keeps the form of
+its input, for a model that never read text alone answers that with nothing of use. ``Guesser`` asks no model: it
+answers with what the training data answer most often to questions of the same kind.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from PIL import Image
+
 from mini_internvl.inputs import boxes
-from mini_internvl.inputs.messages import Messages, Turn, normalise
+from mini_internvl.inputs.messages import ImagePart, Messages, Turn, normalise
 from mini_internvl.inputs.questions import asked, kinds
 from mini_internvl.records import Item, Prediction, Sample
 
@@ -22,17 +25,21 @@ FEWEST = 5  # training answers from which a guess is made, unless they are to th
 ALIKE = 0.9  # share of the answers to a kind of question that must be numbers, or boxes, for their median to be taken
 DISTINCT = 20_000  # different answers to a kind of question that are counted
 
+GREY = Image.new("RGB", (448, 448), (124, 116, 104))  # the mean colour that images are normalised by
+
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-def without_images(items: Iterable[Item]) -> list[Item]:
-    """The same questions, their images left out."""
-    return [replace(item, messages=cast(Any, _texts(item.messages))) for item in items]
+def blinded(items: Iterable[Item]) -> list[Item]:
+    """The same questions, ``GREY`` in place of each of their images."""
+    return [replace(item, messages=cast(Any, _grey(item.messages))) for item in items]
 
 
-def _texts(messages: Messages) -> tuple[Turn, ...]:
-    turns = normalise(messages)
-    return tuple(replace(turn, parts=(turn.text.strip(),)) if turn.images else turn for turn in turns)
+def _grey(messages: Messages) -> tuple[Turn, ...]:
+    def blind(part: str | ImagePart) -> str | ImagePart:
+        return part if isinstance(part, str) else replace(part, source=GREY, scale=1)
+
+    return tuple(replace(turn, parts=tuple(map(blind, turn.parts))) for turn in normalise(messages))
 
 
 class Guesser:

@@ -91,7 +91,7 @@ def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False) 
         if not same:
             raise ValueError(f"{folder} holds scores of another model, {other['name']} ({path}); give another --output")
         if bool(held.get("blind")) != blind:
-            asked = "with their images" if blind else "without their images"
+            asked = "with their images" if blind else "with grey in place of their images"
             raise ValueError(f"{folder} holds answers to questions {asked} ({path}); give another --output")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mini_internvl import plugins
 from mini_internvl.evaluate import keys, outputs
-from mini_internvl.evaluate.blind import without_images
+from mini_internvl.evaluate.blind import blinded
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.run import score
 from mini_internvl.files import write_json
@@ -42,12 +42,12 @@ class Questions:
 
     @property
     def blind(self) -> bool:
-        """Whether they are asked without their images."""
+        """Whether they are asked with grey in place of their images."""
         return bool(self.more.get("blind"))
 
-    def without_images(self) -> Questions:
+    def blinded(self) -> Questions:
         """The same questions, to be answered blindly."""
-        return replace(self, items=without_images(self.items), more={**self.more, "blind": True})
+        return replace(self, items=blinded(self.items), more={**self.more, "blind": True})
 
     @property
     def protocol_name(self) -> str:

@@ -25,7 +25,7 @@ ADAPTATION = "adapt.json"
 LOG, RECIPE = "metrics.jsonl", "recipe.json"
 UNSEEING = {
     "guess": "the most frequent training answer to questions of the same kind (of numbers the median), without a model",
-    "blind": "the adapted model without the images",
+    "blind": "the adapted model with grey in place of each image",
 }
 """Evaluations of an adaptation that answer without seeing -> what they are."""
 FEWEST = 10  # items below which equal results have no standard error, and an unpaired difference is never called clear
@@ -79,7 +79,7 @@ class Result:
         """(word, sentence) of what keeps the score from being compared with a published one."""
         found = [("partial", self.text("partial"))] if self.text("partial") else []
         if self.facts.get("blind"):
-            found.append(("blind", "asked without the images"))
+            found.append(("blind", "asked with grey in place of each image"))
         limit, of = self.facts.get("limit"), self.facts.get("of")
         if isinstance(of, int) and of > self.items:
             found.append(("subset", f"a sample of {self.items:,} of {of:,} items"))

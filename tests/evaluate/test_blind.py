@@ -1,13 +1,14 @@
-"""What answers without seeing: questions without their images, guesses from training answers."""
+"""What answers without seeing: grey in place of images, guesses from training answers."""
 
 from __future__ import annotations
 
 import pytest
 from PIL import Image
 
-from mini_internvl.evaluate.blind import Guesser, without_images
+from mini_internvl.evaluate.blind import GREY, Guesser, blinded
+from mini_internvl.evaluate.keys import plain_prompt
 from mini_internvl.inputs import boxes
-from mini_internvl.inputs.messages import image_parts, question
+from mini_internvl.inputs.messages import image_parts
 from mini_internvl.records import Item, Sample
 
 
@@ -16,17 +17,17 @@ def sample(*turns: str) -> Sample:
     return Sample(id="1", messages=messages)
 
 
-def test_a_question_keeps_its_text_and_loses_its_images():
-    image = {"type": "image", "image": Image.new("RGB", (4, 4)), "name": "Frame-1"}
+def test_a_question_keeps_its_form_and_loses_what_is_seen():
+    image = {"type": "image", "image": Image.new("RGB", (4, 4)), "name": "Frame-1", "scale": 2}
     placed = [image, image, {"type": "text", "text": "<image> and <image>: which is\nred?"}]
     lead = [image, {"type": "text", "text": "What is it?"}]
     items = [
         Item(id=str(n), messages=[{"role": "user", "content": content}], reference={"answer": n}, max_tiles=6)
         for n, content in enumerate([placed, lead, "Two?"])
     ]
-    blind = without_images(items)
-    assert [image_parts(one.messages) for one in blind] == [[], [], []]
-    assert [question(one.messages) for one in blind] == ["and : which is\nred?", "What is it?", "Two?"]
+    blind = blinded(items)
+    assert [[part.source is GREY for part in image_parts(one.messages)] for one in blind] == [[True] * 2, [True], []]
+    assert [plain_prompt(one.messages) for one in blind] == [plain_prompt(one.messages) for one in items]
     assert [(one.id, one.reference, one.max_tiles) for one in blind] == [
         (one.id, one.reference, one.max_tiles) for one in items
     ]

@@ -705,9 +705,9 @@ def test_what_does_not_see_stands_beside_and_is_named_where_it_is_as_good(tmp_pa
     write_run(run / "guess", data, names=["find_it"], rate=0.2, seed=4, model="guess")
     page = Page(build(run))
     assert page.source.count('data-name="blind"') == page.source.count('data-name="guess"') > 2
-    assert "Find-It: blind, the adapted model without the images, reaches accuracy" in page.flat
+    assert "Find-It: blind, the adapted model with grey in place of each image, reaches accuracy" in page.flat
     assert "Find-It: guess" not in page.flat
-    assert "Blind: the adapted model without the images." in page.flat
+    assert "Blind: the adapted model with grey in place of each image." in page.flat
 
 
 def test_an_adaptation_that_changed_nothing_is_not_called_better(tmp_path: Path, data: Path) -> None:
