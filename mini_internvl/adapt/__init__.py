@@ -121,7 +121,6 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
         "domain": plan.domain.name,
         "title": plan.domain.title,
         "command": config.command,
-        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         **{"base": "base", "adapted": "adapted", "train": "train"},
         "checkpoint": str(best.relative_to(config.output)),
         "benchmarks": [asked.name for asked in of_domain],
@@ -131,9 +130,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
         "adapted_model": adapted,
         "settings": used_settings(config, plan, recipe),
         "data": {"path": str(raw), **kept},
-        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
-        "versions": outputs.versions(),
-        "machine": {"threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()},
+        **_circumstances(clock),
     }
     write_json(config.output / "adapt.json", content)
     return content
@@ -155,6 +152,16 @@ class Clock:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 1)
             write_json(self.path, self.seconds)
+
+
+def _circumstances(clock: Clock) -> dict[str, Any]:
+    """When and on what an adaptation was made, and how long its steps took."""
+    return {
+        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "seconds": clock.seconds | {"total": round(sum(clock.seconds.values()), 1)},
+        "versions": outputs.versions(),
+        "machine": {"threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()},
+    }
 
 
 def _raw_data(config: AdaptConfig, domain: Domain, call: Callbacks, clock: Clock) -> Path:

@@ -261,7 +261,7 @@ def poster(path, texts, font, size=(640, 360)):
     image = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(image)
     for place, text in enumerate(texts):
-        pen.text((30 + place // 3 * 330, 30 + place % 3 * 100), text, font=font, fill="black")
+        pen.text((30 + place // 3 * 330, 30 + place % 3 * 60), text, font=font, fill="black")
     image.save(path)
 
 

@@ -204,7 +204,7 @@ def test_a_format_may_be_named_and_then_holds_for_all_rows(tmp_path):
     assert open_source(SourceRecipe(kind="internvl", path=str(path)))[0].id == "1"
     with pytest.raises(DataError, match=r"r\.jsonl:1: "):
         source(path, format="messages")
-    with pytest.raises(RecipeError, match=r'no data\.formats plug-in is called "web"; known: internvl'):
+    with pytest.raises(RecipeError, match=r'no data\.formats plug-in is called "web"; known: columns, internvl'):
         SourceRecipe(kind="web", path=str(path))
     assert "messages" in str(formats.find(("messages",)))
 
