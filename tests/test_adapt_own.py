@@ -96,7 +96,7 @@ def class_folders(folder: Path) -> str:
     [
         (json_list, "a JSON list", {"the same words", "whole numbers, exact"}),
         (coco, "COCO, 12 objects of 2 classes", {"yes or no", "whole numbers, exact", "boxes, F1 at an IoU of 0.5"}),
-        (yolo, "YOLO, 15 objects of 1 classes", {"yes or no", "whole numbers, exact", "boxes, F1 at an IoU of 0.5"}),
+        (yolo, "YOLO, 15 objects of 1 class", {"yes or no", "whole numbers, exact", "boxes, F1 at an IoU of 0.5"}),
         (table, "a table", {"the letter of an option"}),
         (class_folders, "a folder of pictures for each of 2 classes", {"the same words"}),
     ],

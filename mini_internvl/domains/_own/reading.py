@@ -179,4 +179,5 @@ def _pictures(title: str, found: Iterator[Picture | Fault], *, seed: int, crop: 
             f"boxes of {crowded:,} classes in pictures were not asked for: more than {_questions.MOST_BOXES} of them; "
             f"{'smaller crops' if crop else 'crops of the pictures (--crop 448)'} hold fewer"
         )
-    return Found(format=f"{title}, {parts}{objects:,} objects of {len(classes)} classes", records=records, notes=notes)
+    kinds = f"{len(classes)} class{'es' * (len(classes) != 1)}"
+    return Found(format=f"{title}, {parts}{objects:,} objects of {kinds}", records=records, notes=notes)
