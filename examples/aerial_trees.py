@@ -6,7 +6,7 @@ tested place is trained on. It is written in YOLO's layout::
 
     pip download --no-deps deepforest==2.1.0
     python examples/aerial_trees.py deepforest-2.1.0-py3-none-any.whl data/trees
-    minivl adapt data/trees --crop 112 --epochs 6
+    minivl adapt data/trees --crop 112 --epochs 6 --loss-reduction square
 """
 
 from __future__ import annotations
