@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mini_internvl.data import DataError, Fault, Row
-from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, JsonMembers, Parquet, Shard, Table
+from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, JsonMembers, Shard, Table
+from mini_internvl.data.parquet import Parquet
 from mini_internvl.files import check_file
 
 KINDS: dict[str, type[Container]] = {".parquet": Parquet, ".tar": Shard, ".tsv": Table, ".csv": Table}

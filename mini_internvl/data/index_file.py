@@ -13,7 +13,8 @@ from typing import Any, overload
 import numpy as np
 
 from mini_internvl.data import Fault, Row
-from mini_internvl.data.containers import Container, Parquet
+from mini_internvl.data.containers import Container
+from mini_internvl.data.parquet import Parquet
 from mini_internvl.files import new_file
 
 MAGIC = b"minivl index 1\n\0"  # first and last bytes of an index

@@ -12,6 +12,7 @@ the benchmark ``own`` read. Unusual:
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -109,10 +110,15 @@ def build(
             [f"{split}-{index:06d}" for index in range(count)],
             lambda name: _build(folder, name, seed),
             lambda row: [part["image"] for part in row["messages"][0]["content"] if part["type"] == "image"],
-            lambda done, before=before: progress(before + done, total),  # type: ignore[misc]
+            functools.partial(_told, progress, before, total),
         )
         before += count
     return folder
+
+
+def _told(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    """Tell of samples of a split, with those of the splits before it."""
+    progress(before + done, total)
 
 
 def _build(folder: Path, name: str, seed: int) -> dict[str, Any]:
