@@ -23,7 +23,7 @@ from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.checkpoint import to_official
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG, write_tensors
-from mini_internvl.model.sizes import official_config, shapes_only
+from mini_internvl.model.sizes import official_config, shapes_only, size_names
 from mini_internvl.model.vlm import InternVL
 
 FACTORS = {"type": "su", "short_factor": [1.05] * 48, "long_factor": [1.0 + i for i in range(48)]}
@@ -58,7 +58,7 @@ def write(size: str, folder: Path, tokenizer: Path | None) -> list[Path]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("size", choices=("1B", "2B", "4B"))
+    parser.add_argument("size", choices=size_names())
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder whose tokenizer files go along")
     given = parser.parse_args()

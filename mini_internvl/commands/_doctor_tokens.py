@@ -10,16 +10,11 @@ from mini_internvl.commands._doctor_folder import Folder, listed
 from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import Tokenizer, TokenizerError
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
+from mini_internvl.model import llms
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG
 from mini_internvl.records import ChatTemplate
 
-FILES = {
-    "Qwen2ForCausalLM": ("vocab.json", "merges.txt"),
-    "InternLM2ForCausalLM": ("tokenizer.model",),
-    "Phi3ForCausalLM": ("tokenizer.model",),
-}
-"""Tokenizer files of the released checkpoints."""
 TOKENIZER_FILES = ("special_tokens_map.json", "merges.txt", "tokenizer.model", "tokenizer.json", "vocab.json")
 ADDED, SETTINGS, GENERATION = "added_tokens.json", "tokenizer_config.json", "generation_config.json"
 
@@ -55,9 +50,9 @@ def check_tokens(folder: Folder, config: VLMConfig | None, rows: int | None) -> 
 def _files_there(folder: Folder, config: VLMConfig | None) -> bool:
     """Whether there is a tokenizer to load; what is missing is reported by name."""
     native = (folder.json(CONFIG) or {}).get("model_type") == "internvl"
-    wanted = FILES.get(config.llm.architecture, ()) if config and not native else ()
+    wanted = llms.find(config.llm.architecture).TOKENIZER if config and not native else ()
     missing = [name for name in wanted if not folder.has(name)]
-    if any(all(map(folder.has, names)) for names in FILES.values()):
+    if any(all(map(folder.has, backbone.TOKENIZER)) for backbone in llms.backbones().values()):
         return True
     if folder.has("tokenizer.json"):
         if missing:

@@ -16,7 +16,9 @@ EXAMPLE = "minivl info --size 1B"
 
 
 def command(
-    size: Annotated[str | None, typer.Option(help="A released size: 1B, 2B or 4B.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="A released size: 1B, 2B, 4B, or of a later generation 2.5-1B, 3-2B, 3.5-4B...")
+    ] = None,
     model: Model = None,
     json: AsJson = False,
 ) -> None:

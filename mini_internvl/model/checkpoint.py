@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.files import copy_file, new_folder, recover_folder, write_json
-from mini_internvl.model import layouts
+from mini_internvl.model import layouts, llms
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
 from mini_internvl.model.fields import is_integer, listed, short_repr
 from mini_internvl.model.files import (
@@ -193,7 +193,7 @@ def to_official(model: InternVL) -> dict[str, Tensor]:
 
 
 def image_token_id(folder: Path, config: VLMConfig) -> int:
-    """Id of <IMG_CONTEXT>: from config.json or the added tokens, else by the official order of the nine at the end."""
+    """Id of <IMG_CONTEXT>: from config.json or the added tokens, else the released one, which counts from the end."""
     if config.image_token_id is not None:
         return config.image_token_id
     file, number = folder / "added_tokens.json", None
@@ -205,13 +205,19 @@ def image_token_id(folder: Path, config: VLMConfig) -> int:
         tokens = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
         number = next((token.get("id") for token in tokens if token.get("content") == IMAGE_TOKEN), None)
     if number is None:
-        return config.llm.vocab_size - 7
+        return released_image_token(config)
     if not is_integer(number) or not 0 <= number < config.llm.vocab_size:
         raise CheckpointError(
             f"{file}: {IMAGE_TOKEN} has the id {short_repr(number)}, beyond the {config.llm.vocab_size} rows of the "
             "vocabulary; copy the tokenizer files of the same checkpoint"
         )
     return int(number)
+
+
+def released_image_token(config: VLMConfig) -> int:
+    """Id of <IMG_CONTEXT> where no file tells it: the released one, or by the official order of the nine at the end."""
+    released: int | None = config.image_token_id or llms.find(config.llm.architecture).IMAGE_TOKEN
+    return released if released and released < config.llm.vocab_size else config.llm.vocab_size - 7
 
 
 def save_model(

@@ -146,7 +146,7 @@ def _rope_kind(fields: Fields, name: str) -> RopeKind:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The language model, in the terms that the three backbones share."""
+    """The language model, in the terms that the backbones share."""
 
     architecture: str  # name in ``llm_config.architectures``; picks the file in ``model/llms``
     vocab_size: int
@@ -159,6 +159,7 @@ class DecoderConfig:
     norm_eps: float
     rope: RopeConfig
     qkv_bias: bool = False
+    qk_norm: bool = False  # whether queries and keys are normalised head by head before they are rotated (Qwen3)
     sliding_window: int | None = None  # number of latest positions a token sees; ``None`` for all
     initializer_range: float = 0.02
 
@@ -170,18 +171,27 @@ class DecoderConfig:
 
     @classmethod
     def from_official(
-        cls, fields: Fields, *, architecture: str, norm_eps: float, max_positions: int, **changes: Any
+        cls,
+        fields: Fields,
+        *,
+        architecture: str,
+        norm_eps: float,
+        max_positions: int,
+        head_dim: int | None = None,
+        **changes: Any,
     ) -> DecoderConfig:
         """Read the fields that all backbones spell alike, and take ``changes``; ConfigError names one that is wrong.
 
-        ``norm_eps`` and ``max_positions`` are what an absent ``rms_norm_eps`` or ``max_position_embeddings`` means.
+        ``norm_eps``, ``max_positions`` and ``head_dim`` are what an absent ``rms_norm_eps``,
+        ``max_position_embeddings`` or ``head_dim`` means; ``None`` shares ``hidden_size`` among the heads.
         """
         fields.text("hidden_act", "silu", known=("silu",), quiet=True)
         width = fields.integer("hidden_size", high=MAX_WIDTH)
         heads = fields.integer("num_attention_heads", high=MAX_HEADS)
-        if not fields.has("head_dim") and width % heads:
+        if head_dim is None and not fields.has("head_dim") and width % heads:
             raise ConfigError(f"llm_config: hidden_size {width} is no multiple of {heads} heads")
-        head_dim = fields.integer("head_dim", width // heads, low=2, high=MAX_WIDTH, quiet=True)
+        quiet = head_dim is None
+        head_dim = fields.integer("head_dim", head_dim or width // heads, low=2, high=MAX_WIDTH, quiet=quiet)
         return cls(
             architecture=architecture,
             vocab_size=fields.integer("vocab_size", high=10_000_000),

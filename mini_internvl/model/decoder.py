@@ -1,6 +1,7 @@
-"""The decoder that the three language models share: RMSNorm, rotary attention with grouped keys, gated MLP, KV cache.
+"""The decoder that the language models share: RMSNorm, rotary attention with grouped keys, gated MLP, KV cache.
 
-The backbones differ only in names, fused matrices, biases and rotary kind, all of which ``model/llms`` describes.
+The backbones differ only in names, fused matrices, biases, norms of queries and keys, and rotary kind, all of which
+``model/llms`` describes.
 Shapes: B batch, T new tokens, S all tokens seen so far, H heads, K key-value heads, D width of a head. Blocks and their
 parts take and give (B, T, hidden).
 
@@ -128,6 +129,10 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
         self.attend = attend  # replaced where the block is compiled
 
     def forward(
@@ -136,6 +141,8 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         parts = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k, v = (part.view(b, t, -1, self.head_dim).transpose(1, 2) for part in parts)
+        if self.qk_norm:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k = rotate(q, *tables), rotate(k, *tables)
         if cache is not None:
             k, v = cache.append(layer, k, v)

@@ -1,10 +1,12 @@
 """The released sizes as official config.json dictionaries, and fresh models made from a configuration.
 
-Numbers: config files of the 1B, 2B and 4B; parameter counts are checked against the published ones in the tests.
+Numbers: config files of InternVL2, 2.5, 3 and 3.5 up to 4B; parameter counts are checked against the published ones in
+the tests. Sizes are of configurations: a checkpoint is read from its own config.json, whatever it is called.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +40,8 @@ VIT_300M: dict[str, Any] = {
     "attention_dropout": 0.0,
 }
 
+LATER_TEMPLATE = "internvl2_5"  # chat template of every generation after InternVL2
+
 
 def compose(
     vision: Mapping[str, Any], llm: Mapping[str, Any], *, image_size: int, max_tiles: int, **extra: Any
@@ -69,10 +73,27 @@ def official_config(size: str) -> dict[str, Any]:
     """config.json of a released size; ValueError lists the known ones."""
     sizes = {name: backbone for backbone in llms.backbones().values() for name in backbone.SIZES}
     if size not in sizes:
-        raise ValueError(f'unknown size "{size}"; known: {", ".join(sorted(sizes))}')
-    llm = {"architectures": [sizes[size].ARCHITECTURE], **sizes[size].SIZES[size]}
+        raise ValueError(f'unknown size "{size}"; known: {", ".join(size_names())}')
+    backbone = sizes[size]
+    llm = {"architectures": [backbone.ARCHITECTURE], **backbone.SIZES[size]}
     llm |= {"hidden_act": "silu", "tie_word_embeddings": False}
-    return compose(VIT_300M, llm, image_size=448, max_tiles=12)
+    more: dict[str, Any] = {"template": LATER_TEMPLATE} if "-" in size else {}
+    if backbone.IMAGE_TOKEN:
+        more["img_context_token_id"] = backbone.IMAGE_TOKEN
+    return compose(VIT_300M, llm, image_size=448, max_tiles=12, **more)
+
+
+def size_names() -> list[str]:
+    """Names of the released sizes, by generation: "1B", "2B", "4B" of InternVL2, then "2.5-1B" and so on."""
+    names = [name for backbone in llms.backbones().values() for name in backbone.SIZES]
+    return sorted(names, key=lambda name: (float(name.rpartition("-")[0] or 2), name))
+
+
+def size_of_release(name: str) -> str:
+    """Size of a released model by its hub id, "3.5-1B" of "OpenGVLab/InternVL3_5-1B-MPO"; "" for any other name."""
+    found = re.search(r"(?:^|/)InternVL(2|2_5|3|3_5)-(\dB)(?:-(?:Pretrained|Instruct|MPO))?(?:-(?:HF|hf))?$", name)
+    size = f"{found[1].replace('_', '.')}-{found[2]}".removeprefix("2-") if found else ""
+    return size if size in size_names() else ""
 
 
 class _NoDraws(TorchFunctionMode):

@@ -9,7 +9,6 @@ machine.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,12 +24,12 @@ from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import adapter as adapters
-from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read_config
+from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read_config, released_image_token
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG
 from mini_internvl.model.flops import Flops, count_flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
-from mini_internvl.model.sizes import official_config, shapes_only
+from mini_internvl.model.sizes import official_config, shapes_only, size_of_release
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Size
@@ -352,10 +351,10 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
     """
     adapter = bool(recipe.model) and adapters.is_adapter(recipe.model)
     name = adapters.find_base(recipe.model) if adapter else recipe.model or recipe.build
-    known = re.search(r"InternVL2-(1B|2B|4B)$", name)
-    fetched = {row.partition("@")[0] for row, folder, _ in hub.cached() if (folder / CONFIG).exists()} if known else ()
-    if known and name not in fetched and not Path(name).exists():
-        config, folder = VLMConfig.from_official(official_config(known[1])), None
+    size = size_of_release(name)
+    fetched = {row.partition("@")[0] for row, folder, _ in hub.cached() if (folder / CONFIG).exists()} if size else ()
+    if size and name not in fetched and not Path(name).exists():
+        config, folder = VLMConfig.from_official(official_config(size)), None
     else:
         try:
             folder = Path(hub.resolve(name) if recipe.model else name)
@@ -368,7 +367,7 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
             adapters.load_adapter(model, recipe.model)
         elif recipe.lora:
             add_lora(model, recipe.lora)
-    model.image_token_id = image_token_id(folder, config) if folder else config.llm.vocab_size - 7
+    model.image_token_id = image_token_id(folder, config) if folder else released_image_token(config)
     half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
     if recipe.model and (half or recipe.weights == "bf16"):
         exact = ("mlp1.", *weights_trained(recipe)) if half else ()

@@ -1,10 +1,11 @@
-"""Generation on the three language models: a batch answers as each prompt alone, and as the plain forward does."""
+"""Generation on each language model: a batch answers as each prompt alone, and as the plain forward does."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from mini_internvl import plugins
 from mini_internvl.engine.generate import GenerationConfig, generate
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
@@ -22,38 +23,18 @@ VISION = {
     "qkv_bias": True,
     "qk_normalization": False,
 }
-BASE = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "initializer_range": 0.4,
-}
-LLMS = {
-    "qwen2": {**BASE, "architectures": ["Qwen2ForCausalLM"]},
+CHANGES = {
     "internlm2": {  # a longer sequence has another base
-        **BASE,
-        "architectures": ["InternLM2ForCausalLM"],
         "max_position_embeddings": 32,
         "rope_scaling": {"type": "dynamic", "factor": 4.0},
     },
-    "phi3": {  # a longer sequence has the long factors
-        **BASE,
-        "architectures": ["Phi3ForCausalLM"],
-        "original_max_position_embeddings": 32,
-        "sliding_window": 24,
-        "rope_scaling": {
-            "type": "su",
-            "short_factor": [1.0, 1.1, 1.2, 1.3],
-            "long_factor": [1.0, 2.0, 4.0, 8.0],
-        },
-    },
+    "phi3": {"sliding_window": 24},  # a longer sequence has the long factors
 }
+LLMS = {
+    name: {**plugins.find("model.llms", name).EXAMPLE, "initializer_range": 0.4, **CHANGES.get(name, {})}
+    for name in plugins.list_names("model.llms")
+}
+LLMS["qwen2, scaled"] = {**LLMS["qwen2"], **CHANGES["internlm2"]}
 
 
 @pytest.fixture(params=sorted(LLMS))

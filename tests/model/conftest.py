@@ -1,4 +1,4 @@
-"""Tiny configurations of the three language models, and a maker of whole models around them."""
+"""The examples of the language models, and a maker of whole models around them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mini_internvl import plugins
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
 from mini_internvl.model.vlm import InternVL
@@ -23,36 +24,8 @@ VISION = {
     "qkv_bias": True,
     "qk_normalization": False,
 }
-BASE = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "initializer_range": 0.2,
-}
 LLMS: dict[str, dict[str, Any]] = {
-    "qwen2": {**BASE, "architectures": ["Qwen2ForCausalLM"]},
-    "internlm2": {
-        **BASE,
-        "architectures": ["InternLM2ForCausalLM"],
-        "rope_scaling": {"type": "dynamic", "factor": 2.0},
-    },
-    "phi3": {
-        **BASE,
-        "architectures": ["Phi3ForCausalLM"],
-        "original_max_position_embeddings": 32,
-        "sliding_window": 12,
-        "rope_scaling": {
-            "type": "su",
-            "short_factor": [1.0, 1.1, 1.2, 1.3],
-            "long_factor": [1.0, 2.0, 4.0, 8.0],
-        },
-    },
+    name: plugins.find("model.llms", name).EXAMPLE for name in plugins.list_names("model.llms")
 }
 
 

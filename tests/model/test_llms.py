@@ -1,7 +1,8 @@
-"""The three backbones: reading configs, cutting and gluing tensors, and twins of transformers."""
+"""The backbones: reading configs, cutting and gluing tensors, and twins of transformers."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from mini_internvl.model import llms
 from mini_internvl.model.config import ConfigError
-from mini_internvl.model.decoder import Decoder
+from mini_internvl.model.decoder import Decoder, KVCache
+from mini_internvl.model.fields import Fields
 
 
 def official(model):
@@ -70,12 +72,20 @@ def test_official_names_and_shapes():
             "post_attention_layernorm": (8,),
         },
     }
+    expected["qwen3"] = {
+        **{f"self_attn.{name}": (8, 8) for name in ("q_proj", "o_proj")},
+        **{f"self_attn.{name}": (4, 8) for name in ("k_proj", "v_proj")},
+        **{f"self_attn.{name}": (2,) for name in ("q_norm", "k_norm")},
+        **{f"mlp.{name}": shape for name, shape in (("gate_proj", (6, 8)), ("up_proj", (6, 8)), ("down_proj", (8, 6)))},
+        **dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (8,)),
+    }
     top = {
+        "qwen3": {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"},
         "internlm2": {"model.tok_embeddings.weight", "model.norm.weight", "output.weight"},
         "phi3": {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"},
     }
     for name, layer in expected.items():
-        config = llms.read_config({**base, **heads, "architectures": [from_name[name].ARCHITECTURE]})
+        config = llms.read_config({**base, **heads, "head_dim": 2, "architectures": [from_name[name].ARCHITECTURE]})
         state = official(Decoder(config))
         shapes = {key: tuple(value.shape) for key, value in state.items() if ".1." in key}
         assert shapes == {f"model.layers.1.{key}.weight": shape for key, shape in layer.items()}
@@ -121,7 +131,10 @@ def test_a_missing_field_is_named(llm, field):
         ({"num_key_value_heads": 3}, "4 heads are no multiple of 3"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, 'rope_scaling.type is "yarn"'),
         ({"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0] * 4}}, "short_factor holds 1"),
-        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4}}, 'field "long_factor" is missing'),
+        (
+            {"head_dim": 8, "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4}},
+            'field "long_factor" is missing',
+        ),
     ],
 )
 def test_configs_that_cannot_be_right_are_refused(llm, change, message):
@@ -133,9 +146,24 @@ def test_internlm2_with_biases_is_refused_and_qwen2_windows_only_when_told():
     base = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     with pytest.raises(ConfigError, match=r"llm_config\.bias is true"):
         llms.read_config({**base, "architectures": ["InternLM2ForCausalLM"], "bias": True})
-    qwen = {**base, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 4}
-    assert llms.read_config(qwen).sliding_window is None
-    assert llms.read_config({**qwen, "use_sliding_window": True}).sliding_window == 4
+    with pytest.raises(ConfigError, match=r"llm_config\.attention_bias is true"):
+        llms.read_config({**base, "architectures": ["Qwen3ForCausalLM"], "attention_bias": True})
+    for name in ("Qwen2", "Qwen3"):
+        qwen = {**base, "architectures": [f"{name}ForCausalLM"], "sliding_window": 4}
+        assert llms.read_config(qwen).sliding_window is None
+        assert llms.read_config({**qwen, "use_sliding_window": True}).sliding_window == 4
+
+
+def test_heads_of_qwen3_are_128_wide_whatever_the_hidden_size_is():
+    raw = {**llms.find("Qwen3ForCausalLM").EXAMPLE, "hidden_size": 2560, "num_attention_heads": 32}
+    fields = Fields(raw, "llm_config")
+    assert llms.read_config(fields).head_dim == 12
+    assert not fields.taken
+    del raw["head_dim"]
+    fields = Fields(raw, "llm_config")
+    assert llms.read_config(fields).head_dim == 128
+    assert fields.taken == ["llm_config.head_dim 128"]
+    assert llms.read_config(Fields({**raw, "num_attention_heads": 6})).head_dim == 128
 
 
 TINY = {
@@ -165,12 +193,20 @@ def transformers():
         return pytest.importorskip("transformers")
 
 
+TWINS = {
+    "Qwen2": ("Qwen2", {}),
+    "Qwen2, scaled": ("Qwen2", {"max_position_embeddings": 16, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+    "Qwen3": ("Qwen3", {"head_dim": 12}),
+    "Phi3": ("Phi3", {"original_max_position_embeddings": 16, "rope_scaling": LONG}),
+}
+
+
 def twin(transformers, name):
     """The same random model in transformers and here."""
     torch.manual_seed(0)
-    extra = {"original_max_position_embeddings": 16, "rope_scaling": dict(LONG)} if name == "Phi3" else {}
+    name, extra = TWINS[name]
     plain = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager"}
-    config = getattr(transformers, f"{name}Config")(**TINY, **extra, **plain)
+    config = getattr(transformers, f"{name}Config")(**copy.deepcopy({**TINY, **extra, **plain}))
     theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -185,7 +221,18 @@ def logits(model, ids):
     return model.lm_head(model(model.embed_tokens(ids)))
 
 
-@pytest.mark.parametrize(("name", "length"), [("Qwen2", 40), ("Phi3", 16), ("Phi3", 17), ("Phi3", 40)])
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [
+        ("Qwen2", 40),
+        ("Qwen2, scaled", 16),
+        ("Qwen2, scaled", 40),
+        ("Qwen3", 40),
+        ("Phi3", 16),
+        ("Phi3", 17),
+        ("Phi3", 40),
+    ],
+)
 def test_twins_of_transformers_give_the_same_logits(transformers, name, length):
     theirs, model = twin(transformers, name)
     ids = torch.randint(0, 61, (2, length), generator=torch.Generator().manual_seed(1))
@@ -193,7 +240,36 @@ def test_twins_of_transformers_give_the_same_logits(transformers, name, length):
         torch.testing.assert_close(logits(model, ids), theirs(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["Qwen2", "Phi3"])
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_of_transformers_give_the_same_gradients(transformers, name):
+    theirs, model = twin(transformers, name)
+    ids = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(1))
+    theirs(ids).logits.square().mean().backward()
+    logits(model, ids).square().mean().backward()
+    wanted = ours({key: value.grad for key, value in theirs.named_parameters()}, model.config)
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[key], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_left_padded_batches_with_a_cache_give_the_greedy_tokens_of_transformers(transformers, name):
+    theirs, model = twin(transformers, name)
+    rows = [torch.randint(3, 61, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 9, 6)]
+    mask = torch.tensor([[0] * (9 - len(row)) + [1] * len(row) for row in rows])
+    ids = torch.tensor([[0] * (9 - len(row)) + row for row in rows])
+    with torch.no_grad():
+        wanted = theirs.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False, eos_token_id=None)
+        cache = KVCache(model.config, 3, 14, dtype=torch.float32, device=torch.device("cpu"))
+        given, found = ids, []
+        for _ in range(5):
+            hidden = model(model.embed_tokens(given), padding=mask, cache=cache)
+            given = model.lm_head(hidden[:, -1:]).argmax(-1)
+            mask = torch.cat([mask, torch.ones(3, 1, dtype=mask.dtype)], dim=1)
+            found.append(given)
+    assert torch.equal(torch.cat(found, dim=1), wanted[:, 9:])
+
+
+@pytest.mark.parametrize("name", TWINS)
 def test_transformers_reads_what_we_write(transformers, name):
     theirs, model = twin(transformers, name)
     ids = torch.randint(0, 61, (1, 12), generator=torch.Generator().manual_seed(1))

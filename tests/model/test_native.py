@@ -248,7 +248,7 @@ def test_what_native_cannot_express_is_refused():
         ("", "projector_hidden_act", "relu"),
         ("vision_config", "use_mean_pooling", False),
         ("vision_config", "image_size", [56, 28]),
-        ("text_config", "model_type", "qwen3"),
+        ("text_config", "model_type", "qwen3_moe"),
         ("text_config", "attention_bias", True),
         ("text_config", "rope_parameters", {"rope_type": "llama3", "factor": 8.0}),
     ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.sizes import count_parameters, fresh, official_config
+from mini_internvl.model.sizes import count_parameters, fresh, official_config, size_names, size_of_release
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,14 @@ from mini_internvl.model.sizes import count_parameters, fresh, official_config
         ("1B", 4_482_816, 629_663_872, 938_158_976),
         ("2B", 12_595_200, 1_889_146_880, 2_205_754_368),
         ("4B", 22_034_432, 3_820_809_216, 4_146_855_936),
+        ("2.5-1B", 4_482_816, 629_697_920, 938_193_024),
+        ("2.5-2B", 12_595_200, 1_889_146_880, 2_205_754_368),
+        ("2.5-4B", 12_595_200, 3_396_030_464, 3_712_637_952),
+        ("3-1B", 4_482_816, 629_697_920, 938_193_024),
+        ("3-2B", 8_662_016, 1_776_283_136, 2_088_957_440),
+        ("3.5-1B", 5_253_120, 751_632_384, 1_060_897_792),
+        ("3.5-2B", 12_595_200, 2_031_739_904, 2_348_347_392),
+        ("3.5-4B", 17_052_672, 4_411_424_256, 4_732_489_216),
     ],
 )
 def test_parameters_are_the_published_ones(size, projector, llm, total):
@@ -23,9 +31,41 @@ def test_parameters_are_the_published_ones(size, projector, llm, total):
     assert config.tokens_per_tile == 256
 
 
-def test_templates_follow_the_language_model():
-    templates = {size: official_config(size)["template"] for size in ("1B", "2B", "4B")}
-    assert templates == {"1B": "Hermes-2", "2B": "internlm2-chat", "4B": "phi3-chat"}
+def test_templates_follow_the_language_model_in_the_first_generation_alone():
+    templates = {size: official_config(size)["template"] for size in size_names()}
+    first = {"1B": "Hermes-2", "2B": "internlm2-chat", "4B": "phi3-chat"}
+    assert templates == {**dict.fromkeys(size_names(), "internvl2_5"), **first}
+
+
+PUBLISHED = {
+    **{"1B": 0.94, "2B": 2.21, "4B": 4.15, "2.5-1B": 0.94, "2.5-2B": 2.21, "2.5-4B": 3.71, "3-1B": 0.94, "3-2B": 2.09},
+    **{"3.5-1B": 1.1, "3.5-2B": 2.3, "3.5-4B": 4.7},
+}
+"""Billions of parameters, as the model cards print them."""
+
+
+def test_totals_round_to_the_published_ones():
+    assert size_names() == list(PUBLISHED)
+    for size, published in PUBLISHED.items():
+        total = count_parameters(VLMConfig.from_official(official_config(size)))["total"] / 1e9
+        assert round(total, 1 if published in (1.1, 2.3, 4.7) else 2) == published, size
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("OpenGVLab/InternVL2-1B", "1B"),
+        ("OpenGVLab/InternVL2_5-4B-MPO", "2.5-4B"),
+        ("InternVL3-2B-hf", "3-2B"),
+        ("OpenGVLab/InternVL3_5-4B-Instruct-HF", "3.5-4B"),
+        ("OpenGVLab/InternVL3-4B", ""),
+        ("OpenGVLab/InternVL3_5-1B-Flash", ""),
+        ("Mini-InternVL2-1B-DA-Drivelm", ""),
+        ("myInternVL2-1B", ""),
+    ],
+)
+def test_released_names_have_a_size_and_others_none(name, size):
+    assert size_of_release(name) == size
 
 
 def test_an_unknown_size_names_the_known_ones():

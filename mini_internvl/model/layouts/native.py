@@ -1,8 +1,8 @@
 """The layout of Hugging Face transformers: ``InternVLForConditionalGeneration``, model type "internvl".
 
-Its text model is transformers' own Qwen2, Llama (for InternLM2) or Phi-3. Two spellings of tensor names are read:
-``language_model.model.*`` with ``vision_tower.*``, which every release writes to disk and which is written here, and
-``model.language_model.*`` with ``model.vision_tower.*``, the names in memory.
+Its text model is transformers' own Qwen2, Qwen3, Llama (for InternLM2) or Phi-3. Two spellings of tensor names are
+read: ``language_model.model.*`` with ``vision_tower.*``, which every release writes to disk and which is written here,
+and ``model.language_model.*`` with ``model.vision_tower.*``, the names in memory.
 
 Unusual: what the layout has no field for (template, tile limits, drop path, ...) is kept in config.json under
 ``mini_internvl``, a key that transformers ignores and writes back. A value that the layout does have a field for always
@@ -33,6 +33,7 @@ QWEN2_5_IMAGE_TOKEN = 151667  # id of <IMG_CONTEXT> in every Qwen2.5 based membe
 
 _TEXT = {
     "qwen2": ("Qwen2ForCausalLM", "Qwen2ForCausalLM", "qwen2"),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3ForCausalLM", "qwen3"),
     "llama": ("LlamaForCausalLM", "InternLM2ForCausalLM", "internlm2"),
     "phi3": ("Phi3ForCausalLM", "Phi3ForCausalLM", "phi3"),
 }
@@ -333,8 +334,10 @@ def _native_text(llm: Mapping[str, Any], config: VLMConfig) -> dict[str, Any]:
         "rope_scaling": _rope_scaling(rope, longrope="longrope"),
         "tie_word_embeddings": False,
     }
+    if kind in ("llama", "qwen3"):
+        text |= {"attention_bias": False, "head_dim": ours.head_dim}
     if kind == "llama":
-        text |= {"attention_bias": False, "mlp_bias": False, "head_dim": ours.head_dim}
+        text["mlp_bias"] = False
     if rope.kind == "longrope":
         text["original_max_position_embeddings"] = rope.original_max_positions
     elif text["rope_scaling"]:

@@ -3,9 +3,13 @@
 A file holds::
 
     ARCHITECTURE    the official class name, for instance "Qwen2ForCausalLM"
-    TEMPLATE        name of its chat template
-    SIZES           family size -> official llm_config fields, but those that all have alike
+    TEMPLATE        name of the chat template of the generation that first had it
+    TOKENIZER       files of its official tokenizer
+    IMAGE_TOKEN     id of <IMG_CONTEXT> where rows without a token follow the family's nine; else ``None``
+    SIZES           family size -> official llm_config fields, but those that all have alike; "1B" is of InternVL2, of a
+                    later generation the name tells it: "3.5-1B"
     NAMES           the official names of its tensors: a :class:`Names`
+    EXAMPLE         a tiny llm_config with everything that is its own, which the generic tests run
     read_config     the fields of the official llm_config -> DecoderConfig, most of them by its ``from_official``
 """
 
@@ -24,7 +28,20 @@ from mini_internvl import plugins
 from mini_internvl.model.config import ConfigError, DecoderConfig
 from mini_internvl.model.fields import Fields
 
-CONTRACT = ("ARCHITECTURE", "TEMPLATE", "SIZES", "NAMES", "read_config")
+CONTRACT = ("ARCHITECTURE", "TEMPLATE", "TOKENIZER", "IMAGE_TOKEN", "SIZES", "NAMES", "EXAMPLE", "read_config")
+TINY: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.2,
+}
+"""What the examples have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)

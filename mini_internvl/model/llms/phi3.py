@@ -10,10 +10,12 @@ from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import Names
+from mini_internvl.model.llms import TINY, Names
 
 ARCHITECTURE = "Phi3ForCausalLM"
 TEMPLATE = "phi3-chat"
+TOKENIZER = ("tokenizer.model",)
+IMAGE_TOKEN = None
 SIZES: dict[str, dict[str, Any]] = {
     "4B": {
         "model_type": "phi3",
@@ -31,6 +33,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "bos_token_id": 1,
         "eos_token_id": 32000,
     },
+}
+EXAMPLE = {
+    **TINY,
+    "architectures": [ARCHITECTURE],
+    "original_max_position_embeddings": 32,
+    "sliding_window": 12,
+    "rope_scaling": {"type": "su", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 4.0, 8.0]},
 }
 NAMES = Names(
     fused={

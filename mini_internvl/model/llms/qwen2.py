@@ -1,4 +1,4 @@
-"""Qwen2: the decoder of the 1B (Qwen2-0.5B-Instruct) and of nano. Biases on queries, keys and values only.
+"""Qwen2 and Qwen2.5: the decoder of the 1B, of nano and of most sizes of 2.5 and 3. Biases on queries, keys and values.
 
 Its official tensor names are ours, so nothing is cut or glued. The embedding table and the output matrix are separate
 tensors in this family although the base model ties them.
@@ -10,27 +10,37 @@ from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import Names
+from mini_internvl.model.llms import TINY, Names
 
 ARCHITECTURE = "Qwen2ForCausalLM"
 TEMPLATE = "Hermes-2"
-SIZES: dict[str, dict[str, Any]] = {
-    "1B": {
-        "model_type": "qwen2",
-        "vocab_size": 151655,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "rope_theta": 1000000.0,
-        "rms_norm_eps": 1e-06,
-        "use_sliding_window": False,
-        "bos_token_id": 151643,
-        "eos_token_id": 151645,
-    },
+TOKENIZER = ("vocab.json", "merges.txt")
+IMAGE_TOKEN = None
+_SHARED: dict[str, Any] = {
+    "model_type": "qwen2",
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "rms_norm_eps": 1e-06,
+    "use_sliding_window": False,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
 }
+
+
+def _sized(vocabulary: int, width: int, inner: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
+    sizes = {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+    return {**_SHARED, **sizes, "num_attention_heads": heads, "num_key_value_heads": 2, **more}
+
+
+_3: dict[str, Any] = {"max_window_layers": 70, "rope_scaling": {"type": "dynamic", "factor": 2.0}}  # all of 3
+SIZES: dict[str, dict[str, Any]] = {
+    "1B": _sized(151655, 896, 4864, 24, 14),
+    "2.5-1B": _sized(151674, 896, 4864, 24, 14),
+    "2.5-4B": _sized(151674, 2048, 11008, 36, 16),
+    "3-1B": _sized(151674, 896, 4864, 24, 14, **_3),
+    "3-2B": _sized(151674, 1536, 8960, 28, 12, **_3),
+}
+EXAMPLE = {**TINY, "architectures": [ARCHITECTURE]}
 NAMES = Names()
 
 
