@@ -12,12 +12,15 @@ import hashlib
 import importlib
 import random
 from types import ModuleType
+from typing import Any
+
+from PIL import Image
 
 from ..plugins import list_names
 from ..records import Message, Part, Sample
 from .base import QA, Annotated, Drawn
 
-__all__ = ["KINDS", "QA", "draw", "make", "missing"]
+__all__ = ["KINDS", "QA", "draw", "draw_labelled", "labelled_kinds", "make", "missing"]
 
 SPLITS = ("train", "test")
 MAX_TURNS = 12  # most questions of a training sample
@@ -35,8 +38,33 @@ def draw(kind: str, seed: int, index: int, split: str = "train") -> Drawn:
     return _draw_annotated(kind, seed, index, split)[:2]
 
 
+def draw_labelled(kind: str, seed: int, index: int, split: str = "train") -> tuple[Image.Image, str | None]:
+    """The image of a sample and its class, as the kind's ``label`` names it; ``None`` for an image without one.
+
+    Raises ValueError for a kind whose images have no classes, and like ``draw``.
+    """
+    if kind in KINDS and not hasattr(_module(kind), "label"):
+        raise ValueError(f"images of {kind} have no classes; kinds that have: {', '.join(labelled_kinds())}")
+    image, questions, annotations = _draw_all(kind, seed, index, split)[0]
+    return image, _module(kind).label(questions, annotations)
+
+
+def labelled_kinds() -> list[str]:
+    """Kinds whose images have a class: their modules say by ``label`` which."""
+    return [kind for kind in KINDS if hasattr(_module(kind), "label")]
+
+
 def _draw_annotated(kind: str, seed: int, index: int, split: str) -> Annotated:
     """As ``draw``, and what stands where in the image for the kinds that annotate it."""
+    (image, questions, annotations), rng = _draw_all(kind, seed, index, split)
+    if split == "test":
+        return image, [rng.choice([q for q in questions if q.main])], annotations
+    rng.shuffle(questions)
+    return image, questions[:MAX_TURNS], annotations
+
+
+def _draw_all(kind: str, seed: int, index: int, split: str) -> tuple[tuple[Image.Image, list[QA], Any], random.Random]:
+    """An image with all its questions and annotations, and the generator to go on with."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of image {kind!r}; known: {', '.join(KINDS)}")
     if split not in SPLITS:
@@ -48,10 +76,7 @@ def _draw_annotated(kind: str, seed: int, index: int, split: str) -> Annotated:
         image, questions, annotations = module.draw_annotated(rng, split)
     else:
         (image, questions), annotations = module.draw(rng, split), ()
-    if split == "test":
-        return image, [rng.choice([q for q in questions if q.main])], annotations
-    rng.shuffle(questions)
-    return image, questions[:MAX_TURNS], annotations
+    return (image, questions, annotations), rng
 
 
 def _module(kind: str) -> ModuleType:

@@ -31,6 +31,11 @@ Drawn = tuple[Image.Image, list[QA]]  # what ``draw`` of a kind returns
 Annotated = tuple[Image.Image, list[QA], Sequence[PatchAnnotation]]  # what ``draw_annotated`` of a kind returns
 
 
+def answer_of(questions: Sequence[QA], task: str) -> str | None:
+    """The answer to the first question of a task; ``None`` where it is not asked."""
+    return next((question.answer for question in questions if question.task == task), None)
+
+
 def package_folder(name: str) -> Path | None:
     """Where an installed package keeps its files, without importing it; ``None`` if there is no such package."""
     spec = find_spec(name)

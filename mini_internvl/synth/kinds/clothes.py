@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from PIL import Image
 
+from ...records import PatchAnnotation
 from .. import canvas, glyphs
-from ..base import QA, Drawn, wordings
+from ..base import QA, Drawn, answer_of, wordings
 
 ASK = wordings("clothes")
 
@@ -49,3 +51,8 @@ def draw(rng: random.Random, split: str) -> Drawn:
     if rng.random() < 0.3:
         questions.append(QA(rng.choice(ASK["feet"]), worn, "feet", main=False))
     return canvas.damage(rng, image, 0.08), questions
+
+
+def label(questions: Sequence[QA], annotations: Sequence[PatchAnnotation]) -> str | None:
+    """What the piece is called."""
+    return answer_of(questions, "name")

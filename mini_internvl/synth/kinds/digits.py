@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
+from ...records import PatchAnnotation
 from .. import canvas, glyphs
-from ..base import QA, Drawn, wordings
+from ..base import QA, Drawn, answer_of, wordings
 
 ASK = wordings("digits")
 
@@ -42,3 +44,8 @@ def draw(rng: random.Random, split: str) -> Drawn:
     question = rng.choice(ASK["verify"]).format(other)
     questions.append(QA(question, "Yes" if other == read else "No", "verify", main=False))
     return image, questions
+
+
+def label(questions: Sequence[QA], annotations: Sequence[PatchAnnotation]) -> str | None:
+    """The digit, where there is one alone."""
+    return answer_of(questions, "name")

@@ -215,3 +215,8 @@ def draw_annotated(rng: random.Random, split: str) -> Annotated:
     made = list({qa.question: qa for qa in made}.values())
     listed = listing(rng, scene)
     return scene.image, [*made, listed] if listed else made, patch_annotations(scene)
+
+
+def label(questions: Sequence[QA], annotations: Sequence[PatchAnnotation]) -> str | None:
+    """How many shapes there are."""
+    return str(len(annotations))
