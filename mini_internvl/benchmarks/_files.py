@@ -18,6 +18,7 @@ from mini_internvl.data import DataError, Fault
 from mini_internvl.data.containers import Table
 from mini_internvl.data.files import scan
 
+PICKLES = (".pkl", ".pk", ".pickle")  # endings of their names
 Check = Callable[[dict[str, Any]], Iterable[str]]  # what is wrong with a row
 
 
@@ -75,6 +76,12 @@ def locate(root: str | Path, benchmark: str, names: Sequence[str], folders: Sequ
         lacking = " or ".join(dict.fromkeys(name.removeprefix("val/") for name in names))
         raise DataError(f"{folder} lacks {lacking}; {help_page} says where the official files come from")
     return path
+
+
+def refuse_pickles(root: Path, instead: str) -> None:
+    """DataError where the folder holds pickle files, which are never opened; ``instead`` says what to get."""
+    if pickles := sorted(path for path in root.rglob("*") if path.suffix in PICKLES):
+        raise DataError(f"{pickles[0]} is a pickle, which can run code when it is opened; get {instead} instead")
 
 
 def read_json(path: Path) -> Any:

@@ -46,6 +46,20 @@ class Images:
             return None
         return next((path for folder in self.folders if os.path.isfile(path := os.path.join(folder, name))), None)
 
+    def shown(self, value: object) -> str | bytes:
+        """The path or the content of an image as a row names or holds it, also as ``datasets`` or a shard writes one.
+
+        ValueError: the image is missing, or there is none.
+        """
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        found = self.find(value) if isinstance(value, str) else value
+        if not isinstance(found, str | bytes) or not found:
+            raise ValueError(self.missing(value) if isinstance(value, str) and value else "image holds no image")
+        return found
+
     def missing(self, name: str) -> str:
         """The reason of a fault."""
         return f"the image {name} is missing; put it below {' or '.join(self.folders[:2])}"
@@ -73,11 +87,11 @@ def number(row: Row) -> str:
     return row.place.rpartition(" ")[2]
 
 
-def needed(folder: Path, name: str, source: str) -> Path:
-    """The path of a file; DataError where it is missing names its source."""
-    path = folder / name
-    if not path.is_file():
-        raise DataError(f"{path} is missing; give the folder that holds it ({source})")
+def needed(folder: Path, name: str, source: str, *others: str) -> Path:
+    """The path of the first of a file's names that is there; DataError where there is none says the source."""
+    path = next((path for path in (folder / one for one in (name, *others)) if path.is_file()), None)
+    if path is None:
+        raise DataError(f"{folder / name} is missing; give the folder that holds it ({source})")
     return path
 
 

@@ -10,13 +10,13 @@ Official files: ``train-00000-of-00007.parquet`` and so on, ``validation-...``, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mini_internvl.benchmarks import _medical, _questions
 from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
-from mini_internvl.benchmarks._files import chosen
+from mini_internvl.benchmarks._files import chosen, refuse_pickles
 from mini_internvl.benchmarks._questions import Images, Question, fault, lacking, said
 from mini_internvl.data import DataError, Fault, Row
 from mini_internvl.data.files import scan
@@ -52,23 +52,17 @@ def _files(root: Path, split: str) -> list[Path]:
             return found
     if not root.is_dir():
         raise DataError(f"the data folder {root} does not exist")
-    if pickles := sorted(root.rglob("*.pkl")):
-        raise DataError(
-            f"{pickles[0]} is a pickle, which can run code when it is opened; get the Parquet files of "
-            "flaviagiammarino/path-vqa on the Hugging Face hub instead"
-        )
+    refuse_pickles(root, "the Parquet files of flaviagiammarino/path-vqa on the Hugging Face hub")
     raise DataError(f"{root} holds neither {split}-*.parquet nor {split}.jsonl; see docs/benchmarks/path_vqa.md")
 
 
 def _read(row: Row, number: int, images: Images) -> Question | Fault:
     if wrong := lacking(row.raw, "question", "answer"):
         return fault(row, wrong)
-    source = row.raw.get("image")
-    if isinstance(source, Mapping):  # as ``datasets`` writes an image
-        source = source.get("bytes") or source.get("path")
-    place = images.find(source) if isinstance(source, str) else source
-    if not isinstance(place, str | bytes) or not place:
-        return fault(row, images.missing(str(source)) if isinstance(source, str) else "image holds no image")
+    try:
+        place = images.shown(row.raw.get("image"))
+    except ValueError as error:
+        return fault(row, str(error))
     text, answer = said(row.raw, "question"), said(row.raw, "answer")
     return _medical.question(str(number), place, text, answer, closed=answer.lower() in ("yes", "no"))
 

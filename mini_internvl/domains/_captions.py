@@ -33,6 +33,12 @@ WORDINGS: Mapping[str, Sequence[str]] = {
         "Write a caption for this slide.",
         "What can be seen in this image of tissue?",
     ),
+    "page": (
+        "Read all the text in the image.",
+        "What text is in the image?",
+        "Transcribe the text in the image.",
+    ),
+    "chinese page": ("请读出图中的所有文字。", "图中写了什么？", "请转写图片中的文字。"),
     "report": (
         "Write the findings and the impression of a radiology report for this study.",
         "Write a radiology report for this examination.",
@@ -42,8 +48,10 @@ WORDINGS: Mapping[str, Sequence[str]] = {
 """The ways a description is asked for, by what is described."""
 
 
-def described(row: Row, name: str, images: Sequence[str], text: str, *, kind: str, source: str) -> Sample | Fault:
-    """The sample of images, which are paths, and their text; a fault where the text is empty."""
+def described(
+    row: Row, name: str, images: Sequence[str | bytes], text: str, *, kind: str, source: str
+) -> Sample | Fault:
+    """The sample of images, paths or contents, and their text; a fault where the text is empty."""
     text = " ".join(text.split()) if kind != "report" else text.strip()
     if not text:
         return fault(row, "there is no text to learn")
@@ -57,7 +65,7 @@ def captioned(row: Row, image: str, text: str, places: Images, *, kind: str, sou
     return described(row, number(row), [place], text, kind=kind, source=source)
 
 
-def pair(source: str, name: str, images: Sequence[str], question: str, text: str) -> Sample:
+def pair(source: str, name: str, images: Sequence[str | bytes], question: str, text: str) -> Sample:
     """The sample of images and their text."""
     shown: list[Part] = [{"type": "image", "image": image} for image in images]
     messages: list[Message] = [

@@ -14,21 +14,20 @@ Source: mbzuai-oryx/GeoChat, ``docs/Data.md`` and ``geochat_demo.py``.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mini_internvl.benchmarks import _regions
 from mini_internvl.benchmarks._files import chosen
-from mini_internvl.benchmarks._questions import Images, fault, needed, number, said
-from mini_internvl.data import Fault, Row
+from mini_internvl.benchmarks._questions import Images, needed
+from mini_internvl.data import Fault
 from mini_internvl.data.files import scan
-from mini_internvl.data.rows import to_sample
 from mini_internvl.domains import AdaptRecipe, DomainBenchmark, DomainExample, ExampleImage
+from mini_internvl.domains._conversations import Said, conversation, example_row, expected
 from mini_internvl.inputs.images import image_dimensions
-from mini_internvl.records import Message, Sample
+from mini_internvl.records import Sample
 
 SOURCE = "geochat"
 TITLE = "Aerial images (GeoChat-Instruct)"
@@ -54,63 +53,30 @@ def convert(raw: Path, split: str) -> Iterator[Sample | Fault]:
     path = needed(Path(raw), FILE, "MBZUAI/GeoChat_Instruct on the Hugging Face hub")
     images = Images(*(Path(raw) / folder for folder in FOLDERS))
     for row in scan(path):
-        yield row if isinstance(row, Fault) else _read(row, images)
+        yield row if isinstance(row, Fault) else conversation(row, images, source=SOURCE, rewrite=_rewrite)
 
 
-def _read(row: Row, images: Images) -> Sample | Fault:
-    name = said(row.raw, "image")
-    if (place := images.find(name)) is None:
-        return fault(row, images.missing(name))
-    sample = to_sample(replace(row, raw={**row.raw, "image": place}), root=Path(), format="internvl", source=SOURCE)
-    if isinstance(sample, Fault):
-        return sample
-    try:
-        messages = _rewrite(sample.messages, lambda: image_dimensions(place))
-        return replace(sample, id=number(row), messages=messages)  # ids of the file come again
-    except ValueError as error:
-        return fault(row, str(error))
-
-
-def _rewrite(messages: Sequence[Message], size: _regions.Size) -> list[Message]:
-    """The conversation with its tags and boxes in this family's form."""
-    found: list[Message] = []
+def _rewrite(said_now: Said, place: str) -> list[str]:
+    """The texts of a conversation with its tags and boxes in this family's form."""
+    found: list[str] = []
     task = phrase = box = ""
-    for message in messages:
-        content: Any = message["content"]
-        text = content if isinstance(content, str) else content[-1]["text"]
-        if message["role"] == "user":
+    for role, text in said_now:
+        if role == "user":
             tag = _TAG.search(text)
             task, phrase = tag[1] if tag else "", _regions.phrase_of(text)
-            said_now = _regions.tagged(_TAG.sub("", text).strip(), size)
-            box = "".join(re.findall(r"<box>.*?</box>", said_now)[:1])
-            said_now = f"{said_now} {GROUNDED}" if task == "grounding" else said_now
+            new = _regions.tagged(_TAG.sub("", text).strip(), lambda: image_dimensions(place))
+            box = "".join(re.findall(r"<box>.*?</box>", new)[:1])
+            new = f"{new} {GROUNDED}" if task == "grounding" else new
         else:
-            said_now = _regions.tagged(text.strip(), size, phrase=phrase if task == "refer" else "")
-            if task == "identify" and box and "<box>" not in said_now:
-                said_now = re.sub("</ref>", f"</ref>{box}", said_now, count=1)
-        if not said_now:
-            raise ValueError("a turn holds no text")
-        new = said_now if isinstance(content, str) else [*content[:-1], {**content[-1], "text": said_now}]
-        found.append({"role": message["role"], "content": new})
+            named = phrase if task == "refer" else ""
+            new = _regions.tagged(text.strip(), lambda: image_dimensions(place), phrase=named)
+            if task == "identify" and box and "<box>" not in new:
+                new = re.sub("</ref>", f"</ref>{box}", new, count=1)
+        found.append(new)
     return found
 
 
-def _row(image: str, *turns: str) -> dict[str, Any]:
-    """A row of the file, for the example."""
-    spoken = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(turns)]
-    return {"id": image, "image": image, "conversations": spoken}
-
-
-def _sample(name: str, *turns: str) -> Sample:
-    """A sample of the example, whose image is the same for all."""
-    image = {"type": "image", "image": "final_images_llava/a.jpg"}
-    content: list[Any] = [[image, {"type": "text", "text": turns[0]}], *turns[1:]]
-    messages: list[Message] = [
-        {"role": ("user", "assistant")[n % 2], "content": said_now} for n, said_now in enumerate(content)
-    ]
-    return Sample(id=name, messages=messages, source=SOURCE)
-
-
+_row, _sample = example_row, functools.partial(expected, SOURCE)
 EXAMPLE = DomainExample(
     files={
         FILE: [
@@ -139,6 +105,7 @@ EXAMPLE = DomainExample(
         "train": [
             _sample(
                 "1",
+                "final_images_llava/a.jpg",
                 "where is <ref>a ship</ref> ?",
                 "<ref>a ship</ref><box>[[100, 200, 300, 400], [533, 550, 667, 850]]</box>",
                 "the object in <box>[[100, 200, 300, 400]]</box> is",
@@ -146,10 +113,11 @@ EXAMPLE = DomainExample(
             ),
             _sample(
                 "2",
+                "final_images_llava/a.jpg",
                 f"describe this image {GROUNDED}",
                 "There are <ref>two docks</ref><box>[[0, 0, 218, 277]]</box> at the top.",
             ),
-            _sample("3", "Is there a road?", "Yes"),
+            _sample("3", "final_images_llava/a.jpg", "Is there a road?", "Yes"),
         ]
     },
     faults={"train": 5},

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mini_internvl.benchmarks import chartqa as chart_benchmark
 from mini_internvl.data import DataError, Fault
-from mini_internvl.domains import ai2d, chartqa, docvqa
+from mini_internvl.domains import ai2d, as_v2, chartqa, docvqa, geoqa_plus, llava_zh, sharegpt4v, synthdog
+from mini_internvl.domains._conversations import example_row, of_square
+from mini_internvl.inputs.boxes import to_thousand
 from mini_internvl.records import Sample
 
 
@@ -126,3 +132,130 @@ def test_scanned_pages_are_found_in_the_old_release_and_in_the_new_one(
     found = only(docvqa.convert(tmp_path, "train"))
     assert [sample.id for sample in found] == ["337", "343"]
     assert found[0].messages[0]["content"][0]["image"].startswith(str(tmp_path / pages))
+
+
+def square(box: tuple[float, ...], width: int, height: int) -> list[float]:
+    """What LLaVA's tools make of a box in pixels: shares of the square whose middle the image is."""
+    side = max(width, height)
+    image = Image.new("L", (side, side))
+    corner = ((side - width) // 2, (side - height) // 2)
+    image.paste(255, (*corner, corner[0] + width, corner[1] + height))
+    left, top, _, _ = image.getbbox()
+    return [(edge + (left, top)[place % 2]) / side for place, edge in enumerate(box)]
+
+
+@given(st.data(), st.integers(2, 300), st.integers(2, 300))
+def test_boxes_of_a_square_become_boxes_of_the_image(data: st.DataObject, width: int, height: int) -> None:
+    x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x2, y2 = data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height))
+    found = of_square(square((x1, y1, x2, y2), width, height), width, height)
+    wanted = to_thousand((x1, y1, x2, y2), width, height)
+    assert max(abs(one - other) for one, other in zip(found, wanted, strict=True)) <= 1
+    assert all(0 <= edge <= 1000 for edge in found)
+
+
+def test_a_box_in_the_margin_of_the_square_is_refused_and_a_rounded_one_is_not() -> None:
+    assert of_square((0, 0.245, 1, 0.755), 200, 100) == (0, 0, 1000, 1000)
+    for box in ((0, 0.2, 1, 0.5), (0, 0.5, 1, 0.8), (0.5, 0.3, 1.1, 0.5)):
+        with pytest.raises(ValueError, match="leaves the image of 200x100"):
+            of_square(box, 200, 100)
+    with pytest.raises(ValueError, match="x1 <= x2"):
+        of_square((0.5, 0.5, 0.4, 0.6), 200, 100)
+
+
+def test_the_files_without_square_pad_give_the_boxes_of_the_others(tmp_path: Path) -> None:
+    as_v2.EXAMPLE.write(tmp_path)
+    stem, image = as_v2.FILES["region"], "coco/train2017/000000000025.jpg"
+    for name, box in ((stem, "[[250, 250, 500, 750]]"), (f"{stem}_wo_square_pad", "[[250, 125, 500, 875]]")):
+        folder = tmp_path / name
+        (folder / image).parent.mkdir(parents=True)
+        (folder / image).write_bytes((tmp_path / "data" / image).read_bytes())
+        row = example_row(image, f"<image>\nWhat is at <box>{box}</box>?", "A disc.")
+        (folder / f"{name}.json").write_text(json.dumps([row]))
+    padded, plain = (
+        only(as_v2.convert(tmp_path / name, "train"))[0].messages[0]["content"][1]["text"]
+        for name in (stem, f"{stem}_wo_square_pad")
+    )
+    assert padded == plain == "What is at <box>[[250, 125, 501, 876]]</box>?"
+
+
+def test_what_is_wrong_with_a_relation_is_told(tmp_path: Path) -> None:
+    as_v2.EXAMPLE.write(tmp_path)
+    told = reasons(as_v2.convert(tmp_path, "train"))
+    assert told[:3] == [
+        "<box>[[290, 202, 835]]</box> holds no boxes; they are lists of four numbers",
+        "a <box> is not closed",
+        "a turn holds no text",
+    ]
+    assert told[4].startswith("a box is x1, y1, x2, y2 with x1 <= x2")
+    assert "leaves the image of 120x80" in told[5]
+    assert told[6].endswith("its numbers are 0 to 999")
+    for path in tmp_path.glob("rec_*.json"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"holds none of rec_conversation_22k_wo_square_pad\.json"):
+        list(as_v2.convert(tmp_path, "train"))
+
+
+def test_one_file_of_the_long_captions_is_enough_and_none_is_an_error(tmp_path: Path) -> None:
+    sharegpt4v.EXAMPLE.write(tmp_path)
+    whole = only(sharegpt4v.convert(tmp_path, "train"))
+    first = tmp_path / f"{sharegpt4v.FILES['cap100k']}.json"
+    lines = "".join(json.dumps(row) + "\n" for row in json.loads(first.read_text()))
+    first.with_suffix(".jsonl").write_text(lines)  # InternVL's form
+    first.unlink()
+    assert only(sharegpt4v.convert(tmp_path, "train")) == whole
+    first.with_suffix(".jsonl").unlink()
+    assert only(sharegpt4v.convert(tmp_path, "train")) == whole[1:]
+    (tmp_path / f"{sharegpt4v.FILES['mix665k']}.json").unlink()
+    with pytest.raises(DataError, match=r"Lin-Chen/ShareGPT4V"):
+        list(sharegpt4v.convert(tmp_path, "train"))
+
+
+def test_chinese_conversations_are_read_from_internvls_lines_too(tmp_path: Path) -> None:
+    llava_zh.EXAMPLE.write(tmp_path)
+    path = tmp_path / "llava_instruct_150k_zh.json"
+    rows = [row for row in json.loads(path.read_text()) if isinstance(row, dict)]
+    whole = only(llava_zh.convert(tmp_path, "train"))
+    for row in rows:
+        row["image"] = f"train2017/{row.get('image', 'none')}"
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.unlink()
+    assert only(llava_zh.convert(tmp_path, "train")) == whole
+
+
+def test_pickles_of_geometry_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/Mix-train.pk").write_bytes(b"\x80\x04.")
+    with pytest.raises(DataError, match=r"Mix-train\.pk is a pickle, which can run code .* InternVL's geoqa\+\.jsonl"):
+        list(geoqa_plus.convert(tmp_path, "train"))
+    (tmp_path / "data/Mix-train.pk").unlink()
+    with pytest.raises(DataError, match=r"geoqa\+\.jsonl is missing"):
+        list(geoqa_plus.convert(tmp_path, "train"))
+
+
+def test_pages_come_out_of_parquet_and_of_shards(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    page = synthdog.EXAMPLE.images["train/image_1.jpg"].png()
+    truth = json.dumps({"gt_parse": {"text_sequence": "Tommy's  Heroes"}})
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for part in range(2):
+        row = {"image": {"bytes": page, "path": None}, "ground_truth": truth}
+        table = pyarrow.Table.from_pylist([row, {**row, "image": None}])
+        parquet.write_table(table, tmp_path / f"hub/data/train-0000{part}-of-00002-ab.parquet")
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards/train-000.tar", "w") as tar:
+        for name, content in (("1.json", f'{{"ground_truth": {json.dumps(truth)}}}'.encode()), ("1.png", page)):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    hub, shards = (list(synthdog.convert(tmp_path / name, "train")) for name in ("hub", "shards"))
+    assert [one.id for one in only(hub)] == ["1", "3"]
+    assert reasons(hub) == ["image holds no image"] * 2
+    for sample in (*only(hub), *only(shards)):
+        assert sample.messages[0]["content"][0]["image"] == page
+        assert sample.messages[1]["content"] == "Tommy's Heroes"
+    assert len(shards) == 1
+    assert not list(synthdog.convert(tmp_path / "hub", "validation"))
+    with pytest.raises(DataError, match="holds neither train-"):
+        list(synthdog.convert(tmp_path, "train"))
