@@ -1,14 +1,15 @@
 """Every row of a source looked at in depth: what a start of training does not look for, or tells of one row only.
 
 Rows stand in the indexes that training reads, with their faults and sizes. Here their images are decoded and hashed,
-in worker processes; what follows from several rows (copies, the same question with other answers) is found from
-hashes of eight bytes.
+in worker processes; what follows from several rows (copies, near-duplicates, the same question with other answers) is
+found from hashes (``duplicates``).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import numpy as np
 
 from mini_internvl.data import DataError, Fault, formats, where
 from mini_internvl.data.check import Measure
+from mini_internvl.data.duplicates import Appearances, Pairs, first_equal
 from mini_internvl.data.oddities import TAKEN_OUT, oddities
 from mini_internvl.data.sources import RowFiles
 from mini_internvl.data.workers import ordered_map
@@ -42,7 +44,7 @@ class Finding:
     file: Path
     place: str
     level: str  # ``error``, ``warning`` or ``note``
-    kind: str  # ``row``, ``key``, ``text``, ``box``, ``image``, ``copy``, ``overlap`` or ``length``
+    kind: str  # ``row``, ``key``, ``text``, ``box``, ``image``, ``copy``, ``near-duplicate``, ...
     message: str  # what it is; and the remedy
     fix: str = ""  # what becomes of it in a clean copy; "" where it stays
     part: int = 0  # the number of its file among those of the source, which may hold one twice
@@ -77,7 +79,9 @@ class Looked:
     hashes: np.ndarray  # (rows, 3) uint64: whole sample, its questions and images, its id; 0 of a faulty row
     images: np.ndarray  # (rows,) images of each
     seen: list[tuple[str, str, Look | None]] = field(default_factory=list)
-    """(where, SHA-256, look) of images, where they are asked for."""
+    """(where, SHA-256, look) of every image."""
+    pairs: list[list[int]] = field(default_factory=list)
+    """Of each row the hashes of its questions with their answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ class Inspector:
     measure: Measure | None  # tells which samples are shortened
     decode: bool  # whether images are decoded: damage and likeness
     test: TestSet | None = None
-    collect: bool = False  # whether images are handed back
+    unchecked: bool = False  # whether the rows are those of a test set, whose faults no index tells
 
     def __call__(self, part: Range) -> Looked:
         file, count = self.rows.files[part.file], part.end - part.start
@@ -107,7 +111,8 @@ class Inspector:
         first, last = np.searchsorted(file.faulty, (part.start, part.end))
         faulty = set(file.faulty[first:last].tolist())
         for number in range(part.start, part.end):
-            if number in faulty and not self.collect:
+            found.pairs.append([])
+            if number in faulty and not self.unchecked:
                 fault = file.row(number)
                 assert isinstance(fault, Fault)
                 found.findings.append(_finding(fault, ERROR, "row", fault.reason, "", TAKEN_OUT))
@@ -152,8 +157,8 @@ class Inspector:
                 findings.append(add(level, "image", what, remedy, TAKEN_OUT))
             boxed = any("<box>" in turn.text for turn in turns)
             findings += [add(NOTE, "image", note) for note in decoded.notes if note != TURNED or boxed]
-        if self.collect:
-            found.seen += [(here, digest, one) for digest, one in zip(digests, looks, strict=True)]
+        found.seen += [(here, digest, one) for digest, one in zip(digests, looks, strict=True)]
+        found.pairs[-1] += _pairs(turns)
         if self.test and (met := _overlap(self.test, asked, digests, looks)):
             findings.append(add(WARNING, "overlap", met, "take it out of one of the two", TAKEN_OUT))
 
@@ -180,6 +185,12 @@ def _hashes(turns: Sequence[Turn], digests: Sequence[str]) -> tuple[int, int]:
     told = [[turn.role, *(part if isinstance(part, str) else "" for part in turn.parts)] for turn in turns]
     spoken = [turn for turn in told if turn[0] != "assistant"]
     return _hash64([digests, spoken]), _hash64([digests, told])
+
+
+def _pairs(turns: Sequence[Turn]) -> list[int]:
+    """Of each question with its answer, wherever images stand among them."""
+    said = [(turn.role, "".join(part for part in turn.parts if isinstance(part, str)).strip()) for turn in turns]
+    return [_hash64(pair) for pair in itertools.pairwise(said) if pair[1][0] == "assistant"]
 
 
 def _hash64(value: Any) -> int:
@@ -257,7 +268,13 @@ def inspect(
     parts = list(ranges(rows))
     total = sum(map(len, rows.files))
     done, looked = 0, list[Looked]()
+    appearances, pairs = Appearances(), Pairs()
     for part, found in zip(parts, ordered_map(inspector, parts, workers), strict=True):
+        numbers = iter([appearances.number(digest, one) for _, digest, one in found.seen])
+        for row, (images, said) in enumerate(zip(found.images.tolist(), found.pairs, strict=True), done):
+            if images:
+                pairs.add(row, itertools.islice(numbers, images), said)
+        found.seen, found.pairs = [], []  # the looks of all images need not be held
         looked.append(found)
         done += part.end - part.start
         on_progress(done, total)
@@ -266,7 +283,8 @@ def inspect(
         for part, found in zip(parts, looked, strict=True)
         for finding in found.findings
     ]
-    findings += _copies(rows, np.concatenate([found.hashes for found in looked]))
+    hashes = np.concatenate([found.hashes for found in looked])
+    findings += _copies(rows, hashes, pairs.repeated(len(hashes)))
     findings.sort(key=lambda one: (one.part, int(one.place.rpartition(" ")[2])))
     images = np.concatenate([found.images for found in looked])
     return Inspection(findings=findings, images=np.split(images, np.cumsum([len(file) for file in rows.files])[:-1]))
@@ -280,7 +298,7 @@ def read_test(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TestSet:
     """What a test set holds. Rows without an answer count too. DataError where no row can be read."""
-    inspector = Inspector(rows=rows, measure=None, decode=decode, collect=True)
+    inspector = Inspector(rows=rows, measure=None, decode=decode, unchecked=True)
     parts, done = list(ranges(rows)), 0
     images, questions = dict[str, str](), dict[int, str]()
     looks, places, unread = list[Look](), list[str](), list[Finding]()
@@ -315,12 +333,21 @@ def _at(rows: RowFiles, file: int, number: int) -> Fault:
     return Fault(file=container.path, place=place, reason="")
 
 
-def _copies(rows: RowFiles, hashes: np.ndarray) -> Iterator[Finding]:
-    """Rows that say what another one says, and rows that only share the question or the id with one."""
-    whole, asked, named = (_first(hashes[:, column]) for column in range(3))
+def _copies(rows: RowFiles, hashes: np.ndarray, repeated: np.ndarray) -> Iterator[Finding]:
+    """Rows that say what another one says, and rows that only share the question or the id with one; ``repeated`` is
+    the row that each repeats on images that look the same, or itself."""
+    whole, asked, named = (first_equal(hashes[:, column]) for column in range(3))
     for place in np.flatnonzero(hashes[:, 0]).tolist():
         for first, level, kind, what, remedy, fix in (
             (whole, WARNING, "copy", "images and turns are those of {}", "take one of the two out", TAKEN_OUT),
+            (
+                repeated,
+                WARNING,
+                "near-duplicate",
+                "its questions and answers stand at {} already, about images that look the same",
+                "look at both, and take one out unless each shall count",
+                "",
+            ),
             (
                 asked,
                 NOTE,
@@ -337,9 +364,3 @@ def _copies(rows: RowFiles, hashes: np.ndarray) -> Iterator[Finding]:
                 found = _finding(_at(rows, part, number), level, kind, what.format(other), remedy, fix)
                 yield replace(found, part=part)
                 break
-
-
-def _first(hashes: np.ndarray) -> np.ndarray:
-    """(rows,) the first row with each row's hash."""
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    return first[inverse]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mini_internvl.data.convert import convert
+from mini_internvl.data.duplicates import Pairs
 
 ROWS = 64
 
@@ -337,3 +338,45 @@ def test_what_is_printed_names_rows_and_costs(minivl, checkpoint, spoiled):
     assert "more (--show" in out
     assert "tokens stand for images" in out
     assert out.rstrip().endswith("rows")
+
+
+def near(folder, number, quality=60):
+    """A smaller copy of a picture, compressed again."""
+    with Image.open(folder / row(number)["image"]) as image:
+        image.resize((48, 32)).save(folder / f"images/near-{number}.jpg", quality=quality)
+    return f"images/near-{number}.jpg"
+
+
+def test_the_same_question_and_answer_about_a_picture_that_looks_the_same_is_a_likely_duplicate(check, tmp_path):
+    rows = write_clean(tmp_path / "a", 8)
+    rows[6] = {**rows[2], "id": "again", "image": near(tmp_path / "a", 2)}
+    rows[7] = {**rows[5], "id": "part", "image": near(tmp_path / "a", 5), "conversations": turns("Where?", "")}
+    rows[7]["conversations"][1] = rows[5]["conversations"][3]
+    path = write(tmp_path / "a" / "rows.jsonl", rows)
+    code, found = check(path, "--fix", tmp_path / "clean.jsonl")
+    assert code == 1
+    assert [(one["place"], one["kind"], one["fix"]) for one in found["findings"]] == [
+        ("line 7", "near-duplicate", ""),
+        ("line 8", "near-duplicate", ""),
+    ]
+    assert f"stand at {path}:3 already" in found["findings"][0]["message"]
+    assert f"stand at {path}:6 already" in found["findings"][1]["message"]
+    assert found["copy"]["rows"] == 8
+
+
+def test_other_questions_or_answers_about_a_picture_that_looks_the_same_are_no_fault(check, tmp_path):
+    rows = write_clean(tmp_path / "a", 8)
+    asked = rows[2]["conversations"][0]["value"]
+    rows[5] = {**rows[2], "id": "same picture", "conversations": turns("<image>\nIs it large?", "yes")}
+    rows[6] = {"id": "other", "image": near(tmp_path / "a", 2), "conversations": turns("<image>\nIs it new?", "yes")}
+    rows[7] = {"id": "answer", "image": near(tmp_path / "a", 2), "conversations": turns(asked, "Something else.")}
+    code, found = check(write(tmp_path / "a" / "rows.jsonl", rows))
+    assert (code, found["findings"]) == (0, [])
+
+
+def test_rows_with_more_than_they_share_are_no_duplicates():
+    pairs = Pairs()
+    for number, (images, said) in enumerate([((1,), [5, 6]), ((1,), [5]), ((1,), [5, 7]), ((2,), [5]), ((1,), [7])]):
+        pairs.add(number, images, said)
+    assert pairs.repeated(6).tolist() == [0, 0, 2, 3, 2, 5]
+    assert Pairs().repeated(2).tolist() == [0, 1]

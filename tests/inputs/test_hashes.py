@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from mini_internvl import synth
-from mini_internvl.inputs.hashes import ImageHashes, Looks, look
+from mini_internvl.inputs.hashes import ImageHashes, Looks, _lowest, look
 
 
 def blobs(seed):
@@ -78,3 +78,21 @@ def test_content_is_hashed_wherever_it_lies(tmp_path):
     blobs(1).save(tmp_path / "a.png")
     hashes = ImageHashes()
     assert hashes.one(str(tmp_path / "a.png")) == hashes.one((tmp_path / "a.png").read_bytes())
+
+
+def of_one_kind(seed):
+    """Pictures from a camera that stands still: most of each is in all of them."""
+    numbers = np.random.default_rng(seed).integers(0, 256, (7, 9, 3))
+    still = np.random.default_rng(10**6).integers(0, 256, (7, 9, 3))
+    small = (0.75 * still + 0.25 * numbers).astype(np.uint8)
+    return Image.fromarray(small).resize((120, 90), Image.Resampling.BICUBIC)
+
+
+def test_a_copy_is_found_among_many_images_of_one_kind():
+    known = Looks()
+    for seed in range(1500):
+        assert known.add(look(of_one_kind(seed))) == seed
+    found = [known.similar(look(changed(of_one_kind(seed), "JPEG"))) for seed in range(0, 1500, 10)]
+    assert sum(number == seed for number, seed in zip(found, range(0, 1500, 10), strict=True)) >= 149
+    compared = [len(known._met(_lowest(look(of_one_kind(seed)).grey))) for seed in range(2000, 2050)]
+    assert np.mean(compared) < 100
