@@ -166,7 +166,7 @@ def test_wrong_types_are_named_by_their_path(load, override, message):
         ("stages.0.train=[]", "train holds nothing, and loss answers has nothing of its own that is kept; name parts"),
         ("stages.0.train=[vit]", r"train holds \['vit'\]; known parts"),
         ("stages.0.data=[]", "stage one: data is empty"),
-        ("stages.0.data.0.kind=web", 'called "web"; known: columns, .*; a kind may also be rows, synth or domain'),
+        ("stages.0.data.0.kind=web", 'called "web"; known: columns, .*; a kind may also be rows, synth, domain or pic'),
         ("stages.0.data.0.weight=0", "data.weight of synth shapes is 0.0"),
         ("stages.0.data.0.name=''", "a synth source needs a name"),
         ("stages.0.data.0.kind=jsonl", "a jsonl source needs a path"),

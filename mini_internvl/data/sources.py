@@ -156,6 +156,10 @@ def open_source(
     opening = Opening(measure=measure, key=key, workers=workers, on_progress=on_progress, checked=Check(measure))
     if recipe.kind == "synth":
         return _synth(recipe, measure)
+    if recipe.kind == "pictures":
+        from mini_internvl.data.pictures import picture_folder
+
+        return picture_folder(Path(recipe.path))
     source = (_domain if recipe.kind == "domain" else _file)(recipe, opening)
     if strict:
         source.refuse()

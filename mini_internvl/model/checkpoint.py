@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,22 +82,33 @@ def load_model(
 def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", device: str = "cpu") -> InternViT:
     """Load an InternViT (the 300M or the 6B teacher): a bare folder, or the encoder of a whole model's folder."""
     folder = Path(folder)
-    raw = read_json(folder / CONFIG)
-    on_meta = device == "meta"
-    if "hidden_size" in raw and "patch_size" in raw:
-        with _naming(folder):
-            config = VisionConfig.from_official(raw)
-        tensors = read_tensors(folder, shapes_only=on_meta)
-    elif "vision_config" in raw or "official" in raw:
-        config = read_config(folder).vision
-        whole = read_state(folder, shapes_only=on_meta)
-        tensors = ((key.removeprefix(_VISION), value) for key, value in whole if key.startswith(_VISION))
-    else:
-        raise ConfigError(f"{folder / CONFIG}: this is no InternViT config")
+    raw = read_vision_config(folder)
+    with _naming(folder):
+        config = VisionConfig.from_official(raw)
     with shapes_only():
         model = InternViT(config)
-    _assign(model, tensors, folder, as_dtype(dtype), device)
+    _assign(model, vision_tensors(folder, shapes_only=device == "meta"), folder, as_dtype(dtype), device)
     return model.eval()
+
+
+def read_vision_config(folder: Path) -> dict[str, Any]:
+    """The official fields of an encoder, bare or of a whole model; ConfigError where it is neither."""
+    raw = read_json(folder / CONFIG)
+    if "hidden_size" in raw and "patch_size" in raw:
+        return raw
+    if "vision_config" not in raw and "official" not in raw:
+        raise ConfigError(f"{folder / CONFIG}: this is no InternViT config")
+    return dict(read_config(folder).official["vision_config"])
+
+
+def vision_tensors(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of an encoder, bare or of a whole model, under its bare name; see :func:`read_tensors`."""
+    raw = read_json(folder / CONFIG)
+    if "hidden_size" in raw and "patch_size" in raw:
+        yield from read_tensors(folder, shapes_only=shapes_only)
+        return
+    whole = read_state(folder, shapes_only=shapes_only)
+    yield from ((key.removeprefix(_VISION), value) for key, value in whole if key.startswith(_VISION))
 
 
 def layout_of(folder: Path) -> ModuleType:

@@ -80,7 +80,9 @@ def count_flops(model: InternVL, checkpointed: Collection[str] = ()) -> ModelFlo
 
     ``checkpointed``: parts (vision, llm) whose blocks keep no activations.
     """
-    encoder, flowing = _encoder(model, "vision" in checkpointed)
+    patches = (model.config.image_size // model.config.vision.patch_size) ** 2
+    blocks = len(model.vision_model.blocks(model.config.select_layer))
+    encoder, flowing = encoder_flops(model.vision_model, patches, blocks, checkpointed="vision" in checkpointed)
     projector, flowing = _projector(model, flowing)
     llm: Any = model.language_model
     flowing = flowing or _trains(llm.embed_tokens)
@@ -99,23 +101,20 @@ def count_flops(model: InternVL, checkpointed: Collection[str] = ()) -> ModelFlo
         again = "llm" in checkpointed and flowing
         token += _again(sum(each, Flops()), again)
         pair += _again(attended, again)
-    head, _ = _linear(llm.lm_head, flowing or _trains(llm.norm))
+    head = _linear(llm.lm_head, flowing or _trains(llm.norm))[0] if llm.layers else Flops()
     return ModelFlops(encoder=encoder, projector=projector, token=token, pair=pair, supervised=head)
 
 
-def _encoder(model: InternVL, checkpointed: bool) -> tuple[Flops, bool]:
-    """One tile through the encoder, and whether a gradient flows back from its patches."""
-    vision: Any = model.vision_model
-    config = model.config
-    patch = vision.embeddings.patch_embedding
-    patches = (config.image_size // config.vision.patch_size) ** 2
+def encoder_flops(vision: Any, patches: int, blocks: int, *, checkpointed: bool = False) -> tuple[Flops, bool]:
+    """One tile of so many patches through so many blocks of an InternViT, and whether a gradient flows back from it."""
+    config, patch = vision.config, vision.embeddings.patch_embedding
     rows, flowing = patches + 1, _trains(vision.embeddings)
-    size = 2.0 * 3 * config.vision.patch_size**2 * patch.out_channels * patches
+    size = 2.0 * 3 * config.patch_size**2 * patch.out_channels * patches
     total = Flops(forward=size, backward=size * patch.weight.requires_grad)
-    for block in vision.encoder.layers[: config.select_layer % (len(vision.encoder.layers) + 1)]:
+    for block in vision.encoder.layers[:blocks]:
         inside = flowing or _trains(block.norm1)
         qkv, inside = _linear(block.attn.qkv, inside)
-        attended, inside = _attention(config.vision.hidden_size, inside or _trains(block.attn))
+        attended, inside = _attention(config.hidden_size, inside or _trains(block.attn))
         proj, _ = _linear(block.attn.proj, inside)
         inside = flowing or _trains(block.norm1) or _trains(block.attn) or block.ls1.requires_grad
         first, inside = _linear(block.mlp.fc1, inside or _trains(block.norm2))
@@ -128,6 +127,8 @@ def _encoder(model: InternVL, checkpointed: bool) -> tuple[Flops, bool]:
 
 def _projector(model: InternVL, flowing: bool) -> tuple[Flops, bool]:
     """One tile through the projector, and whether a gradient flows back from its visual tokens."""
+    if not len(model.mlp1):
+        return Flops(), flowing
     first, inside = _linear(model.mlp1[1], flowing or _trains(model.mlp1[0]))
     second, inside = _linear(model.mlp1[3], inside)
     return (first + second) * model.config.tokens_per_tile, inside

@@ -7,7 +7,7 @@ the tests. Sizes are of configurations: a checkpoint is read from its own config
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mini_internvl.model import llms
-from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.vision import Embeddings
+from mini_internvl.model.config import VisionConfig, VLMConfig
+from mini_internvl.model.vision import Embeddings, InternViT
 from mini_internvl.model.vlm import InternVL
 
 VIT_300M: dict[str, Any] = {
@@ -41,6 +41,19 @@ VIT_300M: dict[str, Any] = {
 }
 
 LATER_TEMPLATE = "internvl2_5"  # chat template of every generation after InternVL2
+VIT_6B: dict[str, Any] = VIT_300M | {
+    "hidden_size": 3200,
+    "intermediate_size": 12800,
+    "num_hidden_layers": 45,
+    "num_attention_heads": 25,
+    "norm_type": "rms_norm",
+    "qkv_bias": False,
+    "qk_normalization": True,
+    "initializer_factor": 0.1,
+    "initializer_range": 1e-10,
+}
+"""InternViT-6B-448px-V1-5, the teacher of the 300M."""
+ENCODERS: dict[str, dict[str, Any]] = {"300M": VIT_300M, "6B": VIT_6B}
 
 
 def compose(
@@ -128,10 +141,23 @@ def count_parameters(config: VLMConfig) -> dict[str, int]:
 def fresh(config: VLMConfig, seed: int) -> InternVL:
     """A newly initialised model: normal weights of the configs' ranges, zero biases, norms at one."""
     model = InternVL(config)
+    vision, llm = config.vision.initializer_range, config.llm.initializer_range
+    _draw(model, seed, lambda name: vision if name.startswith("vision_model") else llm)
+    return model
+
+
+def fresh_encoder(config: VisionConfig, seed: int) -> InternViT:
+    """A newly initialised encoder, drawn as :func:`fresh` draws."""
+    model = InternViT(config)
+    _draw(model, seed, lambda name: config.initializer_range)
+    return model
+
+
+def _draw(model: nn.Module, seed: int, range_of: Callable[[str], float]) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, module in model.named_modules():
-            std = (config.vision if name.startswith("vision_model") else config.llm).initializer_range
+            std = range_of(name)
             if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
                 module.weight.normal_(0.0, std, generator=generator)
                 if (bias := getattr(module, "bias", None)) is not None:
@@ -139,4 +165,3 @@ def fresh(config: VLMConfig, seed: int) -> InternVL:
             elif isinstance(module, Embeddings):  # as the original, so that positions differ from the start
                 for table in (module.class_embedding, module.position_embedding):
                     table.normal_(0.0, 1.0, generator=generator)
-    return model

@@ -60,9 +60,15 @@ class Embeddings(nn.Module):
         table = self.position_embedding
         if (rows, columns) == (self.grid, self.grid):
             return table
-        square = table[:, 1:].float().reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        square = F.interpolate(square, size=(rows, columns), mode="bicubic", align_corners=False)
-        return torch.cat([table[:, :1].float(), square.flatten(2).transpose(1, 2)], dim=1)
+        return resized_positions(table, rows, columns)
+
+
+def resized_positions(table: Tensor, rows: int, columns: int) -> Tensor:
+    """A position table (1, 1 + side * side, hidden) for another grid: (1, 1 + rows * columns, hidden), float32."""
+    side = int((table.shape[1] - 1) ** 0.5)
+    square = table[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    square = F.interpolate(square, size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1].float(), square.flatten(2).transpose(1, 2)], dim=1)
 
 
 class Attention(nn.Module):
@@ -172,7 +178,13 @@ class InternViT(nn.Module):
 
     def hidden_states(self, pixel_values: Tensor) -> list[Tensor]:
         """Embedding output and every block's output, each (N, 1 + patches, hidden)."""
-        states = [self.embeddings(pixel_values)]
+        return self.last_states(pixel_values, len(self.encoder.layers) + 1)
+
+    def last_states(self, pixel_values: Tensor, count: int) -> list[Tensor]:
+        """The last ``count`` of :meth:`hidden_states`, in their order; no other is kept."""
+        x = self.embeddings(pixel_values)
+        states = [x]
         for block in self.encoder.layers:
-            states.append(block(states[-1]))
+            x = block(x)
+            states = [*states, x][-count:]
         return states

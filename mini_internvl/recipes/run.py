@@ -9,6 +9,7 @@ from mini_internvl.recipes.fields import MAY_CHANGE, RecipeError
 from mini_internvl.recipes.lora import LoraRecipe
 from mini_internvl.recipes.source import SourceRecipe
 from mini_internvl.recipes.stage import StageRecipe
+from mini_internvl.recipes.student import StudentRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 WEIGHTS = ("fp32", "bf16")
@@ -25,6 +26,8 @@ class Recipe:
     """Folder of the starting checkpoint or adapter; empty with ``build`` for a fresh model."""
     build: str = dataclasses.field(default="", metadata=MAY_CHANGE)
     """Folder of a config.json with tokenizer files from which a fresh model is made."""
+    student: StudentRecipe | None = None
+    """An encoder that trains alone, instead of a model."""
     precision: str = "fp32"
     """Arithmetic: ``fp32``, ``bf16``, ``fp16`` (for cards without bf16; the loss is scaled), or ``auto``: bf16 where
     the processor is fast at it."""
@@ -59,10 +62,14 @@ class Recipe:
     """Adapters that train instead of the weights; left out, the weights themselves train."""
 
     def __post_init__(self) -> None:
-        if bool(self.model) == bool(self.build):
-            raise RecipeError("give either model (a checkpoint to start from) or build (a config for a fresh model)")
-        if self.lora and self.build:
-            raise RecipeError("lora adapts a checkpoint: give model instead of build")
+        if [bool(self.model), bool(self.build), self.student is not None].count(True) != 1:
+            raise RecipeError(
+                "give either model (a checkpoint to start from) or build (a config for a fresh model), or student (an "
+                "encoder that trains alone)"
+            )
+        if self.lora and not self.model:
+            raise RecipeError("lora adapts a checkpoint: give model instead of build or student")
+        self._check_student()
         if self.lora and not any(stage.train for stage in self.stages):
             raise RecipeError("lora trains in no stage; name llm or vision in train, or leave lora out")
         if self.precision not in PRECISIONS:
@@ -96,3 +103,17 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise RecipeError(f"two stages share a name: {', '.join(names)}")
+
+    def _check_student(self) -> None:
+        """An encoder alone trains as such, and pictures without answers are for it only."""
+        for stage in self.stages if self.student else ():
+            if tuple(stage.train) != ("vision",):
+                raise RecipeError(f"stage {stage.name}: a student has nothing but its encoder; write train: [vision]")
+            if stage.reached() != ["vision"]:
+                names = " and ".join(stage.loss_settings())
+                raise RecipeError(f"stage {stage.name}: loss {names} needs a language model; write loss: features")
+            if stage.pack:
+                raise RecipeError(f"stage {stage.name}: pictures have no tokens to pack; leave pack out")
+        sources = [source for stage in self.stages for source in stage.data] + list(self.held_out)
+        if self.student is None and any(source.kind == "pictures" for source in sources):
+            raise RecipeError("a source of pictures has no answers: it is for a student alone; give rows instead")

@@ -15,7 +15,8 @@ class SourceRecipe:
 
     kind: str
     """``rows`` (a file of rows, a folder of such files, or InternVL's meta JSON; ``jsonl`` means the same), ``synth``
-    (drawn on the fly), ``domain`` (a folder of raw records), or the name or path of a row format."""
+    (drawn on the fly), ``domain`` (a folder of raw records), ``pictures`` (a folder of pictures, for a student alone),
+    or the name or path of a row format."""
     name: str = ""
     """Synth kind, or domain name or path."""
     path: str = dataclasses.field(default="", metadata=MAY_CHANGE)
@@ -34,17 +35,19 @@ class SourceRecipe:
 
     def __post_init__(self) -> None:
         try:
-            if self.kind not in ("rows", "jsonl", "synth", "domain"):
+            if self.kind not in ("rows", "jsonl", "synth", "domain", "pictures"):
                 plugins.find("data.formats", self.kind)
             if self.format:
                 plugins.find("data.formats", self.format)
         except ValueError as error:
-            raise RecipeError(f"data.kind or format: {error}; a kind may also be rows, synth or domain") from None
+            raise RecipeError(
+                f"data.kind or format: {error}; a kind may also be rows, synth, domain or pictures"
+            ) from None
         if self.weight <= 0:
             raise RecipeError(
                 f"data.weight of {self.kind} {self.name or self.path} is {self.weight}; it must be above 0"
             )
-        if self.kind == "synth" and (self.independent or self.format):
+        if self.kind in ("synth", "pictures") and (self.independent or self.format):
             raise RecipeError("data.independent and data.format are of rows; drawn samples say so themselves")
         needed = "name" if self.kind in ("synth", "domain") else "path"
         if not getattr(self, needed):

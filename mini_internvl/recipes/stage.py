@@ -170,7 +170,7 @@ class StageRecipe:
                 f"{where}: train holds nothing, and loss {' and '.join(idle)} has nothing of its own that is kept; "
                 f"name parts that train ({', '.join(PARTS)}), or heads alone as the loss"
             )
-        reached = [part for part in PARTS if any(part in reach for reach in reaches.values())]
+        reached = self.reached()
         if idle := [part for part in self.train if part not in reached]:
             names = " and ".join(losses)
             raise RecipeError(
@@ -180,6 +180,11 @@ class StageRecipe:
             if tuple(reach) == ("vision",):
                 raise RecipeError(f"{where}: loss {name} reads the encoder alone, whose features cache keeps; drop one")
         return losses
+
+    def reached(self) -> list[str]:
+        """Parts of the model that get a gradient from the losses."""
+        reach = [plugins.find("train.losses", name).REACHES for name in self.loss_settings()]
+        return [part for part in PARTS if any(part in parts for parts in reach)]
 
     def parts(self) -> dict[str, PartRecipe]:
         """Name of each part that learns -> how it does, checked."""

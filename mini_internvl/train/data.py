@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mini_internvl.data import DataError, Fault, place_of
 from mini_internvl.data.index import Progress
+from mini_internvl.data.pictures import each_picture
 from mini_internvl.data.sources import Source, open_source
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.inputs.questions import split_questions
@@ -33,9 +34,10 @@ from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Example, Sample
 from mini_internvl.train.batches import collate
 from mini_internvl.train.layout import Layout
+from mini_internvl.train.pictures import PictureProcessor
 from mini_internvl.train.processor import SampleProcessor
 
-Process = Callable[[Sample], Example]  # a SampleProcessor, whose samples have sizes, or any function
+Process = Callable[[Sample], Example]  # one that measures samples too, or any function
 
 
 class Opener:
@@ -50,16 +52,18 @@ class Opener:
 
     def __call__(self, source: SourceRecipe, process: Process) -> Source:
         """DataError as in :func:`open_source`."""
-        key = process.fingerprint if isinstance(process, SampleProcessor) else ""
+        measures = process if isinstance(process, SampleProcessor | PictureProcessor) else None
+        key = measures.fingerprint if measures else ""
         if (source, key) not in self.opened:
-            measure = process.measure if isinstance(process, SampleProcessor) else _can_be_packed
-            self.opened[source, key] = open_source(
+            measure = measures.measure if measures else _can_be_packed
+            found = open_source(
                 source, measure, key=key, workers=self.workers, on_progress=self.on_progress, strict=self.strict
             )
-        found = self.opened[source, key]
-        if found.count and len(found.faults) >= found.count:
-            found.refuse()  # no row is left
-        return found
+            if found.count and len(found.faults) >= found.count:
+                found.refuse()  # no row is left
+            alone = isinstance(process, PictureProcessor) and source.kind != "pictures"
+            self.opened[source, key] = each_picture(found) if alone else found
+        return self.opened[source, key]
 
 
 def _can_be_packed(sample: Sample) -> None:

@@ -52,6 +52,13 @@ def parallel(learner: Learner, kind: str, ranks: Ranks) -> nn.Module:
     return learner
 
 
+def share_buffers(module: nn.Module, ranks: Ranks) -> None:
+    """Give every process the first one's buffers: what each has measured may differ by rounding."""
+    if ranks.size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
 def last_only(wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Entered around a micro batch: gradients are exchanged with the ``last`` one of a step only."""
     if isinstance(wrapped, DistributedDataParallel) and not last:
@@ -75,7 +82,7 @@ def whole(model: InternVL, ranks: Ranks, *, everywhere: bool = False) -> InternV
     if not keeps:
         return None
     with torch.device("meta"):
-        plain = InternVL(model.config)
+        plain = type(model)(model.config)
         for name, layer in lora_layers(model).items():
             wrap(plain, name, layer.rank, layer.scale, layer.dropout)
     plain.load_state_dict(gathered, assign=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import resolve_device
 from mini_internvl.inputs import chat
@@ -17,8 +19,9 @@ from mini_internvl.inputs.tokenizer import Tokenizer
 from mini_internvl.inputs.tokenizer_files import FILES, load_tokenizer
 from mini_internvl.model import adapter as adapters
 from mini_internvl.model import heads
-from mini_internvl.model.checkpoint import layout_of, load_model, read_config, save_model
+from mini_internvl.model.checkpoint import as_dtype, layout_of, load_model, read_config, save_model
 from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.encoder import EncoderAlone, save_encoder
 from mini_internvl.model.files import CONFIG, read_json, read_tensors
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
 from mini_internvl.model.sizes import fresh
@@ -26,8 +29,10 @@ from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
 from mini_internvl.train import losses
 from mini_internvl.train.nf4 import quantize_base
+from mini_internvl.train.pictures import PictureProcessor
 from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.run_folder import saving
+from mini_internvl.train.student import encoder_folder, open_student, student_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +41,14 @@ class Base:
 
     folder: Path
     config: VLMConfig
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # ``None`` of an encoder alone
 
 
 def find_base(recipe: Recipe) -> Base:
     """The folder that a recipe begins from, of an adapter its base's; CheckpointError where it cannot be read."""
+    if recipe.student is not None:
+        folder = encoder_folder(recipe.student.start) if recipe.student.start else Path()
+        return Base(folder=folder, config=student_config(recipe.student), tokenizer=None)
     adapter = bool(recipe.model) and adapters.is_adapter(recipe.model)
     folder = Path(recipe.build)
     if recipe.model:
@@ -53,7 +61,7 @@ class InitialCheckpoint:
     """What a run begins from: a model on the device that trains, with adapters where they train."""
 
     model: InternVL
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # ``None`` of an encoder alone
     folder: Path  # where the tokenizer files are; the base of the adapters
     sha256: str  # hash of all weights that the run begins from
     base_hash: str = ""  # hash of the base's weights where adapters train, else empty
@@ -67,7 +75,7 @@ class InitialCheckpoint:
 
 
 def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
-    """Load ``recipe.model``, a checkpoint or an adapter, or make a fresh model from ``recipe.build``.
+    """Load ``recipe.model``, a checkpoint or an adapter, make a fresh model from ``recipe.build``, or open a student.
 
     A base that adapters freeze is held in bfloat16 where that is the precision, or in 4 bits; whatever trains is
     float32, or what ``recipe.weights`` says. ``local`` is the number of this process on its machine, where there are
@@ -81,6 +89,10 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
     if local is not None and device == "cuda":
         device = f"cuda:{local}"
     base = find_base(recipe)
+    if recipe.student is not None:
+        kind = torch.bfloat16 if recipe.weights == "bf16" else torch.float32
+        student, sha256 = open_student(recipe.student, recipe.seed, device, kind)
+        return InitialCheckpoint(model=student, tokenizer=None, folder=base.folder, sha256=sha256)
     adapter, folder = bool(recipe.model) and adapters.is_adapter(recipe.model), base.folder
     if recipe.model:
         half = recipe.precision == "bf16" and (adapter or recipe.lora is not None)
@@ -145,8 +157,11 @@ def _put_adapter(model: InternVL, recipe: Recipe, base_hash: str) -> adapters.Ad
 
 
 def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, str] | None = None) -> None:
-    """Save the model of a run: a checkpoint with its tokenizer, or its adapters alone."""
+    """Save the model of a run: a checkpoint with its tokenizer, its adapters alone, or a bare encoder."""
     with saving(folder):
+        if isinstance(start.model, EncoderAlone):
+            save_encoder(start.model, folder, dtype=as_dtype(start.dtype), metadata=metadata)
+            return
         if not start.base_hash:
             files = [start.folder / name for name in FILES if (start.folder / name).exists()]
             kind: dict[str, Any] = {"dtype": start.dtype, "layout": layout_of(start.folder).NAME, "metadata": metadata}
@@ -160,8 +175,10 @@ def save_checkpoint(start: InitialCheckpoint, folder: Path, metadata: dict[str, 
         adapters.save_adapter(start.model, folder, beside=start.beside, **kind)
 
 
-def sample_processor(start: Base | InitialCheckpoint, stage: StageRecipe) -> SampleProcessor:
+def sample_processor(start: Base | InitialCheckpoint, stage: StageRecipe) -> SampleProcessor | PictureProcessor:
     """What makes a stage's samples into examples for the model of a run."""
+    if start.tokenizer is None:
+        return PictureProcessor(config=start.config, targets=losses.targets(stage, start.config))
     return SampleProcessor(
         processor=_processor(start.config, start.tokenizer),
         max_tiles=stage.max_tiles,

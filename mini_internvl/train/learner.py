@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mini_internvl import plugins
 from mini_internvl.inputs.tiles import normalise
+from mini_internvl.model.flops import ModelFlops, count_flops
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import StageRecipe
 from mini_internvl.records import Batch
@@ -25,16 +27,31 @@ def tile_count(batch: Batch) -> int:
 
 
 class ImageFeatures:
-    """What the losses of a batch read of its images; the encoder runs once, and only when it is asked for."""
+    """What the losses of a batch read of its images; the encoder runs once, and only when it is asked for.
 
-    def __init__(self, model: InternVL, tiles: Tensor) -> None:
-        self.model, self.tiles = model, tiles
+    ``last`` is how many of its last hidden states will be asked for.
+    """
+
+    def __init__(self, model: InternVL, tiles: Tensor, last: int = 0) -> None:
+        self.model, self.tiles, self.last = model, tiles, last
 
     @cached_property
     def vision(self) -> Tensor:
         """(tiles, 1 + patches, hidden) of the encoder."""
-        pixels = normalise(self.tiles).to(self.model.vision_model.dtype)
-        return self.model.vision_model(pixels, self.model.config.select_layer)
+        blocks, chosen = len(self.model.vision_model.encoder.layers), self.model.config.select_layer
+        place = chosen % (blocks + 1) - (blocks + 1)
+        if -self.last <= place:
+            return self.last_states[place]
+        return self.model.vision_model(self._pixels, chosen)
+
+    @cached_property
+    def last_states(self) -> list[Tensor]:
+        """(tiles, 1 + patches, hidden) after each of the encoder's ``last`` blocks."""
+        return self.model.vision_model.last_states(self._pixels, self.last)
+
+    @property
+    def _pixels(self) -> Tensor:
+        return normalise(self.tiles).to(self.model.vision_model.dtype)
 
     @cached_property
     def visual_tokens(self) -> Tensor:
@@ -55,9 +72,10 @@ class Features(ImageFeatures):
         depths: Iterable[int | None],
         store: FeatureStore | None = None,
         zero: Tensor | None = None,
+        last: int = 0,
     ) -> None:
         """``zero`` is added to what the decoder reads."""
-        super().__init__(model, batch.tiles)
+        super().__init__(model, batch.tiles, last)
         self.batch, self.depths, self.store = batch, {self._blocks(depth) for depth in depths}, store
         self.zero = zero
 
@@ -103,10 +121,21 @@ class Learner(nn.Module):
             key, loss = plugins.short_name(name), plugins.find("train.losses", name).Loss
             self.loss[key], self.weights[key] = loss(settings, model.config), settings.weight
         self.loss.to(model.device)
-        for loss in self.loss.values():
-            for module in getattr(loss, "frozen", {}).values():
-                module.to(model.device).requires_grad_(False).eval()
+        for module in self.frozen():
+            module.requires_grad_(False).eval()
+            getattr(module, "place", module.to)(model.device)
         self._freeze_unreached(stage)
+
+    def frozen(self) -> Iterator[Any]:
+        """Modules of the losses that neither train nor are saved, such as a teacher."""
+        for loss in self.loss.values():
+            yield from getattr(loss, "frozen", {}).values()
+
+    def flops(self, checkpointed: Collection[str] = ()) -> ModelFlops:
+        """What each thing costs that a batch holds, the losses' own modules included; see ``model.flops``."""
+        cost = count_flops(self.model, checkpointed)
+        own: list[Any] = [loss for loss in self.loss.values() if hasattr(loss, "tile_flops")]
+        return replace(cost, encoder=sum((loss.tile_flops() for loss in own), cost.encoder))
 
     def _freeze_unreached(self, stage: StageRecipe) -> None:
         """Freeze what no loss reaches in parts that train: distributed processes would wait for its gradient."""
@@ -138,7 +167,8 @@ class Learner(nn.Module):
             return {"loss": self._zero(batch), "count": torch.zeros((), dtype=torch.float64)}
         first, *auxiliary = self.loss
         blank = None if tile_count(batch) or not self.training else self._blank_image(batch)
-        images = Features(self.model, batch, self._depths(), self.store, blank if self.sharded else None)
+        last = max(getattr(loss, "last_states", 0) for loss in self._asked())
+        images = Features(self.model, batch, self._depths(), self.store, blank if self.sharded else None, last)
         total = self.loss[first](self.model, batch, images)
         if self.training:
             for name in auxiliary:
@@ -148,8 +178,11 @@ class Learner(nn.Module):
 
     def _depths(self) -> list[int | None]:
         """Of the hidden states that the losses ask for; none where none asks for the decoder."""
-        losses: list[Any] = list(self.loss.values()) if self.training else [next(iter(self.loss.values()))]
-        return [loss.layers for loss in losses if hasattr(loss, "layers")]
+        return [loss.layers for loss in self._asked() if hasattr(loss, "layers")]
+
+    def _asked(self) -> list[Any]:
+        """The losses that are computed: where nothing trains, the first alone."""
+        return list(self.loss.values()) if self.training else [next(iter(self.loss.values()))]
 
     def count(self, batch: Batch) -> float:
         """What the first loss counts in a batch."""

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from mini_internvl.model.flops import count_flops
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.recipes import Recipe, StageRecipe
@@ -26,7 +25,7 @@ from mini_internvl.records import Batch
 from mini_internvl.train import losses
 from mini_internvl.train.batches import to_device
 from mini_internvl.train.data import MixedDataset, StepData, step_batches
-from mini_internvl.train.distributed import Watchdog, last_only, parallel
+from mini_internvl.train.distributed import Watchdog, last_only, parallel, share_buffers
 from mini_internvl.train.events import EventWriter
 from mini_internvl.train.features import is_projected, open_store
 from mini_internvl.train.layout import Layout, kept_plan
@@ -218,7 +217,7 @@ def run_stage(model: InternVL, stage: StageRecipe, dataset: MixedDataset, run: R
             dataset=dataset,
             run=run,
             watchdog=watchdog,
-            meter=_meter(model, stage, run.ranks),
+            meter=_meter(stepper.learner, stage, run.ranks),
             quarantine=run.quarantine or Quarantine(run.folder.path, [dataset], run.recipe, run.ranks),
             events=EventWriter(run.folder.path),
         )
@@ -242,6 +241,7 @@ def _restore(stepper: Stepper, kept: frozenset[str], dataset: MixedDataset, run:
     at = run.folder.restore(stage.name, learner, stepper.optimizer, kept)
     if not at.step:
         losses.begin(learner.loss.values(), dataset, run.beside)
+        share_buffers(learner.loss, run.ranks)
     if stage.cache:
         learner.store = store = open_store(learner.model, run.recipe, stage)  # of the weights as they now are
         assert isinstance(dataset.process, SampleProcessor), "features are kept of samples with images"
@@ -281,11 +281,12 @@ def _prepare(model: InternVL, stage: StageRecipe, run: Run) -> tuple[Stepper, fr
     ), kept
 
 
-def _meter(model: InternVL, stage: StageRecipe, ranks: Ranks) -> Meter:
-    cost, peak = count_flops(model, stage.checkpointing), peak_flops(model.device)
+def _meter(learner: Learner, stage: StageRecipe, ranks: Ranks) -> Meter:
+    device = learner.model.device
+    cost, peak = learner.flops(stage.checkpointing), peak_flops(device)
     if stage.cache:
         cost = cost.kept(is_projected(stage))
-    return Meter(cost, model.device, peak and peak * ranks.size)
+    return Meter(cost, device, peak and peak * ranks.size)
 
 
 def _layout(dataset: MixedDataset, model: InternVL, run: Run) -> Layout:

@@ -27,7 +27,7 @@ from mini_internvl.model import adapter as adapters
 from mini_internvl.model.checkpoint import CheckpointError, image_token_id, read_config, released_image_token
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG
-from mini_internvl.model.flops import Flops, count_flops
+from mini_internvl.model.flops import Flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
 from mini_internvl.model.sizes import official_config, shapes_only, size_of_release
 from mini_internvl.model.vlm import InternVL
@@ -39,8 +39,10 @@ from mini_internvl.train.initial import Base, sample_processor, weights_trained
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.parts import set_checkpointing, set_drop_path, set_trainable
+from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.sizes import Sized, SizeReader, tell
-from mini_internvl.train.workload import Workload, assumed, drawn
+from mini_internvl.train.student import shaped_student
+from mini_internvl.train.workload import Workload, assumed, drawn, made, made_example
 
 GB = 1e9
 PROCESS, ALLOCATOR, GATHERED = "process", "allocator", "gathered shards"
@@ -179,9 +181,10 @@ class Planner:
         return self.plans[key]
 
     def _plan(self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None) -> StagePlan:
-        model, batch, traced = self._highest(recipe, stage, work, batch)
+        learner, batch, traced = self._highest(recipe, stage, work, batch)
+        model = learner.model
         mean, samples = work.mean, work.samples_per_step * stage.steps
-        cost, tiles = count_flops(model, stage.checkpointing), samples * mean.tiles
+        cost, tiles = learner.flops(stage.checkpointing), samples * mean.tiles
         flops, kept = cost.work(**vars(mean)) * samples, 0.0
         if stage.cache:
             encoded, kept = self._encoded(recipe, stage, work, tiles, model)
@@ -221,7 +224,7 @@ class Planner:
 
     def _highest(
         self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None
-    ) -> tuple[InternVL, Batch, trace.MemoryTrace]:
+    ) -> tuple[Learner, Batch, trace.MemoryTrace]:
         """The micro batch that needs most memory, or the given one, traced.
 
         That of most tokens is traced first. What it needs for a token, a supervised token and a tile then tells whether
@@ -243,22 +246,23 @@ class Planner:
 
     def _trace(
         self, recipe: Recipe, stage: StageRecipe, batch: Batch
-    ) -> tuple[InternVL, Batch, trace.MemoryTrace]:  # fmt: skip
-        """A step of a stage; the model is then of fake tensors."""
+    ) -> tuple[Learner, Batch, trace.MemoryTrace]:  # fmt: skip
+        """A step of a stage; the learner is then of fake tensors."""
         model, _ = planned_model(recipe)
         set_trainable(model, stage.parts())
         set_drop_path(model, stage.drop_path)
         set_checkpointing(model, stage.checkpointing)
         micro = 1 if stage.pack else stage.micro_batch
+        learner = Learner(model, stage)
         traced = trace.trace_step(
-            Learner(model, stage),
+            learner,
             stage,
             batch,
             precision=recipe.precision,
             device=self.machine.kind,
             accumulates=-(-stage.batch_size // self.gpus) > micro,
         )
-        return model, batch, traced
+        return learner, batch, traced
 
     def _settled(self, recipe: Recipe) -> Recipe:
         if recipe.precision != "auto":
@@ -285,10 +289,14 @@ class Planner:
         """From the sources that can be opened; assumed where none can, or where the tokenizer is not there."""
         stage = recipe.stages[number]
         model, folder = planned_model(recipe)
+        if recipe.student is not None:
+            return self._pictures(stage, model)
         if folder is None:
             return self._assumed(stage, model, [f"{recipe.model} is not on this computer"])
         base = Base(folder=folder, config=model.config, tokenizer=load_tokenizer(folder))
         process, before = sample_processor(base, stage), sample_processor(base, measured)
+        assert isinstance(process, SampleProcessor), "the model has a tokenizer"
+        assert isinstance(before, SampleProcessor), "the model has a tokenizer"
         found, missing = list[tuple[SourceRecipe, Sized]](), list[str]()
         for place, source in enumerate(stage.data):
             try:
@@ -309,6 +317,13 @@ class Planner:
         )
         return replace(work, missing=missing, different_tiles=_different_tiles(sized))
 
+    def _pictures(self, stage: StageRecipe, model: InternVL) -> Workload:
+        """Of an encoder alone, whose samples are all of one size."""
+        paths = [source.path for source in stage.data if source.path and not Path(source.path).exists()]
+        example = made_example(Size(tokens=1, supervised=0, tiles=1), model.config, 1)
+        work = made(stage, [example], told="one tile a picture", processes=self.gpus)
+        return replace(work, missing=[f"{path} is not on this computer" for path in paths])
+
     def _assumed(self, stage: StageRecipe, model: InternVL, missing: Sequence[str]) -> Workload:
         if wanted := [name for name in stage.loss_settings() if hasattr(plugins.find("train.losses", name), "targets")]:
             raise DataError(f"stage {stage.name}: loss {wanted[0]} cannot be planned without its data: {missing[0]}")
@@ -324,7 +339,7 @@ def _different_tiles(found: Sequence[Sized]) -> float:
 
 PARTS = (
     trace.WEIGHTS, trace.COPIES, trace.GRADIENTS, trace.OPTIMISER, trace.ENCODER, trace.PROJECTOR, trace.DECODER,
-    trace.LOSS, trace.WORKSPACE, trace.DATA,
+    trace.TEACHER, trace.LOSS, trace.WORKSPACE, trace.DATA,
 )  # fmt: skip
 
 
@@ -349,6 +364,9 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
 
     Of a released size that is not on this computer the shapes are known, the folder is not.
     """
+    if recipe.student is not None:
+        student = shaped_student(recipe.student)
+        return (student.to(torch.bfloat16) if recipe.weights == "bf16" else student), None
     adapter = bool(recipe.model) and adapters.is_adapter(recipe.model)
     name = adapters.find_base(recipe.model) if adapter else recipe.model or recipe.build
     size = size_of_release(name)

@@ -39,7 +39,7 @@ from mini_internvl.train.parts import set_trainable, trainable
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import RunFolder
 from mini_internvl.train.samples import AnswerLog
-from mini_internvl.train.selfcheck import check_first
+from mini_internvl.train.selfcheck import check_first, check_pictures
 
 STALE = ".stale"  # lies in last/ from when its run is extended until it is written anew
 _log = logging.getLogger(__name__)
@@ -184,7 +184,11 @@ def _check(
     learner: Learner,
 ) -> None:  # fmt: skip
     """Before the first step of a stage: DataError where its first loss counts nothing of the held-out data."""
-    check_first(batch, learner, tokenizer=start.tokenizer, autocast=AUTOCAST.get(recipe.precision))
+    autocast = AUTOCAST.get(recipe.precision)
+    if start.tokenizer is None:
+        check_pictures(batch, learner, autocast=autocast)
+    else:
+        check_first(batch, learner, tokenizer=start.tokenizer, autocast=autocast)
     if held_out is not None and not any(learner.count(one) for one in held_out):
         raise DataError(
             f"held_out: {', '.join(names)}: nothing in it can be measured by the loss {next(iter(learner.loss))}; give "
@@ -244,7 +248,7 @@ def _facts(
     for line in sorted({line for _, source in opened.values() for line in source.warnings}):
         _log.warning("%s", line)
     return {
-        "base": start.sha256,
+        "base": losses.base_hash(recipe, start.sha256),
         "data": {
             name: {"path": asked.path or asked.name, "fingerprint": source.fingerprint}
             for name, (asked, source) in opened.items()

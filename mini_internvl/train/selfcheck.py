@@ -7,7 +7,7 @@ tokens, and every tile has its visual tokens. A fault is told in the terms of wh
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,13 @@ def check_first(
             texts = [text.rstrip().removesuffix(template.sep.strip()) for _, text in found]
             _check_texts(texts, [answers[name] for name in inside], _listed(inside))
     _check_finite(batch, learner, autocast, names)
+
+
+def check_pictures(batch: Batch, learner: Learner, *, autocast: torch.dtype | None = None) -> None:
+    """Check a first batch of an encoder alone: its loss is finite. SelfCheckError says where that fails."""
+    if batch.sample_ids:
+        loss = _without_training(learner, autocast, lambda: learner(to_device(batch, learner.model.device))["loss"])
+        _need_finite(loss, "values of the loss", learner.model, _listed(batch.sample_ids))
 
 
 def _check_tiles(batch: Batch, learner: Learner, names: str) -> None:
@@ -129,27 +136,40 @@ def _plain(text: str) -> str:
     return "".join(unicodedata.normalize("NFC", text).split())
 
 
-@torch.no_grad()
 def _check_finite(batch: Batch, learner: Learner, autocast: torch.dtype | None, names: str) -> None:
     """The logits that a loss would read are finite."""
-    model, was_training = learner.model, learner.training
+    model = learner.model
     here = to_device(batch, model.device)
+
+    def logits() -> Tensor:
+        hidden = Features(model, here, [None], learner.store).hidden()
+        places = (batch.labels[:, 1:] != IGNORE).to(hidden.device)
+        return model.language_model.lm_head(hidden[:, :-1][places])
+
+    _need_finite(_without_training(learner, autocast, logits), "logits", model, names)
+
+
+@torch.no_grad()
+def _without_training(learner: Learner, autocast: torch.dtype | None, work: Callable[[], Tensor]) -> Tensor:
+    """What ``work`` gives while nothing is dropped; the learner is left as it was."""
+    was_training = learner.training
     learner.eval()
     try:
-        with torch.autocast(model.device.type, autocast, enabled=autocast is not None):
-            hidden = Features(model, here, [None], learner.store).hidden()
-            places = (batch.labels[:, 1:] != IGNORE).to(hidden.device)
-            logits = model.language_model.lm_head(hidden[:, :-1][places])
+        with torch.autocast(learner.model.device.type, autocast, enabled=autocast is not None):
+            return work()
     finally:
         learner.train(was_training)
-    if not bool(logits.isfinite().all()):
+
+
+def _need_finite(values: Tensor, what: str, model: nn.Module, names: str) -> None:
+    if not bool(values.isfinite().all()):
         odd = _odd_weight(model)
         why = (
             f"the weight {odd} is not finite; go back to an earlier checkpoint"
             if odd
             else ("all weights are finite, so a value overflows; train in bf16 or fp32")
         )
-        raise SelfCheckError(f"logits of the first batch are not finite (samples {names}): {why}")
+        raise SelfCheckError(f"{what} of the first batch are not finite (samples {names}): {why}")
 
 
 def _odd_weight(model: nn.Module) -> str:

@@ -33,6 +33,7 @@ from mini_internvl.train.optim import make_optimizer
 
 WEIGHTS, COPIES, GRADIENTS, OPTIMISER, DATA = "weights", "weights in bf16", "gradients", "optimiser", "batch"
 ENCODER, PROJECTOR, DECODER, LOSS = "encoder", "projector", "decoder", "head and loss"
+TEACHER = "teacher"  # weights and activations of modules that losses hold and that never train
 WORKSPACE = "workspace"  # what the backward pass makes and drops again
 LITTLE = 32 << 20  # bytes above which glibc gives a block back at once
 GAPS = 0.6  # of the activations in smaller blocks: freed memory between them, measured on nano (``bench/plan.py``)
@@ -76,7 +77,9 @@ class MemoryTrace(TorchDispatchMode):
         weakref.finalize(storage, self._free, key, size).atexit = False
         if (total := self.now.total()) > self.highest:
             self.highest, self.peak, self.peak_moment = total, self.now.copy(), self.moment
-            self.gaps = GAPS * sum(self.little[part] for part in (ENCODER, PROJECTOR, DECODER, LOSS, WORKSPACE))
+            self.gaps = GAPS * sum(
+                self.little[part] for part in (ENCODER, PROJECTOR, DECODER, TEACHER, LOSS, WORKSPACE)
+            )
 
     def rename(self, tensor: Tensor, label: str) -> None:
         """Count a tensor's memory under another name from now on."""
@@ -142,9 +145,13 @@ def trace_step(
     are where the step ``accumulates``.
     """
     mode, trace = FakeTensorMode(allow_non_fake_inputs=True), MemoryTrace()
-    _make_fake(learner, mode)
+    frozen = list(learner.frozen())
+    for module in (learner, *frozen):
+        _make_fake(module, mode)
     for tensor in (*learner.parameters(), *learner.buffers()):
         trace.add(tensor, WEIGHTS)
+    for tensor in (tensor for module in frozen for tensor in (*module.parameters(), *module.buffers())):
+        trace.add(tensor, TEACHER)
     trainable = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     batch = _fake_batch(batch, mode)
     for tensor in (batch.input_ids, batch.labels, batch.attention_mask, batch.position_ids, batch.tiles):
@@ -205,6 +212,7 @@ def _label_parts(learner: Learner, trace: MemoryTrace) -> Any:
         *((part, ENCODER) for part in (vision.embeddings, *vision.encoder.layers)),
         (model.mlp1, PROJECTOR),
         *((part, DECODER) for part in (llm.embed_tokens, *llm.layers, llm.norm)),
+        *((part, TEACHER) for module in learner.frozen() for part in module.modules()),
     )
 
     def enter(label: str) -> None:

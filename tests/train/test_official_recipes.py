@@ -22,7 +22,9 @@ from mini_internvl.train.layout import make_plan
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import set_drop_path, set_trainable
+from mini_internvl.train.student import shaped_student, student_config
 from tests.train.test_devices import batches_of, configured
+from tests.train.test_distil import pictures_of
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").glob("**/*.yaml"))
@@ -34,7 +36,8 @@ name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_header_says_how_to_run_it(path):
     header = path.read_text().split("\nname: ")[0]
     assert all(line.startswith("#") for line in header.strip().splitlines())
-    assert f"train {path.relative_to(ROOT)}" in header or f"cp {path.relative_to(ROOT)}" in header
+    verbs = ("distill",) if recipes.load(path).student else ("train", "cp")
+    assert any(f"{verb} {path.relative_to(ROOT)}" in header for verb in verbs)
     for source in (s for stage in recipes.load(path).stages for s in stage.data if s.kind == "rows"):
         assert source.path.startswith("data/")
         assert source.path in header or path.stem == "finetune", source.path
@@ -64,29 +67,34 @@ def test_its_rows_are_planned(path, rows, start):
 def test_its_stages_step_without_values(path):
     """On ``meta``, in the widths of its model, with two blocks: forward, backward, clipping, optimiser."""
     recipe = recipes.load(path)
+    if recipe.student is not None:
+        for stage in recipe.stages:
+            _steps(stage, shaped_student(recipe.student).train(), pictures_of(student_config(recipe.student)))
+        return
     size = next((size for size in ("1B", "2B", "4B") if size in f"{recipe.model} {path.stem}".upper()), "nano")
     config = read_config(ROOT / recipe.build) if recipe.build else configured(size)
     config = replace(config, vision=replace(config.vision, layers=2), llm=replace(config.llm, layers=2))
-    meta = torch.device("meta")
     for stage in recipe.stages:
         with shapes_only():
             model = InternVL(config).train()
             if recipe.lora:
                 add_lora(model, recipe.lora, recipe.seed)
         model.image_token_id = config.image_token_id or 9
-        set_trainable(model, stage.train)
-        set_drop_path(model, stage.drop_path)
-        learner = Learner(model, stage)
-        batch = to_device(batches_of(config)["images"], meta)
+        batch = batches_of(config)["images"]
         if "patches" in stage.loss:
             side = config.image_size // config.vision.patch_size
-            patches = (len(batch.tiles), side * side, 4)
-            batch = replace(batch, extras={"patches": torch.zeros(patches, dtype=torch.int64, device=meta)})
-        if next(iter(stage.loss)) == "patches":
-            continue  # counts its labels, which have no values here
-        learner(batch)["loss"].backward()
-        trained = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
-        assert trained == {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
-        nn.utils.clip_grad_norm_(learner.parameters(), stage.clip)
-        if stage.optimizer == "adamw":  # the other has no step without values
-            make_optimizer(learner, stage).step()
+            batch = replace(batch, extras={"patches": torch.zeros(len(batch.tiles), side * side, 4, dtype=torch.int64)})
+        if next(iter(stage.loss)) != "patches":  # which counts its labels, and they have no values here
+            _steps(stage, model, batch)
+
+
+def _steps(stage, model, batch):
+    set_trainable(model, stage.train)
+    set_drop_path(model, stage.drop_path)
+    learner = Learner(model, stage)
+    learner(to_device(batch, torch.device("meta")))["loss"].backward()
+    trained = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
+    nn.utils.clip_grad_norm_(learner.parameters(), stage.clip)
+    if stage.optimizer == "adamw":  # the other has no step without values
+        make_optimizer(learner, stage).step()

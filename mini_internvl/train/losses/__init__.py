@@ -6,13 +6,16 @@
   sample as ``extras``; those of a batch are joined along their first axis;
 - ``Loss(settings, config)``: a module; ``forward(model, batch, images)`` returns a sum, ``count(batch)`` what sums are
   divided by. Its parameters train with the stage, are kept in its state, and are gone after it. Modules in its
-  attribute ``frozen``, a dictionary, are moved to the device with it, but neither trained nor saved;
+  attribute ``frozen``, a dictionary, are moved to the device with it (by their own ``place(device)``, if they have
+  one), but neither trained nor saved; ``tile_flops()`` tells what they cost a tile, if they read every one;
 - ``layers`` of a ``Loss``, where it reads hidden states (``images.hidden(layers)``): how many decoder blocks, ``None``
-  for all; and ``reached(model)``, where it reaches less than whole parts: the parameters that get a gradient from it;
+  for all; ``last_states``, where it reads those of the encoder (the last of ``images.last_states``): how many; and
+  ``reached(model)``, where it reaches less than whole parts: the parameters that get a gradient from it;
 - ``begin(samples, beside)`` of a ``Loss``, where it needs something before the first step: called once, with the
   stage's samples in order, and with the contents, by name, of files that lie beside the model that it begins with;
 - ``files()`` of a ``Loss``, where something of it is kept: such contents, which are saved beside the model. All
   processes call it, among which weights may be sharded;
+- ``fingerprint(settings)``, where it depends on files: their hash, with which alone a stopped run goes on;
 - ``held_out(recipe, stage)``, where it can be measured on some sources only: those sources.
 
 The first loss that a stage names is the one that counts and that is measured on held-out data; the others are
@@ -21,6 +24,7 @@ auxiliary: each is added with its weight while the model trains.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +66,14 @@ def begin(losses: Iterable[Any], dataset: Any, beside: Mapping[str, bytes]) -> N
 def files(losses: Iterable[Any]) -> dict[str, bytes]:
     """What goes beside the saved model, by file name; all processes call it."""
     return {name: content for loss in losses if hasattr(loss, "files") for name, content in loss.files().items()}
+
+
+def base_hash(recipe: Recipe, base: str) -> str:
+    """Of the weights that a run begins from, and of files that its losses depend on."""
+    named = [(name, given) for stage in recipe.stages for name, given in stage.loss_settings().items()]
+    own = [(plugins.find("train.losses", name), given) for name, given in named]
+    found = [module.fingerprint(given) for module, given in own if hasattr(module, "fingerprint")]
+    return hashlib.sha256("".join([base, *found]).encode()).hexdigest() if found else base
 
 
 def held_out_sources(recipe: Recipe, stage: StageRecipe) -> tuple[SourceRecipe, ...]:
