@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -88,6 +89,13 @@ def image(tmp_path: Path) -> Path:
 def fake_server() -> ModuleType:
     """The module of an OpenAI-compatible server in a thread (``fake_server.serve(answer)``)."""
     return _module(Path(__file__).parent / "fake_server.py")
+
+
+@pytest.fixture(scope="session")
+def later(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``later("3.5-1B")`` -> a tiny official folder of that generation, made once; read it, never write into it."""
+    root, module = tmp_path_factory.mktemp("later"), _module(Path(__file__).parent / "later.py")
+    return functools.cache(lambda kind: module.write(kind, root / kind))
 
 
 @pytest.fixture

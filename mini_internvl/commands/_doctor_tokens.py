@@ -39,7 +39,7 @@ def check_tokens(folder: Folder, config: VLMConfig | None, rows: int | None) -> 
             folder.add_error(min(places, default=(0, SETTINGS))[1], error)
         return
     folder.facts["tokenizer"] = f"{tokenizer.kind}, {tokenizer.size:,} tokens"
-    _sizes(folder, tokenizer, rows)
+    _sizes(folder, tokenizer, rows, config)
     _family_tokens(folder, tokenizer, config)
     _spellings(folder)
     if template is not None:
@@ -69,7 +69,7 @@ def _files_there(folder: Folder, config: VLMConfig | None) -> bool:
     return False
 
 
-def _sizes(folder: Folder, tokenizer: Tokenizer, rows: int | None) -> None:
+def _sizes(folder: Folder, tokenizer: Tokenizer, rows: int | None, config: VLMConfig | None) -> None:
     largest = 1 + max((token.id for token in tokenizer.added.values()), default=-1)
     size = max(tokenizer.size, largest)
     if rows is None or size == rows:
@@ -81,8 +81,10 @@ def _sizes(folder: Folder, tokenizer: Tokenizer, rows: int | None) -> None:
         remedy = "take tokenizer and weights from one checkpoint, or resize the tables to the tokenizer and train them"
         folder.add("error", SETTINGS, what + which, remedy)
     else:
+        usual = config is not None and llms.find(config.llm.architecture).IMAGE_TOKEN is not None
         remedy = f"check that {ADDED} is the checkpoint's own; spare rows do no harm otherwise"
-        folder.add("warning", ADDED, f"{what}: {rows - size:,} rows have no token", remedy)
+        remedy = "the released checkpoints have such rows, too; nothing is to be done" if usual else remedy
+        folder.add("note" if usual else "warning", ADDED, f"{what}: {rows - size:,} rows have no token", remedy)
 
 
 def _family_tokens(folder: Folder, tokenizer: Tokenizer, config: VLMConfig | None) -> None:

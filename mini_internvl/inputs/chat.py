@@ -1,7 +1,8 @@
 """Messages -> token ids and supervision mask: the only renderer, used by training, answering and evaluation alike.
 
 A conversation is cut into segments (headers, questions, answers) and the mask follows the segments; the ids are those
-of the whole text, as in the original. Supervised are each answer and the separator after it, nothing else.
+of the whole text, as in the original. Supervised are each answer and the token that ends it, nothing else: not the line
+break that some templates have behind that token.
 Unlike in the original, only the template and images make control tokens: what people typed is text.
 Templates: ``internvl/conversation.py``; masks: ``internvl/train/dataset.py``.
 """
@@ -102,8 +103,9 @@ def encode(
     ids: list[int] = []
     labels: list[int] = []
     for own, masked in _turn_ids(segments, tokenizer, control):
+        behind = _behind(template) * (masked < len(own))
         ids += own
-        labels += [IGNORE] * masked + own[masked:]
+        labels += [IGNORE] * masked + own[masked : len(own) - behind] + [IGNORE] * behind
     _check_images(turns, tiles)
     if tiles:
         context = tokenizer.token_id(IMAGE_CONTEXT)
@@ -131,7 +133,7 @@ def count(
     first = len(_first_ids(tokenizer, ((header, False), *pieces), control))
     lengths = tokenizer.typed_lengths([((header, False), *pieces) for header, pieces, _ in others], control)
     supervised = sum(
-        length - _length(tokenizer, header)
+        length - _length(tokenizer, header) - _behind(template)
         for length, (header, _, answers) in zip(lengths, others, strict=True)
         if answers
     )
@@ -231,13 +233,20 @@ def _ambiguous(segments: Sequence[Segment], template: ChatTemplate, tokenizer: T
     """Whether the original would lose count of a training sample's tokens and mask them all.
 
     It counts tokens that are not padding, and finds the turns by cutting the text at the separator; for templates that
-    strip, at the assistant's header.
+    strip, at the assistant's header. Later templates are rendered turn by turn.
     """
+    if _behind(template):
+        return False
     expected, cut = len(segments), template.sep
     if template.strips_turns:
         expected, cut = sum(supervised for *_, supervised in segments), template.assistant_role
     whole = "".join(header + "".join(text for text, _ in pieces) for header, pieces, _ in segments)
     return whole.count(cut) != expected or bool(tokenizer.pad_token and tokenizer.pad_token in whole)
+
+
+def _behind(template: ChatTemplate) -> int:
+    """Tokens of a separator that follow the one that ends a turn."""
+    return int(template.sep != template.sep.rstrip())
 
 
 def _turn_ids(

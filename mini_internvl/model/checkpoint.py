@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -26,8 +26,10 @@ from mini_internvl.model.files import (
     CONFIG,
     SHARD_BYTES,
     CheckpointError,
+    read_header,
     read_json,
     read_tensors,
+    weight_files,
     write_tensors,
 )
 from mini_internvl.model.layouts import official
@@ -118,10 +120,23 @@ def layout_of(folder: Path) -> ModuleType:
 
 
 def read_config(folder: Path) -> VLMConfig:
-    """config.json of a folder in any layout; errors name the file."""
+    """config.json of a folder in any layout; errors name the file.
+
+    Where it says that one table is both embedding and output matrix, but the weights hold an output matrix, they count.
+    """
     layout = layout_of(folder)
     with _naming(folder):
-        return VLMConfig.from_official(layout.to_official_config(read_json(folder / CONFIG)))
+        config = VLMConfig.from_official(layout.to_official_config(read_json(folder / CONFIG)))
+    apart = layout is official and official.is_tied(config) and _has_head(folder, config)
+    return official.untied(config) if apart else config
+
+
+def _has_head(folder: Path, config: VLMConfig) -> bool:
+    """Whether the weights hold an output matrix; weights that cannot be read are the loader's to tell."""
+    name = f"{official.LLM}{llms.find(config.llm.architecture).NAMES.head}.weight"
+    with suppress(CheckpointError):
+        return any(name in read_header(path) for path in weight_files(folder))
+    return False
 
 
 def read_state(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
@@ -255,14 +270,17 @@ def save_model(
     form = layouts.find(layout)
     target = as_dtype(dtype) if dtype is not None else model.dtype
     name = str(target).removeprefix("torch.")
-    raw = form.from_official_config(model.config.official, model.image_token_id, name)
+    config, llm = model.config, model.language_model
+    if official.is_tied(config) and not official.are_equal(llm.lm_head.weight, llm.embed_tokens.weight):
+        config = official.untied(config)
+    raw = form.from_official_config(config.official, model.image_token_id, name)
     with new_folder(folder) as temporary:
         for file in extra_files:
             copy_file(file, temporary / file.name)
         for file_name, content in beside.items():
             (temporary / file_name).write_bytes(content)
         write_json(temporary / CONFIG, raw)
-        pairs = form.write(model.state_dict(), model.config)
+        pairs = form.write(model.state_dict(), config)
         converted = ((name, tensor.detach().to("cpu", target)) for name, tensor in pairs)
         write_tensors(converted, temporary, shard_bytes=shard_bytes, metadata=metadata)
     return folder

@@ -57,6 +57,8 @@ class VisionConfig:
         activation = fields.text("hidden_act", "gelu", quiet=True)
         if activation != "gelu":
             raise ConfigError(f'vision_config.hidden_act is "{activation}"; InternViT uses gelu')
+        if fields.flag("use_moe", False, quiet=True):
+            raise ConfigError("vision_config.use_moe is true; this InternViT has no experts")
         return cls(
             hidden_size=fields.integer("hidden_size", high=MAX_WIDTH),
             intermediate_size=fields.integer("intermediate_size", high=MAX_HIDDEN),
@@ -268,6 +270,8 @@ class VLMConfig:
         fields = Fields(raw)
         vision = VisionConfig.from_official(fields.needed_table("vision_config"))
         llm = llms.read_config(fields.needed_table("llm_config"))
+        if fields.has("image_fold"):
+            fields.refuse("image_fold", "this model does not fold images; every released one has null")
         dynamic = fields.flag("dynamic_image_size", True)
         most = fields.integer("max_dynamic_patch", 6, high=MAX_TILES)
         least = fields.integer("min_dynamic_patch", 1, high=MAX_TILES)

@@ -7,9 +7,7 @@ in float32; at 0 and 1 they are the two ends bit for bit. Beyond 1 the line goes
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.fields import listed
 from mini_internvl.model.files import CheckpointError
+from mini_internvl.model.layouts.official import untied
 
 State = Mapping[str, Tensor]
 LARGEST = 2.0  # alpha; so far beyond the trained weights nothing is known to work
@@ -32,7 +31,7 @@ def interpolate(
     read as they are needed.
     """
     check_alpha(alpha)
-    config = _untied(config)  # the output matrix may have trained apart from the table that it began as
+    config = untied(config)  # the output matrix may have trained apart from the table that it began as
     ends = (layout.write(dict(sorted(state.items())), config) for state in (base, trained))
     for (name, first), (_, second) in zip(*ends, strict=True):
         yield name, blend(first, second, alpha).to(dtype)
@@ -64,9 +63,3 @@ def check_alike(base: State, trained: State, base_name: object, trained_name: ob
                 f"{name} has shape {tuple(tensor.shape)} in {base_name}, {tuple(trained[name].shape)} in "
                 f"{trained_name}; give the checkpoint that the trained one started from"
             )
-
-
-def _untied(config: VLMConfig) -> VLMConfig:
-    official = copy.deepcopy(dict(config.official))
-    official["llm_config"] = {**official.get("llm_config", {}), "tie_word_embeddings": False}
-    return replace(config, official=official)

@@ -2,7 +2,8 @@
 
 As in the original's fine-tuning script, nine tokens follow the base tokenizer's own, both vocabulary tables get exactly
 as many rows as the tokenizer has tokens (base models carry spare rows, which go), and a new row of the output matrix is
-the mean of the kept ones. Unlike there, new input rows are always drawn afresh, also where the base had spare rows.
+the mean of the kept ones. Qwen3's spare rows stay, as in the released 3.5. Unlike in the original, new input rows are
+always drawn afresh, also where the base had spare rows.
 Source: ``internvl/train/internvl_chat_finetune.py``.
 """
 
@@ -68,7 +69,8 @@ def join_parts(
     with new_folder(output) as folder:
         old, tokenizer = _write_tokenizer(llm, folder, template)
         _check_released(llm, llm_raw, tokenizer)
-        llm_raw = {**llm_raw, "vocab_size": tokenizer.size, "tie_word_embeddings": False}
+        spare = llm_raw["vocab_size"] if llms.find(llm_raw["architectures"][0]).IMAGE_TOKEN else 0
+        llm_raw = {**llm_raw, "vocab_size": max(spare, tokenizer.size), "tie_word_embeddings": False}
         raw = compose(
             vision_raw,
             llm_raw,
@@ -216,17 +218,16 @@ def _checked(
 
 def _check_released(llm: Path, raw: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """A base model of a released size must give the released vocabulary and ids."""
-    released = {
-        (architecture, row["hidden_size"], row["num_hidden_layers"]): row["vocab_size"]
-        for architecture, module in llms.backbones().items()
-        for row in module.SIZES.values()
-    }
-    size = released.get((raw["architectures"][0], raw["hidden_size"], raw["num_hidden_layers"]))
+    backbone, shape = llms.find(raw["architectures"][0]), ("hidden_size", "num_hidden_layers")
+    rows = [row for row in backbone.SIZES.values() if all(row[name] == raw[name] for name in shape)]
+    first = backbone.IMAGE_TOKEN - 2 if backbone.IMAGE_TOKEN else None
+    released = [(first or row["vocab_size"] - 9) + 9 for row in rows]
     context = tokenizer.token_id(chat.IMAGE_CONTEXT)
-    if size is not None and (tokenizer.size != size or context != size - 7):
+    if released and (tokenizer.size, context) not in [(size, size - 7) for size in released]:
+        known = " or ".join(f"{size} and {size - 7}" for size in dict.fromkeys(released))
         raise TokenizerError(
             f"{llm}: with the nine tokens the tokenizer has {tokenizer.size} and <IMG_CONTEXT> is {context}; the "
-            f"released model has {size} and {size - 7}; copy the tokenizer files of the original base model"
+            f"released model has {known}; copy the tokenizer files of the original base model"
         )
 
 

@@ -55,7 +55,7 @@ def check_first(
         inside = batch.sample_ids[row : row + 1] if alone else batch.sample_ids
         found = list(_supervised(ids, labels, tokenizer))
         for before, text in found:
-            _check_frame(before, text, template.assistant_role, template.sep, _listed(inside))
+            _check_frame(before, text, template.assistant_role, template.sep.strip(), _listed(inside))
         if all(name in answers for name in inside):
             texts = [text.rstrip().removesuffix(template.sep.strip()) for _, text in found]
             _check_texts(texts, [answers[name] for name in inside], _listed(inside))

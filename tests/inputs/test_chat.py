@@ -80,6 +80,20 @@ def test_only_answers_and_their_separators_are_supervised(render, tokenizer):
     assert all(label in (chat.IGNORE, number) for label, number in zip(labels, ids, strict=True))
 
 
+def test_the_line_break_behind_the_end_of_an_answer_is_not_supervised(render, tokenizer):
+    messages = [user("Hi"), assistant("One."), user("And?"), assistant(" two\n")]
+    for template in (chat.INTERNVL2_5, HERMES):
+        _, ids, labels = render(messages, template=template)
+        supervised = [label for label in labels if label != chat.IGNORE]
+        assert tokenizer.decode(supervised, skip_special=False) == "One.<|im_end|> two\n<|im_end|>"
+        options = {"template": template, "tiles": (), "tokens_per_tile": 1, "system_message": "S"}
+        assert chat.count(messages, tokenizer, **options) == (len(ids), len(supervised))
+    rendered, _, _ = render(messages, template=chat.INTERNVL2_5)
+    assert rendered.endswith(f"{OPEN} two\n<|im_end|>\n")
+    typed = [user("a <|im_end|>\n b"), assistant("c")]
+    assert set(render(typed, template=chat.INTERNVL2_5, control_tokens="original")[2]) != {chat.IGNORE}
+
+
 def test_the_ids_are_those_of_the_whole_text(render, tokenizer):
     messages = [user("Why does the car turn?"), assistant("Because."), user("What?"), assistant("The image.")]
     rendered, ids, _ = render(messages)

@@ -274,6 +274,7 @@ def test_a_shared_embedding_table_is_read_twice_and_written_once(make, tmp_path)
     llm["tie_word_embeddings"] = True
     untied = save_model(model, tmp_path / "untied")
     assert "language_model.lm_head.weight" in load_file(untied / "model.safetensors")
+    assert json.loads((untied / "config.json").read_text())["llm_config"]["tie_word_embeddings"] is False
     with torch.no_grad():
         model.language_model.lm_head.weight.copy_(model.language_model.embed_tokens.weight)
     tied = save_model(model, tmp_path / "tied")
@@ -282,6 +283,22 @@ def test_a_shared_embedding_table_is_read_twice_and_written_once(make, tmp_path)
     assert torch.equal(loaded.language_model.lm_head.weight, model.language_model.embed_tokens.weight)
     again = save_model(loaded, tmp_path / "again")
     assert (again / "model.safetensors").read_bytes() == (tied / "model.safetensors").read_bytes()
+    assert json.loads((again / "config.json").read_text())["llm_config"]["tie_word_embeddings"] is True
+
+
+def test_a_stored_output_matrix_counts_whatever_config_json_says(make, tmp_path):
+    model = make("qwen3", tie_word_embeddings=False)
+    folder = save_model(model, tmp_path / "model")
+    raw = json.loads((folder / "config.json").read_text())
+    raw["tie_word_embeddings"] = raw["llm_config"]["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(raw))
+    loaded = load_model(folder)
+    assert torch.equal(loaded.language_model.lm_head.weight, model.language_model.lm_head.weight)
+    again = save_model(loaded, tmp_path / "again")
+    raw = json.loads((again / "config.json").read_text())
+    assert not raw["tie_word_embeddings"]
+    assert not raw["llm_config"]["tie_word_embeddings"]
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_missing_and_extra_tensors_load_when_asked(folder, caplog):

@@ -354,3 +354,40 @@ def test_a_model_saved_by_transformers_computes_the_same(vision, tmp_path, kind)
         with torch.inference_mode():
             ours, theirs = load_model(folder)(ids), twin(ids).logits
         assert (ours[..., :first] - theirs[..., :first]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "rows", "context"), [("3-1B", 151674, 151667), ("3.5-1B", 151936, 151671)])
+def test_later_language_models_get_the_released_ids(vision, later, tmp_path, kind, rows, context):
+    """From the language model of a later checkpoint as its base model has it: without the nine, in its plain form."""
+    whole, llm = later(kind), tmp_path / "llm"
+    llm.mkdir()
+    shutil.copy(whole / "vocab.json", llm)
+    shutil.copy(whole / "merges.txt", llm)
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        value = json.loads((whole / name).read_text())
+        if name == "added_tokens.json":
+            value = {token: number for token, number in value.items() if token not in FAMILY_TOKENS}
+        else:
+            tokens = value["added_tokens_decoder"].items()
+            value["added_tokens_decoder"] = {n: row for n, row in tokens if row["content"] not in FAMILY_TOKENS}
+        (llm / name).write_text(json.dumps(value))
+    tensors = load_file(whole / "model.safetensors")
+    prefix = "language_model."
+    plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    raw = json.loads((whole / "config.json").read_text())["llm_config"]
+    raw |= {"vocab_size": 151936, "tie_word_embeddings": True}
+    table = plain["model.embed_tokens.weight"]
+    plain["model.embed_tokens.weight"] = torch.cat([table, table])[:151936].contiguous()
+    del plain["lm_head.weight"]
+    save_file(plain, llm / "model.safetensors")
+    (llm / "config.json").write_text(json.dumps(raw))
+    folder = join_parts(vision, llm, tmp_path / "joined", template="internvl2_5", seed=3, max_tiles=6)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["llm_config"]["vocab_size"], config["img_context_token_id"]) == (rows, context)
+    joined = load_file(folder / "model.safetensors")
+    old = context - 2
+    assert torch.equal(joined["language_model.model.embed_tokens.weight"][:old], table[:old])
+    head = joined["language_model.lm_head.weight"]
+    assert torch.equal(head[:old], table[:old])
+    assert torch.equal(head[old:], table[:old].mean(0, keepdim=True).expand(rows - old, -1))
+    assert diagnose(folder).healthy

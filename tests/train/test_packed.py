@@ -18,6 +18,7 @@ from mini_internvl.train.learner import Learner
 
 BACKBONES = {
     "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 20},
     "internlm2": {
         "architectures": ["InternLM2ForCausalLM"],
         "max_position_embeddings": 200,  # shorter than some of the rows

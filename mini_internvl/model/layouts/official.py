@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -65,10 +66,24 @@ def is_tied(config: VLMConfig) -> bool:
     return bool(llm.get("tie_word_embeddings", config.official.get("tie_word_embeddings", False)))
 
 
+def untied(config: VLMConfig) -> VLMConfig:
+    """The same configuration of a model whose output matrix is its own, whatever config.json said."""
+    official = copy.deepcopy(dict(config.official))
+    official["llm_config"] = {**official.get("llm_config", {}), "tie_word_embeddings": False}
+    if "tie_word_embeddings" in official:
+        official["tie_word_embeddings"] = False
+    return replace(config, official=official)
+
+
+def are_equal(head: Tensor | None, table: Tensor | None) -> bool:
+    """Whether a tied model's two tables can be written as one; on ``meta`` they can."""
+    return head is not None and table is not None and (head.is_meta or head.equal(table))
+
+
 def write(state: Mapping[str, Tensor], config: VLMConfig) -> Iterator[tuple[str, Tensor]]:
     """Our names -> official ones, matrices glued again; the equal tables of a tied model are written once."""
     head, table = (state.get(f"{LLM}{name}.weight") for name in ("lm_head", "embed_tokens"))
-    if is_tied(config) and head is not None and table is not None and (head.is_meta or head.equal(table)):
+    if is_tied(config) and are_equal(head, table):
         state = {key: value for key, value in state.items() if key != f"{LLM}lm_head.weight"}
     return join_llm(state, config, llms.find(config.llm.architecture).NAMES)
 
