@@ -197,6 +197,8 @@ class Item:
     """The benchmark's tile limit; ``None`` uses the model's."""
     max_new_tokens: int = 100
     """The benchmark's answer limit."""
+    temperature: float = 0.0
+    """0 takes the most likely tokens; above, the answer is drawn, always with the same seed."""
     target: str = ""
     """Name of the number or class that is asked for, where it is one: a model with a head of this name may answer with
     the head's value."""
@@ -209,6 +211,8 @@ class Prediction:
     item_id: str
     text: str
     """The answer as decoded, stop token removed."""
+    thought: str = ""
+    """What the model thought aloud before it."""
     seconds: float = 0.0
     """Wall-clock seconds of this answer (its share of the batch)."""
 

@@ -427,3 +427,23 @@ def test_one_of_several_processes_ends_at_once_with_all_it_said():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (3, ["said", "left"])
+
+
+def test_a_thought_is_told_apart_in_json(minivl, checkpoint, monkeypatch):
+    from mini_internvl.engine.engine import Engine, Reply
+    from mini_internvl.inputs import thinking
+
+    asked = []
+
+    def stream(self, messages, config, **_):
+        asked.append((messages, config))
+        yield "<think>6 x 7</think>42"
+        return Reply(text="<think>6 x 7</think>42", tiles=0, prompt_tokens=1, tokens=9, seconds=0.1)
+
+    monkeypatch.setattr(Engine, "stream", stream)
+    code, out, _ = minivl("ask", "6 x 7?", "--model", checkpoint, "--think", "--json")
+    assert code == 0
+    assert {name: json.loads(out)[name] for name in ("text", "thought")} == {"text": "42", "thought": "6 x 7"}
+    [(turns, config)] = asked
+    assert turns[0].text == thinking.SYSTEM
+    assert (config.temperature, config.max_new_tokens) == (0.6, 4352)

@@ -52,10 +52,13 @@ class Settings:
     dtype: str = "auto"
     report: bool = True
     blind: bool = False
+    think: bool = False
 
     @property
     def folder(self) -> Path:
-        return self.output or Path("runs") / "eval" / (short_name(self.model) + "-blind" * self.blind)
+        return self.output or Path("runs") / "eval" / (
+            short_name(self.model) + "-blind" * self.blind + "-think" * self.think
+        )
 
 
 @dataclass(kw_only=True)
@@ -112,7 +115,7 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
             if settings.name:
                 evaluated = replace(evaluated, name=settings.name, facts={**evaluated.facts, "name": settings.name})
             model = evaluated.name
-            outputs.check_model(settings.folder, evaluated.facts, blind=settings.blind)
+            outputs.check_model(settings.folder, evaluated.facts, blind=settings.blind, think=settings.think)
             cache = ends.enter_context(AnswerCache(settings.folder / CACHE))
             for questions in asked:
                 with _report_errors(questions.name, outcome, mine):
@@ -168,7 +171,8 @@ def read(name: str, benchmark: ModuleType, settings: Settings) -> Questions:
         if name == SYNTH:
             raise ValueError(f'--kinds "{settings.kinds}" names no kind of image; give some, or all')
         raise ValueError(f"its split {found.split} in {settings.data} holds no questions; fetch its files again")
-    return found.blinded() if settings.blind else found
+    found = found.blinded() if settings.blind else found
+    return found.thinking() if settings.think else found
 
 
 def _evaluate(
@@ -269,6 +273,7 @@ def print_score(result: dict[str, Any], model: str) -> None:
     size = sampled or f"{result['items']} items"
     mark = "  [PARTIAL]" if result["partial"] else ""
     mark += "  [BLIND: grey in place of each image]" if result.get("blind") else ""
+    mark += "  [after thinking aloud]" if result.get("think") else ""
     title = f"{result['title']}, {result['split']}, protocol {result['protocol']}: {model}, {size}{mark}"
     terminal.table(title, ("", "score", "± s.e.", "items"), rows)
     if result["partial"]:

@@ -10,7 +10,8 @@ import typer
 
 from mini_internvl.commands._options import AsJson, Device, Dtype, Model, echo_json
 
-FIELDS = ("text", "tiles", "prompt_tokens", "tokens", "seconds", "finish_reason")
+FIELDS = ("tiles", "prompt_tokens", "tokens", "seconds", "finish_reason")
+LONGEST = 256  # tokens of an answer
 CUT_OFF = {"length": "--max-new-tokens is reached", "context": "the model has no positions left"}
 EXAMPLE = 'minivl ask receipt.jpg "What is the total?"'
 
@@ -19,12 +20,17 @@ def command(
     inputs: Annotated[list[str], typer.Argument(metavar="[IMAGE]... QUESTION", help="Images, then the question.")],
     model: Model = None,
     max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all images together.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer in tokens; 256, or 4352 with --think.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the most likely token; 0, or 0.6 with --think.", show_default=False)
+    ] = None,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    think: Annotated[bool, typer.Option("--think", help="Ask to think aloud before the answer (3.5).")] = False,
     fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -34,12 +40,22 @@ def command(
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
     from mini_internvl import GenerationConfig, load
     from mini_internvl.engine.engine import user
+    from mini_internvl.inputs import thinking
 
-    limits = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    limits = GenerationConfig(
+        max_new_tokens=LONGEST + thinking.TOKENS * think if max_new_tokens is None else max_new_tokens,
+        temperature=thinking.TEMPERATURE * think if temperature is None else temperature,
+        top_p=top_p,
+        seed=seed,
+    )
     engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
-    _, reply = print_stream(engine.stream(user(question, *images), limits, max_tiles=max_tiles), quiet=json)
+    asked: Any = user(question, *images)
+    stream = engine.stream(thinking.thinking(asked) if think else asked, limits, max_tiles=max_tiles)
+    _, reply = print_stream(stream, quiet=json)
     if json:
-        echo_json({name: getattr(reply, name) for name in FIELDS})
+        thought, text = thinking.split_thought(reply.text)
+        facts = {name: getattr(reply, name) for name in FIELDS}
+        echo_json({"text": text, **({"thought": thought} if thought else {}), **facts})
         return
     speed = f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
     if reply.finish_reason != "stop":

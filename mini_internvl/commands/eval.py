@@ -34,6 +34,9 @@ def command(
     blind: Annotated[
         bool, typer.Option("--blind", help="Ask with grey in place of each image: what is answered without seeing.")
     ] = False,
+    think: Annotated[
+        bool, typer.Option("--think", help="Ask to think aloud first (3.5); the thought is kept, and is not scored.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.evaluate.run import prediction
 from mini_internvl.files import check_file, read_text
 from mini_internvl.records import Item, Prediction
 
@@ -130,7 +131,7 @@ def match(items: Sequence[Item], answers: Sequence[tuple[str, str]]) -> Matched:
             doubled += found in texts
             texts[found] = text
     return Matched(
-        predictions=[Prediction(item_id=item.id, text=texts[item.id]) for item in items if item.id in texts],
+        predictions=[prediction(item, texts[item.id]) for item in items if item.id in texts],
         missing=[item.id for item in items if item.id not in texts],
         unmatched=unmatched,
         doubled=doubled,

@@ -12,7 +12,6 @@ from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.records import Item
 
-DECODING = "greedy"
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files of a checkpoint that, beside its weights, decide what it answers."""
 
@@ -46,9 +45,14 @@ def plain_prompt(messages: Messages) -> str:
     return json.dumps(turns, ensure_ascii=False)
 
 
+def decoding(item: Item) -> str:
+    """How its answer is drawn, in words."""
+    return f"temperature {item.temperature:g}, seed 0" if item.temperature else "greedy"
+
+
 def answer_key(model: str, item: Item, prompt: str, images: ImageHashes) -> str:
     """Names the answer of a model (weights, settings and arithmetic) to an item whose prompt it reads as ``prompt``."""
-    return digest([model, prompt, item.max_tiles, item.max_new_tokens, DECODING, *images.all(item.messages)])
+    return digest([model, prompt, item.max_tiles, item.max_new_tokens, decoding(item), *images.all(item.messages)])
 
 
 def items_hash(items: Iterable[Item], images: ImageHashes) -> str:

@@ -77,9 +77,10 @@ def benchmark_name(score: Path, facts: Mapping[str, Any]) -> str:
     return plugins.short_name(str(facts["benchmark"]))
 
 
-def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False) -> None:
-    """Refuse a run folder that holds another model's scores, or its own with images where these are without (``blind``)
-    and the reverse; ValueError names the folder and the model."""
+def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False, think: bool = False) -> None:
+    """Refuse a run folder that holds another model's scores, or its own to questions asked otherwise: with images where
+    these are without (``blind``), at once where these are thought about (``think``), and the reverse. ValueError names
+    the folder and the model."""
     for path in score_paths(folder):
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
@@ -93,6 +94,9 @@ def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False) 
         if bool(held.get("blind")) != blind:
             asked = "with their images" if blind else "with grey in place of their images"
             raise ValueError(f"{folder} holds answers to questions {asked} ({path}); give another --output")
+        if bool(held.get("think")) != think:
+            how = "at once" if think else "after thinking aloud"
+            raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
 
 
 def check_kept(folder: Path, items: int) -> None:
@@ -124,12 +128,14 @@ def rows(
 ) -> list[dict[str, Any]]:
     """One row per item: id, question, answer, whether it is right by a protocol's rules, reference."""
     texts = {prediction.item_id: prediction.text for prediction in predictions}
+    thoughts = {prediction.item_id: prediction.thought for prediction in predictions if prediction.thought}
     right = check(benchmark, protocol) if scored else None
     return [
         {
             "id": item.id,
             "question": question(item.messages),
             "answer": texts.get(item.id, ""),
+            **({"thought": thoughts[item.id]} if item.id in thoughts else {}),
             "right": bool(right(item, texts.get(item.id, ""))) if right else None,
             "reference": item.reference,
         }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from mini_internvl import plugins
 from mini_internvl.evaluate import keys, outputs
@@ -14,6 +14,7 @@ from mini_internvl.evaluate.blind import blinded
 from mini_internvl.evaluate.judge import Judge
 from mini_internvl.evaluate.run import score
 from mini_internvl.files import write_json
+from mini_internvl.inputs import thinking
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.records import Item, Prediction
 
@@ -48,6 +49,19 @@ class Questions:
     def blinded(self) -> Questions:
         """The same questions, to be answered blindly."""
         return replace(self, items=blinded(self.items), more={**self.more, "blind": True})
+
+    def thinking(self) -> Questions:
+        """The same questions, to be thought about aloud before they are answered."""
+        items = [
+            replace(
+                item,
+                messages=cast(Any, thinking.thinking(item.messages)),
+                max_new_tokens=item.max_new_tokens + thinking.TOKENS,
+                temperature=thinking.TEMPERATURE,
+            )
+            for item in self.items
+        ]
+        return replace(self, items=items, more={**self.more, "think": True})
 
     @property
     def protocol_name(self) -> str:
@@ -86,7 +100,7 @@ class Questions:
             "prompt_sha256": keys.digest(prompts),
             "max_tiles": _one_or_all(item.max_tiles for item in self.items),
             "max_new_tokens": _one_or_all(item.max_new_tokens for item in self.items),
-            "decoding": keys.DECODING,
+            "decoding": _one_or_all(keys.decoding(item) for item in self.items),
             "data": {"path": data, "sha256": keys.items_hash(self.items, ImageHashes())},
             "versions": outputs.versions(),
             **self.more,

@@ -1,4 +1,4 @@
-"""Ask a benchmark's items and score the answers.
+"""Ask a benchmark's items and score the answers; what a model thought aloud before an answer is told apart first.
 
 Items of similar cost share a batch; results come back in the items' own order. With a cache every batch is kept as soon
 as it is answered, whole or not at all, so that an evaluation that was stopped, or killed, goes on where it was and ends
@@ -23,6 +23,7 @@ from mini_internvl.evaluate.batches import BATCH_SIZE, group
 from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer, answer
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import image_parts
+from mini_internvl.inputs.thinking import split_thought
 from mini_internvl.ranks import ALONE, Ranks
 from mini_internvl.records import Interrupted, Item, JudgeError, Prediction, Score
 
@@ -93,7 +94,7 @@ class _PredictionRun:
 
     def _report(self, key: str, kept: CachedAnswer) -> None:
         for place in self.waiting.pop(key):
-            self.callbacks.answered(self.items[place], kept.text)
+            self.callbacks.answered(self.items[place], split_thought(kept.text)[1])
             self.done += 1
 
     def check(self) -> None:
@@ -112,7 +113,7 @@ def predict(
     callbacks: PredictCallbacks | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Prediction]:
-    """Greedy answers to the items.
+    """Answers to the items.
 
     Args:
         engine: the model that answers.
@@ -151,10 +152,13 @@ def predict(
     if ranks.size > 1 and cache:
         work.known.update(cache.get([key for key in work.keys if key not in work.known]))
     kept_answers = [work.known[key] for key in work.keys]
-    return [
-        Prediction(item_id=item.id, text=kept.text, seconds=kept.seconds)
-        for item, kept in zip(items, kept_answers, strict=True)
-    ]
+    return [prediction(item, kept.text, kept.seconds) for item, kept in zip(items, kept_answers, strict=True)]
+
+
+def prediction(item: Item, text: str, seconds: float = 0.0) -> Prediction:
+    """What a model said to an item, what it thought aloud apart from its answer."""
+    thought, said = split_thought(text)
+    return Prediction(item_id=item.id, text=said, thought=thought, seconds=seconds)
 
 
 def _plan(
@@ -231,15 +235,14 @@ def _answer(work: _PredictionRun, batches: Sequence[Sequence[int]]) -> None:
     left = [batch for batch in left if batch]
     chat_each = getattr(work.engine, "chat_each", None)
     if chat_each is not None:
-        for (new_tokens, tiles), same in groupby((i for b in left for i in b), lambda i: _limits(work.items[i])):
-            _answer_each(work, chat_each, list(same), new_tokens, tiles)
+        for (limits, tiles), same in groupby((i for b in left for i in b), lambda i: _limits(work.items[i])):
+            _answer_each(work, chat_each, list(same), limits, tiles)
         return
     for batch, conversations in _prepared(work, left):
-        new_tokens, tiles = _limits(work.items[batch[0]])
+        limits, tiles = _limits(work.items[batch[0]])
         if _has_head(work.engine, work.items[batch[0]]):
             _answer_by_heads(work, batch, conversations, tiles)
             continue
-        limits = GenerationConfig(max_new_tokens=new_tokens)
         replies = work.engine.chat_batch(conversations, limits, max_tiles=tiles)
         pairs = zip(batch, replies, strict=True)
         work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds) for i, reply in pairs})
@@ -273,13 +276,12 @@ def _answer_each(
     work: _PredictionRun,
     chat_each: Callable[..., Iterator[tuple[int, Reply]]],
     places: Sequence[int],
-    new_tokens: int,
+    limits: GenerationConfig,
     max_tiles: int | None,
 ) -> None:
     """Ask a server, which answers in its own order; each answer is kept as it comes."""
     work.check()
     conversations = [work.items[i].messages for i in places]
-    limits = GenerationConfig(max_new_tokens=new_tokens)
     for place, reply in chat_each(conversations, limits, max_tiles=max_tiles):
         i = places[place]
         work.keep({work.keys[i]: answer(work.items[i], reply.text, reply.seconds)})
@@ -305,8 +307,9 @@ def _prepared(work: _PredictionRun, batches: Sequence[list[int]]) -> Iterator[tu
             yield batch, ready
 
 
-def _limits(item: Item) -> tuple[int, int | None]:
-    return item.max_new_tokens, item.max_tiles
+def _limits(item: Item) -> tuple[GenerationConfig, int | None]:
+    config = GenerationConfig(max_new_tokens=item.max_new_tokens, temperature=item.temperature, seed=0)
+    return config, item.max_tiles
 
 
 def _tiles(engine: ChatModel, item: Item) -> int:

@@ -24,6 +24,7 @@ from mini_internvl.commands import _evaluation as command
 from mini_internvl.commands import score as scoring
 from mini_internvl.engine import load
 from mini_internvl.evaluate.outputs import sample, score_paths
+from mini_internvl.inputs import thinking
 from mini_internvl.model.heads import HeadConfig, Heads, HeadsConfig
 from mini_internvl.records import Item
 from mini_internvl.synth import glyphs
@@ -356,6 +357,31 @@ def test_a_blind_evaluation_sees_no_image_and_keeps_apart(fake_server: Any, data
     assert score["blind"] is True
     assert score["primary_value"] == 100.0
     assert command.Settings(benchmarks=["chartqa"], model="x", blind=True).folder == Path("runs/eval/x-blind")
+
+
+def test_a_thought_is_asked_for_kept_and_not_scored(fake_server: Any, data: Path, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(body: dict[str, Any]) -> str:
+        asked.append(body)
+        return f"<think>\nIt is not 7.\n</think>\n\n{right_answer(fake_server, body)}"
+
+    with fake_server.serve(answer) as server:
+        run(settings(data, tmp_path / "plain", model=server.model, limit=3))
+        plain = len(asked)
+        with pytest.raises(ValueError, match=r"answers given at once .*give another --output"):
+            run(settings(data, tmp_path / "plain", model=server.model, think=True))
+        run(settings(data, tmp_path / "think", model=server.model, limit=3, think=True))
+    assert {(body["temperature"], body["messages"][0]["role"]) for body in asked[:plain]} == {(0.0, "user")}
+    assert {(body["temperature"], body["messages"][0]["role"]) for body in asked[plain:]} == {(0.6, "system")}
+    assert all(thinking.SYSTEM in str(body["messages"][0]["content"]) for body in asked[plain:])
+    for name in ("plain", "think"):  # a thought that nobody asked for does not count, either
+        score = json.loads((tmp_path / name / "chartqa/score.json").read_text())
+        assert score["primary_value"] == 100.0
+        assert score["decoding"] == ("greedy" if name == "plain" else "temperature 0.6, seed 0")
+        lines = (tmp_path / name / "chartqa/predictions.jsonl").read_text().splitlines()
+        assert {json.loads(line)["thought"] for line in lines} == {"It is not 7."}
+    assert command.Settings(benchmarks=["chartqa"], model="x", think=True).folder == Path("runs/eval/x-think")
 
 
 def test_drawn_images_are_recorded_so_that_they_can_be_drawn_again(
