@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from mini_internvl import plugins, synth
+from mini_internvl.data.check import Check
+from mini_internvl.data.parts import find_parts
 from mini_internvl.domains import AdaptRecipe, Domain, load_domain
 from mini_internvl.engine.hub import NANO, base_folder, resolve
 from mini_internvl.model.checkpoint import read_config
@@ -129,7 +131,9 @@ def _general(general: str, ratio: float, seed: int) -> tuple[tuple[SourceRecipe,
     if general != DRAWN:
         if not Path(general).is_file():
             raise ValueError(f"the general data {general} is no file; --general takes a meta file or a file of rows")
-        return (SourceRecipe(kind="rows", path=general, weight=ratio),), f"general data: {general}, {ratio:g} to 1"
+        parts = [f"{part.name}: {part.use()}" for part in find_parts(Path(general), Check()) if part.use()]
+        told = f"general data: {general}, {ratio:g} to 1" + (f" ({'; '.join(parts)})" if parts else "")
+        return (SourceRecipe(kind="rows", path=general, weight=ratio),), told
     total = sum(DRAWN_SHARES.values())
     for kind in DRAWN_SHARES:
         if reason := synth.missing(kind):

@@ -35,6 +35,14 @@ class Part(NamedTuple):
             raise DataError(f"{self.name}: repeat_time {self.repeat} leaves none of {count} rows")
         return int(count * self.repeat)
 
+    def use(self) -> str:
+        """How its rows are taken where that is not each once, in words; else ""."""
+        if self.repeat < 1:
+            told = [f"the first {100 * self.repeat:g} % of its rows"]
+        else:
+            told = [f"each row {self.repeat:g} times"] if self.repeat != 1 else []
+        return ", ".join([*told, *([f"at most {self.max_tiles} tiles"] if self.max_tiles else [])])
+
 
 def find_parts(path: Path, checked: Check) -> Iterator[Part]:
     """The files that a path means."""

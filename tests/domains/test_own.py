@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mini_internvl.benchmarks import own
 from mini_internvl.benchmarks._example import ExampleImage
-from mini_internvl.data import Fault
+from mini_internvl.data import DataError, Fault
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
 from mini_internvl.domains._own import build
@@ -345,17 +346,35 @@ def shown_rows(folder: Path) -> dict[str, list[Sample | Fault]]:
 
 
 def test_a_meta_file_names_the_files_with_their_images_and_tiles(tmp_path: Path) -> None:
-    names = pictures(tmp_path / "images", 4)
+    names = pictures(tmp_path / "images", 12)
     write(tmp_path / "a.jsonl", [row(name) for name in names])
     write(tmp_path / "b.jsonl", [row(name, "Is it blue?") for name in names])
     meta = {
         "first": {"annotation": "a.jsonl", "root": "images", "repeat_time": 2, "max_dynamic_patch": 6},
-        "second": {"annotation": "b.jsonl", "root": "images"},
+        "second": {"annotation": "b.jsonl", "root": "images", "repeat_time": 0.5},
+        "third": {"annotation": "b.jsonl", "root": "images"},
     }
     (tmp_path / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     folder = build(tmp_path / "meta.json", tmp_path / "run")
-    found = [one for some in shown_rows(folder).values() for one in some if isinstance(one, Sample)]
-    assert sorted((one.source, one.max_tiles or 0) for one in found) == [("first", 6)] * 4 + [("second", 0)] * 4
+    found = shown_rows(folder)
+    counts = {split: Counter((one.source, one.max_tiles) for one in some) for split, some in found.items()}
+    assert [counts[split]["first", 6] for split in SPLITS] == [20, 1, 1]
+    assert sum(some["second", None] for some in counts.values()) == 6
+    assert sum(some["third", None] for some in counts.values()) == 12
+    halves = {image_parts(one.messages)[0].source for some in found.values() for one in some if one.source == "second"}
+    assert {Path(one).name for one in halves} == set(names[:6])
     told = load_domain(str(tmp_path / "meta.json")).about(folder)
-    assert "2 files (JSON lines)" in told[0]
-    assert any("repeat_time is not read" in line for line in told)
+    assert "3 files (JSON lines)" in told[0]
+    assert told[2] == "rows of first: train 10, validation 1, test 1 (each row 2 times, at most 6 tiles)"
+    assert told[3].endswith("(the first 50 % of its rows)")
+    assert told[4] == "rows of third: train 10, validation 1, test 1"
+
+
+def test_a_share_of_rows_that_cannot_be_taken_is_told(tmp_path: Path) -> None:
+    names = pictures(tmp_path, 4)
+    write(tmp_path / "a.jsonl", [row(name) for name in names])
+    for repeat, message in ((1.5, "above 1 it must be a whole number"), (0.1, "leaves none of 4 rows")):
+        meta = {"first": {"annotation": "a.jsonl", "repeat_time": repeat}}
+        (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        with pytest.raises(DataError, match=message):
+            build(tmp_path / "meta.json", tmp_path / "run" / "data")

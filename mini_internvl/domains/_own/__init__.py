@@ -44,7 +44,7 @@ from mini_internvl.records import Sample
 RECIPE = AdaptRecipe(epochs=3.0)  # own data are smaller than the paper's domains
 MADE, FAULTS = "made.json", "faults.jsonl"
 FEW_ROWS, FEW_QUESTIONS = 30, 20  # training rows and test questions below which a warning is given
-KINDS_SHOWN, KIND_WIDTH = 12, 70  # kinds of question that are listed, and their longest print
+KINDS_SHOWN, KIND_WIDTH = 12, 70  # kinds of question and sources that are listed, and the longest print of a kind
 EVERY = 50  # rows after which the first pass tells that it goes on
 DISTINCT = 1000  # different training answers that are counted
 TEXT = "text "  # how the key of a row without pictures begins
@@ -104,6 +104,7 @@ def build(
         "rows": {split: splits.count(split) for split in SPLITS},
         "pictures": {split: sum(at == split and not key.startswith(TEXT) for at, key in shown) for split in SPLITS},
         "questions": written.questions,
+        "sources": {name: {"use": use, "rows": written.sources[name]} for name, use in found.sources.items()},
     }
     write_json(folder / MADE, {**facts, "warnings": [*found.notes, *_warnings(facts, written.answers, shared)]})
     return folder
@@ -135,6 +136,7 @@ def _look(found: Found, progress: Callable[[int, int], None]) -> tuple[dict[int,
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Written:
     questions: Mapping[str, int]  # by split
+    sources: Mapping[str, Mapping[str, int]]  # rows of each source by split
     answers: Counter[str]  # to the questions of the training split
 
 
@@ -143,6 +145,7 @@ def _write(
 ) -> _Written:
     """The rows of each split; those for validation and test, which may be asked in part, in an order that is drawn."""
     asked, answers = dict.fromkeys(SPLITS, 0), Counter[str]()
+    sources = {name: dict.fromkeys(SPLITS, 0) for name in found.sources}
     held: dict[str, list[str]] = {split: [] for split in SPLITS[1:]}
     done = 0
     with new_file(folder / "train.jsonl") as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
@@ -156,15 +159,17 @@ def _write(
                 if split == "train" and len(answers) < DISTINCT:
                     answers[answer.strip()] += 1
             if split == "train":
-                file.write(line)
+                file.write(line * one.repeat)
             else:
                 held[split].append(line)
+            if one.source:
+                sources[one.source][split] += 1
             done += 1
             progress(done, len(splits))
     for split, lines in held.items():
         random.Random(f"{seed} {split}").shuffle(lines)
         write_text(folder / f"{split}.jsonl", "".join(lines))
-    return _Written(questions=asked, answers=answers)
+    return _Written(questions=asked, answers=answers, sources=sources)
 
 
 def _warnings(facts: Mapping[str, Any], answers: Counter[str], shared: int) -> Iterator[str]:
@@ -183,7 +188,8 @@ def _warnings(facts: Mapping[str, Any], answers: Counter[str], shared: int) -> I
 
 
 def about(folder: Path) -> list[str]:
-    """What was found, in lines: format, splits, test questions by kind with shape and metric, warnings."""
+    """What was found, in lines: format, splits, what each of several sources contributes, test questions by kind with
+    shape and metric, warnings."""
     facts = read_object(folder / MADE)
     sizes = [
         f"{split} {facts['rows'][split]:,} rows about {facts['pictures'][split]:,} pictures with "
@@ -192,6 +198,7 @@ def about(folder: Path) -> list[str]:
     ]
     how = "as the data name them" if facts["named"] else f"drawn by picture, seed {facts['identity']['seed']}"
     lines = [f"{facts['identity']['path']}: {facts['format']}", f"splits {how}: {'; '.join(sizes)}"]
+    lines += _told_sources(facts["sources"])
     pairs = [
         (conversation[-1].text, answer)
         for sample in read_rows(folder / "test.jsonl")
@@ -206,6 +213,16 @@ def about(folder: Path) -> list[str]:
     if more := kinds[KINDS_SHOWN:]:
         lines.append(f"{sum(count for _, count in more):,} test questions of {len(more):,} other kinds")
     return [*lines, *(f"warning: {warning}" for warning in facts["warnings"])]
+
+
+def _told_sources(sources: Mapping[str, Any]) -> Iterator[str]:
+    """What each source contributes, where there are several or one is not taken as it is."""
+    told = [(name, one) for name, one in sources.items() if len(sources) > 1 or one["use"]]
+    for name, one in told[:KINDS_SHOWN]:
+        rows = ", ".join(f"{split} {count:,}" for split, count in one["rows"].items())
+        yield f"rows of {name}: {rows}" + (f" ({one['use']})" if one["use"] else "")
+    if more := [one for _, one in told[KINDS_SHOWN:]]:
+        yield f"rows of {len(more):,} other sources: {sum(sum(one['rows'].values()) for one in more):,}"
 
 
 def _convert(raw: Path, split: str) -> Iterator[Sample | Fault]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Record:
     sample: Sample
     shown: Sequence[Any]  # its pictures; of a crop the picture that it was cut from
     split: str
+    source: str = ""  # the file that it came from, or the name that a meta JSON gives it
+    repeat: int = 1  # how often training takes it in a pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Found:
     format: str  # in words
     records: Callable[[], Iterator[Record | Fault]]  # each call begins at the first
     notes: Sequence[str] = ()  # what is odd, or was left out
+    sources: Mapping[str, str] = field(default_factory=dict)  # name -> how its rows are taken, "" for each once
 
 
 def find(path: Path, *, seed: int, crop: int, folder: Path) -> Found:
@@ -72,10 +75,16 @@ def find(path: Path, *, seed: int, crop: int, folder: Path) -> Found:
         )
     kinds = dict.fromkeys(KINDS[type(open_container(part.path)).__name__] for part in parts)
     named = ", ".join(kinds) if len(parts) == 1 else f"{len(parts)} files ({', '.join(kinds)})"
-    notes = checked.warnings()
-    if any(part.repeat != 1 for part in parts):
-        notes.append("repeat_time is not read: every row counts once")
-    return Found(format=named, records=lambda: itertools.chain.from_iterable(map(_rows, parts)), notes=notes)
+    return Found(
+        format=named,
+        records=lambda: itertools.chain.from_iterable(map(_rows, parts)),
+        notes=checked.warnings(),
+        sources={_source(part): part.use() for part in parts},
+    )
+
+
+def _source(part: Part) -> str:
+    return part.name or str(part.path)
 
 
 def _row_parts(path: Path, checked: Check) -> list[Part]:
@@ -98,10 +107,12 @@ def _first(part: Part) -> Iterator[Record | Fault]:
 
 
 def _rows(part: Part) -> Iterator[Record | Fault]:
-    """The rows of a file; a ``split`` that they name counts before the file's name."""
+    """The rows of a file, or the first ones where a meta JSON wants a share of them; a ``split`` that they name counts
+    before the file's name."""
     of_file = split_named(part.path.stem) or split_named(part.path.parent.name)
     container = open_container(part.path)
-    for _, _, number, data in container.spans():
+    wanted = None if part.repeat == 1 else part.rows(sum(1 for _ in container.spans()))
+    for _, _, number, data in itertools.islice(container.spans(), wanted):
         row = container.parse(data, number)
         if isinstance(row, Fault):
             yield row
@@ -121,7 +132,8 @@ def _rows(part: Part) -> Iterator[Record | Fault]:
         except ValueError as error:
             yield Fault(file=row.file, place=row.place, reason=str(error))
             continue
-        yield Record(sample=sample, shown=shown, split=split)
+        repeat = max(1, int(part.repeat))
+        yield Record(sample=sample, shown=shown, split=split, source=_source(part), repeat=repeat)
 
 
 def _class_folders(path: Path) -> Found | None:
