@@ -22,7 +22,7 @@ from mini_internvl.data import DataError, Fault, Row
 
 MAX_ROW_BYTES = 64 << 20  # bytes of the largest row that is read: images inside a row count
 BOM = b"\xef\xbb\xbf"
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm", "ico", "dcm")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm", "ico", "dcm", "dicom")
 _CHUNK = 1 << 20
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|(\\?)\Z)|([\[\]{},])', re.DOTALL)
 """A string, whole or (group 1: its last backslash) cut off by the end of the bytes; a bracket or comma (group 2)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -198,3 +200,34 @@ def test_other_images_need_no_pydicom() -> None:
         "assert 'pydicom' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_dicom_inside_files_of_rows_is_shown_as_from_a_file(tmp_path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    content = dicom(CT.repeat(8, 0).repeat(8, 1), WindowCenter=40, WindowWidth=400)
+    (tmp_path / "a.dcm").write_bytes(content)
+    wanted = np.asarray(load_image(str(tmp_path / "a.dcm")))
+    turns = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A scan."}]
+    for ending in ("dcm", "DCM", "dicom"):
+        with tarfile.open(tmp_path / f"{ending}.tar", "w") as tar:
+            for name, data in ((f"1.{ending}", content), ("1.json", json.dumps({"conversations": turns}).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    encoded = base64.b64encode(content).decode()
+    for name, row in (
+        ("struct", {"image": {"bytes": content, "path": "a.dcm"}, "conversations": turns}),
+        ("plain", {"image": content, "question": "What is this?", "answer": "A scan."}),
+        ("base64", {"image": encoded, "question": "What is this?", "answer": "A scan."}),
+    ):
+        parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / f"{name}.parquet")
+    (tmp_path / "rows.csv").write_text(f"image,question,answer\n{encoded},What is this?,A scan.\n")
+    files = [*sorted(tmp_path.glob("*.parquet")), *sorted(tmp_path.glob("*.tar")), tmp_path / "rows.csv"]
+    assert len(files) == 7
+    for path in files:
+        [sample] = read_samples(path)
+        image = sample.messages[0]["content"][0]["image"]
+        assert isinstance(image, bytes), path
+        assert np.array_equal(np.asarray(load_image(image)), wanted), path
