@@ -23,13 +23,13 @@ from rows import write
 
 def measure(source: Path, out: Path, workers: int) -> dict[str, float]:
     """Convert in this process."""
-    from mini_internvl.data.convert import convert
+    from mini_internvl.data.convert import Settings, convert
 
     began = time.perf_counter()
-    rows, faults = convert(source, out, inside=False, workers=workers)
-    assert not faults
+    done = convert(source, out, inside=False, settings=Settings(workers=workers))
+    assert not done.faults
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    return {"rows": rows, "seconds": time.perf_counter() - began, "peak": peak}
+    return {"rows": done.rows, "seconds": time.perf_counter() - began, "peak": peak}
 
 
 def main() -> None:

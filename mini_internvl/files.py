@@ -121,7 +121,7 @@ def new_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if flush:
-            _flush(temporary)
+            flush_file(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -181,7 +181,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         if path.is_dir():
             _sync_folder(path)
         else:
-            _flush(path)
+            flush_file(path)
             path.chmod(0o644)  # safetensors writes files that only their owner can read
     temporary.chmod(0o755)
     _sync_folder(temporary)
@@ -210,7 +210,8 @@ def recover_folder(folder: Path) -> None:
             os.replace(_old(folder), folder)
 
 
-def _flush(path: Path) -> None:
+def flush_file(path: Path) -> None:
+    """Wait until the disk has a file's bytes."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

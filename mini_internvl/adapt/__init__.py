@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import platform
 import statistics
 import time
@@ -54,6 +55,7 @@ from mini_internvl.train.run_folder import check_data, check_folder
 
 __all__ = ["AdaptConfig", "Callbacks", "Plan", "adapt", "geometric_mean", "make_plan"]
 
+CONVERTING = 4  # processes that convert at most: one reads for all of them
 TRIED = 8  # items of a benchmark that are scored without answers, to find what its scoring lacks before the work
 
 
@@ -182,7 +184,16 @@ def _converted(
     """The raw records as rows, split by split; what was kept of each."""
     call.step("convert")
     with clock.timed("convert"):
-        kept = convert(domain, raw, config.output / "rows", max_faults=config.max_faults, should_stop=call.should_stop)
+        kept = convert(
+            domain,
+            raw,
+            config.output / "rows",
+            max_faults=config.max_faults,
+            should_stop=call.should_stop,
+            workers=min(CONVERTING, os.cpu_count() or 1),
+            on_note=call.note,
+            on_progress=lambda records: call.count(records, 0),
+        )
     for split, found in kept.items():
         call.note(f"{split}: {found['rows']:,} rows" + (f", {found['faults']:,} unusable" if found["faults"] else ""))
     return kept

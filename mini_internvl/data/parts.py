@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,3 +92,8 @@ def _named(path: Path, name: str, value: object) -> Path:
         if found.exists():
             return found
     raise DataError(f"{path}, {name}: {value} is missing, both in {path.parent} and in the working folder")
+
+
+def format_key(format: str) -> str:
+    """A format's name, and of a file of one's own the content."""
+    return format + (hashlib.blake2b(Path(format).read_bytes()).hexdigest() if format.endswith(".py") else "")

@@ -21,7 +21,7 @@ from mini_internvl import plugins, synth
 from mini_internvl.data import DataError, Fault, where
 from mini_internvl.data.check import KEPT_FAULTS, Check, Measure
 from mini_internvl.data.index import Progress, open_index
-from mini_internvl.data.parts import Part, find_parts
+from mini_internvl.data.parts import Part, find_parts, format_key
 from mini_internvl.data.rows import to_sample
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.records import Sample, Size
@@ -225,7 +225,7 @@ class RowFiles:
                 max_tiles=part.max_tiles,
                 independent=recipe.independent,
             )
-            settings = [str(part.root and part.root.resolve()), part.max_tiles, recipe.independent, _told(format)]
+            settings = [str(part.root and part.root.resolve()), part.max_tiles, recipe.independent, format_key(format)]
             key = json.dumps([opening.key, *settings])
             self.readers.append(read)
             self.files.append(
@@ -293,11 +293,6 @@ class RowFiles:
             found.append(first + np.resize(groups, count))
             first += int(groups.max()) + 1
         return np.concatenate(found)
-
-
-def _told(format: str) -> str:
-    """A format's name, and of a file of one's own the content."""
-    return format + (hashlib.blake2b(Path(format).read_bytes()).hexdigest() if format.endswith(".py") else "")
 
 
 def open_rows(recipe: SourceRecipe, opening: Opening, *more: str) -> RowFiles:

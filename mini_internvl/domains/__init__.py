@@ -7,7 +7,8 @@ A domain file turns raw annotations into training samples and says how to adapt 
                      is held out while training. Test splits belong to the benchmarks, which read them themselves.
     convert(raw: Path, split: str) -> Iterator[Sample | Fault]
                      raw folder -> samples, ``independent`` where the questions of one do not build on each other, and a
-                     Fault for each record that cannot be used. ValueError when the folder as a whole is wrong.
+                     Fault for each record that cannot be used. ValueError when the folder as a whole is wrong. For the
+                     same files it yields the same again: a conversion that was ended goes on behind what it has.
     RECIPE           AdaptRecipe: the suggested settings for the released models.
     NANO_RECIPE      the same for nano (optional); without it RECIPE, with what ``for_nano`` changes.
     BENCHMARKS       name of a benchmark, or path of a benchmark file beside this one -> DomainBenchmark.

@@ -8,37 +8,52 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.data import DataError, Fault
-from mini_internvl.data.check import trainable
-from mini_internvl.data.rows import write_rows
+from mini_internvl.benchmarks._files import chosen
+from mini_internvl.data import DataError, Fault, draft
+from mini_internvl.data.containers import IMAGE_ENDINGS
+from mini_internvl.data.convert import Batch, FromDomain, Settings, batch_rows, finished, write, writer_of
+from mini_internvl.data.draft import State
+from mini_internvl.data.writers import JsonLinesWriter, Writer
 from mini_internvl.domains import Domain
 from mini_internvl.files import read_object, write_json, write_text
-from mini_internvl.inputs.messages import normalise
 from mini_internvl.records import Interrupted, Sample
 
 CONVERTED, FAULTS = "rows.json", "faults.jsonl"
+RECORDS, HEAVY = 256, 16  # of a piece of work at most, and of those whose images are no files
+CLOCK_NS = 10_000_000  # that the times of files may be behind the clock
 
 
 def convert(
-    domain: Domain, raw: Path, folder: Path, *, max_faults: float, should_stop: Callable[[], bool]
+    domain: Domain,
+    raw: Path,
+    folder: Path,
+    *,
+    max_faults: float,
+    should_stop: Callable[[], bool],
+    workers: int = 0,
+    on_note: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int], None] = lambda records: None,
 ) -> dict[str, dict[str, Any]]:
     """Write the rows of the training split, and of the held-out one if there is one, into ``folder``.
 
-    ``max_faults`` is the share of the records that may be unusable; ``should_stop`` is asked after every one.
+    ``max_faults`` is the share of the records that may be unusable; ``should_stop`` is asked after every one;
+    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``.
 
     Returns:
         Split -> number of ``rows`` and ``faults``, ``sha256`` of the file. A held-out split may have 0 rows.
 
     Raises:
         DataError: the training split is empty, or too many records cannot be used; the message lists the first.
-        Interrupted: stopped; the next call begins again.
+        Interrupted: stopped; the next call goes on.
     """
     files = _files(raw)
     identity = {"raw": str(raw.resolve()), "code": _code(domain.file), "files": _fingerprint(files)}
@@ -48,16 +63,17 @@ def convert(
         if known["identity"] == identity:
             return dict(known["splits"])
         record.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
     splits: dict[str, dict[str, Any]] = {}
     faults: list[Fault] = []
+    settings = Settings(
+        skip=True, kept=sys.maxsize, replace=True, workers=workers, on_note=on_note, on_progress=on_progress
+    )
+    source = Raw(domain=domain, folder=raw, files=files)
     for split in domain.splits[:2]:
         path = folder / f"{split}.jsonl"
-        samples = _samples(domain, raw, split, should_stop)
-        first = next(samples, None)
-        rows, found = (0, []) if first is None else write_rows(itertools.chain([first], samples), path)
-        splits[split] = {"rows": rows, "faults": len(found), "sha256": _hash(path) if rows else ""}
-        faults += found
+        done = source.write(split, JsonLinesWriter(out=path, inside=False), settings, should_stop)
+        splits[split] = {"rows": done.rows, "faults": done.faulty, "sha256": _hash(path) if done.rows else ""}
+        faults += done.faults
     lines = [{**dataclasses.asdict(fault), "file": str(fault.file)} for fault in faults]
     write_text(folder / FAULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     _check(splits, faults, max_faults, folder)
@@ -65,20 +81,86 @@ def convert(
     if files < after:  # images that the domain made there: not to be taken for new records
         identity["files"] = _fingerprint(after)
     write_json(record, {"identity": identity, "splits": splits})
+    for split in splits:
+        draft.forget(folder / f"{split}.jsonl")
     return splits
 
 
-def _samples(domain: Domain, raw: Path, split: str, should_stop: Callable[[], bool]) -> Iterator[Sample | Fault]:
-    """What the domain yields; a sample that could not be trained on, for instance without its image, is a fault."""
-    for number, sample in enumerate(_converted(domain, raw, split), 1):
+def convert_split(domain: Domain, raw: Path, split: str, out: Path, inside: bool | None, settings: Settings) -> State:
+    """Write one split to a file whose ending tells its kind, or to shards of that kind, as ``data.convert`` does."""
+    chosen("split", split, domain.splits)
+    if not raw.is_dir():
+        raise DataError(f"{raw} is no folder; give that of the raw records")
+    source = Raw(domain=domain, folder=raw, files=_files(raw))
+    state = source.write(split, writer_of(out, inside), settings, lambda: False)
+    return finished(state, out, f"{raw} ({split})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """The raw records of a domain, and the files that they were when the work began."""
+
+    domain: Domain
+    folder: Path
+    files: set[str]
+
+    def write(self, split: str, writer: Writer, settings: Settings, should_stop: Callable[[], bool]) -> State:
+        """Write a split, or go on with it."""
+        work = FromDomain(raw=self.folder, split=split, writer=writer)
+        key = {
+            "source": f"{self.folder.resolve()} {split} {self._known_as(writer.out)}",
+            "domain": _code(self.domain.file),
+            "images": str(writer.inside),
+        }
+        records = _records(self.domain, self.folder, split, should_stop)
+        return write(_batches(records, batch_rows(writer)), work, writer, key, settings)
+
+    def _known_as(self, out: Path) -> str:
+        """What tells the files, as the journal of a file that was begun has it, where they are still those.
+
+        Images that came since, which the domain made, change nothing, unless a fault may have come of their absence.
+        """
+        *_, known, since = ["", "0", *draft.begun(out).get("source", "").split(" ")[-2:]]
+        before = self.files
+        if since.isdecimal() and int(since) and not draft.faulty(out):
+            before = {line for line in self.files if not _made_since(line, int(since))}
+        if known in (_fingerprint(self.files), _fingerprint(before)):
+            return f"{known} {since}"
+        return f"{_fingerprint(self.files)} {time.time_ns() - CLOCK_NS}"
+
+
+def _made_since(line: str, nanoseconds: int) -> bool:
+    name, _, changed = line.rstrip("\n").split("\0")
+    return int(changed) >= nanoseconds and name.rpartition(".")[2].lower() in IMAGE_ENDINGS
+
+
+def _batches(records: Iterator[Sample | Fault], most: int) -> Iterator[Batch]:
+    """Records as batches; few where their images are no files, which are large."""
+    batch, heavy, first = list[Sample | Fault](), 0, 0
+    for record in records:
+        batch.append(record)
+        heavy += isinstance(record, Sample) and _holds_images(record)
+        if len(batch) == min(most, RECORDS) or heavy == HEAVY:
+            yield Batch(0, first, batch)
+            first += len(batch)
+            batch, heavy = [], 0
+    if batch:
+        yield Batch(0, first, batch)
+
+
+def _holds_images(sample: Sample) -> bool:
+    """Whether an image of the sample is no path."""
+    contents = (message["content"] for message in sample.messages)
+    parts = (part for content in contents if not isinstance(content, str) for part in content)
+    return any("image" in part and not isinstance(part["image"], str | os.PathLike) for part in parts)
+
+
+def _records(domain: Domain, raw: Path, split: str, should_stop: Callable[[], bool]) -> Iterator[Sample | Fault]:
+    """What the domain yields."""
+    for number, record in enumerate(_converted(domain, raw, split), 1):
         if should_stop():
             raise Interrupted(f"stopped converting {split} at record {number}")
-        if isinstance(sample, Sample):
-            try:
-                trainable(normalise(sample.messages))
-            except ValueError as error:
-                sample = Fault(file=raw, place=f"{split} {number}", reason=str(error))
-        yield sample
+        yield record
 
 
 def _converted(domain: Domain, raw: Path, split: str) -> Iterator[Sample | Fault]:
@@ -119,9 +201,10 @@ def _files(raw: Path) -> set[str]:
     """Names, sizes and times of all raw files."""
     found = set[str]()
     for place, _, names in os.walk(raw):
+        below = os.path.relpath(place, raw)
         for name in names:
             stat = os.stat(os.path.join(place, name))
-            found.add(f"{os.path.relpath(place, raw)}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+            found.add(f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
     return found
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from PIL import Image
 
 from mini_internvl.data import DataError
 from mini_internvl.data import convert as converting
-from mini_internvl.data.convert import convert, image_bytes
+from mini_internvl.data.convert import Settings
+from mini_internvl.data.convert import convert as convert_state
+from mini_internvl.data.draft import Shards
 from mini_internvl.data.rows import read_samples
+from mini_internvl.data.writers import image_bytes
+from mini_internvl.domains import vqa_rad
 from mini_internvl.inputs.messages import normalise
 
 KINDS = ("jsonl", "parquet", "tar")
+
+
+def convert(source, out, *, inside=None, **settings):
+    """Rows that were written, and the faults."""
+    done = convert_state(source, out, inside=inside, settings=Settings(**settings))
+    return done.rows, done.faults
+
 
 LETTER = {"text": "A", "box": [0, 0, 1, 0.5]}
 
@@ -136,25 +142,6 @@ def test_nothing_is_replaced_and_the_ending_tells_the_kind(source, tmp_path):
         convert(source, tmp_path / "rows.csv")
 
 
-def test_a_run_that_was_killed_leaves_nothing_and_the_next_one_is_the_same(source, tmp_path):
-    rows = source.read_text()
-    source.write_text(rows * 4000)
-    out = tmp_path / "out" / "rows.jsonl"
-    code = f"from mini_internvl.data.convert import convert; convert({str(source)!r}, {str(out)!r}, workers=2)"
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (drafts := list(out.parent.glob(".rows.jsonl.*.part"))):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert drafts
-    assert not out.exists()
-    convert(source, out, workers=2)
-    assert [file.name for file in out.parent.iterdir()] == ["rows.jsonl"]
-    convert(source, tmp_path / "other" / "rows.jsonl")
-    assert out.read_bytes() == (tmp_path / "other" / "rows.jsonl").read_bytes()
-
-
 def test_the_command_converts(minivl, source, tmp_path):
     code, out, _ = minivl("data", "convert", source, tmp_path / "rows.tar", "--workers", 1)
     assert (code, out) == (0, f"{tmp_path / 'rows.tar'}: 8 rows\n")
@@ -174,3 +161,64 @@ def test_files_that_are_no_images_do_not_get_into_a_file(tmp_path, kind):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     written, faults = convert(tmp_path / "rows.jsonl", tmp_path / f"out.{kind}", inside=True, skip=True)
     assert (written, [fault.place for fault in faults]) == (1, ["line 1", "line 3"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_are_read_as_one_file_is(source, tmp_path, kind):
+    pytest.importorskip("pyarrow")
+    source.write_text(source.read_text() * 3)
+    out = tmp_path / "out" / f"rows.{kind}"
+    done = convert_state(source, out, settings=Settings(shards=Shards(rows=10)))
+    assert [path.name for path in done.shards] == [f"rows-{number:06d}.{kind}" for number in range(3)]
+    assert sorted(path.name for path in out.parent.glob("*.*") if path.is_file()) == [one.name for one in done.shards]
+    counts = [len(read_samples(path)) for path in done.shards]
+    assert counts == [10, 10, 4]
+    assert [one for path in done.shards for one in told(path)] == told(source)
+    back = tmp_path / "back.jsonl"
+    assert convert(out.parent, back) == (24, [])
+    assert told(back) == told(source)
+    with pytest.raises(DataError, match=r"rows-000000.* exists already"):
+        convert(source, out, shards=Shards(size=1))
+
+
+def test_a_shard_ends_with_the_row_that_fills_it(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(converting, "BATCH_ROWS", 1)
+    done = convert_state(source, tmp_path / "rows.jsonl", settings=Settings(shards=Shards(size=300)))
+    sizes = [path.stat().st_size for path in done.shards]
+    lines = [path.read_bytes().splitlines() for path in done.shards]
+    assert len(sizes) > 2
+    assert all(size >= 300 and size - len(rows[-1]) - 1 < 300 for size, rows in zip(sizes[:-1], lines, strict=False))
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # webdataset's
+def test_shards_are_read_by_the_libraries_of_their_kinds(source, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    webdataset = pytest.importorskip("webdataset")
+    for kind in ("tar", "parquet"):
+        convert(source, tmp_path / kind / f"rows.{kind}", shards=Shards(rows=3))
+    asked = str(tmp_path / "tar" / "rows-{000000..000002}.tar")
+    members = list(webdataset.WebDataset(asked, shardshuffle=False, empty_check=False))
+    assert [json.loads(one["json"])["id"] for one in members] == [one.id for one in read_samples(source)]
+    assert sum(key.endswith("jpeg") for one in members for key in one) == 3
+    table = parquet.read_table(tmp_path / "parquet")
+    assert table.column("id").to_pylist() == [one.id for one in read_samples(source)]
+
+
+def test_the_command_converts_a_domain(minivl, tmp_path):
+    raw = vqa_rad.EXAMPLE.write(tmp_path / "raw")
+    code, _, err = minivl("data", "convert", "vqa-rad", tmp_path / "rows.jsonl", "--data", raw, "--workers", 1)
+    assert code == 1
+    assert "--skip" in err
+    options = ("--data", raw, "--workers", 1, "--skip", "--shard-rows", 1, "--json")
+    code, out, _ = minivl("data", "convert", "vqa-rad", tmp_path / "out" / "rows.parquet", *options)
+    told = json.loads(out)
+    assert (code, told["rows"], told["faults"]) == (0, len(vqa_rad.EXAMPLE.samples["train"]), len(told["left_out"]))
+    assert told["faults"] == vqa_rad.EXAMPLE.faults["train"]
+    assert told["files"][0].endswith("rows-000000.parquet")
+    assert sum(len(read_samples(path)) for path in told["files"]) == told["rows"]
+    code, _, err = minivl("data", "convert", "vqa-rad", tmp_path / "x.tar", "--data", raw, "--split", "none")
+    assert code == 1
+    assert 'the split "none" is not known; there are: train' in err
+    assert minivl("data", "convert", raw, tmp_path / "x.tar", "--split", "train")[0] == 2
