@@ -33,6 +33,7 @@ def command(
     test: Annotated[int, typer.Option(min=2, help="Most pictures of a source to ask about.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the choice of pictures, their views and what is held out.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/probe/MODEL when left out.")] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.AsJson = False,
@@ -67,11 +68,25 @@ def command(
             progress=show,
             should_stop=should_stop,
         )
+    page = write_report(folder) if report else ""
     if json:
-        options.echo_json({"output": str(folder), **probed.as_json()})
+        options.echo_json({"output": str(folder), "report": page, **probed.as_json()})
         return
     print_tables(probed)
     typer.echo(f"results: {folder}")
+    if page:
+        typer.echo(f"report: {page}")
+
+
+def write_report(folder: Path) -> str:
+    """Where the page is; empty where it could not be written, which is told."""
+    from mini_internvl import report as reports
+
+    try:
+        return str(reports.build(folder))
+    except (ValueError, OSError) as error:
+        typer.echo(f"minivl: no report: {error}", err=True)
+        return ""
 
 
 def names_of(models: list[str]) -> list[str]:

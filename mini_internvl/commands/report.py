@@ -1,4 +1,4 @@
-"""``minivl report``: the HTML page of an evaluation, a training run or an adaptation, or of a comparison of two."""
+"""``minivl report``: the HTML page of an evaluation, a training run, an adaptation, a probe, or a comparison of two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXAMPLE = "minivl report runs/eval-1B --against runs/eval-nano"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Folder that eval, train or adapt wrote.")],
+    run: Annotated[Path, typer.Argument(help="Folder that eval, train, adapt or probe wrote.")],
     against: Annotated[
         Path | None, typer.Option(help="Another run with the same benchmarks: show what changed since that one.")
     ] = None,

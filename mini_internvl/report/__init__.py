@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page of an evaluation, a comparison, a training run or an adaptation.
+"""Reports: one self-contained HTML page of an evaluation, a comparison, a training run, an adaptation or a probe.
 
 The page has the parts that its folder has data for: scores with their errors and the examples behind them, what
 changed against another model, the curves of the training, the commands that go on from there. Style, images and a
@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from mini_internvl.files import write_text
-from mini_internvl.report import examples, settings, training, watch
+from mini_internvl.report import examples, probe, settings, training, watch
 from mini_internvl.report.explain import explain
 from mini_internvl.report.folders import UNSEEING, Parts, Result, read_evaluation, read_parts
 from mini_internvl.report.page import render, require, script
@@ -41,7 +41,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     """Write ``report.html`` into a run folder, whole or not at all; returns its path.
 
     Args:
-        run: folder that ``minivl eval``, ``train`` or ``adapt`` wrote.
+        run: folder that ``minivl eval``, ``train``, ``adapt`` or ``probe`` wrote.
         against: another one with the same benchmarks, an earlier or simpler model; the page then shows how ``run``
             differs from it. An adaptation is compared with its own base unless this says otherwise.
 
@@ -50,6 +50,10 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
             benchmark in common, or jinja2 is missing.
     """
     run = Path(run)
+    if probe.is_probe(run):
+        if against is not None:
+            raise ValueError(f"{run} is of minivl probe; to compare encoders name them all in one minivl probe")
+        return probe.build_probe(run)
     parts = read_parts(run)
     others = parts.base if against is None else read_parts(Path(against)).results
     sections = compare(parts.results, others, parts.baselines if against is None else {})

@@ -37,7 +37,12 @@ def data_url(source: Any, budget: int) -> str | None:
         coded = buffer.getvalue()
         if len(coded) <= budget:
             break
-    return "data:image/jpeg;base64," + base64.b64encode(coded).decode()
+    return as_url(coded, "jpeg")
+
+
+def as_url(content: bytes, kind: str) -> str:
+    """The bytes of an image file as a data URL; ``kind`` is "jpeg" or "png"."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def data_urls(sources: Sequence[Any], size: int, largest: int) -> list[str | None]:

@@ -110,6 +110,34 @@ def trade_off(*, title: str, x_title: str, y_title: str, marks: Sequence[Mark]) 
     )
 
 
+def heat_map(*, title: str, x_title: str, y_title: str, values: Sequence[Sequence[float]]) -> str:
+    """Rows of values from 0 to 1 as squares, the stronger the higher; the first row is at the top.
+
+    The text for screen readers names the value of the last row and column, and the highest of the last row. Values
+    below 0 or that are no number are drawn as 0.
+    """
+    rows, columns = len(values), len(values[0])
+    last = [value if math.isfinite(value) else 0.0 for value in values[-1]]
+    best = max(range(columns), key=last.__getitem__)
+    side = min((WIDTH - LEFT - 12) / columns, 300 / rows)
+    return render(
+        "heat_map.svg",
+        label=f"{title}. {y_title} {rows - 1} and {x_title} {columns - 1}: {significant(last[-1])}; it is most like "
+        f"{best}, {significant(last[best])}",
+        titles=(x_title, y_title),
+        cells=[
+            (LEFT + column * side, TOP + row * side, min(1.0, max(0.0, value)) if math.isfinite(value) else 0.0)
+            for row, line in enumerate(values)
+            for column, value in enumerate(line)
+        ],
+        side=side,
+        across=[(LEFT + (at + 0.5) * side, int(at)) for at in _ticks(0, columns - 1, 6, least=1.0) if at < columns],
+        down=[(TOP + (at + 0.5) * side, int(at)) for at in _ticks(0, rows - 1, 6, least=1.0) if at < rows],
+        bottom=TOP + rows * side,
+        **{"width": WIDTH, "height": round(TOP + rows * side + BOTTOM), "left": LEFT},
+    )
+
+
 def describe(line: Series, x_title: str) -> str:
     """A line in words: "training: from 3.21 to 0.42 at step 450, between 0.4 and 3.3"."""
     values = [value for _, value in line.points]

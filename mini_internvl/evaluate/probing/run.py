@@ -16,6 +16,7 @@ import numpy as np
 from mini_internvl.benchmarks._tally import mean_error
 from mini_internvl.evaluate.probing.agreement import Agreement, agree
 from mini_internvl.evaluate.probing.features import POOLS, Encoder, Wanted, collect, pool
+from mini_internvl.evaluate.probing.shown import write_shown
 from mini_internvl.evaluate.probing.tasks import Task
 from mini_internvl.files import write_json
 from mini_internvl.metrics import linear_probe
@@ -151,7 +152,7 @@ def probe(
         tasks: of :func:`read_task`, with different names.
         teacher: compared with each model; a model that is the teacher itself is not.
         settings: the defaults where left out.
-        folder: where ``probe.json`` is written.
+        folder: where ``probe.json`` is written, and what a page shows.
         progress: called with a title, pictures done and pictures in all.
         should_stop: asked between blocks of pictures.
 
@@ -187,12 +188,22 @@ def probe(
     )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        wanted = {one.name: _wanted(one, settings) for one in every}
+        reference = teacher.name if teacher and teacher in every else every[0].name
+        write_shown(every, tasks, reference=reference, wanted=wanted, how=settings.pool, folder=folder)
         write_json(folder / PROBE, probed.as_json())
     return probed
 
 
 def _size(encoder: Encoder, settings: ProbeSettings) -> int:
     return settings.image_size or encoder.model.config.image_size
+
+
+def _wanted(encoder: Encoder, settings: ProbeSettings, view: int = 0) -> Wanted:
+    """What of a picture is measured."""
+    if not -encoder.states <= settings.layer < encoder.states:
+        raise ValueError(f"layer is {settings.layer}; {encoder.name} has the hidden states 0 to {encoder.states - 1}")
+    return Wanted(layers=(settings.layer % encoder.states,), size=_size(encoder, settings), view=view)
 
 
 def _measure(
@@ -202,14 +213,10 @@ def _measure(
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> Result:
-    if not -encoder.states <= settings.layer < encoder.states:
-        raise ValueError(f"layer is {settings.layer}; {encoder.name} has the hidden states 0 to {encoder.states - 1}")
-    size = _size(encoder, settings)
     calls: dict[str, Any] = {"progress": progress, "should_stop": should_stop}
 
     def features(pictures: Sequence[Any], view: int = 0) -> np.ndarray:
-        wanted = Wanted(layers=(settings.layer % encoder.states,), size=size, view=view)
-        return pool(collect(encoder, pictures, wanted, **calls)[:, 0], settings.pool)
+        return pool(collect(encoder, pictures, _wanted(encoder, settings, view), **calls)[:, 0], settings.pool)
 
     train, test = features(task.train), features(task.test)
     views = features(task.test[: settings.views], view=1 + settings.seed)

@@ -14,6 +14,8 @@ from mini_internvl.data import DataError
 from mini_internvl.evaluate.probing import ProbeSettings, open_encoder, probe, read_task
 from mini_internvl.evaluate.probing import features as module
 from mini_internvl.evaluate.probing.features import Wanted, collect, pool
+from mini_internvl.evaluate.probing.shown import patch_maps, turned
+from mini_internvl.evaluate.probing.tasks import Picture
 from mini_internvl.metrics.linear_probe import choose
 from mini_internvl.metrics.neighbours import vote
 from mini_internvl.model.config import VisionConfig
@@ -237,3 +239,26 @@ def test_the_command(minivl, checkpoint, tmp_path):
     code, out, err = minivl("probe", tmp_path / "none", "--data", tmp_path / "c")
     assert code == 1
     assert "neither a checkpoint folder" in err
+
+
+def test_maps_have_one_basis_and_others_are_turned_to_it():
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(2, 8, 8, 3)) * (5, 2, 1)
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    np.testing.assert_allclose(turned(target @ turn, target), target, atol=1e-9)
+    fine = np.kron(target.transpose(0, 3, 1, 2), np.ones((2, 2))).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(turned(target @ turn, fine), target, atol=0.05)  # of another grid
+
+
+def test_maps_show_what_differs(tmp_path):
+    image = Image.new("RGB", (56, 56), (200, 30, 30))
+    image.paste((30, 30, 200), (28, 0, 56, 56))
+    image.save(tmp_path / "halves.png")
+    picture, encoder = Picture(id="1", label=0, source=str(tmp_path / "halves.png")), open_encoder(vit())
+    wanted = {"encoder": Wanted(layers=(0,), size=56)}
+    with torch.no_grad():
+        encoder.model.embeddings.position_embedding.zero_()
+    maps = patch_maps([encoder], [picture], reference="encoder", wanted=wanted)["encoder"]
+    assert maps.shape == (1, 4, 4, 3)
+    assert len(np.unique(maps[0, :, :2].reshape(-1, 3)[:, 0])) == 1
+    assert abs(int(maps[0, 0, 0, 0]) - int(maps[0, 0, 3, 0])) == 255
