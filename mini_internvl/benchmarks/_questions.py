@@ -38,13 +38,14 @@ class Images:
 
     def __init__(self, *folders: Path) -> None:
         self.folders = tuple(dict.fromkeys(map(os.fspath, folders)))
+        self.begins = [os.path.join(folder, "") for folder in self.folders if os.path.isdir(folder)]
         self.find = functools.lru_cache(maxsize=4096)(self._find)  # many rows in a row ask about one image
 
     def _find(self, name: str) -> str | None:
         """The path of an image; ``None`` where no folder has it."""
         if not name:
             return None
-        return next((path for folder in self.folders if os.path.isfile(path := os.path.join(folder, name))), None)
+        return next((path for begin in self.begins if os.path.isfile(path := os.path.join(begin, name))), None)
 
     def shown(self, value: object) -> str | bytes:
         """The path or the content of an image as a row names or holds it, also as ``datasets`` or a shard writes one.

@@ -33,6 +33,7 @@ SPLITS = tuple(FILES)
 PROTOCOLS = {"letter": "The letter that VLMEvalKit's rules of October 2024 find in the answer, without a judge."}
 PRIMARY_METRIC = "accuracy"
 LETTERS = "ABCD"
+_LETTER = re.compile(r"^[A-D]\s*:\s*")
 FOLDERS = ("images", "images_2", "images_2/figures", "figures", "")
 
 
@@ -55,8 +56,8 @@ def _read(row: Row, number: int, images: Images) -> Question | Fault:
     cells = {name.strip(): cell for name, cell in row.raw.items()}
     if wrong := lacking(cells, "Figure_path", "Question"):
         return fault(row, wrong)
-    options = {letter: _option(said(cells, f"Choice {letter}")) for letter in LETTERS}
-    options = {letter: text for letter, text in options.items() if text}
+    choices = ((letter, _option(said(cells, f"Choice {letter}"))) for letter in LETTERS)
+    options = {letter: text for letter, text in choices if text}
     letter = (said(cells, "Answer_label") or said(cells, "Answer")).upper()
     if letter not in options:
         return fault(row, f'the answer "{letter}" is the letter of no choice')
@@ -70,7 +71,7 @@ def _read(row: Row, number: int, images: Images) -> Question | Fault:
 
 def _option(text: str) -> str:
     """A choice without its letter."""
-    return re.sub(r"^[A-D]\s*:\s*", "", text)
+    return _LETTER.sub("", text)
 
 
 def right(item: Item, text: str, protocol: str = "letter") -> bool:

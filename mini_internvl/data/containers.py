@@ -254,6 +254,11 @@ class Table(Container):
                 taken.append(line)
                 yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
 
+    @functools.cached_property
+    def twice(self) -> list[str]:
+        """Names of columns that the header has more than once."""
+        return sorted({name for name in self.header if name and self.header.count(name) > 1})
+
     def decode(self, data: bytes) -> dict[str, Any]:
         try:
             (cells,) = csv.reader([data.decode("utf-8")], delimiter=self.delimiter)
@@ -263,8 +268,8 @@ class Table(Container):
             raise ValueError(f"not one row of a table ({error})") from None
         if len(cells) != len(self.header):
             raise ValueError(f"{len(cells)} cells, the header has {len(self.header)}")
-        if twice := sorted({name for name in self.header if name and self.header.count(name) > 1}):
-            raise ValueError(f"the header names {', '.join(twice)} more than once; give each column its own name")
+        if self.twice:
+            raise ValueError(f"the header names {', '.join(self.twice)} more than once; give each column its own name")
         return dict(zip(self.header, cells, strict=True))
 
 

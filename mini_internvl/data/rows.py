@@ -7,6 +7,7 @@ keep their own names beside them. A row that was written, read and written again
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
@@ -169,7 +170,7 @@ def _marked(message: Message, images: list[str | bytes], *, lone: bool) -> str |
     """The text of a turn with a placeholder for each of its images, which are added to ``images``."""
     content = message["content"]
     if isinstance(content, str):
-        return None if PLACEHOLDERS.search(content) or "<img>" in content else content
+        return None if _has_placeholder(content) or "<img>" in content else content
     *shown_first, last = content or [{}]
     if last.keys() != {"type", "text"} or "<img>" in last["text"]:
         return None
@@ -177,10 +178,14 @@ def _marked(message: Message, images: list[str | bytes], *, lone: bool) -> str |
         if part.keys() != {"type", "image"} or not isinstance(part["image"], str | bytes):
             return None
         images.append(part["image"])
-    placeholders = len(PLACEHOLDERS.findall(last["text"]))
+    placeholders = len(PLACEHOLDERS.findall(last["text"])) if PLACEHOLDER in last["text"] else 0
     if lone and shown_first and not placeholders:
         return f"{PLACEHOLDER}\n{last['text']}"
     return last["text"] if shown_first and placeholders == len(shown_first) else None
+
+
+def _has_placeholder(text: str) -> bool:
+    return PLACEHOLDER in text and PLACEHOLDERS.search(text) is not None
 
 
 def write_rows(samples: Iterable[Sample | Fault], path: str | Path) -> tuple[int, list[Fault]]:
@@ -220,7 +225,7 @@ def stored(image: Any, folder: Path, name: str) -> str:
         given = os.fspath(image)
         if given.startswith(("data:", "http://", "https://")):
             return given
-        whole, above = os.path.abspath(given), os.path.join(os.path.abspath(folder), "")
+        whole, above = os.path.abspath(given), _above(os.fspath(folder))
         return whole[len(above) :].replace(os.sep, "/") if whole.startswith(above) else whole
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if isinstance(image, Image.Image):
@@ -229,6 +234,16 @@ def stored(image: Any, folder: Path, name: str) -> str:
     ending = image_ending(image)
     (folder / f"{name}.{ending}").write_bytes(image)
     return f"{name}.{ending}"
+
+
+def _above(folder: str) -> str:
+    """What an absolute path in a folder begins with."""
+    return _absolute(folder if os.path.isabs(folder) else os.path.abspath(folder))
+
+
+@functools.lru_cache(maxsize=64)
+def _absolute(folder: str) -> str:
+    return os.path.join(os.path.normpath(folder), "")
 
 
 def image_ending(content: bytes) -> str:

@@ -6,7 +6,6 @@ In a text the placeholder ``<image>`` says where an image goes; ``\\<image>`` is
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -57,11 +56,11 @@ class Turn:
     parts: tuple[str | ImagePart, ...]
     """In reading order; two texts never follow each other, and none is parsed again: ``<image>`` in it is text."""
 
-    @functools.cached_property
+    @property
     def images(self) -> tuple[ImagePart, ...]:
         return tuple(part for part in self.parts if isinstance(part, ImagePart))
 
-    @functools.cached_property
+    @property
     def text(self) -> str:
         """Without images."""
         return "".join(part for part in self.parts if isinstance(part, str))
@@ -95,7 +94,7 @@ def normalise(messages: Messages, *, data_urls_only: bool = False) -> tuple[Turn
 def is_sample(messages: Messages) -> bool:
     """Whether a conversation ends with an answer, as training samples do."""
     last = messages[-1] if messages else None
-    role = last.role if isinstance(last, Turn) else last.get("role") if isinstance(last, Mapping) else None
+    role = last.role if isinstance(last, Turn) else last.get("role") if last and _is_mapping(last) else None
     return role == "assistant"
 
 
@@ -134,17 +133,24 @@ def beside(messages: Sequence[Any], folder: Path) -> list[Any]:
     return [message(m) for m in messages]
 
 
+def _is_mapping(value: Any) -> bool:
+    """Most are dictionaries, which the abstract class takes long to see."""
+    return type(value) is dict or isinstance(value, Mapping)
+
+
 def _turn(message: Any, where: str, data_urls_only: bool, training: bool) -> Turn:
-    if not isinstance(message, Mapping):
+    if not _is_mapping(message):
         raise ChatError(f"{where} is {type(message).__name__}; give role and content")
     role, content = message.get("role"), message.get("content")
     if isinstance(content, str):
+        if PLACEHOLDER not in content:
+            return Turn(role=role, parts=(_unicode(content, where, training),) if content else ())
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple):
         raise ChatError(f"{where}: the content is {type(content).__name__}; give a text or a list of parts")
     parts = [_part(part, where, data_urls_only, training) for part in content]
     found = sum(isinstance(part, ImagePart) for part in parts)
-    wanted = sum(len(PLACEHOLDERS.findall(part)) for part in parts if isinstance(part, str))
+    wanted = sum(len(PLACEHOLDERS.findall(part)) for part in parts if isinstance(part, str) and PLACEHOLDER in part)
     if role == "assistant":
         if found or (wanted and training):
             raise ChatError(
@@ -161,11 +167,11 @@ def _turn(message: Any, where: str, data_urls_only: bool, training: bool) -> Tur
 
 
 def _part(part: Any, where: str, data_urls_only: bool, training: bool) -> str | ImagePart:
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    kind = part.get("type") if _is_mapping(part) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
         return _unicode(part["text"], where, training)
     holder, key = (part.get("image_url"), "url") if kind == "image_url" else (part, "image")
-    if kind in ("image", "image_url") and isinstance(holder, Mapping) and key in holder:
+    if kind in ("image", "image_url") and _is_mapping(holder) and key in holder:
         return _image(part, holder[key], where, data_urls_only)
     if kind == "video":
         raise ChatError(
