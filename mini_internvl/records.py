@@ -104,13 +104,14 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedImage:
-    """An image of a stage that keeps the features of its frozen encoder (``train.features``)."""
+    """An image of a stage that keeps the features of its frozen encoder, or of a teacher (``train.kept``)."""
 
     key: str
     """Tells it from all others, however they are cut; "" for one whose features are not kept."""
     tiles: int
     kept: bool
-    """Whether its features were loaded: they stand in ``features``, and its tiles nowhere."""
+    """Whether its features were loaded: they stand in ``features``, and its tiles nowhere. Where a student learns a
+    teacher's features, it reads the tiles all the same, and they are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class Example:
     images: Sequence[NamedImage] = ()
     """Where features are kept, all images in their order; ``tiles`` are those of images that are not kept."""
     features: torch.Tensor | None = None
-    """(tiles of kept images, tokens, width) bfloat16; ``None`` where there are none."""
+    """(tiles of kept images, tokens, width) as they are kept; ``None`` where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)

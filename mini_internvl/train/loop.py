@@ -40,6 +40,7 @@ from mini_internvl.train.parts import (
     set_trainable,
     trainable,
 )
+from mini_internvl.train.pictures import PictureProcessor
 from mini_internvl.train.plan import peak_flops
 from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.quarantine import Quarantine
@@ -239,6 +240,10 @@ def _restore(stepper: Stepper, kept: frozenset[str], dataset: MixedDataset, run:
     """Put back what the run folder holds of a stage, or let its losses begin, and say where it is."""
     stage, learner = stepper.stage, stepper.learner
     at = run.folder.restore(stage.name, learner, stepper.optimizer, kept)
+    for loss in learner.loss.values():
+        if (taught := losses.open_store(loss, run.recipe)) is not None:
+            assert isinstance(dataset.process, PictureProcessor), "a teacher's features are kept of pictures"
+            dataset.process = replace(dataset.process, features=taught)
     if not at.step:
         losses.begin(learner.loss.values(), dataset, run.beside)
         share_buffers(learner.loss, run.ranks)

@@ -19,7 +19,8 @@ from mini_internvl.inputs.messages import ImagePart, image_parts
 from mini_internvl.inputs.prepare import CutImage, cut_image
 from mini_internvl.inputs.tiles import TileConfig
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.records import Example, Sample, Size
+from mini_internvl.records import Example, NamedImage, Sample, Size
+from mini_internvl.train.kept import KeptFeatures
 from mini_internvl.train.losses.answers import IGNORE
 from mini_internvl.train.processor import no_targets
 
@@ -31,6 +32,8 @@ class PictureProcessor:
     config: VLMConfig
     targets: Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]] = no_targets
     """Makes the extras that the stage's losses want."""
+    features: KeptFeatures | None = None
+    """Kept features of the teacher, where the stage keeps them."""
 
     def __call__(self, sample: Sample) -> Example:
         """Cut the sample's one picture; DataError names the sample and what is wrong."""
@@ -40,12 +43,19 @@ class PictureProcessor:
             extras = self.targets(sample, [image])
         except (ValueError, OSError) as error:
             raise _named(sample, error) from error
+        kept, named = None, list[NamedImage]()
+        if self.features is not None:
+            key = self.features.pixels_key(image.tiles)
+            kept = self.features.load(key, 1)
+            named.append(NamedImage(key=key, tiles=1, kept=kept is not None))
         return Example(
             sample_id=f"{sample.source}/{sample.id}",
             input_ids=torch.zeros(1, dtype=torch.int64),
             labels=torch.full((1,), IGNORE),
             tiles=image.tiles,
             extras=extras,
+            images=tuple(named),
+            features=kept,
         )
 
     def measure(self, sample: Sample) -> Size:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from mini_internvl import plugins
 from mini_internvl.data import DataError
+from mini_internvl.data.pictures import picture_folder
 from mini_internvl.engine import hub
 from mini_internvl.engine.device import fast_bfloat16, resolve_device
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
@@ -187,9 +189,15 @@ class Planner:
         cost, tiles = learner.flops(stage.checkpointing), samples * mean.tiles
         flops, kept = cost.work(**vars(mean)) * samples, 0.0
         if stage.cache:
-            encoded, kept = self._encoded(recipe, stage, work, tiles, model)
+            places, width = kept_shape(model.config, is_projected(stage))
+            encoded, kept = self._encoded(recipe, work, tiles, places * width * 2)
             fewer = cost.kept(is_projected(stage))
             flops = fewer.work(**vars(mean)) * samples + (cost.tile + fewer.tile * -1.0) * encoded
+        own: list[Any] = list(learner.loss.values())
+        for loss in own:
+            if size := float(getattr(loss, "kept_bytes", 0)):
+                encoded, kept = self._encoded(recipe, work, tiles, size)
+                flops += loss.tile_flops() * (encoded - tiles)
         return StagePlan(
             stage=stage.name,
             memory=self._whole(traced, tiles / stage.steps, model, recipe.parallel),
@@ -209,18 +217,15 @@ class Planner:
         )
 
     @staticmethod
-    def _encoded(
-        recipe: Recipe, stage: StageRecipe, work: Workload, tiles: float, model: InternVL
-    ) -> tuple[float, float]:
-        """Tiles that are encoded though features are kept, and the bytes of those features.
+    def _encoded(recipe: Recipe, work: Workload, tiles: float, size: float) -> tuple[float, float]:
+        """Tiles that are encoded though features are kept, and the bytes of those features, ``size`` of each tile.
 
         Each tile once, and those again for which the limit on disk leaves no room. Where it is not known how many
         different ones there are, none is taken to come twice.
         """
         once = min(tiles, work.different_tiles)
-        places, width = kept_shape(model.config, is_projected(stage))
-        kept = min(1.0, recipe.cache_gb * GB / (once * places * width * 2)) if once else 1.0
-        return kept * once + (1 - kept) * tiles, kept * once * places * width * 2
+        kept = min(1.0, recipe.cache_gb * GB / (once * size)) if once else 1.0
+        return kept * once + (1 - kept) * tiles, kept * once * size
 
     def _highest(
         self, recipe: Recipe, stage: StageRecipe, work: Workload, batch: Batch | None
@@ -322,7 +327,11 @@ class Planner:
         paths = [source.path for source in stage.data if source.path and not Path(source.path).exists()]
         example = made_example(Size(tokens=1, supervised=0, tiles=1), model.config, 1)
         work = made(stage, [example], told="one tile a picture", processes=self.gpus)
-        return replace(work, missing=[f"{path} is not on this computer" for path in paths])
+        known = all(source.kind == "pictures" for source in stage.data) and not paths
+        different = sum(len(picture_folder(Path(source.path))) for source in stage.data) if known else math.inf
+        return replace(
+            work, missing=[f"{path} is not on this computer" for path in paths], different_tiles=float(different)
+        )
 
     def _assumed(self, stage: StageRecipe, model: InternVL, missing: Sequence[str]) -> Workload:
         if wanted := [name for name in stage.loss_settings() if hasattr(plugins.find("train.losses", name), "targets")]:

@@ -11,16 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from mini_internvl.data.rows import read_samples
-from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe, to_dict
+from mini_internvl.model.encoder import EncoderAlone, encoder_config, save_encoder
+from mini_internvl.model.sizes import VIT_300M, fresh_encoder
+from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe, StudentRecipe, to_dict
 from mini_internvl.records import Example
 from mini_internvl.train.initial import InitialCheckpoint, open_initial, sample_processor
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.processor import SampleProcessor
+
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
+WIDE = {
+    **VIT_300M, **TINY, "hidden_size": 24, "norm_type": "rms_norm", "qk_normalization": True, "qkv_bias": False,
+    "initializer_range": 0.2,
+}  # fmt: skip
+"""Encoders of 16 and 24 channels, the wide one like the 6B."""
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +143,48 @@ def driven(tmp_path: Path) -> SourceRecipe:
     path = tmp_path / "driven.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return SourceRecipe(kind="rows", path=str(path))
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """A bare InternViT like the 6B's, 24 wide, with biases and scales that are not those of the start."""
+    model = EncoderAlone(encoder_config(WIDE))
+    model.vision_model = fresh_encoder(model.config.vision, seed=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("bias", "ls1", "ls2", "norm1.weight")):
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    return save_encoder(model, tmp_path_factory.mktemp("teacher") / "wide", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of seven pictures, two of them below another folder, and a text."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more").mkdir()
+    draws = np.random.default_rng(0)
+    for number in range(7):
+        pixels = draws.integers(0, 256, (6, 9 + number, 3), dtype=np.uint8)
+        place = folder / "more" if number > 4 else folder
+        Image.fromarray(pixels).resize((90, 60)).save(place / f"{number}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def distillation(teacher, pictures):
+    """``distillation(features, stage={...}, ...)``: a distillation of a few steps into a student of 16 channels."""
+
+    def make(features=None, stage=None, **settings):
+        loss = {"features": {"teacher": str(teacher), "layers": 2, "statistics": 5} | (features or {})}
+        plain = {
+            "name": "one", "data": (SourceRecipe(kind="pictures", path=str(pictures)),), "steps": 4, "batch_size": 4,
+            "micro_batch": 2, "lr": 1e-2, "train": ("vision",), "loss": loss,
+        }  # fmt: skip
+        whole = {"name": "student", "student": StudentRecipe(config=TINY), "save_every": 2, "eval_every": 2}
+        return Recipe(**(whole | {"stages": (StageRecipe(**(plain | (stage or {}))),)} | settings))
+
+    return make
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from torch import nn
 from mini_internvl.data.pictures import each_picture, picture_folder
 from mini_internvl.data.sources import open_source
 from mini_internvl.model.checkpoint import load_vision
-from mini_internvl.model.encoder import EncoderAlone, encoder_config, save_encoder
+from mini_internvl.model.encoder import EncoderAlone, encoder_config
 from mini_internvl.model.sizes import VIT_300M, fresh_encoder
-from mini_internvl.recipes import Recipe, RecipeError, SourceRecipe, StageRecipe, StudentRecipe
+from mini_internvl.recipes import RecipeError, SourceRecipe, StudentRecipe
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.batches import collate, to_device
 from mini_internvl.train.build import join_parts
@@ -36,64 +36,18 @@ from mini_internvl.train.run import run_recipe
 from mini_internvl.train.run_folder import RunFolderError
 from mini_internvl.train.state import newest
 from tests.fake_cuda import CUDA, FakeCuda, on_cuda
+from tests.train.conftest import TINY, WIDE
 
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
-WIDE = {
-    **VIT_300M, **TINY, "hidden_size": 24, "norm_type": "rms_norm", "qk_normalization": True, "qkv_bias": False,
-    "initializer_range": 0.2,
-}  # fmt: skip
 OBJECTIVES = ("cosine", "smooth_l1", "relation")
 NORMALISERS = ("none", "standardise", "phi_s")
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A bare InternViT like the 6B's, 24 wide, with biases and scales that are not those of the start."""
-    model = EncoderAlone(encoder_config(WIDE))
-    model.vision_model = fresh_encoder(model.config.vision, seed=3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("bias", "ls1", "ls2", "norm1.weight")):
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
-    return save_encoder(model, tmp_path_factory.mktemp("teacher") / "wide", dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of seven pictures, two of them below another folder, and a text."""
-    folder = tmp_path_factory.mktemp("pictures")
-    (folder / "more").mkdir()
-    draws = np.random.default_rng(0)
-    for number in range(7):
-        pixels = draws.integers(0, 256, (6, 9 + number, 3), dtype=np.uint8)
-        place = folder / "more" if number > 4 else folder
-        Image.fromarray(pixels).resize((90, 60)).save(place / f"{number}.png")
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
 @pytest.fixture
-def recipe(teacher, pictures):
-    """``recipe(features, stage={...}, ...)``: a distillation of a few steps into a student of 16 channels."""
-
-    def make(features=None, stage=None, **settings):
-        loss = {"features": {"teacher": str(teacher), "layers": 2, "statistics": 5} | (features or {})}
-        plain = {
-            "name": "one", "data": (SourceRecipe(kind="pictures", path=str(pictures)),), "steps": 4, "batch_size": 4,
-            "micro_batch": 2, "lr": 1e-2, "train": ("vision",), "loss": loss,
-        }  # fmt: skip
-        whole = {"name": "student", "student": StudentRecipe(config=TINY), "save_every": 2, "eval_every": 2}
-        return Recipe(**(whole | {"stages": (StageRecipe(**(plain | (stage or {}))),)} | settings))
-
-    return make
-
-
-@pytest.fixture
-def learner(recipe, pictures):
+def learner(distillation, pictures):
     """``learner(features)``: the learner of a distillation, begun, and a batch of three pictures."""
 
     def make(features=None):
-        settings = recipe(features)
+        settings = distillation(features)
         start = open_initial(settings)
         set_trainable(start.model, settings.stages[0].parts())
         torch.manual_seed(0)
@@ -179,12 +133,12 @@ def test_loss_and_gradient_are_those_of_the_reference(learner, objective, normal
         assert given == pytest.approx((up - down) / (2 * size), rel=2e-4, abs=1e-6)
 
 
-def test_the_teacher_never_trains_and_is_never_saved(learner, recipe, teacher, tmp_path):
+def test_the_teacher_never_trains_and_is_never_saved(learner, distillation, teacher, tmp_path):
     made, batch = learner()
     (frozen,) = made.frozen()
     frozen.states(batch.tiles)  # reads its weights
     before = {name: tensor.clone() for name, tensor in frozen.vision.state_dict().items()}
-    optimizer = make_optimizer(made, recipe().stages[0])
+    optimizer = make_optimizer(made, distillation().stages[0])
     made.train()
     made(batch)["loss"].backward()
     optimizer.step()
@@ -194,7 +148,7 @@ def test_the_teacher_never_trains_and_is_never_saved(learner, recipe, teacher, t
     own = {id(parameter) for parameter in frozen.vision.parameters()}
     assert not own & {id(parameter) for parameter in made.parameters()}
     assert all(parameter.grad is not None for parameter in made.parameters() if parameter.requires_grad)
-    best = distil(recipe(), tmp_path / "run", workers=0)
+    best = distil(distillation(), tmp_path / "run", workers=0)
     with safe_open(newest(tmp_path / "run/state").folder / "state.safetensors", framework="pt") as file:
         names = set(file.keys())
     assert not any("teacher" in name or "frozen" in name for name in names)
@@ -204,9 +158,9 @@ def test_the_teacher_never_trains_and_is_never_saved(learner, recipe, teacher, t
     assert set(load_file(best / "model.safetensors")) == set(fresh_encoder(load_vision(best).config, 0).state_dict())
 
 
-def test_a_student_learns_and_is_a_bare_encoder_that_build_takes(recipe, checkpoint, tmp_path):
+def test_a_student_learns_and_is_a_bare_encoder_that_build_takes(distillation, checkpoint, tmp_path):
     """The loss falls; what is saved is loaded as an encoder, and joined to a language model."""
-    settings = recipe(stage={"steps": 30, "batch_size": 7, "micro_batch": 7}, precision="fp32")
+    settings = distillation(stage={"steps": 30, "batch_size": 7, "micro_batch": 7}, precision="fp32")
     best = distil(settings, tmp_path / "run", workers=0)
     losses = [row["loss"] for row in read_log(tmp_path / "run/metrics.jsonl")]
     assert losses[-1] < losses[0] - 0.2
@@ -223,9 +177,9 @@ def test_a_student_learns_and_is_a_bare_encoder_that_build_takes(recipe, checkpo
 
 
 @pytest.mark.parametrize("features", [{}, {"normalise": "phi_s", "objective": "smooth_l1"}, {"objective": "relation"}])
-def test_a_stopped_run_goes_on_bit_for_bit(recipe, pictures, tmp_path, features):
+def test_a_stopped_run_goes_on_bit_for_bit(distillation, pictures, tmp_path, features):
     held_out = (SourceRecipe(kind="pictures", path=str(pictures)),)
-    settings = recipe(features, held_out=held_out, held_out_samples=3, precision="bf16")
+    settings = distillation(features, held_out=held_out, held_out_samples=3, precision="bf16")
     distil(settings, tmp_path / "whole", workers=0)
     stops = iter([False, True, False, False])
     with pytest.raises(Interrupted):
@@ -238,11 +192,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(recipe, pictures, tmp_path, features)
     assert logs[0] == logs[1]
 
 
-def test_a_run_does_not_go_on_with_another_teacher(recipe, teacher, tmp_path):
+def test_a_run_does_not_go_on_with_another_teacher(distillation, teacher, tmp_path):
     import shutil
 
     other = shutil.copytree(teacher, tmp_path / "teacher")
-    settings = recipe({"teacher": str(other)})
+    settings = distillation({"teacher": str(other)})
     with pytest.raises(Interrupted):
         distil(settings, tmp_path / "run", workers=0, should_stop=lambda: True)
     state = load_file(other / "model.safetensors")
@@ -254,8 +208,10 @@ def test_a_run_does_not_go_on_with_another_teacher(recipe, teacher, tmp_path):
         distil(settings, tmp_path / "run", workers=0)
 
 
-def test_two_processes_distil_as_one(recipe, together, tmp_path):
-    settings = recipe({"normalise": "standardise", "objective": "smooth_l1"}, stage={"batch_size": 4, "micro_batch": 1})
+def test_two_processes_distil_as_one(distillation, together, tmp_path):
+    settings = distillation(
+        {"normalise": "standardise", "objective": "smooth_l1"}, stage={"batch_size": 4, "micro_batch": 1}
+    )
     run_recipe(settings, tmp_path / "one", workers=0)
     codes, told = together(settings, "two")
     assert codes == [0, 0], told
@@ -286,16 +242,16 @@ def test_pictures_of_a_folder_and_of_drawn_samples(pictures, tmp_path):
         picture_folder(tmp_path / "empty")
 
 
-def test_a_run_on_rows_and_drawn_pictures(recipe, rows, tmp_path):
+def test_a_run_on_rows_and_drawn_pictures(distillation, rows, tmp_path):
     data = (SourceRecipe(kind="rows", path=str(rows)), SourceRecipe(kind="synth", name="words"))
-    distil(recipe(stage={"data": data, "steps": 2}), tmp_path / "run", workers=0)
+    distil(distillation(stage={"data": data, "steps": 2}), tmp_path / "run", workers=0)
     rows_of = read_log(tmp_path / "run/metrics.jsonl")
     assert [row["tiles"] for row in rows_of] == [4, 4]
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(None, [0, 1, 2]), (2, [1, 2]), (1, [2]), ((2, 0), [2, 0])])
-def test_a_student_may_begin_as_blocks_of_its_teacher(recipe, teacher, layers, blocks):
-    start = open_initial(recipe(student=StudentRecipe(start=str(teacher), layers=layers))).model.vision_model
+def test_a_student_may_begin_as_blocks_of_its_teacher(distillation, teacher, layers, blocks):
+    start = open_initial(distillation(student=StudentRecipe(start=str(teacher), layers=layers))).model.vision_model
     whole = load_vision(teacher)
     assert start.config.layers == len(blocks)
     for place, block in enumerate(blocks):
@@ -306,8 +262,8 @@ def test_a_student_may_begin_as_blocks_of_its_teacher(recipe, teacher, layers, b
     assert torch.equal(start.embeddings.position_embedding, whole.embeddings.position_embedding)
 
 
-def test_a_student_of_another_side_has_the_positions_that_the_encoder_would_resize(recipe, teacher):
-    small = open_initial(recipe(student=StudentRecipe(start=str(teacher), image_size=28))).model.vision_model
+def test_a_student_of_another_side_has_the_positions_that_the_encoder_would_resize(distillation, teacher):
+    small = open_initial(distillation(student=StudentRecipe(start=str(teacher), image_size=28))).model.vision_model
     pixels = torch.randn(1, 3, 28, 28)
     torch.testing.assert_close(small(pixels), load_vision(teacher)(pixels))
     assert small.embeddings.grid == 2
@@ -326,9 +282,9 @@ def test_a_student_of_another_side_has_the_positions_that_the_encoder_would_resi
         ({"student": None, "model": "x"}, "a source of pictures has no answers"),
     ],
 )
-def test_what_cannot_be_distilled_is_told(recipe, tmp_path, change, message):
+def test_what_cannot_be_distilled_is_told(distillation, tmp_path, change, message):
     with pytest.raises(RecipeError, match=message):
-        distil(recipe(**change), tmp_path / "run", workers=0)
+        distil(distillation(**change), tmp_path / "run", workers=0)
 
 
 def test_a_hadamard_matrix_has_one_magnitude_and_right_angles():
@@ -356,8 +312,8 @@ def test_phi_s_gives_all_channels_one_variance_and_keeps_proportions():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_whole_step_needs_no_values(recipe, objective):
-    settings = recipe({"objective": objective, "normalise": "phi_s"})
+def test_a_whole_step_needs_no_values(distillation, objective):
+    settings = distillation({"objective": objective, "normalise": "phi_s"})
     with torch.device("meta"):
         model = EncoderAlone(encoder_config({**VIT_300M, **TINY}))
     made = Learner(model, settings.stages[0]).to("meta").train()
@@ -368,8 +324,8 @@ def test_a_whole_step_needs_no_values(recipe, objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_forward_of_distillation_stays_on_a_gpu(recipe, objective):
-    settings = recipe({"objective": objective, "normalise": "standardise"})
+def test_the_forward_of_distillation_stays_on_a_gpu(distillation, objective):
+    settings = distillation({"objective": objective, "normalise": "standardise"})
     with torch.device("meta"):
         model = EncoderAlone(encoder_config({**VIT_300M, **TINY}))
     batch = pictures_of(model.config)
@@ -387,7 +343,7 @@ def pictures_of(config, count=2):
     return collate([PictureProcessor(config=config)(sample)] * count, 0)
 
 
-def test_micro_batches_of_any_size_give_the_same_gradient(recipe, learner):
+def test_micro_batches_of_any_size_give_the_same_gradient(distillation, learner):
     made, batch = learner()
     made.train()
     process = [replace(batch, sample_ids=("a",), tiles=tile[None], input_ids=batch.input_ids[:1],
@@ -403,8 +359,8 @@ def test_micro_batches_of_any_size_give_the_same_gradient(recipe, learner):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
 
 
-def test_a_plan_counts_the_teacher(recipe):
-    (plan,) = Planner(Machine(name="cpu", kind="cpu", flops=1e9, note="")).plan(recipe())
+def test_a_plan_counts_the_teacher(distillation):
+    (plan,) = Planner(Machine(name="cpu", kind="cpu", flops=1e9, note="")).plan(distillation())
     teacher = sum(p.numel() for p in fresh_encoder(encoder_config(WIDE).vision, 0).parameters())
     assert plan.memory["teacher"] >= 4 * teacher
     assert plan.flops.forward > 0

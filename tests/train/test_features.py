@@ -17,6 +17,7 @@ from mini_internvl.inputs import prepare
 from mini_internvl.inputs.tiles import TileConfig
 from mini_internvl.recipes import LoraRecipe, PackRecipe, RecipeError
 from mini_internvl.records import Interrupted
+from mini_internvl.train import shards
 from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.features import FeatureStore
 from mini_internvl.train.initial import open_initial
@@ -49,7 +50,20 @@ def store(start, cache):
 
 
 def entries(cache):
-    return sorted(path for path in cache.rglob("*") if path.is_file())
+    """Key -> (shard, place, size) of what indexes name."""
+    found = {}
+    for index in sorted(cache.rglob("*.index")):
+        for key, place, size, *_ in shards.RECORD.iter_unpack(index.read_bytes()):
+            found[key.hex()] = (index.with_suffix(".shard"), place, size)
+    return found
+
+
+def spoil(entry, content=None):
+    """Put other bytes in the place of an entry's value."""
+    path, place, size = entry
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(size) if content is None else content)
 
 
 def no_images(monkeypatch):
@@ -85,15 +99,15 @@ def test_losses_and_gradients_are_the_same_whatever_is_kept(rows, process, store
     plain, plain_loss, _ = learnt(process)
     model.store = kept
     found = [learnt(replace(process, features=kept))]
-    *_, smaller, larger = sorted(entries(cache), key=lambda path: path.stat().st_size)
-    larger.unlink()
+    *_, smaller, larger = sorted(entries(cache).values(), key=lambda entry: entry[2])
+    spoil(larger)
     found += [learnt(replace(process, features=kept)) for _ in range(2)]
     assert [sum(not image.kept for image in batch.images) for batch, _, _ in found] == [5, 1, 0]
     assert [len(batch.tiles) for batch, _, _ in found] == [len(plain.tiles), 3, 0]
     for _, loss, gradients in found:
         assert loss == found[0][1] == pytest.approx(plain_loss, rel=1e-3)
         assert all(torch.equal(gradient, found[0][2][name]) for name, gradient in gradients.items())
-    assert smaller.stat().st_size == 2 * kept.shape[0] * kept.shape[1] + 4
+    assert smaller[2] == 2 * kept.shape[0] * kept.shape[1]
 
 
 def test_each_image_keeps_its_own_features_in_padded_rows(rows, process, store, learner):
@@ -128,12 +142,12 @@ def test_runs_are_the_same_with_and_without_kept_features(recipe, cache, tmp_pat
     """Nothing ever kept, kept as the run goes, all kept before; and stopped, some entries gone, and gone on."""
     settings = recipe(changes, held_out=())
     run_recipe(replace(settings, cache_gb=0.0), tmp_path / "without", workers=workers)
-    assert entries(cache) == []
+    assert entries(cache) == {}
     run_recipe(settings, tmp_path / "first", workers=workers)
     assert len(entries(cache)) >= 2
     with pytest.raises(Interrupted):
         run_recipe(settings, tmp_path / "parts", workers=workers, should_stop=lambda: True)
-    entries(cache)[0].unlink()
+    spoil(next(iter(entries(cache).values())))
     run_recipe(settings, tmp_path / "parts", workers=workers)
     kept = entries(cache)
     if not workers:
@@ -175,31 +189,36 @@ def test_frozen_adapters_of_the_encoder_drop_nothing(recipe, cache, tmp_path):
     assert (tmp_path / "one/metrics.jsonl").read_bytes() == (tmp_path / "two/metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: bytes(len(c)), lambda c: b"x" + c[1:]])
-def test_a_damaged_entry_is_not_taken_and_made_anew(store, damage):
+def test_a_damaged_entry_is_not_taken_and_made_anew(store, cache):
     kept, features = store(), torch.randn(3, *store().shape).to(torch.bfloat16)
-    kept.store("ab12", features)
-    path = kept._path("ab12")
-    content = path.read_bytes()
-    assert torch.equal(kept.load("ab12", 3), features)
-    assert kept.load("ab12", 2) is None  # of another cut
-    path.write_bytes(damage(content))
-    assert kept.load("ab12", 3) is None
-    kept.store("ab12", features)
-    assert path.read_bytes() == content
-    assert [p.name for p in path.parent.iterdir()] == ["ab12"]
+    key = kept.key(b"picture", 1, TileConfig(), (1, 2))
+    kept.store(key, features)
+    assert torch.equal(kept.load(key, 3), features)
+    assert kept.load(key, 2) is None  # of another cut
+    for damage in (bytes(20), b"x"):
+        spoil(entries(cache)[key], damage)
+        assert kept.load(key, 3) is None
+        assert store().load(key, 3) is None
+        kept.store(key, features)
+        assert torch.equal(kept.load(key, 3), features)
+        assert torch.equal(store().load(key, 3), features)
+    for path in cache.rglob("*.shard"):
+        path.unlink()
+    assert store().load(key, 3) is None
 
 
 def test_the_limit_counts_entries_of_other_runs_and_is_told_once(store, cache, caplog):
     features = torch.zeros(1, *store().shape, dtype=torch.bfloat16)
-    size = features.nbytes + 4
-    store(precision="bf16").store("other", features)
-    one, two = store(limit=3 * size), store(limit=3 * size)
-    one.store("one", features)
-    two.store("two", features)
-    for name in ("three", "four"):
-        one.store(name, features)
-    assert sum(path.stat().st_size for path in entries(cache)) == 3 * size
+    size = features.nbytes
+    keys = [f"{number:032x}" for number in range(5)]
+    store(precision="bf16").store(keys[0], features)
+    limit = 3 * size + 4 * shards.RECORD.size
+    one, two = store(limit=limit), store(limit=limit)
+    one.store(keys[1], features)
+    two.store(keys[2], features)
+    for key in keys[3:]:
+        one.store(key, features)
+    assert len(entries(cache)) == 3
     (message,) = [record.message for record in caplog.records]
     assert "cache_gb" in message
     assert str(cache) in message
@@ -210,8 +229,8 @@ def test_a_folder_that_cannot_be_written_costs_speed_alone(store, cache, caplog)
     cache.write_text("in the way")
     kept = store()
     for _ in range(2):
-        kept.store("ab", torch.zeros(1, *kept.shape))
-    assert kept.load("ab", 1) is None
+        kept.store("ab" * 16, torch.zeros(1, *kept.shape))
+    assert kept.load("ab" * 16, 1) is None
     assert len(caplog.records) == 1
 
 
@@ -246,7 +265,7 @@ def test_two_processes_with_kept_features_train_as_one(recipe, together, cache, 
     """One of them may have images without entries, the other text alone or entries alone."""
     settings = recipe({**changes, "steps": 4, "batch_size": 2, "micro_batch": 1})
     run_recipe(settings, tmp_path / "one", workers=0)
-    entries(cache)[0].unlink()
+    spoil(next(iter(entries(cache).values())))
     codes, told = together(settings, "two")
     assert codes == [0, 0], told
     for one, two in zip(*(read_log(tmp_path / name / "metrics.jsonl") for name in ("one", "two")), strict=True):

@@ -13,6 +13,8 @@
   ``reached(model)``, where it reaches less than whole parts: the parameters that get a gradient from it;
 - ``begin(samples, beside)`` of a ``Loss``, where it needs something before the first step: called once, with the
   stage's samples in order, and with the contents, by name, of files that lie beside the model that it begins with;
+- ``open_store(folder, limit)`` of a ``Loss``, where it keeps features of pictures on disk (``train.kept``): the store,
+  which is given each picture before, or ``None``; and ``kept_bytes``: what it keeps of a tile, 0 for nothing;
 - ``files()`` of a ``Loss``, where something of it is kept: such contents, which are saved beside the model. All
   processes call it, among which weights may be sharded;
 - ``fingerprint(settings)``, where it depends on files: their hash, with which alone a stopped run goes on;
@@ -35,6 +37,7 @@ from mini_internvl.inputs.prepare import CutImage
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Sample
+from mini_internvl.train.kept import KeptFeatures, features_folder
 
 CONTRACT = ("Settings", "REACHES", "Loss")
 Targets = Callable[[Sample, Sequence[CutImage]], Mapping[str, Tensor]]
@@ -61,6 +64,14 @@ def begin(losses: Iterable[Any], dataset: Any, beside: Mapping[str, bytes]) -> N
         if hasattr(loss, "begin"):
             samples = (dataset.sample(number) for number in range(len(dataset)))
             loss.begin((sample for sample in samples if isinstance(sample, Sample)), beside)
+
+
+def open_store(loss: Any, recipe: Recipe) -> KeptFeatures | None:
+    """Where a loss keeps features of pictures, if it does."""
+    if not hasattr(loss, "open_store"):
+        return None
+    found: KeptFeatures | None = loss.open_store(features_folder(), int(recipe.cache_gb * 1e9))
+    return found
 
 
 def files(losses: Iterable[Any]) -> dict[str, bytes]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mini_internvl import __version__
 from mini_internvl.inputs.tiles import normalise
 from mini_internvl.model.checkpoint import as_dtype, load_vision, read_vision_config, vision_tensors
 from mini_internvl.model.config import VisionConfig
@@ -38,6 +42,11 @@ class Teacher(nn.Module):
         self.device = torch.device(self.asked) if self.asked and device.type != "meta" else device
         return self
 
+    def key(self, form: str) -> str:
+        """Of its weights and arithmetic, of which of its hidden states are given, and of how they are kept."""
+        facts = [__version__, weights_hash(self.name), str(self.dtype), self.device.type, self.count, form]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
     @torch.no_grad()
     def states(self, tiles: Tensor) -> list[Tensor]:
         """(N, S, S, 3) uint8 -> its last hidden states, each (N, 1 + patches, width), where the tiles are."""
@@ -56,8 +65,14 @@ def exactly(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def weights_hash(name: str) -> str:
-    """Of an encoder's config.json and weights, by their folder or hub id."""
+    """Of an encoder's config.json and weights, by their folder or hub id; files are read once while they stay."""
     folder = encoder_folder(name)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    return _weights_hash(folder, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _weights_hash(folder: Path, facts: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.blake2b(repr(VisionConfig.from_official(read_vision_config(folder))).encode(), digest_size=16)
     for key, tensor in sorted(vision_tensors(folder), key=lambda pair: pair[0]):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())

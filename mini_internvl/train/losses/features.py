@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -33,6 +34,7 @@ from mini_internvl.model.flops import Flops, encoder_flops
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import LossSettings, RecipeError
 from mini_internvl.records import Batch, Sample
+from mini_internvl.train.kept import FORMS, KeptFeatures, tile_bytes
 from mini_internvl.train.learner import ImageFeatures, tile_count
 from mini_internvl.train.losses._teacher import DTYPES, Normaliser, Teacher, exactly, weights_hash
 from mini_internvl.train.pictures import whole_picture
@@ -63,12 +65,16 @@ class Settings(LossSettings):
     """Linear maps on the student's side: where widths differ (``auto``), or ``always``."""
     teacher_dtype: str = "fp32"
     """What the teacher is held in and computes in: ``fp32`` or ``bf16``."""
+    keep: str = ""
+    """The teacher's hidden states are kept on disk and read in later epochs and runs: ``bf16``, or ``int8`` with a
+    scale for each token. Left out, the teacher runs for every picture."""
     teacher_device: str = ""
     """Where it runs, for instance ``cuda:1``; beside the student when left out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known = {"objective": OBJECTIVES, "normalise": NORMALISERS, "maps": MAPS, "teacher_dtype": tuple(DTYPES)}
+        known["keep"] = ("", *FORMS)
         for field, names in known.items():
             if getattr(self, field) not in names:
                 raise RecipeError(f'features.{field} is "{getattr(self, field)}"; known: {", ".join(names)}')
@@ -93,7 +99,7 @@ class Loss(nn.Module):
         )
         _check(settings, config, teacher)
         self.settings, self.config, self.last_states = settings, config, settings.layers
-        self.frozen = {"teacher": teacher}
+        self.frozen, self.store = {"teacher": teacher}, None  # type: tuple[dict[str, Teacher], KeptFeatures | None]
         narrow, wide = config.vision.hidden_size, teacher.config.hidden_size
         mapped = settings.maps == "always" or (narrow != wide and settings.objective != "relation")
         self.maps = nn.ModuleList(nn.Linear(narrow, wide) for _ in range(settings.layers if mapped else 0))
@@ -102,7 +108,7 @@ class Loss(nn.Module):
 
     def forward(self, model: InternVL, batch: Batch, images: ImageFeatures) -> Tensor:
         """The sum over ``count`` tokens, or pictures of ``relation``, of the mean over pairs; float32."""
-        wanted = self.frozen["teacher"].states(batch.tiles)
+        wanted = self._taught(batch.tiles, batch)
         compare = {"cosine": _cosine, "smooth_l1": _smooth_l1, "relation": _relation}[self.settings.objective]
         total = batch.tiles.new_zeros((), dtype=torch.float32)
         for pair, (found, goal) in enumerate(zip(images.last_states[-len(wanted) :], wanted, strict=True)):
@@ -110,6 +116,43 @@ class Loss(nn.Module):
             with exactly(mapped.device):
                 total = total + compare(mapped.float(), self.normaliser(goal, pair))
         return total / self.settings.layers
+
+    def open_store(self, folder: Path, limit: int) -> KeptFeatures | None:
+        """Where the teacher's hidden states are kept."""
+        if self.settings.keep:
+            teacher, form = self.frozen["teacher"], self.settings.keep
+            self.store = KeptFeatures(folder, teacher.key(form), shape=self.kept_shape, limit=limit, form=form)
+        return self.store
+
+    @property
+    def kept_shape(self) -> tuple[int, int]:
+        """Rows and width of what is kept of a picture: all its hidden states, one after the other."""
+        return self.settings.layers * self.tokens, self.frozen["teacher"].config.hidden_size
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of a tile on disk; 0 where nothing is kept."""
+        return tile_bytes(self.kept_shape, self.settings.keep) if self.settings.keep else 0
+
+    def _taught(self, tiles: Tensor, batch: Batch | None = None) -> list[Tensor]:
+        """The teacher's hidden states of tiles, which are those of ``batch`` if it is given."""
+        teacher, store = self.frozen["teacher"], self.store
+        if store is None:
+            return teacher.states(tiles)
+        named = batch.images if batch is not None else ()
+        loaded = iter(() if batch is None or batch.features is None else batch.features.split(1))
+        found = []
+        for place, tile in enumerate(tiles.split(1)):
+            if named and named[place].kept:
+                found.append(next(loaded))
+                continue
+            key = named[place].key if named else store.pixels_key(tile)
+            kept = store.load(key, 1)
+            if kept is None:
+                kept = store.pack(torch.cat(teacher.states(tile), 1))  # alone, so that it is a function of the picture
+                store.store(key, kept)
+            found.append(kept.to(tiles.device))
+        return list(store.unpack(torch.cat(found)).split(self.tokens, 1))
 
     def count(self, batch: Batch) -> float:
         """Tokens, class tokens included; pictures where they are compared with each other."""
@@ -127,8 +170,7 @@ class Loss(nn.Module):
         device = self.normaliser.mean.device
         pictures = itertools.islice(self._pictures(samples), self.settings.statistics)
         batches = iter(lambda: list(itertools.islice(pictures, MEASURED)), [])
-        teacher = self.frozen["teacher"]
-        if not self.normaliser.measure(teacher.states(torch.cat(tiles).to(device)) for tiles in batches):
+        if not self.normaliser.measure(self._taught(torch.cat(tiles).to(device)) for tiles in batches):
             raise DataError("no sample of the stage has a picture, which the teacher's statistics are measured on")
 
     def _pictures(self, samples: Iterable[Sample]) -> Iterator[Tensor]:
@@ -142,6 +184,8 @@ class Loss(nn.Module):
 
 
 def _check(settings: Settings, config: VLMConfig, teacher: Teacher) -> None:
+    if settings.keep and config.llm.layers:
+        raise RecipeError("features.keep is for a student that trains alone, on whole pictures; leave it out")
     for whose, blocks in (("the student", config.vision.layers), ("the teacher", teacher.config.layers)):
         if settings.layers > blocks:
             raise RecipeError(f"features.layers is {settings.layers}; {whose} has {blocks} blocks")
