@@ -34,8 +34,9 @@ from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe
 from mini_internvl.records import Example, Size
+from mini_internvl.train.machines import GPUS, Machine, find_machine
 from mini_internvl.train.parts import set_trainable
-from mini_internvl.train.plan import GPUS, PROCESS, Machine, Planner, find_machine
+from mini_internvl.train.plan import PROCESS, Planner
 from mini_internvl.train.workload import made
 
 LARGEST_DIFFERENCE = 1e-4  # between losses in float32

@@ -14,7 +14,8 @@ import typer
 from mini_internvl.commands._options import AsJson, echo_json
 
 if TYPE_CHECKING:
-    from mini_internvl.train.plan import Machine, StagePlan
+    from mini_internvl.train.machines import Machine
+    from mini_internvl.train.plan import StagePlan
     from mini_internvl.train.remedies import Remedy
 
 GB = 1e9
@@ -40,7 +41,8 @@ def command(
     Exit code 1: it does not fit.
     """
     from mini_internvl import recipes, terminal
-    from mini_internvl.train.plan import Planner, find_machine
+    from mini_internvl.train.machines import find_machine
+    from mini_internvl.train.plan import Planner
     from mini_internvl.train.remedies import find_remedies
 
     limit = parse_memory(memory) if memory else None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.files import copy_file, new_folder, recover_folder, write_json
-from mini_internvl.model import layouts, llms
+from mini_internvl.model import clip, layouts, llms
 from mini_internvl.model.config import ConfigError, VisionConfig, VLMConfig
 from mini_internvl.model.fields import is_integer, listed, short_repr
 from mini_internvl.model.files import (
@@ -82,7 +82,8 @@ def load_model(
 
 
 def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", device: str = "cpu") -> InternViT:
-    """Load an InternViT (the 300M or the 6B teacher): a bare folder, or the encoder of a whole model's folder."""
+    """Load an InternViT (the 300M or the 6B teacher): a bare folder, the encoder of a whole model's folder, or CLIP's
+    as an InternViT."""
     folder = Path(folder)
     raw = read_vision_config(folder)
     with _naming(folder):
@@ -94,8 +95,11 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
 
 
 def read_vision_config(folder: Path) -> dict[str, Any]:
-    """The official fields of an encoder, bare or of a whole model; ConfigError where it is neither."""
+    """The official fields of an encoder, bare, of a whole model or of CLIP (``clip``); ConfigError where it is none."""
     raw = read_json(folder / CONFIG)
+    if clip.is_clip(raw):
+        with _naming(folder):
+            return clip.internvit_config(raw)
     if "hidden_size" in raw and "patch_size" in raw:
         return raw
     if "vision_config" not in raw and "official" not in raw:
@@ -104,8 +108,11 @@ def read_vision_config(folder: Path) -> dict[str, Any]:
 
 
 def vision_tensors(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of an encoder, bare or of a whole model, under its bare name; see :func:`read_tensors`."""
+    """Every tensor of an encoder, bare, of a whole model or of CLIP, under its bare name; see :func:`read_tensors`."""
     raw = read_json(folder / CONFIG)
+    if clip.is_clip(raw):
+        yield from clip.internvit_tensors(raw, read_tensors(folder))  # which computes with their values
+        return
     if "hidden_size" in raw and "patch_size" in raw:
         yield from read_tensors(folder, shapes_only=shapes_only)
         return

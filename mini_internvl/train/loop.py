@@ -30,6 +30,7 @@ from mini_internvl.train.events import EventWriter
 from mini_internvl.train.features import is_projected, open_store
 from mini_internvl.train.layout import Layout, kept_plan
 from mini_internvl.train.learner import Learner, tile_count
+from mini_internvl.train.machines import peak_flops
 from mini_internvl.train.meter import Meter, Progress
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import (
@@ -41,7 +42,6 @@ from mini_internvl.train.parts import (
     trainable,
 )
 from mini_internvl.train.pictures import PictureProcessor
-from mini_internvl.train.plan import peak_flops
 from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.run_folder import Position, RunFolder

@@ -13,8 +13,9 @@ from mini_internvl.model import adapter as adapters
 from mini_internvl.recipes import BLOCKS, LoraRecipe, PackRecipe, Recipe, RecipeError, StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train import trace
+from mini_internvl.train.machines import Machine
 from mini_internvl.train.nf4 import installed
-from mini_internvl.train.plan import PROCESS, Machine, Planner, StagePlan
+from mini_internvl.train.plan import PROCESS, Planner, StagePlan
 
 WORTH = 0.03  # share of the memory, the process left out, that a change must save if it does not make the run fit
 

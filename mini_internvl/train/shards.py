@@ -22,6 +22,7 @@ KEY_BYTES = 16
 SHARD_BYTES = 2 << 30  # of values after which a writer begins another shard
 LOOK_SECONDS = 1.0  # between two looks at the indexes of others
 SHARD, INDEX = ".shard", ".index"
+Place = tuple[str, int, int, int]  # of a value: name of its shard, where it begins, size, checksum
 
 
 class Descriptor:
@@ -64,9 +65,7 @@ class Shards:
         self._clear()
 
     def _clear(self) -> None:
-        self.found: dict[
-            bytes, list[tuple[str, int, int, int]]
-        ] = {}  # key -> shard, place, size, checksum; the last counts
+        self.found: dict[bytes, list[Place]] = {}  # of two of one key the last counts
         self.read: dict[str, int] = {}  # bytes of each index that are taken in
         self.open: dict[str, Descriptor] = {}  # shards that were read
         self.looked = -LOOK_SECONDS

@@ -28,10 +28,11 @@ from mini_internvl.train.learner import ImageFeatures, Learner
 from mini_internvl.train.log import read_log
 from mini_internvl.train.loop import accumulate
 from mini_internvl.train.losses._teacher import Normaliser, hadamard
+from mini_internvl.train.machines import Machine
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import set_trainable
 from mini_internvl.train.pictures import PictureProcessor
-from mini_internvl.train.plan import Machine, Planner
+from mini_internvl.train.plan import Planner
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.run_folder import RunFolderError
 from mini_internvl.train.state import newest
@@ -365,3 +366,18 @@ def test_a_plan_counts_the_teacher(distillation):
     assert plan.memory["teacher"] >= 4 * teacher
     assert plan.flops.forward > 0
     assert plan.tiles == 16
+
+
+def test_a_student_may_begin_as_clip(distillation, tmp_path):
+    """Converted as ``model.clip`` does it, and resized to the pictures; it trains."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    transformers.CLIPVisionModel(config).save_pretrained(tmp_path / "clip")
+    settings = distillation(student=StudentRecipe(start=str(tmp_path / "clip"), image_size=56), stage={"steps": 2})
+    assert (model := open_initial(settings).model.vision_model).embeddings.grid == 4
+    assert torch.equal(
+        model.encoder.layers[1].mlp.fc1.weight, load_vision(tmp_path / "clip").encoder.layers[1].mlp.fc1.weight
+    )
+    assert load_vision(distil(settings, tmp_path / "run", workers=0)).config.image_size == 56

@@ -22,8 +22,9 @@ from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.initial import sample_processor
 from mini_internvl.train.learner import Features, Learner
 from mini_internvl.train.losses.heads import Loss, Settings, prompt_ends
+from mini_internvl.train.machines import find_machine
 from mini_internvl.train.parts import set_trainable
-from mini_internvl.train.plan import Planner, find_machine
+from mini_internvl.train.plan import Planner
 from mini_internvl.train.run import run_recipe
 
 SPEED = {"kind": "regression", "mean": 10, "std": 5}

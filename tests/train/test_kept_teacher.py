@@ -22,7 +22,8 @@ from mini_internvl.train.kept import KeptFeatures
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.log import read_log
 from mini_internvl.train.losses import _teacher
-from mini_internvl.train.plan import Machine, Planner
+from mini_internvl.train.machines import Machine
+from mini_internvl.train.plan import Planner
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.shards import RECORD, Shards
 from tests.train.test_features import entries, spoil

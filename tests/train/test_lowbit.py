@@ -15,9 +15,10 @@ from mini_internvl.records import Interrupted
 from mini_internvl.train.initial import open_initial
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.log import read_log
+from mini_internvl.train.machines import find_machine
 from mini_internvl.train.nf4 import Nf4LoraLinear
 from mini_internvl.train.optim import make_optimizer
-from mini_internvl.train.plan import Planner, find_machine
+from mini_internvl.train.plan import Planner
 from mini_internvl.train.run import run_recipe
 
 ADAM = {"optimizer": "adamw8bit"}

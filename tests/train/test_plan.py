@@ -17,7 +17,8 @@ from mini_internvl.records import Size
 from mini_internvl.train import remedies, sizes, trace
 from mini_internvl.train.batches import micro_batches
 from mini_internvl.train.log import read_log
-from mini_internvl.train.plan import GPUS, PARTS, PROCESS, Machine, Planner, StagePlan, find_machine, planned_model
+from mini_internvl.train.machines import GPUS, Machine, find_machine
+from mini_internvl.train.plan import PARTS, PROCESS, Planner, StagePlan, planned_model
 from mini_internvl.train.remedies import Remedy, explain_out_of_memory, find_remedies, is_out_of_memory
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.workload import made, made_example
