@@ -379,13 +379,13 @@ def test_a_released_model_takes_the_papers_settings_and_nano_its_own(checkpoint)
     assert (other.recipe.lr, other.recipe.loss_reduction, other.recipe.drop_path) == (1e-5, "square", 0.1)
     assert (other.recipe.max_tiles, nano.recipe.max_tiles) == (12, 6)
     assert other.recipe.ratio == 0
-    assert other.general == ()
+    assert other.general.sources == ()
     assert not other.probe
     assert any("no general data" in line for line in other.lines)
     assert any("not probed" in line for line in other.lines)
     assert (nano.recipe.lr, nano.recipe.loss_reduction, nano.recipe.drop_path) == (2.5e-4, "token", 0.0)
-    assert {source.kind for source in nano.general} == {"synth"}
-    assert sum(source.weight for source in nano.general) == pytest.approx(1.0)
+    assert {source.kind for source in nano.general.sources} == {"synth"}
+    assert sum(source.weight for source in nano.general.sources) == pytest.approx(1.0)
     assert list(nano.probe) == ["synth"]
 
 
@@ -393,7 +393,7 @@ def test_settings_given_replace_the_domains(checkpoint, tmp_path):
     (tmp_path / "general.jsonl").write_text("{}\n", encoding="utf-8")
     made = plan(checkpoint, general=str(tmp_path / "general.jsonl"), ratio=0.25, lr=3e-5, max_tiles=4, lora=8)
     assert (made.recipe.lora_lr, made.recipe.max_tiles) == (3e-5, 4)
-    [source] = made.general
+    [source] = made.general.sources
     assert (source.path, source.weight) == (str(tmp_path / "general.jsonl"), 0.25)
 
 

@@ -6,6 +6,7 @@ since a gain that forgets everything else is no gain. Layout of the run folder::
 
     data/                 raw records, where the domain made them
     rows/                 the same as training rows, and what of them could not be used (``domains/_rows.py``)
+    general/              the same of general data from original files, and all of it as one meta JSON (``general.py``)
     base/  adapted/       the evaluations before and after, as ``minivl eval`` writes them
     blind/  guess/        the domain's questions answered by the adapted model with grey for images, and without a model
     train/                the training run; ``train/best`` is the result
@@ -32,6 +33,7 @@ from typing import Any
 
 import torch
 
+from mini_internvl.adapt.general import FOLDER
 from mini_internvl.adapt.plan import AdaptConfig, Plan, make_plan, make_recipe, used_settings
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import Domain
@@ -95,7 +97,7 @@ def adapt(config: AdaptConfig, callbacks: Callbacks | None = None) -> dict[str, 
     raw = _raw_data(config, plan.domain, call, clock)
     for line in plan.domain.about(raw) if plan.domain.about else ():
         call.note(line)
-    kept = _converted(config, plan.domain, raw, call, clock)
+    kept = _converted(config, plan, raw, call, clock)
     tests = _tests(config, plan, raw)
     validation = [_as_trained(asked, plan) for asked in _validation(config, plan.domain, raw)]
     recipe = check_folder(make_recipe(config, plan, kept), config.output / "train", extend=config.extend)
@@ -178,24 +180,22 @@ def _raw_data(config: AdaptConfig, domain: Domain, call: Callbacks, clock: Clock
     return folder
 
 
-def _converted(
-    config: AdaptConfig, domain: Domain, raw: Path, call: Callbacks, clock: Clock
-) -> dict[str, dict[str, Any]]:
-    """The raw records as rows, split by split; what was kept of each."""
+def _converted(config: AdaptConfig, plan: Plan, raw: Path, call: Callbacks, clock: Clock) -> dict[str, dict[str, Any]]:
+    """The raw records as rows, split by split, and those of general data; what was kept of each split."""
     call.step("convert")
+    how: dict[str, Any] = {
+        "max_faults": config.max_faults,
+        "should_stop": call.should_stop,
+        "workers": min(CONVERTING, os.cpu_count() or 1),
+        "on_note": call.note,
+        "on_progress": lambda records: call.count(records, 0),
+    }
     with clock.timed("convert"):
-        kept = convert(
-            domain,
-            raw,
-            config.output / "rows",
-            max_faults=config.max_faults,
-            should_stop=call.should_stop,
-            workers=min(CONVERTING, os.cpu_count() or 1),
-            on_note=call.note,
-            on_progress=lambda records: call.count(records, 0),
-        )
+        kept = convert(plan.domain, raw, config.output / "rows", **how)
     for split, found in kept.items():
         call.note(f"{split}: {found['rows']:,} rows" + (f", {found['faults']:,} unusable" if found["faults"] else ""))
+    with clock.timed("convert"):
+        plan.general.prepare(config.output / FOLDER, **how)
     return kept
 
 

@@ -9,18 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mini_internvl import plugins, synth
-from mini_internvl.data.check import Check
-from mini_internvl.data.parts import find_parts
+from mini_internvl import plugins
+from mini_internvl.adapt.general import DRAWN, FOLDER, NONE, General, settle
 from mini_internvl.domains import AdaptRecipe, Domain, load_domain
 from mini_internvl.engine.hub import NANO, base_folder, resolve
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.recipes import PARTS, LoraRecipe, Recipe, SourceRecipe
 
-DRAWN = "synth"  # what ``general`` and ``probe`` call the drawn images, whose training data nano's came from
-DRAWN_SHARES = {"shapes": 3.0, "words": 3.0, "charts": 4.0, "text": 1.0}
-"""Drawn general samples that are mixed in, with their shares."""
-NONE = "none"
 RECIPE_FIELDS = ("epochs", "lr", "ratio", "batch_size", "max_tiles", "max_length", "loss_reduction")
 """Settings of an adaptation that replace those of the domain's recipe."""
 
@@ -44,7 +39,7 @@ class AdaptConfig:
     loss_reduction: str | None = None  # how a token weighs: token, square or sample
     lora: int | None = None  # rank of the adapters that train instead of the weights; ``None`` trains the weights
     freeze_vision: bool = False
-    general: str | None = None  # a meta file, a file of rows, ``synth`` or ``none``; by default synth for nano alone
+    general: str | None = None  # see ``general.settle``; by default ``synth`` for nano alone
     probe: Sequence[str] | None = None  # benchmarks of general ability; by default synth for nano alone
     probe_data: Path | None = None  # folder of their official files
     probe_items: int = 100  # questions of each of them (synth: of each kind)
@@ -65,7 +60,7 @@ class Plan:
     domain: Domain
     base: Path  # folder of the starting checkpoint
     recipe: AdaptRecipe
-    general: tuple[SourceRecipe, ...]  # general training data; the weights sum to the ratio
+    general: General  # general training data
     probe: Mapping[str, ModuleType]  # benchmarks of general ability, by name
     lines: Sequence[str]  # the plan in words
 
@@ -92,7 +87,7 @@ def make_plan(config: AdaptConfig) -> Plan:
         if config.ratio:
             raise ValueError(f"ratio {config.ratio:g} mixes general data in; say which with --general")
         recipe = replace(recipe, ratio=0.0)
-    sources, told = _general(general, recipe.ratio, config.seed)
+    mixed = settle(general, recipe.ratio, config.seed, config.output / FOLDER)
     names = list(config.probe) if config.probe is not None else [DRAWN] if nano else []
     probe = {plugins.short_name(name): plugins.find("benchmarks", name) for name in names if name != NONE}
     for name in probe:
@@ -107,12 +102,12 @@ def make_plan(config: AdaptConfig) -> Plan:
         f"epochs {recipe.epochs:g}, lr {recipe.lora_lr if config.lora else recipe.lr:g}, batches of "
         f"{recipe.batch_size}, at most {recipe.max_tiles} tiles and {recipe.max_length:,} tokens, loss by "
         f"{recipe.loss_reduction}" + (" (settings for nano)" if nano else ""),
-        told,
+        mixed.line,
         f"general ability is probed with {', '.join(probe)}"
         if probe
         else "general ability is not probed; name benchmarks with --probe to see what is forgotten",
     ]
-    return Plan(domain=domain, base=base, recipe=recipe, general=sources, probe=probe, lines=lines)
+    return Plan(domain=domain, base=base, recipe=recipe, general=mixed, probe=probe, lines=lines)
 
 
 def _check_build(config: AdaptConfig, domain: Domain) -> None:
@@ -124,27 +119,6 @@ def _check_build(config: AdaptConfig, domain: Domain) -> None:
         raise ValueError(f"{domain.name} builds nothing by {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
 
 
-def _general(general: str, ratio: float, seed: int) -> tuple[tuple[SourceRecipe, ...], str]:
-    """The sources of general samples, and a line about them."""
-    if general == NONE or not ratio:
-        return (), "no general data: more is forgotten without it; give some with --general"
-    if general != DRAWN:
-        if not Path(general).is_file():
-            raise ValueError(f"the general data {general} is no file; --general takes a meta file or a file of rows")
-        parts = [f"{part.name}: {part.use()}" for part in find_parts(Path(general), Check()) if part.use()]
-        told = f"general data: {general}, {ratio:g} to 1" + (f" ({'; '.join(parts)})" if parts else "")
-        return (SourceRecipe(kind="rows", path=general, weight=ratio),), told
-    total = sum(DRAWN_SHARES.values())
-    for kind in DRAWN_SHARES:
-        if reason := synth.missing(kind):
-            raise ValueError(f"{reason}; or leave the drawn images out with --general none")
-    sources = tuple(
-        SourceRecipe(kind="synth", name=kind, weight=ratio * share / total, seed=7 + seed)
-        for kind, share in DRAWN_SHARES.items()
-    )
-    return sources, f"general data: drawn images, {ratio:g} to 1"
-
-
 def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """The training recipe: one stage on the domain's rows, with general samples mixed in."""
     rows = {split: str(config.output / "rows" / f"{split}.jsonl") for split, found in kept.items() if found["rows"]}
@@ -152,7 +126,7 @@ def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str,
     lora = config.lora is not None
     frozen = {"vision": config.freeze_vision, "projector": lora}
     parts = tuple(part for part in PARTS if not frozen.get(part))
-    data = (SourceRecipe(kind="rows", path=rows[first]), *plan.general)
+    data = (SourceRecipe(kind="rows", path=rows[first]), *plan.general.sources)
     stage = plan.recipe.stage(data, rows=kept[first]["rows"], train=parts, lora=lora)
     return Recipe(
         name=f"adapt-{plan.domain.name}",
@@ -176,7 +150,7 @@ def used_settings(config: AdaptConfig, plan: Plan, recipe: Recipe) -> dict[str, 
         "steps": recipe.stages[0].steps,
         "trains": list(recipe.stages[0].train),
         "lora": config.lora or 0,
-        "general": [source.path or source.name for source in plan.general],
+        "general": list(plan.general.parts),
         "device": config.device,
         "precision": config.precision,
         "seed": config.seed,

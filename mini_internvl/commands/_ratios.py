@@ -18,6 +18,7 @@ from typing import Any
 
 from mini_internvl import report as reports
 from mini_internvl.adapt import AdaptConfig
+from mini_internvl.adapt.general import FOLDER, META
 from mini_internvl.commands._trade_off import RULE, Point, best_of, mean, picture, print_table
 from mini_internvl.files import write_json, write_text
 from mini_internvl.report.folders import Result
@@ -41,15 +42,17 @@ def parse_ratios(text: str) -> list[float]:
 def sweep(config: AdaptConfig, ratios: Sequence[float], adapt: Adapt) -> dict[str, Any]:
     """Adapt at every ratio, write table and picture; returns the content of sweep.json.
 
-    Records that the domain builds are built once, and answers of the base are asked for once. ``adapt`` runs one
-    adaptation; its errors end the sweep.
+    Records that the domain builds are built once, original files of general data are converted once, and answers of the
+    base are asked for once. ``adapt`` runs one adaptation; its errors end the sweep.
     """
     folder = config.output
-    data = config.data
+    data, general = config.data, config.general
     for ratio in ratios:
         output = folder / f"ratio-{ratio:g}"
-        adapt(replace(config, output=output, ratio=ratio, data=data, answers=folder / ANSWERS))
+        adapt(replace(config, output=output, ratio=ratio, data=data, general=general, answers=folder / ANSWERS))
         data = data or output / "data"
+        if (meta := output / FOLDER / META).is_file():
+            general = str(meta)
     parts = [reports.read_parts(folder / f"ratio-{ratio:g}") for ratio in ratios]
     probe = parts[0].facts["probe"]
     points = [_point(one.results, probe, setting=ratio) for ratio, one in zip(ratios, parts, strict=True)]

@@ -50,7 +50,10 @@ def command(
     freeze_vision: Annotated[bool, typer.Option("--freeze-vision", help="Leave the image encoder as it is.")] = False,
     general: Annotated[
         str | None,
-        typer.Option(help="General training data: a meta file, a file of rows, synth (default for nano), or none."),
+        typer.Option(
+            help="General training data: meta files, files of rows and DOMAIN=FOLDER, with commas between; synth "
+            "(default for nano); or none."
+        ),
     ] = None,
     probe: Annotated[
         str | None,
