@@ -19,6 +19,7 @@ from mini_internvl.adapt import AdaptConfig, Callbacks, Plan, adapt, geometric_m
 from mini_internvl.benchmarks._bddx import example_clip, example_frames
 from mini_internvl.benchmarks._example import ExampleImage, Files
 from mini_internvl.commands import adapt as command
+from mini_internvl.data import DataError
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import load_domain
 from mini_internvl.domains._rows import convert
@@ -321,6 +322,22 @@ def test_the_raw_data_is_converted_once_and_again_only_when_it_has_changed(ships
     assert converted() == {"train": (1, 1), "validation": (1, 0)}
     assert asked == ["train", "validation"]
     assert "gone.png is missing" in (tmp_path / "rows/faults.jsonl").read_text(encoding="utf-8")
+
+
+def test_rows_of_a_training_that_has_begun_are_not_overwritten_by_others(ships, tmp_path):
+    raw, rows = shutil.copytree(ships / "raw", tmp_path / "raw"), tmp_path / "rows"
+    domain = load_domain(str(ships / "ships.py"))
+    more = {"max_faults": 0.5, "should_stop": lambda: False, "fixed": True}
+    convert(domain, raw, rows, **more)
+    before = {path.name: path.read_bytes() for path in rows.iterdir()}
+    whole = (raw / "train.jsonl").read_text(encoding="utf-8")
+    (raw / "train.jsonl").write_text(whole.replace("the red ship", "the blue ship"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"raw \(train\) is not the data that the run in .* began with; put it back"):
+        convert(domain, raw, rows, **more)
+    assert {path.name: path.read_bytes() for path in rows.iterdir()} == before
+    (raw / "train.jsonl").write_text(whole, encoding="utf-8")
+    assert convert(domain, raw, rows, **more)["train"]["rows"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "rows"]
 
 
 def test_too_many_faults_stop_the_run_with_their_places(ships, checkpoint, tmp_path):

@@ -136,6 +136,12 @@ def test_crops_and_other_options_that_do_not_fit_are_told(minivl, checkpoint: Pa
         assert message in err
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Path -> bytes of every file of a run that says what it is of."""
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("seconds.json", ".lock")]
+    return {path.relative_to(folder): path.read_bytes() for path in kept}
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_not_taken_for_one_of_other_data(minivl, checkpoint: Path, tmp_path: Path) -> None:
     """Its scores would be of a model that was trained on other rows, some of them in the test set now."""
@@ -146,7 +152,11 @@ def test_a_finished_run_is_not_taken_for_one_of_other_data(minivl, checkpoint: P
     ]  # fmt: skip
     code, _, err = minivl(*command)
     assert code == 0, err
-    before = (tmp_path / "run/adapt.json").read_bytes()
+    before = contents(tmp_path / "run")
+    assert {Path("adapt.json"), Path("data/train.jsonl"), Path("rows/train.jsonl")} <= before.keys()
+    code, _, err = minivl(*command, "--crop", 64)
+    assert code == 1
+    assert "(crop 0 then, 64 now) is not the data that the run in" in err
     rows = json.loads(path.read_text(encoding="utf-8"))
     for one in rows:
         one["conversations"][1]["value"] = "a tree"
@@ -154,6 +164,9 @@ def test_a_finished_run_is_not_taken_for_one_of_other_data(minivl, checkpoint: P
     code, _, err = minivl(*command)
     assert code == 1
     assert "is not the data that the run in" in err
-    assert (tmp_path / "run/adapt.json").read_bytes() == before
+    assert contents(tmp_path / "run") == before
+    code, _, err = minivl(*command, "--extend")
+    assert code == 1
+    assert "so nothing would be learnt from the data as it is now; give it more steps (minivl adapt: --epochs)" in err
     code, _, err = minivl(*command[:5], tmp_path / "other", *command[6:])
     assert code == 0, err

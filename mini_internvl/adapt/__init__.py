@@ -4,7 +4,7 @@ The steps are those of the paper's framework (section 3.3): domain samples in th
 mixed in at ratio r, a few passes of training, the domain's own benchmarks. General ability is probed before and after,
 since a gain that forgets everything else is no gain. Layout of the run folder::
 
-    data/                 raw records, where the domain made them
+    data/                 raw records, where the domain made them, as build.json says
     rows/                 the same as training rows, and what of them could not be used (``domains/_rows.py``)
     general/              the same of general data from original files, and all of it as one meta JSON (``general.py``)
     base/  adapted/       the evaluations before and after, as ``minivl eval`` writes them
@@ -14,7 +14,8 @@ since a gain that forgets everything else is no gain. Layout of the run folder::
     adapt.json            settings, counts and seconds, written last
 
 Every step leaves its result there, so the same call goes on where it was stopped. What can only fail late is tried
-first: settings, splits, files and extras are looked at before a model is loaded.
+first: settings, splits, files and extras are looked at before a model is loaded. Data that are no longer those of a
+training that has begun are refused before anything is written.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from typing import Any
 import torch
 
 from mini_internvl.adapt.general import FOLDER
-from mini_internvl.adapt.plan import AdaptConfig, Plan, make_plan, make_recipe, used_settings
+from mini_internvl.adapt.plan import AdaptConfig, Plan, build_settings, make_plan, make_recipe, used_settings
 from mini_internvl.data.rows import read_rows
 from mini_internvl.domains import Domain
-from mini_internvl.domains._rows import convert
+from mini_internvl.domains._rows import changed_data, convert
 from mini_internvl.engine import Engine
 from mini_internvl.engine.hub import base_folder
 from mini_internvl.evaluate import AnswerCache, PredictCallbacks, evaluate, outputs, predict
@@ -53,7 +54,7 @@ from mini_internvl.train.data import Opener
 from mini_internvl.train.initial import find_base, sample_processor
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.run import run_recipe
-from mini_internvl.train.run_folder import check_data, check_folder
+from mini_internvl.train.run_folder import check_data, check_folder, has_begun
 
 __all__ = ["AdaptConfig", "Callbacks", "Plan", "adapt", "geometric_mean", "make_plan"]
 
@@ -174,10 +175,24 @@ def _raw_data(config: AdaptConfig, domain: Domain, call: Callbacks, clock: Clock
         return config.data
     assert domain.build is not None
     call.step("build")
-    folder = config.output / "data"
+    folder, file = config.output / "data", config.output / "build.json"
+    settings = build_settings(domain) | dict(config.build) | {"seed": config.seed}
     with clock.timed("build"):
+        if _fixed(config):
+            before = read_object(file) if file.is_file() else settings
+            if other := [name for name, value in settings.items() if before.get(name) != value]:
+                told = ", ".join(f"{name} {before.get(name)} then, {settings[name]} now" for name in other)
+                raise ValueError(changed_data(f"{config.domain} ({told})", config.output))
+            if domain.changed and domain.changed(folder, **config.build, seed=config.seed, progress=call.counted):
+                raise ValueError(changed_data(config.domain, config.output))
+        write_json(file, settings)
         domain.build(folder, **config.build, seed=config.seed, progress=call.counted)
     return folder
+
+
+def _fixed(config: AdaptConfig) -> bool:
+    """Whether the data must be those that a training in the folder began with."""
+    return not config.extend and has_begun(config.output / "train")
 
 
 def _converted(config: AdaptConfig, plan: Plan, raw: Path, call: Callbacks, clock: Clock) -> dict[str, dict[str, Any]]:
@@ -191,7 +206,7 @@ def _converted(config: AdaptConfig, plan: Plan, raw: Path, call: Callbacks, cloc
         "on_progress": lambda records: call.count(records, 0),
     }
     with clock.timed("convert"):
-        kept = convert(plan.domain, raw, config.output / "rows", **how)
+        kept = convert(plan.domain, raw, config.output / "rows", fixed=_fixed(config), **how)
     for split, found in kept.items():
         call.note(f"{split}: {found['rows']:,} rows" + (f", {found['faults']:,} unusable" if found["faults"] else ""))
     with clock.timed("convert"):
@@ -207,7 +222,7 @@ def _check_data(config: AdaptConfig, recipe: Recipe, fingerprint: Callable[[Sour
     data = {
         name: {"path": source.path or source.name, "fingerprint": fingerprint(source)} for name, source in named.items()
     }
-    check_data(config.output / "train", data, free=f"{stage.name}/" if config.extend else None)
+    check_data(recipe, config.output / "train", data, extend=config.extend)
 
 
 def _tests(config: AdaptConfig, plan: Plan, raw: Path) -> list[Questions]:

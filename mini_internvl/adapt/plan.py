@@ -114,9 +114,16 @@ def _check_build(config: AdaptConfig, domain: Domain) -> None:
     """Refuse what the domain's ``build`` does not take."""
     if domain.build is None or config.data is not None:
         return
-    known = set(inspect.signature(domain.build).parameters) - {"folder", "seed", "progress"}
-    if unknown := sorted(set(config.build) - known):
+    known = build_settings(domain)
+    if unknown := sorted(set(config.build) - known.keys()):
         raise ValueError(f"{domain.name} builds nothing by {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
+
+
+def build_settings(domain: Domain) -> dict[str, Any]:
+    """What the domain's ``build`` takes beside folder, seed and progress, with what it is when left out."""
+    assert domain.build is not None
+    given = inspect.signature(domain.build).parameters
+    return {name: one.default for name, one in given.items() if name not in ("folder", "seed", "progress")}
 
 
 def make_recipe(config: AdaptConfig, plan: Plan, kept: Mapping[str, Mapping[str, Any]]) -> Recipe:

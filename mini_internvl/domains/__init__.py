@@ -140,6 +140,7 @@ class Domain:
     build: Callable[..., Path] | None
     file: Path
     about: Callable[[Path], Sequence[str]] | None = None  # lines about a built folder, of data of one's own alone
+    changed: Callable[..., bool] | None = None  # whether ``build`` would make another folder of it, likewise
 
 
 def load_domain(name: str) -> Domain:

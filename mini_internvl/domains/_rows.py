@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,19 +41,22 @@ def convert(
     max_faults: float,
     should_stop: Callable[[], bool],
     workers: int = 0,
+    fixed: bool = False,
     on_note: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int], None] = lambda records: None,
 ) -> dict[str, dict[str, Any]]:
     """Write the rows of the training split, and of the held-out one if there is one, into ``folder``.
 
     ``max_faults`` is the share of the records that may be unusable; ``should_stop`` is asked after every one;
-    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``.
+    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``. ``fixed`` refuses to
+    write other rows than those that are there, before anything is changed.
 
     Returns:
         Split -> number of ``rows`` and ``faults``, ``sha256`` of the file. A held-out split may have 0 rows.
 
     Raises:
-        DataError: the training split is empty, or too many records cannot be used; the message lists the first.
+        DataError: the training split is empty, or too many records cannot be used; the message lists the first. Or the
+            rows are ``fixed`` and would be others.
         Interrupted: stopped; the next call goes on.
     """
     files = _files(raw)
@@ -62,6 +66,15 @@ def convert(
         known = read_object(record)
         if known["identity"] == identity:
             return dict(known["splits"])
+        if fixed:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as other:
+                again = convert(
+                    domain, raw, Path(other), max_faults=max_faults, should_stop=should_stop, workers=workers,
+                    on_progress=on_progress,
+                )  # fmt: skip
+            for split, one in again.items():
+                if one["sha256"] != known["splits"][split]["sha256"]:
+                    raise DataError(changed_data(f"{raw} ({split})", folder.parent))
         record.unlink()
     splits: dict[str, dict[str, Any]] = {}
     faults: list[Fault] = []
@@ -84,6 +97,14 @@ def convert(
     for split in splits:
         draft.forget(folder / f"{split}.jsonl")
     return splits
+
+
+def changed_data(what: str, output: Path) -> str:
+    """What is said of data that would change beneath a training that has begun."""
+    return (
+        f"{what} is not the data that the run in {output} began with; put it back, go on with what it is now "
+        "(--extend), or give another folder with --output"
+    )
 
 
 def convert_split(domain: Domain, raw: Path, split: str, out: Path, inside: bool | None, settings: Settings) -> State:

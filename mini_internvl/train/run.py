@@ -37,7 +37,6 @@ from mini_internvl.train.loop import AUTOCAST, Run, held_out_loss, run_stage
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.parts import set_trainable, trainable
 from mini_internvl.train.quarantine import Quarantine
-from mini_internvl.train.run_folder import RunFolder
 from mini_internvl.train.samples import AnswerLog
 from mini_internvl.train.selfcheck import check_first, check_pictures
 
@@ -77,7 +76,10 @@ def run_recipe(
     with ranks(backend) as world, run_folder.own(Path(folder), world) as owned:
         recipe = run_folder.check_folder(recipe, owned.path, extend=extend)
         best, last = owned.path / "best", owned.path / "last"
-        done = _finished(recipe, owned, extend)
+        done = run_folder.stages_done(recipe, owned.position(), extend=extend)
+        opener = opener or Opener(workers=workers, strict=not recipe.max_faults)
+        if done == len(recipe.stages):
+            world.by_first(lambda: _check_finished(recipe, owned.path, opener, extend))
         if done < len(recipe.stages) or not last.exists() or (last / STALE).exists():
             run = Run(
                 recipe=recipe,
@@ -89,7 +91,7 @@ def run_recipe(
                 workers=workers,
                 extend=extend,
             )
-            base, opener = find_base(recipe), opener or Opener(workers=workers, strict=not recipe.max_faults)
+            base = find_base(recipe)
             world.by_first(lambda: _open_all(recipe, base, done, opener))  # the others then find the indexes
             datasets = {
                 stage.name: MixedDataset(stage, sample_processor(base, stage), seed=recipe.seed + number, opener=opener)
@@ -102,6 +104,21 @@ def run_recipe(
                 save_checkpoint(start, last)
         world.exchange(None)
         return best if best.exists() else last
+
+
+def _check_finished(recipe: Recipe, path: Path, opener: Opener, extend: bool) -> None:
+    """Compare the data of a finished run with what they were; those that are gone are told and not compared."""
+    named = [(f"{stage.name}/{n}", one, stage) for stage in recipe.stages for n, one in enumerate(stage.data)]
+    named += [(f"held out/{n}", one, recipe.stages[-1]) for n, one in enumerate(recipe.held_out)]
+    found: dict[str, dict[str, str]] = {}
+    for name, source, stage in named:
+        try:
+            fingerprint = opener(source, sample_processor(find_base(recipe), stage)).fingerprint
+        except ValueError as error:
+            _log.warning("the run in %s is finished; its data cannot be compared: %s", path, error)
+            continue
+        found[name] = {"path": source.path or source.name, "fingerprint": fingerprint}
+    run_folder.check_data(recipe, path, found, extend=extend)
 
 
 def _open_all(recipe: Recipe, base: Base, done: int, opener: Opener) -> None:
@@ -256,13 +273,3 @@ def _facts(
         "threads": torch.get_num_threads(),
         "device": start.model.device.type,
     }
-
-
-def _finished(recipe: Recipe, owned: RunFolder, extend: bool) -> int:
-    """Number of stages that are complete according to the saved state; one that ended early may be extended."""
-    at = owned.position()
-    for index, stage in enumerate(recipe.stages):
-        if at is not None and at.stage == stage.name:
-            early = at.ended and not (extend and stage is recipe.stages[-1])
-            return index + 1 if at.step >= stage.steps or early else index
-    return 0

@@ -71,10 +71,7 @@ class RunFolder:
     def position(self) -> Position | None:
         """How far the newest whole state is; ``None`` in a folder that is not claimed."""
         saved = state.newest(self.state)
-        if saved is None:
-            return None
-        known = {field.name: saved.counters.get(field.name) for field in fields(Position)}
-        return Position(**{name: value for name, value in known.items() if value is not None})
+        return None if saved is None else _position(saved)
 
     def claim(self, recipe: Recipe, facts: Mapping[str, Any], *, extend: bool = False) -> None:
         """Begin a run here, or go on with one, whose logs are cut back to its state.
@@ -136,6 +133,20 @@ class RunFolder:
                 write_json(draft / state.COUNTERS, counters)
                 replace_folder(draft, folder)
         self.ranks.exchange(None)
+
+
+def _position(saved: state.Saved) -> Position:
+    known = {field.name: saved.counters.get(field.name) for field in fields(Position)}
+    return Position(**{name: value for name, value in known.items() if value is not None})
+
+
+def stages_done(recipe: Recipe, at: Position | None, *, extend: bool) -> int:
+    """Number of stages that are complete; one that ended early may be extended."""
+    for index, stage in enumerate(recipe.stages):
+        if at is not None and at.stage == stage.name:
+            early = at.ended and not (extend and stage is recipe.stages[-1])
+            return index + 1 if at.step >= stage.steps or early else index
+    return 0
 
 
 @contextmanager
@@ -210,20 +221,34 @@ def _told(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, tuple) and len(str(value)) > 60 else str(value)
 
 
-def check_data(path: Path, data: Mapping[str, Mapping[str, str]], *, free: str | None = None) -> None:
+def has_begun(path: Path) -> bool:
+    """Whether a folder holds a run whose training has begun."""
+    return state.newest(path / "state") is not None
+
+
+def check_data(recipe: Recipe, path: Path, data: Mapping[str, Mapping[str, str]], *, extend: bool = False) -> None:
     """Refuse data that are not those which the run of a folder began with, even if it is finished.
 
     Args:
+        recipe: of :func:`check_folder`.
         path: the run's folder, which need not exist.
         data: name of a source, ``STAGE/NUMBER`` or ``held out/NUMBER`` -> its ``path`` and ``fingerprint``.
-        free: sources whose names begin so may be others.
+        extend: the last stage may have other data, where it has steps left to train on them.
 
     Raises:
         RunFolderError: a source is another.
     """
     saved = state.newest(path / "state")
-    if saved is not None:
-        _same_data(path, saved.counters.get("facts", {}), data, free)
+    if saved is None:
+        return
+    facts, finished = saved.counters.get("facts", {}), stages_done(recipe, _position(saved), extend=extend)
+    free = "" if finished == len(recipe.stages) else f"{recipe.stages[-1].name}/"
+    other = _same_data(path, facts, data, free if extend else None)
+    if other and finished == len(recipe.stages):
+        raise RunFolderError(
+            f"the run in {path} has finished its {recipe.stages[-1].steps:,} steps, so nothing would be learnt from "
+            f"the data as it is now; give it more steps (minivl adapt: --epochs), or {ELSEWHERE}"
+        )
 
 
 def _same_facts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: str | None) -> bool:

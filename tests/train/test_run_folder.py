@@ -181,6 +181,26 @@ def test_changed_data_is_refused(recipe, own_rows, tmp_path):
         run_recipe(settings, run, workers=0)
 
 
+def test_a_finished_run_is_compared_with_its_data(recipe, own_rows, tmp_path, caplog):
+    """What was not trained on them is not handed out as if it were; data that are gone are told of."""
+    settings = recipe({"steps": 2, "data": (SourceRecipe(kind="jsonl", path=str(own_rows)),)})
+    best = run_recipe(settings, tmp_path / "run", workers=0)
+    whole, trained = own_rows.read_text(), (best / "model.safetensors").read_bytes()
+    own_rows.write_text("\n".join(whole.splitlines()[:3]))
+    with pytest.raises(RunFolderError, match=r"rows\.jsonl is not the data that the run in .* began with; put it"):
+        run_recipe(settings, tmp_path / "run", workers=0)
+    with pytest.raises(
+        RunFolderError, match="has finished its 2 steps, so nothing would be learnt from the data as it"
+    ):
+        run_recipe(settings, tmp_path / "run", workers=0, extend=True)
+    own_rows.unlink()
+    assert run_recipe(settings, tmp_path / "run", workers=0) == best
+    assert "is finished; its data cannot be compared" in caplog.text
+    own_rows.write_text(whole)
+    assert run_recipe(settings, tmp_path / "run", workers=0, extend=True) == best
+    assert (best / "model.safetensors").read_bytes() == trained
+
+
 @pytest.mark.parametrize("pack", [None, PackRecipe(tokens=600, tiles=8)])
 def test_a_run_is_extended_by_more_rows_and_more_sources(recipe, own_rows, tmp_path, caplog, pack):
     """What it has learnt and logged stays; the remaining steps draw from all rows, also those of a new source."""

@@ -13,10 +13,12 @@ The same path, seed and settings give the same files; they are made once. The be
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import functools
 import hashlib
 import json
 import random
+import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -65,6 +67,7 @@ def own_domain(path: Path) -> Domain:
         build=functools.partial(build, path),
         file=Path(__file__),
         about=about,
+        changed=functools.partial(changed, path),
     )
 
 
@@ -83,7 +86,7 @@ def build(
     """
     if folder.resolve().is_relative_to((path.parent if _is_yaml(path) else path).resolve()):
         raise DataError(f"{folder} lies inside the data, and would be read with them; give an --output outside {path}")
-    identity = {"path": str(path.resolve()), "files": _fingerprint(path), "seed": seed, "crop": crop}
+    identity = _identity(path, seed, crop)
     if (folder / MADE).is_file() and read_object(folder / MADE).get("identity") == identity:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +111,27 @@ def build(
     }
     write_json(folder / MADE, {**facts, "warnings": [*found.notes, *_warnings(facts, written.answers, shared)]})
     return folder
+
+
+def changed(
+    path: Path,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    crop: int = 0,
+) -> bool:
+    """Whether ``build`` would now write other rows than those that ``folder`` holds; it is left as it is."""
+    made = folder / MADE
+    if not made.is_file() or read_object(made).get("identity") == _identity(path, seed, crop):
+        return False
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
+        again = build(path, Path(draft) / folder.name, seed=seed, progress=progress, crop=crop)
+        return bool(filecmp.cmpfiles(again, folder, [f"{split}.jsonl" for split in SPLITS], shallow=False)[1])
+
+
+def _identity(path: Path, seed: int, crop: int) -> dict[str, Any]:
+    return {"path": str(path.resolve()), "files": _fingerprint(path), "seed": seed, "crop": crop}
 
 
 def _look(found: Found, progress: Callable[[int, int], None]) -> tuple[dict[int, tuple[list[str], str]], list[Fault]]:
