@@ -24,19 +24,32 @@ SPLITS = {
 }
 """Split -> names of its folder, in any case; of several the first."""
 PROMPT = "Classify the image within one of the given classes: {}. Answer with one word or short phrase."
+
+
+class SameClassError(DataError):
+    """Two folders mean one class."""
+
+
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def read_classes(folder: Path, split: str) -> Iterator[Question | Fault]:
     """One question an image of the split, by class and name, and a fault for each file that is no image.
 
-    Raises DataError where the folder holds no two class folders.
+    Raises DataError where the folder holds no two class folders, SameClassError where two of them mean one class.
     """
     place, taken = _place(folder, split)
     names = _folders(place)
     if len(names) < 2:
         raise DataError(f"{place} holds no class folders; give the folder that holds one folder of images a class")
     labels = {name: label(name) for name in names}
+    first = {shown: name for name, shown in reversed(labels.items())}
+    for name, shown in labels.items():
+        if first[shown] != name:
+            raise SameClassError(
+                f'the folders {first[shown]} and {name} in {place} both mean the class "{shown}"; put their images '
+                "into one folder, or rename one"
+            )
     prompt = PROMPT.format(", ".join(labels.values()))
     for name, shown in labels.items():
         for file in sorted(os.listdir(place / name)):

@@ -2,7 +2,8 @@
 
 The rows are training rows in any format that training reads (docs/data.md). A question is asked with the row's own
 prompt, images and tile limit; earlier turns go along with their true answers, unless the row is ``independent``. The
-shape is found for each kind of question from all reference answers of the split (``metrics/shapes.py``): questions are
+shape is found for each kind of question from all reference answers of the split (``metrics/shapes.py``), and from all
+of them whether a comma in numbers is a decimal one (then ``decimal`` of a reference is ","): questions are
 of a kind when they differ only in numbers, quoted or tagged phrases and options; a kind of few answers joins the
 others with the same first words. The primary metric is the mean over shapes of the main metric of each.
 By definition: there is no official scorer.
@@ -63,6 +64,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
             name = f"{sample.id}/{number}" if len(pairs) > 1 else sample.id
             asked.append((name, sample, conversation, answer))
     found = shapes_of([(conversation[-1].text, answer) for *_, conversation, answer in asked])
+    decimal = {"decimal": ","} if shapes.decimal_comma(answer for *_, answer in asked) else {}
     longest: dict[str, int] = defaultdict(int)
     for (*_, answer), (_, shape) in zip(asked, found, strict=True):
         longest[shape] = max(longest[shape], len(answer.encode()))
@@ -71,7 +73,7 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
         yield Item(
             id=name,
             messages=cast(Any, conversation),
-            reference={"answer": answer, "kind": kind, "shape": shape},
+            reference={"answer": answer, "kind": kind, "shape": shape, **decimal},
             max_tiles=sample.max_tiles,
             max_new_tokens=_limit(longest[shape]),
         )
@@ -85,7 +87,8 @@ def shapes_of(asked: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     members: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for kind, pair in zip(kept, asked, strict=True):
         members[kind].append(pair)
-    found = {kind: shapes.find_shape(pairs) for kind, pairs in members.items()}
+    comma = shapes.decimal_comma(answer for _, answer in asked)
+    found = {kind: shapes.find_shape(pairs, comma=comma) for kind, pairs in members.items()}
     return [(kind.removeprefix("= "), found[kind]) for kind in kept]
 
 
@@ -134,7 +137,7 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
     captions = list[tuple[str, str]]()
     for item, text in asked:
         shape, gold = item.reference["shape"], item.reference["answer"]
-        for metric, value in shapes.results(shape, _question(item), gold, text).items():
+        for metric, value in shapes.results(shape, _question(item), gold, text, comma=_comma(item)).items():
             tally.add(value, f"{shape}/{metric}")
         if shape == "caption":
             captions.append((text.strip(), gold))
@@ -177,9 +180,14 @@ def _question(item: Item) -> str:
     return normalise(item.messages)[-1].text
 
 
+def _comma(item: Item) -> bool:
+    return item.reference.get("decimal") == ","
+
+
 def right(item: Item, text: str, protocol: str = "shape") -> bool:
     """Whether one answer alone counts: graded metrics at their usual threshold, captions by the same words."""
-    return shapes.right(item.reference["shape"], _question(item), item.reference["answer"], text)
+    gold = item.reference["answer"]
+    return shapes.right(item.reference["shape"], _question(item), gold, text, comma=_comma(item))
 
 
 def boxes(item: Item, text: str) -> tuple[list[written.Box], list[written.Box]]:

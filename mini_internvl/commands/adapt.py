@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,12 +76,7 @@ def command(
 
     Settings that are left out come from the domain, which has some for nano and some for the released models.
     """
-    given = dict(locals())  # every option by its name, which is that of the setting
-    given["output"] = output or Path("runs") / Path(domain).resolve().stem
-    given["build"] = dict(_number(text) for text in build or []) | ({"crop": crop} if crop else {})
-    given["probe"] = None if probe is None else probe.split(",")
-    given["command"] = shlex.join(["minivl", *sys.argv[1:]])
-    config = AdaptConfig(**{field.name: given[field.name] for field in fields(AdaptConfig) if field.name in given})
+    config = _config(dict(locals()))  # every option by its name, which is that of the setting
     if sweep is not None and ratio is not None:
         raise typer.BadParameter("--sweep takes the ratios; leave --ratio out")
     with stoppable() as should_stop:
@@ -89,6 +84,19 @@ def command(
             run(config, should_stop, report=report, as_json=json)
         else:
             _sweep(config, sweep, should_stop, report=report, as_json=json)
+
+
+def _config(options: Mapping[str, Any]) -> AdaptConfig:
+    """The settings that the command's options mean."""
+    build, crop, probe = options["build"], options["crop"], options["probe"]
+    given = {
+        **options,
+        "output": options["output"] or Path("runs") / Path(options["domain"]).resolve().stem,
+        "build": dict(_number(text) for text in build or []) | ({"crop": crop} if crop else {}),
+        "probe": None if probe is None else probe.split(","),
+        "command": shlex.join(["minivl", *sys.argv[1:]]),
+    }
+    return AdaptConfig(**{field.name: given[field.name] for field in fields(AdaptConfig) if field.name in given})
 
 
 def _sweep(

@@ -22,6 +22,7 @@ from mini_internvl.data import DataError, Fault, Row
 
 MAX_ROW_BYTES = 64 << 20  # bytes of the largest row that is read: images inside a row count
 BOM = b"\xef\xbb\xbf"
+UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}  # the first bytes of a file
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm", "ico", "dcm", "dicom")
 _CHUNK = 1 << 20
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|(\\?)\Z)|([\[\]{},])', re.DOTALL)
@@ -218,12 +219,18 @@ def _brackets(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 class Table(Container):
     """A header and one row a line; every cell is a text.
 
-    Cells stand between tabs; in a .csv between commas or, where its header has none, between semicolons or tabs.
+    Cells stand between tabs; in a .csv between commas or, where its header has none, between semicolons or tabs. Texts
+    are UTF-8, or UTF-16 where the file begins with its mark, as Excel's "Unicode text" does.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+
+    @functools.cached_property
+    def encoding(self) -> str:
+        with self.path.open("rb") as file:
+            return UTF_16.get(file.read(2), "utf-8")
 
     @functools.cached_property
     def delimiter(self) -> str:
@@ -249,10 +256,12 @@ class Table(Container):
 
     def _lines(self, taken: list[bytes]) -> Iterator[str]:
         """The lines as texts; their bytes are added to ``taken``."""
+        errors = "surrogateescape" if self.encoding == "utf-8" else "replace"
         with self.path.open("rb") as file:
-            for number, line in enumerate(file):
+            for number, line in enumerate(file if self.encoding == "utf-8" else _lines_of_16_bits(file)):
                 taken.append(line)
-                yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
+                text = line.decode(self.encoding, errors)
+                yield text.removeprefix("\ufeff") if number == 0 else text
 
     @functools.cached_property
     def twice(self) -> list[str]:
@@ -261,9 +270,9 @@ class Table(Container):
 
     def decode(self, data: bytes) -> dict[str, Any]:
         try:
-            (cells,) = csv.reader([data.decode("utf-8")], delimiter=self.delimiter)
+            (cells,) = csv.reader([data.decode(self.encoding)], delimiter=self.delimiter)
         except UnicodeDecodeError as error:
-            raise ValueError(f"not valid UTF-8 ({error.reason}); save it as UTF-8") from None
+            raise ValueError(f"not valid {self.encoding.upper()} ({error.reason}); save it as UTF-8") from None
         except (ValueError, csv.Error) as error:
             raise ValueError(f"not one row of a table ({error})") from None
         if len(cells) != len(self.header):
@@ -271,6 +280,20 @@ class Table(Container):
         if self.twice:
             raise ValueError(f"the header names {', '.join(self.twice)} more than once; give each column its own name")
         return dict(zip(self.header, cells, strict=True))
+
+
+def _lines_of_16_bits(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a text in UTF-16: a line feed is two bytes, at an even place."""
+    line = b""
+    while more := file.readline():
+        line += more
+        if len(line) % 2:  # perhaps the first byte of a line feed, or of another character
+            line += file.read(1)
+        if line[-2:] in (b"\n\0", b"\0\n"):
+            yield line
+            line = b""
+    if line:
+        yield line
 
 
 class Shard(Container):

@@ -48,8 +48,8 @@ def convert(
     """Write the rows of the training split, and of the held-out one if there is one, into ``folder``.
 
     ``max_faults`` is the share of the records that may be unusable; ``should_stop`` is asked after every one;
-    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``. ``fixed`` refuses to
-    write other rows than those that are there, before anything is changed.
+    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``. ``fixed`` refuses
+    to write other rows than those that are there, before anything is changed.
 
     Returns:
         Split -> number of ``rows`` and ``faults``, ``sha256`` of the file. A held-out split may have 0 rows.
@@ -72,9 +72,7 @@ def convert(
                     domain, raw, Path(other), max_faults=max_faults, should_stop=should_stop, workers=workers,
                     on_progress=on_progress,
                 )  # fmt: skip
-            for split, one in again.items():
-                if one["sha256"] != known["splits"][split]["sha256"]:
-                    raise DataError(changed_data(f"{raw} ({split})", folder.parent))
+            _need_same(known["splits"], again, raw, folder.parent)
         record.unlink()
     splits: dict[str, dict[str, Any]] = {}
     faults: list[Fault] = []
@@ -97,6 +95,12 @@ def convert(
     for split in splits:
         draft.forget(folder / f"{split}.jsonl")
     return splits
+
+
+def _need_same(known: Mapping[str, Any], again: Mapping[str, Any], raw: Path, output: Path) -> None:
+    for split, found in again.items():
+        if found["sha256"] != known[split]["sha256"]:
+            raise DataError(changed_data(f"{raw} ({split})", output))
 
 
 def changed_data(what: str, output: Path) -> str:

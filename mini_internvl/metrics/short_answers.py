@@ -1,16 +1,16 @@
 """Short answers against one gold answer: the same words, or the share of the gold's words that were said.
 
-By definition: words are what white space divides, in lower case and without the punctuation at their ends ("Yes." is
-"yes"). Recall counts each word of the gold as often as it stands there. Published scripts differ in how they clean
-texts: compare a score with theirs only after a look at both.
+By definition: words are what white space divides, in lower case and without the punctuation at their ends ("Yes." and
+"**Yes**" are "yes"). Recall counts each word of the gold as often as it stands there. Published scripts differ in how
+they clean texts: compare a score with theirs only after a look at both.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-ENDS = ".,;:!?\"'`()[]。，、？！"
-"""What is taken off both ends of a word."""
+ENDS = ".,;:!?\"'`()[]*_。，、？！"
+"""What is taken off both ends of a word: punctuation, and the marks of emphasis in Markdown."""
 
 
 def same_words(answer: str, gold: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -64,10 +65,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     examples.draw_images([example for part in chosen for example in part.examples])
     names, called, places = _sides(parts, run, others, against)
     groups = _groups(parts, sections)
-    log = training.read_log(parts.log) if parts.log else training.Log()
-    recipe, counts = parts.facts.get("recipe"), parts.facts.get("validation")
-    given = recipe if isinstance(recipe, Mapping) else {}
-    watched = watch.watch(parts.log.parent, log, given) if parts.log else watch.Watched(speed=log)
+    log, trained = _trained(parts)
     found = [*warnings(sections, names, others)]
     if log.unreadable:
         found.append(f"{log.unreadable:,} lines of the training log cannot be read and are left out.")
@@ -91,10 +89,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         alone=[other.title for other in others or () if not any(other is section.other for section in sections)],
         states=STATES if others is None else {**STATES, "unjudged": "Not compared"},
         unfolded=len(sections) <= UNFOLDED,
-        charts=training.charts(log, counts if isinstance(counts, Mapping) else {}, watched.speed),
-        summary=training.summary(log, watched.speed),
-        watched=watched,
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
+        **trained,
         next_commands=settings.next_commands(parts, run),
         commands=[parts.facts["command"]] if parts.facts.get("command") else settings.commands(parts.results),
         facts_=settings.of_run(parts.facts) or settings.common(parts.results),
@@ -102,6 +97,20 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
     )
     write_text(run / "report.html", page, errors="replace")  # half a character becomes a question mark
     return run / "report.html"
+
+
+def _trained(parts: Parts) -> tuple[training.Log, dict[str, Any]]:
+    """The training log, and what the page shows of the training."""
+    log = training.read_log(parts.log) if parts.log else training.Log()
+    recipe, counts = parts.facts.get("recipe"), parts.facts.get("validation")
+    given = recipe if isinstance(recipe, Mapping) else {}
+    watched = watch.watch(parts.log.parent, log, given) if parts.log else watch.Watched(speed=log)
+    return log, {
+        "charts": training.charts(log, counts if isinstance(counts, Mapping) else {}, watched.speed),
+        "summary": training.summary(log, watched.speed),
+        "watched": watched,
+        "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
+    }
 
 
 def _sides(

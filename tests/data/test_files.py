@@ -179,6 +179,24 @@ def test_numbers_of_classes_in_parquet_are_read_as_their_names(tmp_path):
     assert [row.raw["label"] for row in scan(tmp_path / "b.parquet")] == [1, 0, -1]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_a_table_in_utf_16_is_read_by_its_mark(tmp_path, encoding, mark):
+    """As Excel writes "Unicode text"; some characters hold the bytes of a line feed."""
+    path = tmp_path / "rows.csv"
+    rows = [["id", "t"], ["1", "Größe \u0a0d\u0d0a\u010a\u0a05"], ["2", "two\nlines"], ["3", "\U0001f600"]]
+    with io.StringIO(newline="") as text:
+        csv.writer(text, delimiter=mark).writerows(rows)
+        path.write_bytes(("\ufeff" + text.getvalue()).encode(encoding))
+    found = list(scan(path))
+    assert [row.raw for row in found] == [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    container = open_container(path)
+    spans = list(container.places())
+    assert [container.parse(data, 1).raw["t"] for data in container.contents(spans)] == [row[1] for row in rows[1:]]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert isinstance(list(scan(path))[-1], Fault)
+
+
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_a_csv_file_may_have_the_delimiter_of_any_spreadsheet(tmp_path, mark):
     path = tmp_path / "rows.csv"

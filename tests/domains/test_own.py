@@ -202,6 +202,13 @@ def test_classes_of_folders_are_asked_for_with_their_names(tmp_path: Path) -> No
     assert "a folder of pictures for each of 2 classes" in load_domain(str(tmp_path / "photos")).about(folder)[0]
 
 
+def test_two_folders_of_one_class_are_named(tmp_path: Path) -> None:
+    for name in ("A_b", "a-b", "c"):
+        pictures(tmp_path / "photos" / name, 3)
+    with pytest.raises(DataError, match=r'the folders A_b and a-b in .*photos both mean the class "a b"; put their'):
+        build(tmp_path / "photos", tmp_path / "run")
+
+
 def test_a_test_folder_without_classes_is_told_and_a_test_is_drawn(tmp_path: Path) -> None:
     for name in ("a", "b"):
         pictures(tmp_path / "data" / "train" / name, 20)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mini_internvl.inputs import boxes
 from mini_internvl.metrics.grounding import match_boxes
-from mini_internvl.metrics.shapes import find_shape, read_number, results, right
+from mini_internvl.metrics.shapes import decimal_comma, find_shape, read_number, results, right
 
 OPTIONS = "Which colour?\nA. red\n(B) dark blue\nC: green"
 
@@ -75,6 +75,45 @@ def test_what_counts_as_right(shape, gold, answer, expected):
 
 def test_numbers_are_read_from_a_sentence():
     assert [read_number(text) for text in ("1,200 m", "none", "-3.5°", ".5", "v2 or 7")] == [1200, None, -3.5, 0.5, 7]
+
+
+def test_marks_of_emphasis_count_for_nothing():
+    for answer in ("**No**", "No.", "no", "*No*, there is none", "__No__."):
+        assert right("yes_no", "", "no", answer)
+    assert right("words", "", "Scots pine", "**Scots pine**.")
+    assert right("option", OPTIONS, "B", "**B**")
+    assert right("option", OPTIONS, "B", "**B.** dark blue")
+    assert right("count", "", "3", "**3**")
+    assert find_shape([("What?", "**Yes**"), ("What?", "no")]) == "yes_no"
+
+
+@pytest.mark.parametrize(
+    ("answers", "comma", "shape"),
+    [
+        (["1,5", "2"], True, "number"),
+        (["0,75", "1.250,5"], True, "number"),
+        (["1,500", "2"], False, "count"),
+        (["1,500", "2.5"], False, "number"),
+        (["1,5", "2.5"], False, "words"),
+        (["3,14159", "1.500"], True, "number"),
+    ],
+)
+def test_the_reference_answers_tell_what_a_comma_means(answers, comma, shape):
+    assert decimal_comma(answers) == comma
+    assert find_shape([("What?", answer) for answer in answers], comma=comma) == shape
+
+
+def test_numbers_with_decimal_commas_are_read_and_those_of_english_models_too():
+    texts = ("1,5 kg", "1,500", "1.500", "1.234.567,8", "1.5", "-0,25", "none", "3, 4")
+    assert [read_number(text, comma=True) for text in texts] == [1.5, 1.5, 1500, 1234567.8, 1.5, -0.25, None, 3]
+    assert results("number", "", "1,5", "1,5 m", comma=True)["exact"] == 1
+    assert results("number", "", "1,5", "15", comma=True)["exact"] == 0
+    assert results("count", "", "1,500", "1500")["exact"] == 1
+
+
+@given(st.floats(0, 99, allow_nan=False).map(lambda value: f"{value:.2f}"))
+def test_a_number_means_the_same_with_a_point_and_with_a_comma(text):
+    assert read_number(text.replace(".", ","), comma=True) == read_number(text)
 
 
 def test_errors_of_numbers_are_in_their_unit_and_no_number_counts_as_zero():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mini_internvl.benchmarks._classes import read_classes
+from mini_internvl.benchmarks._classes import SameClassError, read_classes
 from mini_internvl.benchmarks._questions import Question
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.check import Check
@@ -142,6 +142,8 @@ def _class_folders(path: Path) -> Found | None:
     for split in SPLITS:
         try:
             read += [(split, one) for one in read_classes(path, split)]
+        except SameClassError:
+            raise
         except DataError as error:
             if split == "train":
                 return None
