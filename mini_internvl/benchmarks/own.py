@@ -5,7 +5,8 @@ prompt, images and tile limit; earlier turns go along with their true answers, u
 shape is found for each kind of question from all reference answers of the split (``metrics/shapes.py``), and from all
 of them whether a comma in numbers is a decimal one (then ``decimal`` of a reference is ","): questions are
 of a kind when they differ only in numbers, quoted or tagged phrases and options; a kind of few answers joins the
-others with the same first words. The primary metric is the mean over shapes of the main metric of each.
+others with the same first words. The primary metric is the mean over shapes of the main metric of each. Boxes in crops
+are joined and scored in the whole picture, too (``_joined.py``).
 By definition: there is no official scorer.
 """
 
@@ -20,6 +21,7 @@ from typing import Any, cast
 from mini_internvl.benchmarks import _vqa
 from mini_internvl.benchmarks._example import ExampleImage, WorkedExample
 from mini_internvl.benchmarks._files import chosen, find
+from mini_internvl.benchmarks._joined import Crops, wholes
 from mini_internvl.benchmarks._tally import Asked, Judge, Tally, empty_answers, mean_error, with_answers
 from mini_internvl.data import DataError, Fault, place_of
 from mini_internvl.data.check import trainable
@@ -27,7 +29,7 @@ from mini_internvl.data.files import ENDINGS
 from mini_internvl.data.rows import read_rows
 from mini_internvl.inputs import boxes as written
 from mini_internvl.inputs import questions
-from mini_internvl.inputs.messages import Turn, normalise
+from mini_internvl.inputs.messages import Turn, image_parts, normalise
 from mini_internvl.metrics import shapes
 from mini_internvl.records import Item, Sample, Score
 
@@ -42,6 +44,7 @@ METRICS = {
     "within_5_percent": "Per cent of numbers that differ from the reference by at most 5 %.",
     "mae": "Mean absolute error, in the unit of the data; an answer without a number counts as 0.",
     "f1": "Boxes that overlap a reference box of their own by half or more, precision and recall in one, per answer.",
+    "picture_f1": "The same per class and whole picture that was cut into crops, their boxes joined.",
     "mean_iou": "Overlaps of boxes with their reference boxes, by the larger number of boxes; no box counts 0.",
 }
 """What the metrics mean, for reports."""
@@ -58,7 +61,8 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     split = chosen("split", split, SPLITS)
     chosen("protocol", protocol, PROTOCOLS)
     asked: list[tuple[str, Sample, tuple[Turn, ...], str]] = []
-    for sample in _read(_file(Path(root), split)):
+    file = _file(Path(root), split)
+    for sample in _read(file):
         pairs = list(questions.asked(sample))
         for number, (conversation, answer) in enumerate(pairs, 1):
             name = f"{sample.id}/{number}" if len(pairs) > 1 else sample.id
@@ -68,12 +72,19 @@ def items(root: str | Path, split: str | None = None, *, protocol: str | None = 
     longest: dict[str, int] = defaultdict(int)
     for (*_, answer), (_, shape) in zip(asked, found, strict=True):
         longest[shape] = max(longest[shape], len(answer.encode()))
+    crops = Crops(file.parent)
+    parts = [
+        crops.part([one.source for one in image_parts(conversation)], conversation[-1].text) if shape == "boxes" else {}
+        for (_, _, conversation, _), (_, shape) in zip(asked, found, strict=True)
+    ]
+    crops.complete([part for part in parts if part])
     names = _vqa.unique(name for name, *_ in asked)
-    for name, (_, sample, conversation, answer), (kind, shape) in zip(names, asked, found, strict=True):
+    every = zip(names, asked, found, parts, strict=True)
+    for name, (_, sample, conversation, answer), (kind, shape), part in every:
         yield Item(
             id=name,
             messages=cast(Any, conversation),
-            reference={"answer": answer, "kind": kind, "shape": shape, **decimal},
+            reference={"answer": answer, "kind": kind, "shape": shape, **decimal, **({"crop": part} if part else {})},
             max_tiles=sample.max_tiles,
             max_new_tokens=_limit(longest[shape]),
         )
@@ -141,6 +152,8 @@ def score(asked: Asked, protocol: str, judge: Judge | None) -> Score:
             tally.add(value, f"{shape}/{metric}")
         if shape == "caption":
             captions.append((text.strip(), gold))
+    for whole in wholes((item.reference, text) for item, text in asked):
+        tally.add(whole.f1(shapes.RIGHT_IOU), "boxes/picture_f1")
     values = {metric: tally.value(metric, _scale(metric)) for metric in tally.results}
     errors = {metric: tally.error(metric, _scale(metric)) for metric in tally.results}
     counts = {metric: len(results) for metric, results in tally.results.items()}

@@ -62,7 +62,7 @@ def build(run: str | Path, against: str | Path | None = None) -> Path:
         known = [", ".join(sorted({result.benchmark for result in side})) for side in (parts.results, others)]
         raise ValueError(f"{run} ({known[0]}) and {against} ({known[1]}) have no benchmark in common")
     chosen = [examples.collect(section.result, section.other, len(sections)) for section in sections]
-    examples.draw_images([example for part in chosen for example in part.examples])
+    examples.draw_images([example for part in chosen for example in (*part.pictures, *part.examples)])
     names, called, places = _sides(parts, run, others, against)
     groups = _groups(parts, sections)
     log, trained = _trained(parts)

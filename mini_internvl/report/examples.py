@@ -7,6 +7,7 @@ says so and shows the texts alone.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ PER_BENCHMARK, IN_ALL = 60, 480  # most examples of one benchmark, and of a page
 IMAGES_PER_ITEM = 6
 IMAGE_BYTES, LARGEST_IMAGE = 9_500_000, 110_000  # JPEG bytes of all images together and of one; as base64 a third more
 BOXES_PER_ITEM = 20
+PICTURES, BOXES_PER_PICTURE = 6, 600  # whole pictures of a benchmark that are shown
+PICTURE_IOU = 0.5  # at which their boxes count
 
 REFERENCES = (
     *("answer", "answers", "gold", "truth", "label", "labels", "gt", "gts"),
@@ -83,6 +86,8 @@ class BenchmarkExamples:
 
     examples: Sequence[ReportExample]
     problem: str
+    pictures: Sequence[ReportExample] = ()
+    """Whole pictures with the boxes of their crops joined, where crops were asked."""
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
@@ -96,7 +101,52 @@ class BenchmarkExamples:
 def collect(result: Result, other: Result | None, benchmarks: int) -> BenchmarkExamples:
     """The examples of one of so many benchmarks, with their images still to be drawn."""
     examples = choose(result, other, max(4, min(PER_BENCHMARK, IN_ALL // benchmarks)))
-    return BenchmarkExamples(examples=examples, problem=load(result, examples))
+    pictures = list(itertools.islice(_pictures(result, other), PICTURES))
+    return BenchmarkExamples(examples=examples, problem=load(result, examples), pictures=pictures)
+
+
+def _pictures(result: Result, other: Result | None) -> Iterator[ReportExample]:
+    """The whole pictures behind crops, by the benchmark's ``wholes``: boxes of all crops of a picture, joined."""
+    joined = getattr(result.module, "wholes", None)
+    if not callable(joined):
+        return
+    sides = [
+        {(one.picture, one.phrase): one for one in joined((a.reference, a.text) for a in side.answers if _cut(a))}
+        for side in (result, other)
+        if side is not None
+    ]
+    for key, this in sides[0].items():
+        theirs = sides[1].get(key) if other else None
+        drawn = {"true": this.gold, "other": theirs.answered if theirs else [], "this": this.answered}
+        width, height = this.size
+        boxes = {
+            name: [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in some]
+            for name, some in drawn.items()
+        }
+        yield ReportExample(
+            answer=_told(this),
+            other=_told(theirs) if theirs else None,
+            state="unjudged",
+            labels=(),
+            sources=[this.picture],
+            images=[("", None)],
+            boxes={name: kept for name, some in boxes.items() if (kept := _inside(some, BOXES_PER_PICTURE))},
+        )
+
+
+def _cut(answer: ReportAnswer) -> bool:
+    return isinstance(answer.reference, Mapping) and bool(answer.reference.get("crop"))
+
+
+def _told(whole: Any) -> ReportAnswer:
+    """What is said of a whole picture."""
+    return ReportAnswer(
+        id=Path(whole.picture).name,
+        question=f"{whole.phrase}, in {whole.crops} crops",
+        text=f"{len(whole.answered):,} boxes, F1 {100 * whole.f1(PICTURE_IOU):.1f}",
+        right=None,
+        reference=f"{len(whole.gold):,} boxes",
+    )
 
 
 def choose(result: Result, other: Result | None, most: int) -> list[ReportExample]:
@@ -199,10 +249,10 @@ def _boxes(benchmark: Any, item: Item, answer: ReportAnswer) -> tuple[Collection
     return [[edge / 1000 for edge in box] for box in found[0]], [[edge / 1000 for edge in box] for box in found[1]]
 
 
-def _inside(boxes: Collection[Sequence[float]]) -> list[Box]:
+def _inside(boxes: Collection[Sequence[float]], most: int = BOXES_PER_ITEM) -> list[Box]:
     """The boxes that can be drawn, cut at the image's edges."""
     kept = []
-    for box in list(boxes)[:BOXES_PER_ITEM]:
+    for box in list(boxes)[:most]:
         if len(box) == 4 and all(math.isfinite(edge) for edge in box):
             left, top, right, bottom = (min(1.0, max(0.0, float(edge))) for edge in box)
             kept.append((min(left, right), min(top, bottom), max(left, right), max(top, bottom)))

@@ -53,6 +53,8 @@ class Picture:
     """The split that the data put it in; "" where they do not say."""
     unasked: Collection[str] = frozenset()
     """Classes of which not every object is known: a crowd, a box that cannot be used. Nothing is asked of them."""
+    corners: tuple[int, int, int, int] | None = None
+    """Of a crop where it lies in the picture that it was cut from (x1, y1, x2, y2 in pixels)."""
 
     def __post_init__(self) -> None:
         width, height = self.size

@@ -53,6 +53,7 @@ def crop(picture: Picture, side: int, folder: Path) -> Iterator[Picture]:
                 id=f"{picture.id}_{left}_{top}",
                 image=str(file),
                 size=(corners[2] - left, corners[3] - top),
+                corners=corners,
                 objects=[(name, cut) for name, box in picture.objects if (cut := _inside(box, corners))],
             )
 

@@ -45,7 +45,7 @@ def samples(picture: Picture, classes: Sequence[str], *, seed: int) -> Iterator[
 
 def crowded(picture: Picture) -> int:
     """How many classes of the picture have too many objects for their boxes to be asked for."""
-    return sum(len(found) > MOST_BOXES for found in _by_class(picture).values())
+    return sum(len(found) > MOST_BOXES for found in by_class(picture).values())
 
 
 def phrase(name: str) -> str:
@@ -54,7 +54,7 @@ def phrase(name: str) -> str:
 
 
 def _questions(picture: Picture, classes: Sequence[str], rng: random.Random) -> Iterator[tuple[str, str]]:
-    objects = _by_class(picture)
+    objects = by_class(picture)
     present = sorted(objects)
     unasked = {phrase(name) for name in picture.unasked}
     absent = [name for name in dict.fromkeys(map(phrase, classes)) if name not in objects and name not in unasked]
@@ -72,7 +72,7 @@ def _questions(picture: Picture, classes: Sequence[str], rng: random.Random) -> 
             yield DETECT.format(name), boxes.render(name, sorted(scaled, key=lambda box: (box[1], box[0])))
 
 
-def _by_class(picture: Picture) -> dict[str, list[Box]]:
+def by_class(picture: Picture) -> dict[str, list[Box]]:
     """Class as it is asked for -> its boxes, of the classes that something is asked of."""
     found: dict[str, list[Box]] = {}
     unasked = {phrase(name) for name in picture.unasked}

@@ -4,6 +4,7 @@
 
     train.jsonl  validation.jsonl  test.jsonl
     images/ crops/       images that were inside the data, and crops, where there are any
+    crops.json           where crops lie in their pictures (``benchmarks/_joined.py``)
     faults.jsonl         what could not be used
     made.json            what was found, written last
 
@@ -27,6 +28,7 @@ from typing import Any
 
 from mini_internvl import plugins
 from mini_internvl.benchmarks import own
+from mini_internvl.benchmarks._joined import FILE as CROPS
 from mini_internvl.data import DataError, Fault, place_of
 from mini_internvl.data.check import Check, trainable
 from mini_internvl.data.files import scan
@@ -100,6 +102,10 @@ def build(
     shown = {(split, key) for (keys, _), split in zip(rows.values(), splits, strict=True) for key in keys}
     lines = [{**dataclasses.asdict(fault), "file": str(fault.file)} for fault in faults]
     write_text(folder / FAULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    if found.crops:
+        write_json(folder / CROPS, found.crops, indent=None)
+    else:
+        (folder / CROPS).unlink(missing_ok=True)
     facts = {
         "identity": identity,
         "format": found.format,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ class Found:
     format: str  # in words
     records: Callable[[], Iterator[Record | Fault]]  # each call begins at the first
     notes: Sequence[str] = ()  # what is odd, or was left out
+    crops: Mapping[str, Any] = field(default_factory=dict)  # ``benchmarks/_joined.FILE``, where pictures were cut
     sources: Mapping[str, str] = field(default_factory=dict)  # name -> how its rows are taken, "" for each once
 
 
@@ -165,6 +167,7 @@ def _class_folders(path: Path) -> Found | None:
 def _pictures(title: str, found: Iterator[Picture | Fault], *, seed: int, crop: int, folder: Path) -> Found:
     """Annotated pictures, all in memory, with their questions."""
     faults, pictures, cut = list[Fault](), list[Picture](), dict[str, str]()
+    places: dict[str, dict[str, Any]] = {"pictures": {}, "crops": {}}
     for one in found:
         if isinstance(one, Fault):
             faults.append(one)
@@ -173,6 +176,8 @@ def _pictures(title: str, found: Iterator[Picture | Fault], *, seed: int, crop: 
             for part in _crops.crop(one, crop, folder) if crop else [one]:
                 pictures.append(part)
                 cut[part.image] = one.image
+                if crop:
+                    _place(one, part, folder.parent, places)
         except ValueError as error:
             faults.append(Fault(file=Path(one.image), place="file", reason=str(error)))
     classes = sorted({name for picture in pictures for name, _ in picture.objects})
@@ -194,4 +199,19 @@ def _pictures(title: str, found: Iterator[Picture | Fault], *, seed: int, crop: 
             f"{'smaller crops' if crop else 'crops of the pictures (--crop 448)'} hold fewer"
         )
     kinds = f"{len(classes)} class{'es' * (len(classes) != 1)}"
-    return Found(format=f"{title}, {parts}{objects:,} objects of {kinds}", records=records, notes=notes)
+    named = f"{title}, {parts}{objects:,} objects of {kinds}"
+    return Found(format=named, records=records, notes=notes, crops=places if crop else {})
+
+
+def _place(whole: Picture, part: Picture, folder: Path, places: dict[str, dict[str, Any]]) -> None:
+    """Note where a crop lies in its picture, and the picture's objects."""
+    (width, height), picture = whole.size, os.path.abspath(whole.image)
+    left, top, right, bottom = part.corners or (0, 0, width, height)
+    name = os.path.relpath(part.image, folder).replace(os.sep, "/")
+    places["crops"][name] = {"picture": picture, "corners": [left, top, right, bottom]}
+    if picture not in places["pictures"]:
+        boxes = {
+            name: [[max(0, x1), max(0, y1), min(width, x2), min(height, y2)] for x1, y1, x2, y2 in some]
+            for name, some in _questions.by_class(whole).items()
+        }
+        places["pictures"][picture] = {"size": [width, height], "boxes": boxes}
