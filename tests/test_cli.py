@@ -447,3 +447,22 @@ def test_a_thought_is_told_apart_in_json(minivl, checkpoint, monkeypatch):
     [(turns, config)] = asked
     assert turns[0].text == thinking.SYSTEM
     assert (config.temperature, config.max_new_tokens) == (0.6, 4352)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "tokens", "shown", "lost"),
+    [
+        ((448, 448), "1 x 1", 256, "100 %", "nothing is lost"),
+        ((300, 200), "3 x 2, then a thumbnail", 7 * 256, "100 %", "nothing is lost"),
+        ((1344, 896), "3 x 2, then a thumbnail", 7 * 256, "100 %", "83 % of what the grid shows is lost"),
+        ((2688, 896), "6 x 2, then a thumbnail", 13 * 256, "100 %", "92 % of what the grid shows is lost"),
+        ((5376, 1792), "6 x 2, then a thumbnail", 13 * 256, "25 %", "92 % of what the grid shows is lost"),
+    ],
+)
+def test_info_says_what_one_tile_would_lose(minivl, tmp_path, size, grid, tokens, shown, lost):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    code, out, _ = minivl("info", "--size", "3.5-1B", "--image", tmp_path / "a.png", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["grid"], facts["visual tokens"], facts["pixels shown"]) == (grid, tokens, shown)
+    assert facts["in one fixed tile"].endswith(lost)

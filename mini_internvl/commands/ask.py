@@ -10,7 +10,7 @@ import typer
 
 from mini_internvl.commands._options import AsJson, Device, Dtype, Model, echo_json
 
-FIELDS = ("tiles", "prompt_tokens", "tokens", "seconds", "finish_reason")
+FIELDS = ("tiles", "prompt_tokens", "tokens", "seconds", "saved", "finish_reason")
 LONGEST = 256  # tokens of an answer
 CUT_OFF = {"length": "--max-new-tokens is reached", "context": "the model has no positions left"}
 EXAMPLE = 'minivl ask receipt.jpg "What is the total?"'
@@ -58,6 +58,10 @@ def command(
         echo_json({"text": text, **({"thought": thought} if thought else {}), **facts})
         return
     speed = f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
+    if reply.saved:
+        speed += (
+            f"; {reply.saved} visual tokens saved ({100 * reply.saved / (reply.prompt_tokens + reply.saved):.0f} %)"
+        )
     if reply.finish_reason != "stop":
         speed += f"; the answer is cut off: {CUT_OFF[reply.finish_reason]}"
     typer.secho(speed, fg="bright_black", err=True)

@@ -22,6 +22,7 @@ from mini_internvl.commands import _doctor_weights as weights
 from mini_internvl.commands._doctor_folder import LAYOUTS, Diagnosis, Folder, listed, plain
 from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine.engine import Engine
+from mini_internvl.inputs.tokenizer_files import PROCESSOR
 from mini_internvl.model.adapter import WEIGHTS, find_base, load_adapted, read_weights
 from mini_internvl.model.adapter_config import read_adapter
 from mini_internvl.model.checkpoint import load_model, load_vision
@@ -145,6 +146,8 @@ def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[s
     model = config if isinstance(config, VLMConfig) else None
     if layout != "llm":
         tensors = weights.unwrap(folder, tensors, model.official if model else raw)
+    if model:
+        _guard(folder, PROCESSOR[0], lambda: _processor(folder, model))
     complete = bool(files) and not any(
         f.severity == "error" and f.file.endswith(("tensors", "index.json")) for f in folder.findings
     )
@@ -154,6 +157,19 @@ def _model(folder: Folder, layout: str, raw: Mapping[str, Any], files: Mapping[s
         vocabulary = model.llm.vocab_size if model else None
         rows = _guard(folder, CONFIG, lambda: weights.check_rows(folder, tensors, vocabulary))
         _guard(folder, tokens.SETTINGS, lambda: tokens.check_tokens(folder, model, rows))
+
+
+def _processor(folder: Folder, config: VLMConfig) -> None:
+    """A processor of transformers that would show every image in one tile, where the model reads several."""
+    for name in PROCESSOR:
+        settings = folder.json(name) or {}
+        inner = settings.get("image_processor")
+        for place in (settings, inner if isinstance(inner, dict) else {}):
+            if place.get("crop_to_patches") is False and config.max_tiles > 1:
+                side = config.image_size
+                what = f"crop_to_patches is false: transformers would show every image in one tile of {side} px"
+                remedy = f"set it to true, with max_patches {config.max_tiles}; here images are cut as config.json says"
+                folder.add("warning", name, what, remedy)
 
 
 def _config(folder: Folder, layout: str, raw: Mapping[str, Any]) -> VLMConfig | VisionConfig | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
+from mini_internvl.model.config import FlashConfig
+from mini_internvl.model.flash import cut_placeholders, encode_routed
 from mini_internvl.model.heads import Heads, Value, load_heads
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Message
@@ -45,6 +47,8 @@ class Reply:
     """Wall-clock seconds from call to last token."""
     finish_reason: FinishReason = "stop"
     """Why the answer ends: the model ended it ("stop"), ``max_new_tokens`` ("length"), or its positions ("context")."""
+    saved: int = 0
+    """Visual tokens that a Flash model's router left out of the prompt."""
     odd: str = ""
     """What was odd about a server's answer, whose text is then what stood in it; empty otherwise."""
 
@@ -62,6 +66,7 @@ class Engine:
     def __init__(self, model: InternVL, folder: Path, *, fast_images: bool = False, heads: Heads | None = None) -> None:
         self.heads = heads
         self.model, self.tokenizer = model, load_tokenizer(folder)
+        self.flash = model.config.flash  # its thresholds may be set; ``None`` gives every tile all its tokens
         template = chat.find_template(model.config.template)
         self.processor = Processor(
             tokenizer=self.tokenizer,
@@ -117,7 +122,9 @@ class Engine:
     def arithmetic(self) -> str:
         """What answers depend on besides weights and prompt: back end, kind of device and type, resizing."""
         kind = f"torch {self.model.device.type} {str(self.model.dtype).removeprefix('torch.')}"
-        return kind + (" fast-images" if self.processor.fast else "")
+        routed = self._routed
+        flash = f" flash {routed.relative:g} {routed.absolute:g}" if routed else ""
+        return kind + (" fast-images" if self.processor.fast else "") + flash
 
     def chat(
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
@@ -136,7 +143,7 @@ class Engine:
         if not conversations:
             return []
         began = time.monotonic()
-        prompts = self.prepare_batch(conversations, max_tiles=max_tiles)
+        prompts = self.route(self.prepare_batch(conversations, max_tiles=max_tiles))
         answers: list[list[Step]] = [[] for _ in prompts]
         for steps in self.generate(prompts, config or GenerationConfig()):
             for step in steps:
@@ -165,7 +172,7 @@ class Engine:
                 "this model has no heads, so it can predict nothing but text; train some with the loss heads "
                 "(docs/training.md), or ask it with chat"
             )
-        prompts = self.prepare_batch(conversations, max_tiles=max_tiles)
+        prompts = self.route(self.prepare_batch(conversations, max_tiles=max_tiles))
         self._check_context(prompts)
         return predict(self.model, self.heads, prompts, self.encode(prompts))
 
@@ -177,7 +184,7 @@ class Engine:
         A piece is held back while it ends inside a character that needs several tokens.
         """
         began = time.monotonic()
-        prompt = self.prepare(messages, max_tiles=max_tiles)
+        [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
         steps: list[Step] = []
         sent = text = ""
         for [step] in self.generate([prompt], config or GenerationConfig()):
@@ -224,13 +231,45 @@ class Engine:
     @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensor | None]:
         """Visual tokens of each prompt; pixels that prompts share are encoded once."""
-        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in prompts if len(prompt.pixel_values)}
+        waiting = [prompt for prompt in prompts if prompt.visual is None and len(prompt.pixel_values)]
+        different = {id(prompt.pixel_values): prompt.pixel_values for prompt in waiting}
         if not different:
-            return [None] * len(prompts)
+            return [prompt.visual for prompt in prompts]
         pixels = torch.cat(list(different.values())).split(TILES_TOGETHER)
         tokens = torch.cat([self.model.encode_images(part.to(self.model.device)) for part in pixels])
         encoded = dict(zip(different, tokens.split([len(own) for own in different.values()]), strict=True))
         return [encoded.get(id(prompt.pixel_values)) for prompt in prompts]
+
+    @property
+    def _routed(self) -> FlashConfig | None:
+        """By what tiles are routed, if they are."""
+        return self.flash if self.model.config.flash and self.flash and self.flash.enabled else None
+
+    @torch.inference_mode()
+    def route(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts as a Flash model reads them: without the placeholders of tokens that its router leaves out.
+
+        Other models' prompts are returned as they are. A prompt is routed by its own tiles alone.
+        """
+        flash = self._routed
+        if flash is None:
+            return list(prompts)
+        config, read = self.model.config, dict[int, tuple[Tensor, list[bool]]]()
+        routed: list[Prompt] = []
+        for prompt in prompts:
+            if not len(prompt.pixel_values) or prompt.visual is not None:
+                routed.append(prompt)
+                continue
+            if id(prompt.pixel_values) not in read:
+                read[id(prompt.pixel_values)] = encode_routed(self.model, prompt.pixel_values, flash)
+            visual, short = read[id(prompt.pixel_values)]
+            assert self.model.image_token_id is not None
+            ids = cut_placeholders(
+                prompt.input_ids, self.model.image_token_id, config.tokens_per_tile, config.short_tokens, short
+            )
+            saved = len(prompt.input_ids) - len(ids)
+            routed.append(replace(prompt, input_ids=ids, visual=visual, saved=saved))
+        return routed
 
     def _reply(self, prompt: Prompt, steps: Sequence[Step], seconds: float) -> Reply:
         reason = steps[-1].finish_reason
@@ -242,6 +281,7 @@ class Engine:
             tokens=len(_ids(steps)),
             seconds=seconds,
             finish_reason=reason,
+            saved=prompt.saved,
         )
 
 

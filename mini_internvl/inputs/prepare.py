@@ -44,6 +44,8 @@ class Prompt:
     input_ids: list[int]  # token ids; after a question the assistant's turn is open
     pixel_values: Tensor  # (tiles of all images, 3, S, S) float32, normalised
     tiles: tuple[int, ...]  # tiles of each image, thumbnails counted
+    visual: Tensor | None = None  # (visual tokens, 1, LLM hidden) of a Flash model, where they are read already
+    saved: int = 0  # placeholders that a Flash model has left out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from mini_internvl.model.fields import ConfigError, Fields, agreed
+from mini_internvl.model.fields import NEEDED, ConfigError, Fields, agreed
 
 RopeKind = Literal["default", "linear", "dynamic", "longrope"]
 MAX_WIDTH, MAX_HIDDEN, MAX_LAYERS, MAX_HEADS, MAX_SIDE = 100_000, 1_000_000, 1_000, 10_000, 100_000
@@ -211,6 +211,31 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlashConfig:
+    """Which tiles of a Flash model get few visual tokens (``model/flash.py``)."""
+
+    relative: float  # those above this quantile of a conversation's tiles, ...
+    absolute: float  # ... and with at least this probability that few are enough
+    enabled: bool = True  # whether the engine routes at all
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.relative <= 1 and 0 <= self.absolute <= 1):
+            raise ConfigError(f"flash thresholds are {self.relative} and {self.absolute}; each must be from 0 to 1")
+
+    @classmethod
+    def from_official(cls, fields: Fields) -> FlashConfig | None:
+        """``None`` for a model without a router."""
+        if not (fields.has("flash_mode") or fields.has("flash_relative_threshold")):
+            return None
+        enabled = fields.flag("flash_mode", True, quiet=True)
+        default = NEEDED if enabled else 0.0
+        relative, absolute = (
+            fields.number(f"flash_{name}_threshold", default, high=1.0, quiet=True) for name in ("relative", "absolute")
+        )
+        return cls(relative=relative, absolute=absolute, enabled=enabled)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VLMConfig:
     """The whole model."""
 
@@ -229,6 +254,8 @@ class VLMConfig:
     max_tiles: int = 12
     """Most tiles of an image, thumbnail not counted."""
     use_thumbnail: bool = True
+    flash: FlashConfig | None = None
+    """Of a model whose router may give a tile fewer tokens; ``None`` for all others."""
     image_token_id: int | None = None
     """Of ``<IMG_CONTEXT>``; ``None`` until a tokenizer or the vocabulary gives it."""
     official: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -249,11 +276,18 @@ class VLMConfig:
                 f"force_image_size {self.image_size} with patch {self.vision.patch_size} and downsample_ratio "
                 f"{self.downsample_ratio} gives {side} tokens a side; it must be whole"
             )
+        if self.flash and side * self.downsample_ratio != int(side * self.downsample_ratio):
+            raise ConfigError(f"a Flash model's short tiles have {side * self.downsample_ratio} tokens a side")
 
     @property
     def tokens_per_tile(self) -> int:
         """Visual tokens of one tile (256 for the released sizes)."""
         return int((self.image_size // self.vision.patch_size * self.downsample_ratio) ** 2)
+
+    @property
+    def short_tokens(self) -> int:
+        """Visual tokens of a tile that a Flash model's router shortens (64 for the released sizes)."""
+        return int(self.tokens_per_tile * self.downsample_ratio**2)
 
     @property
     def projector_input(self) -> int:
@@ -287,6 +321,7 @@ class VLMConfig:
             min_tiles=least if dynamic else 1,
             max_tiles=most if dynamic else 1,
             use_thumbnail=fields.flag("use_thumbnail", False),
+            flash=FlashConfig.from_official(fields),
             image_token_id=fields.integer("img_context_token_id", None, low=0, high=llm.vocab_size - 1, quiet=True),
             defaults=tuple(fields.taken),
             official=copy.deepcopy(dict(raw)),

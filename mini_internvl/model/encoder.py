@@ -53,7 +53,7 @@ class EncoderAlone(InternVL):
     def dtype(self) -> torch.dtype:
         return self.vision_model.dtype
 
-    def project_patches(self, x: Tensor) -> Tensor:
+    def project_patches(self, x: Tensor, short: bool = False) -> Tensor:
         """(N, patches, hidden) as they are."""
         return x
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from mini_internvl.model import llms
 from mini_internvl.model.config import VisionConfig, VLMConfig
+from mini_internvl.model.flash import CrossAttentionPooling
 from mini_internvl.model.vision import Embeddings, InternViT
 from mini_internvl.model.vlm import InternVL
 
@@ -130,11 +131,19 @@ def shapes_only() -> Iterator[None]:
 
 
 def count_parameters(config: VLMConfig) -> dict[str, int]:
-    """Parameters of each part, counted on shapes alone: ``vision``, ``projector``, ``llm`` and ``total``."""
+    """Parameters of each part, counted on shapes alone: ``vision``, ``projector``, ``llm``, a Flash model's
+    ``router``, and ``total``."""
     with shapes_only():
         model = InternVL(config)
-    parts = {"vision": model.vision_model, "projector": model.mlp1, "llm": model.language_model}
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    parts: dict[str, list[nn.Module]] = {
+        "vision": [model.vision_model],
+        "projector": [model.mlp1],
+        "llm": [model.language_model],
+    }
+    if config.flash:
+        parts["projector"].append(model.mlp2)
+        parts["router"] = [model.pooling_before_gating, model.gating]
+    counts = {name: sum(p.numel() for m in part for p in m.parameters()) for name, part in parts.items()}
     return {**counts, "total": sum(counts.values())}
 
 
@@ -162,6 +171,11 @@ def _draw(model: nn.Module, seed: int, range_of: Callable[[str], float]) -> None
                 module.weight.normal_(0.0, std, generator=generator)
                 if (bias := getattr(module, "bias", None)) is not None:
                     bias.zero_()
+            elif isinstance(module, nn.MultiheadAttention):
+                module.in_proj_weight.normal_(0.0, std, generator=generator)
+                module.in_proj_bias.zero_()
+            elif isinstance(module, CrossAttentionPooling):
+                module.query_token.normal_(0.0, 1.0, generator=generator)
             elif isinstance(module, Embeddings):  # as the original, so that positions differ from the start
                 for table in (module.class_embedding, module.position_embedding):
                     table.normal_(0.0, 1.0, generator=generator)

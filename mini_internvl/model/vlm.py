@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mini_internvl.model import flash
 from mini_internvl.model.attention import has_values
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.decoder import Decoder, KVCache
@@ -47,6 +48,10 @@ class InternVL(nn.Module):
             nn.GELU(),
             nn.Linear(config.llm.hidden_size, config.llm.hidden_size),
         )
+        if config.flash:
+            self.mlp2 = flash.short_projector(config)
+            self.pooling_before_gating = flash.CrossAttentionPooling(config.vision.hidden_size)
+            self.gating = flash.Gating(config.vision.hidden_size)
         self.language_model = Decoder(config.llm)
 
     @property
@@ -65,11 +70,12 @@ class InternVL(nn.Module):
         """(N, 1 + patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden); the class token is dropped."""
         return self.project_patches(hidden[:, 1:])
 
-    def project_patches(self, x: Tensor) -> Tensor:
-        """(N, patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden)."""
-        side = int(x.shape[1] ** 0.5)
-        x = pixel_unshuffle(x.reshape(len(x), side, side, -1), self.config.downsample_ratio, self.config.ps_version)
-        return self.mlp1(x.flatten(1, 2).to(next(self.mlp1.parameters()).dtype))  # float32 where it trains
+    def project_patches(self, x: Tensor, short: bool = False) -> Tensor:
+        """(N, patches, hidden) of the encoder -> (N, tokens per tile, LLM hidden); ``short``: a Flash model's few."""
+        side, ratio = int(x.shape[1] ** 0.5), self.config.downsample_ratio ** (1 + short)
+        x = pixel_unshuffle(x.reshape(len(x), side, side, x.shape[-1]), ratio, self.config.ps_version)
+        projector = self.mlp2 if short else self.mlp1
+        return projector(x.flatten(1, 2).to(next(projector.parameters()).dtype))  # float32 where it trains
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
         """Embed ids (B, T) and write the visual tokens (N, tokens per tile, hidden) over the ``<IMG_CONTEXT>`` rows.

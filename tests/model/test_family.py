@@ -194,3 +194,17 @@ def test_an_adapter_goes_to_peft_and_is_merged(native, folder, tmp_path):
         torch.testing.assert_close(load_adapted(tmp_path / "adapter")(**inputs)[real], expected, atol=1e-6, rtol=0)
         merged = save_model(merge_lora(model), tmp_path / "merged")
         torch.testing.assert_close(load_model(merged)(**inputs)[real], expected, atol=LOGITS, rtol=0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_doctor_names_a_processor_that_would_use_one_tile(later, tmp_path, nested):
+    folder = tmp_path / "native"
+    convert(later("3.5-1B"), folder, "native")
+    assert not [finding for finding in diagnose(folder).findings if "crop_to_patches" in finding.what]
+    place, settings = folder / "preprocessor_config.json", {"crop_to_patches": False}
+    if nested:
+        place, settings = folder / "processor_config.json", {"image_processor": settings}
+    place.write_text(json.dumps(settings))
+    [found] = [finding for finding in diagnose(folder).findings if "crop_to_patches" in finding.what]
+    assert (found.severity, found.file) == ("warning", place.name)
+    assert "max_patches 12" in found.remedy

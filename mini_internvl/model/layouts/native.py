@@ -254,6 +254,8 @@ def _check_readable(fields: Fields, text: Fields, vision: Fields) -> None:
 
 
 def _check_writable(config: VLMConfig) -> None:
+    if config.flash:
+        raise ConfigError("this is a Flash model, whose router transformers does not have; keep the official layout")
     if config.ps_version != "v2":
         raise ConfigError(
             f'ps_version is "{config.ps_version}": the native layout puts the token grid\'s axes back in order (v2) '
