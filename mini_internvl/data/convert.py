@@ -7,6 +7,7 @@ one goes on behind the last whole batch (``draft``).
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import itertools
@@ -125,16 +126,24 @@ def _piece(
     """All samples at once; where an image cannot be read, without its sample, whose fault is added."""
     try:
         data = writer.encode(samples) if samples else b""
-    except (ValueError, OSError):
+    except (ValueError, OSError) as first:
+        _need_room(first)
         whole = []
         for number, sample in samples:
             try:
                 writer.encode([(number, sample)])
                 whole.append((number, sample))
             except (ValueError, OSError) as error:
+                _need_room(error)
                 faults.append(fault(number, sample, str(error)))
         samples, data = whole, writer.encode(whole) if whole else b""
     return Piece(data, len(samples), len(batch.records), faults)
+
+
+def _need_room(error: Exception) -> None:
+    """Raise an error that is the disk's, not a record's."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        raise error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +168,8 @@ def write(
 ) -> State:
     """Write all batches, or go on with them where an earlier call with the same ``key`` was ended.
 
-    What goes on stays beside the file (``draft.forget`` deletes it), so that a finished file is known as such.
-    Interrupted and KeyboardInterrupt leave all whole batches for the next call, as a kill does.
+    The journal stays, so that a later call knows that the file is finished; ``draft.forget`` deletes it. Whatever ends
+    the work leaves all whole batches for the next call, as a kill does.
     """
     shards = settings.shards
     key = {**key, "shards": f"{shards.rows} {shards.size}", "code": _code()}

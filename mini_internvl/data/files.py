@@ -25,9 +25,7 @@ def scan(path: str | Path, key: str = "") -> Iterator[Row | Fault]:
 
     DataError: the file is missing, compressed, or damaged as a whole.
     """
-    container = open_container(Path(path), key)
-    for _, _, number, data in container.spans():
-        yield container.parse(data, number)
+    yield from open_container(Path(path), key).rows()
 
 
 def scan_members(path: Path) -> Iterator[Row | Fault]:
@@ -37,9 +35,7 @@ def scan_members(path: Path) -> Iterator[Row | Fault]:
     with path.open("rb") as file:
         if not file.read(4096).removeprefix(BOM).lstrip().startswith(b"{"):
             raise DataError(f"{path} holds no JSON object; get the file again from its source")
-    container = JsonMembers(path)
-    for _, _, number, data in container.spans():
-        yield container.parse(data, number)
+    yield from JsonMembers(path).rows()
 
 
 def open_container(path: Path, key: str = "") -> Container:

@@ -13,8 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +58,8 @@ def convert(
             rows are ``fixed`` and would be others.
         Interrupted: stopped; the next call goes on.
     """
-    files = _files(raw)
-    identity = {"raw": str(raw.resolve()), "code": _code(domain.file), "files": _fingerprint(files)}
+    source = Raw(domain=domain, folder=raw)
+    identity = {"raw": str(raw.resolve()), "code": _code(domain.file), "files": source.files}
     record = folder / CONVERTED
     if record.is_file():
         known = read_object(record)
@@ -79,7 +78,6 @@ def convert(
     settings = Settings(
         skip=True, kept=sys.maxsize, replace=True, workers=workers, on_note=on_note, on_progress=on_progress
     )
-    source = Raw(domain=domain, folder=raw, files=files)
     for split in domain.splits[:2]:
         path = folder / f"{split}.jsonl"
         done = source.write(split, JsonLinesWriter(out=path, inside=False), settings, should_stop)
@@ -88,9 +86,9 @@ def convert(
     lines = [{**dataclasses.asdict(fault), "file": str(fault.file)} for fault in faults]
     write_text(folder / FAULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     _check(splits, faults, max_faults, folder)
-    after = _files(raw)
-    if files < after:  # images that the domain made there: not to be taken for new records
-        identity["files"] = _fingerprint(after)
+    after, before = _fingerprints(raw, since=source.since)
+    if before == source.files:  # with files that the domain made there: not to be taken for new records
+        identity["files"] = after
     write_json(record, {"identity": identity, "splits": splits})
     for split in splits:
         draft.forget(folder / f"{split}.jsonl")
@@ -116,18 +114,17 @@ def convert_split(domain: Domain, raw: Path, split: str, out: Path, inside: bool
     chosen("split", split, domain.splits)
     if not raw.is_dir():
         raise DataError(f"{raw} is no folder; give that of the raw records")
-    source = Raw(domain=domain, folder=raw, files=_files(raw))
+    source = Raw(domain=domain, folder=raw)
     state = source.write(split, writer_of(out, inside), settings, lambda: False)
     return finished(state, out, f"{raw} ({split})")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Raw:
-    """The raw records of a domain, and the files that they were when the work began."""
+    """The raw records of a domain, and what tells their files as they were when the work began."""
 
-    domain: Domain
-    folder: Path
-    files: set[str]
+    def __init__(self, *, domain: Domain, folder: Path) -> None:
+        self.domain, self.folder, self.since = domain, folder, time.time_ns() - CLOCK_NS
+        self.files, _ = _fingerprints(folder)
 
     def write(self, split: str, writer: Writer, settings: Settings, should_stop: Callable[[], bool]) -> State:
         """Write a split, or go on with it."""
@@ -145,18 +142,12 @@ class Raw:
 
         Images that came since, which the domain made, change nothing, unless a fault may have come of their absence.
         """
-        *_, known, since = ["", "0", *draft.begun(out).get("source", "").split(" ")[-2:]]
-        before = self.files
-        if since.isdecimal() and int(since) and not draft.faulty(out):
-            before = {line for line in self.files if not _made_since(line, int(since))}
-        if known in (_fingerprint(self.files), _fingerprint(before)):
-            return f"{known} {since}"
-        return f"{_fingerprint(self.files)} {time.time_ns() - CLOCK_NS}"
-
-
-def _made_since(line: str, nanoseconds: int) -> bool:
-    name, _, changed = line.rstrip("\n").split("\0")
-    return int(changed) >= nanoseconds and name.rpartition(".")[2].lower() in IMAGE_ENDINGS
+        *_, known, since = draft.begun(out).get("source", " 0").split(" ")
+        same = known == self.files
+        if known and not same and not draft.faulty(out):
+            _, before = _fingerprints(self.folder, since=int(since), endings=IMAGE_ENDINGS)
+            same = before == known
+        return f"{known} {since}" if same else f"{self.files} {self.since}"
 
 
 def _batches(records: Iterator[Sample | Fault], most: int) -> Iterator[Batch]:
@@ -175,9 +166,12 @@ def _batches(records: Iterator[Sample | Fault], most: int) -> Iterator[Batch]:
 
 def _holds_images(sample: Sample) -> bool:
     """Whether an image of the sample is no path."""
-    contents = (message["content"] for message in sample.messages)
-    parts = (part for content in contents if not isinstance(content, str) for part in content)
-    return any("image" in part and not isinstance(part["image"], str | os.PathLike) for part in parts)
+    for message in sample.messages:
+        if not isinstance(message["content"], str):
+            for part in message["content"]:
+                if "image" in part and not isinstance(part["image"], (str, os.PathLike)):
+                    return True
+    return False
 
 
 def _records(domain: Domain, raw: Path, split: str, should_stop: Callable[[], bool]) -> Iterator[Sample | Fault]:
@@ -222,19 +216,19 @@ def _code(file: Path) -> str:
     return hashlib.sha256("".join(map(_hash, (file, *shared))).encode()).hexdigest()
 
 
-def _files(raw: Path) -> set[str]:
-    """Names, sizes and times of all raw files."""
-    found = set[str]()
+def _fingerprints(raw: Path, *, since: int | None = None, endings: Sequence[str] = ()) -> tuple[str, str]:
+    """Sums of hashes of the names, sizes and times of all raw files; and of those without what came ``since``, in
+    nanoseconds, where ``endings`` names its kind or is empty."""
+    sums, counts = [0, 0], [0, 0]
     for place, _, names in os.walk(raw):
         below = os.path.relpath(place, raw)
         for name in names:
             stat = os.stat(os.path.join(place, name))
-            found.add(f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
-    return found
-
-
-def _fingerprint(files: set[str]) -> str:
-    digest = hashlib.sha256()
-    for line in sorted(files):
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+            line = f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape")
+            number = int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "big")
+            came = since is not None and stat.st_mtime_ns >= since
+            for which in (0,) if came and (not endings or name.rpartition(".")[2].lower() in endings) else (0, 1):
+                sums[which] += number
+                counts[which] += 1
+    whole, before = (f"{count}-{total % 2**128:032x}" for count, total in zip(counts, sums, strict=True))
+    return whole, before
