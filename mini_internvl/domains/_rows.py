@@ -29,7 +29,6 @@ from mini_internvl.records import Interrupted, Sample
 
 CONVERTED, FAULTS = "rows.json", "faults.jsonl"
 RECORDS, HEAVY = 256, 16  # of a piece of work at most, and of those whose images are no files
-CLOCK_NS = 10_000_000  # that the times of files may be behind the clock
 
 
 def convert(
@@ -86,7 +85,7 @@ def convert(
     lines = [{**dataclasses.asdict(fault), "file": str(fault.file)} for fault in faults]
     write_text(folder / FAULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     _check(splits, faults, max_faults, folder)
-    after, before = _fingerprints(raw, since=source.since)
+    after, before, _ = _fingerprints(raw, since=source.since)
     if before == source.files:  # with files that the domain made there: not to be taken for new records
         identity["files"] = after
     write_json(record, {"identity": identity, "splits": splits})
@@ -123,8 +122,9 @@ class Raw:
     """The raw records of a domain, and what tells their files as they were when the work began."""
 
     def __init__(self, *, domain: Domain, folder: Path) -> None:
-        self.domain, self.folder, self.since = domain, folder, time.time_ns() - CLOCK_NS
-        self.files, _ = _fingerprints(folder)
+        self.domain, self.folder, now = domain, folder, time.time_ns()
+        self.files, _, newest = _fingerprints(folder)
+        self.since = min(newest + 1, now)  # what the domain makes comes then; a raw file may be dated ahead
 
     def write(self, split: str, writer: Writer, settings: Settings, should_stop: Callable[[], bool]) -> State:
         """Write a split, or go on with it."""
@@ -145,7 +145,7 @@ class Raw:
         *_, known, since = draft.begun(out).get("source", " 0").split(" ")
         same = known == self.files
         if known and not same and not draft.faulty(out):
-            _, before = _fingerprints(self.folder, since=int(since), endings=IMAGE_ENDINGS)
+            _, before, _ = _fingerprints(self.folder, since=int(since), endings=IMAGE_ENDINGS)
             same = before == known
         return f"{known} {since}" if same else f"{self.files} {self.since}"
 
@@ -216,19 +216,20 @@ def _code(file: Path) -> str:
     return hashlib.sha256("".join(map(_hash, (file, *shared))).encode()).hexdigest()
 
 
-def _fingerprints(raw: Path, *, since: int | None = None, endings: Sequence[str] = ()) -> tuple[str, str]:
+def _fingerprints(raw: Path, *, since: int | None = None, endings: Sequence[str] = ()) -> tuple[str, str, int]:
     """Sums of hashes of the names, sizes and times of all raw files; and of those without what came ``since``, in
-    nanoseconds, where ``endings`` names its kind or is empty."""
-    sums, counts = [0, 0], [0, 0]
+    nanoseconds, where ``endings`` names its kind or is empty; and when the newest came."""
+    sums, counts, newest = [0, 0], [0, 0], 0
     for place, _, names in os.walk(raw):
         below = os.path.relpath(place, raw)
         for name in names:
             stat = os.stat(os.path.join(place, name))
             line = f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape")
             number = int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "big")
+            newest = max(newest, stat.st_mtime_ns)
             came = since is not None and stat.st_mtime_ns >= since
             for which in (0,) if came and (not endings or name.rpartition(".")[2].lower() in endings) else (0, 1):
                 sums[which] += number
                 counts[which] += 1
     whole, before = (f"{count}-{total % 2**128:032x}" for count, total in zip(counts, sums, strict=True))
-    return whole, before
+    return whole, before, newest
