@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl.engine import hub
+from mini_internvl.model import clip
 from mini_internvl.model.checkpoint import CheckpointError, read_vision_config, vision_tensors
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.encoder import EncoderAlone, encoder_config
@@ -22,6 +23,11 @@ from mini_internvl.recipes import RecipeError, StudentRecipe
 
 RELEASED = re.compile(r"InternViT-(300M|6B)-448px(-V1-5|-V2_5)?$")
 BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
+CLIP_L = "clip-vit-large-patch14-336"
+CLIP_L_CONFIG = {
+    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "image_size": 336, "patch_size": 14, "layer_norm_eps": 1e-5, "hidden_act": "quick_gelu",
+}  # fmt: skip
 POSITIONS = "embeddings.position_embedding"
 
 
@@ -35,9 +41,11 @@ def known_config(name: str) -> dict[str, Any]:
 
     CheckpointError, ConfigError: it is not there, or no InternViT.
     """
-    released = RELEASED.search(name)
-    if released and not Path(name).exists():
-        return dict(ENCODERS[released[1]])
+    if not Path(name).exists():
+        if released := RELEASED.search(name):
+            return dict(ENCODERS[released[1]])
+        if name.endswith(CLIP_L):
+            return clip.internvit_config(CLIP_L_CONFIG)
     return read_vision_config(encoder_folder(name))
 
 

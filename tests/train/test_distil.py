@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from mini_internvl import recipes
 from mini_internvl.data.pictures import each_picture, picture_folder
 from mini_internvl.data.sources import open_source
 from mini_internvl.model.checkpoint import load_vision
-from mini_internvl.model.encoder import EncoderAlone, encoder_config
-from mini_internvl.model.sizes import VIT_300M, fresh_encoder
+from mini_internvl.model.encoder import EncoderAlone, encoder_config, save_encoder
+from mini_internvl.model.sizes import ENCODERS, VIT_300M, fresh_encoder
 from mini_internvl.recipes import RecipeError, SourceRecipe, StudentRecipe
 from mini_internvl.records import Interrupted, Sample
 from mini_internvl.train.batches import collate, to_device
@@ -28,7 +30,7 @@ from mini_internvl.train.learner import ImageFeatures, Learner
 from mini_internvl.train.log import read_log
 from mini_internvl.train.loop import accumulate
 from mini_internvl.train.losses._teacher import Normaliser, hadamard
-from mini_internvl.train.machines import Machine
+from mini_internvl.train.machines import Machine, find_machine
 from mini_internvl.train.optim import make_optimizer
 from mini_internvl.train.parts import set_trainable
 from mini_internvl.train.pictures import PictureProcessor
@@ -39,6 +41,7 @@ from mini_internvl.train.state import newest
 from tests.fake_cuda import CUDA, FakeCuda, on_cuda
 from tests.train.conftest import TINY, WIDE
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 OBJECTIVES = ("cosine", "smooth_l1", "relation")
 NORMALISERS = ("none", "standardise", "phi_s")
 
@@ -381,3 +384,26 @@ def test_a_student_may_begin_as_clip(distillation, tmp_path):
         model.encoder.layers[1].mlp.fc1.weight, load_vision(tmp_path / "clip").encoder.layers[1].mlp.fc1.weight
     )
     assert load_vision(distil(settings, tmp_path / "run", workers=0)).config.image_size == 56
+
+
+def test_the_recipe_of_the_300m_makes_two_steps_in_full_width(tmp_path, pictures):
+    """With two blocks of each, random weights, and a teacher in bfloat16; what is planned holds the whole 6B."""
+    wide = {**VIT_300M, **ENCODERS["6B"], "num_hidden_layers": 2, "initializer_range": 0.02}
+    model = EncoderAlone(encoder_config(wide))
+    save_encoder(model, tmp_path / "6b", dtype=torch.bfloat16)
+    del model
+    changes = [
+        "student={size: 300M, config: {num_hidden_layers: 2}}", f"stages.0.loss.features.teacher={tmp_path / '6b'}",
+        "stages.0.loss.features.layers=2", "stages.0.steps=2", "stages.0.batch_size=1", "stages.0.micro_batch=1",
+        f"stages.0.data.0.path={pictures}", "save_every=10", "device=cpu",
+    ]  # fmt: skip
+    settings = recipes.load(RECIPES / "distill_300m.yaml", changes)
+    best = distil(settings, tmp_path / "run", workers=0)
+    one, two = read_log(tmp_path / "run/metrics.jsonl")
+    assert -1 <= two["loss"] < 1
+    assert one["grad_norm"] > 0
+    assert load_vision(best, device="meta").config.hidden_size == 1024
+    (plan,) = Planner(find_machine("A100"), gpus=8).plan(recipes.load(RECIPES / "distill_300m.yaml"))
+    assert plan.memory["teacher"] > 2 * 5.5e9  # 5.5 billion weights in bfloat16
+    assert 0.25e9 * 4 < plan.memory["weights"] < 0.4e9 * 4
+    assert plan.missing == ["data/pictures is not on this computer"]
