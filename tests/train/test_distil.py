@@ -387,13 +387,13 @@ def test_a_student_may_begin_as_clip(distillation, tmp_path):
 
 
 def test_the_recipe_of_the_300m_makes_two_steps_in_full_width(tmp_path, pictures):
-    """With two blocks of each, random weights, and a teacher in bfloat16; what is planned holds the whole 6B."""
+    """With two blocks of each, random weights, a teacher in bfloat16, a small picture; the plan holds the whole 6B."""
     wide = {**VIT_300M, **ENCODERS["6B"], "num_hidden_layers": 2, "initializer_range": 0.02}
     model = EncoderAlone(encoder_config(wide))
     save_encoder(model, tmp_path / "6b", dtype=torch.bfloat16)
     del model
     changes = [
-        "student={size: 300M, config: {num_hidden_layers: 2}}", f"stages.0.loss.features.teacher={tmp_path / '6b'}",
+        "student={size: 300M, config: {num_hidden_layers: 2}, image_size: 112}", f"stages.0.loss.features.teacher={tmp_path / '6b'}",
         "stages.0.loss.features.layers=2", "stages.0.steps=2", "stages.0.batch_size=1", "stages.0.micro_batch=1",
         f"stages.0.data.0.path={pictures}", "save_every=10", "device=cpu",
     ]  # fmt: skip
