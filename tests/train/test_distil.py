@@ -393,7 +393,8 @@ def test_the_recipe_of_the_300m_makes_two_steps_in_full_width(tmp_path, pictures
     save_encoder(model, tmp_path / "6b", dtype=torch.bfloat16)
     del model
     changes = [
-        "student={size: 300M, config: {num_hidden_layers: 2}, image_size: 112}", f"stages.0.loss.features.teacher={tmp_path / '6b'}",
+        "student={size: 300M, config: {num_hidden_layers: 2}, image_size: 112}",
+        f"stages.0.loss.features.teacher={tmp_path / '6b'}",
         "stages.0.loss.features.layers=2", "stages.0.steps=2", "stages.0.batch_size=1", "stages.0.micro_batch=1",
         f"stages.0.data.0.path={pictures}", "save_every=10", "device=cpu",
     ]  # fmt: skip
