@@ -18,7 +18,9 @@ EXAMPLE = "minivl build --vision InternViT-300M-448px --llm Qwen2-0.5B-Instruct 
 
 def command(
     output: Annotated[Path, typer.Argument(help="Folder to write.")],
-    vision: Annotated[str, typer.Option(help="InternViT, or a whole model whose encoder is taken: folder or hub id.")],
+    vision: Annotated[
+        str, typer.Option(help="InternViT, a whole model (its encoder is taken) or CLIP: folder or hub id.")
+    ],
     llm: Annotated[str, typer.Option(help="Qwen2, Qwen3, InternLM2 or Phi-3 in its plain form: folder or hub id.")],
     template: Annotated[str | None, typer.Option(help="Chat template; the language model's own when left out.")] = None,
     max_tiles: Annotated[int, typer.Option(help="Most tiles of an image, thumbnail not counted.")] = 12,

@@ -39,6 +39,7 @@ from mini_internvl.model.vlm import InternVL
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 _VISION = "vision_model."
+_BARE = "intern_vit"  # how the model type of an encoder alone begins
 _log = logging.getLogger(__name__)
 
 
@@ -95,25 +96,40 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
 
 
 def read_vision_config(folder: Path) -> dict[str, Any]:
-    """The official fields of an encoder, bare, of a whole model or of CLIP (``clip``); ConfigError where it is none."""
+    """The official fields of an encoder: bare, of a whole model, or of the InternViT that a CLIP encoder becomes.
+
+    ConfigError where it is none of these.
+    """
     raw = read_json(folder / CONFIG)
     if clip.is_clip(raw):
         with _naming(folder):
             return clip.internvit_config(raw)
-    if "hidden_size" in raw and "patch_size" in raw:
+    if _is_bare(raw):
         return raw
-    if "vision_config" not in raw and "official" not in raw:
-        raise ConfigError(f"{folder / CONFIG}: this is no InternViT config")
+    if not any(layout.matches(raw) for layout in layouts.layouts().values()):
+        kind = f'of "{raw["model_type"]}"' if "model_type" in raw else "without a model_type"
+        raise ConfigError(
+            f"{folder / CONFIG}: this is no InternViT config, but one {kind}; give a bare InternViT, a whole model of "
+            "this family or a CLIP model"
+        )
     return dict(read_config(folder).official["vision_config"])
 
 
+def _is_bare(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of an InternViT alone."""
+    return {"hidden_size", "patch_size"} <= raw.keys() and str(raw.get("model_type", _BARE)).startswith(_BARE)
+
+
 def vision_tensors(folder: Path, *, shapes_only: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of an encoder, bare, of a whole model or of CLIP, under its bare name; see :func:`read_tensors`."""
+    """Every tensor of an encoder of :func:`read_vision_config` under its bare name; see :func:`read_tensors`."""
     raw = read_json(folder / CONFIG)
     if clip.is_clip(raw):
-        yield from clip.internvit_tensors(raw, read_tensors(folder))  # which computes with their values
+        try:
+            yield from clip.internvit_tensors(raw, read_tensors(folder, shapes_only=shapes_only))
+        except ConfigError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
         return
-    if "hidden_size" in raw and "patch_size" in raw:
+    if _is_bare(raw):
         yield from read_tensors(folder, shapes_only=shapes_only)
         return
     whole = read_state(folder, shapes_only=shapes_only)

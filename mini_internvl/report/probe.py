@@ -33,6 +33,7 @@ class Section(NamedTuple):
 
     task: Mapping[str, Any]
     rows: Sequence[Row]
+    ranks: Sequence[str]
     agreements: Sequence[Mapping[str, Any]]
     pictures: Sequence[Mapping[str, Any]]
 
@@ -53,15 +54,12 @@ def build_probe(run: Path) -> Path:
     pictures = {}
     for one in want(run / SHOWN, shown, "tasks", list, []):
         pictures[one["name"]], left = _pictures(run, one["pictures"], left)
-    sections = [
-        Section(
-            task,
-            _rows({one["model"]: one for one in results if one["task"] == task["name"]}, names),
-            [_agreement(one) for one in agreements if one["task"] == task["name"]],
-            pictures.get(task["name"], []),
-        )
-        for task in tasks
-    ]
+    sections = []
+    for task in tasks:
+        found = {one["model"]: one for one in results if one["task"] == task["name"]}
+        beside = [_agreement(one) for one in agreements if one["task"] == task["name"]]
+        shown_of = pictures.get(task["name"], [])
+        sections.append(Section(task, _rows(found, names), _ranks(found, names), beside, shown_of))
     page = render(
         "probe.html",
         title=", ".join(name for name in names if name != facts.get("teacher")) or names[0],
@@ -91,6 +89,11 @@ def _rows(results: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> lis
         values = [f"{number(one['value'], 1)} ± {number(one['error'], 1)}" for one in measures]
         rows.append(Row(title, measures[0]["items"], values, differences, svg.error_bars(bars, 100.0)))
     return rows
+
+
+def _ranks(results: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Effective rank of each encoder, of the width of its features."""
+    return [f"{number(results[name]['rank'], 1)} of {results[name]['width']:,}" for name in names]
 
 
 def _agreement(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from mini_internvl.inputs import chat
 from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import layouts, llms
-from mini_internvl.model.checkpoint import layout_of, read_config, to_official
+from mini_internvl.model.checkpoint import read_vision_config, to_official, vision_tensors
 from mini_internvl.model.config import ConfigError, VLMConfig
 from mini_internvl.model.files import CONFIG, CheckpointError, read_json, read_tensors, write_tensors
 from mini_internvl.model.sizes import compose
@@ -49,7 +49,7 @@ def join_parts(
     Tensors pass one shard at a time and keep their types; the projector takes the language model's.
 
     Args:
-        vision: bare InternViT folder, or the folder of a whole model whose encoder is taken.
+        vision: bare InternViT folder, the folder of a whole model whose encoder is taken, or of a CLIP model.
         llm: Qwen2, InternLM2 or Phi-3 in its plain Hugging Face form, with its tokenizer files.
         output: folder that does not exist yet, or is empty.
         template: chat template; ``None`` takes the one of the language model's file.
@@ -121,13 +121,8 @@ def _plain_rope(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _vision_config(folder: Path) -> dict[str, Any]:
-    """Configuration of the encoder, bare or of a whole model."""
-    raw = read_json(folder / CONFIG)
-    if _is_whole(raw):
-        raw = dict(read_config(folder).official["vision_config"])
-    elif "hidden_size" not in raw or "patch_size" not in raw:
-        raise ConfigError(f"{folder / CONFIG} is of no InternViT; give a bare InternViT folder or a whole model's")
-    return {key: value for key, value in raw.items() if key not in DROPPED}
+    """Configuration of the encoder, bare, of a whole model or of what CLIP becomes."""
+    return {key: value for key, value in read_vision_config(folder).items() if key not in DROPPED}
 
 
 def _is_whole(raw: Mapping[str, Any]) -> bool:
@@ -135,18 +130,9 @@ def _is_whole(raw: Mapping[str, Any]) -> bool:
     return any(layout.matches(raw) for layout in layouts.layouts().values())
 
 
-def _vision_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The encoder's tensors under the names of a whole model."""
-    if not _is_whole(read_json(folder / CONFIG)):
-        yield from ((f"vision_model.{name}", tensor) for name, tensor in read_tensors(folder))
-        return
-    own = ((name, tensor) for name, tensor in read_tensors(folder) if "vision" in name)
-    yield from layout_of(folder).read(own, read_config(folder))
-
-
 def _joined(vision: Path, llm: Path, config: VLMConfig, *, old: int, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the new checkpoint: encoder, language model, projector."""
-    yield from _vision_tensors(vision)
+    yield from ((f"vision_model.{name}", tensor) for name, tensor in vision_tensors(vision))
     generator = torch.Generator().manual_seed(seed)
     size, std = config.llm.vocab_size, config.llm.initializer_range
     embeddings: Tensor | None = None

@@ -226,7 +226,7 @@ def test_a_bare_encoder_is_loaded_and_others_refused(make, tmp_path, checkpoint)
     with torch.no_grad():
         assert torch.equal(encoder(pixels), model.vision_model(pixels))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="this is no InternViT config"):
+    with pytest.raises(ConfigError, match='this is no InternViT config, but one of "bert"'):
         load_vision(tmp_path)
 
 

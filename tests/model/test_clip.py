@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from mini_internvl.model import clip
+from mini_internvl.model.checkpoint import load_vision
 from mini_internvl.model.config import VisionConfig
 from mini_internvl.model.fields import ConfigError
+from mini_internvl.model.files import CheckpointError
 from mini_internvl.model.vision import InternViT
 
 transformers = pytest.importorskip("transformers")
@@ -155,3 +158,36 @@ def test_weights_of_another_kind():
     state.pop("encoder.layers.1.self_attn.k_proj.weight")
     with pytest.raises(ConfigError, match="without its two neighbours"):
         dict(clip.internvit_tensors(raw, state.items(), image_size=56))
+
+
+def test_a_folder_of_clip_loads_as_an_internvit(tmp_path):
+    model = twin(image_size=28)
+    model.save_pretrained(tmp_path / "clip")
+    encoder = load_vision(tmp_path / "clip")
+    assert (encoder.config.image_size, encoder.config.patch_size) == (448, 14)
+    expected = converted(model, image_size=448)
+    for name, tensor in encoder.state_dict().items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name], msg=name)
+    on_meta = load_vision(tmp_path / "clip", device="meta").state_dict()
+    assert {name: tensor.shape for name, tensor in on_meta.items()} == {
+        name: tensor.shape for name, tensor in encoder.state_dict().items()
+    }
+
+
+def test_an_encoder_of_another_family_is_named(tmp_path):
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.SiglipVisionConfig(**vision, image_size=28, patch_size=14)
+    transformers.SiglipVisionModel(config).save_pretrained(tmp_path / "siglip")
+    with pytest.raises(ConfigError, match='one of "siglip_vision_model"; give a bare InternViT'):
+        load_vision(tmp_path / "siglip")
+
+
+def test_weights_that_do_not_fit_name_their_folder(tmp_path):
+    model = twin(image_size=28)
+    model.save_pretrained(tmp_path / "clip")
+    weights = load_file(tmp_path / "clip" / "model.safetensors")
+    lost = next(name for name in weights if name.endswith("pre_layrnorm.bias"))
+    del weights[lost]
+    save_file(weights, tmp_path / "clip" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"clip: the vision encoder lacks pre_layrnorm\.bias"):
+        load_vision(tmp_path / "clip")

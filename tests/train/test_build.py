@@ -18,11 +18,13 @@ from mini_internvl.engine import GenerationConfig, load
 from mini_internvl.inputs.chat import FAMILY_TOKENS
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
 from mini_internvl.model import llms
-from mini_internvl.model.checkpoint import load_model, save_model
+from mini_internvl.model.checkpoint import load_model, load_vision, save_model
 from mini_internvl.model.config import VisionConfig
 from mini_internvl.model.decoder import Decoder
 from mini_internvl.model.vision import InternViT
+from mini_internvl.recipes import StudentRecipe
 from mini_internvl.train.build import join_parts
+from mini_internvl.train.student import open_student
 
 TOKENIZERS = Path(__file__).parents[1] / "golden" / "data" / "tokenizers"
 VISION = {
@@ -280,6 +282,23 @@ def test_a_part_that_does_not_fit_is_named_and_nothing_is_left(vision, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["llm"]
 
 
+def test_a_clip_encoder_becomes_the_encoder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, image_size=112, patch_size=56))
+    model.save_pretrained(tmp_path / "clip")
+    llm = language_model("qwen2", tmp_path / "llm")
+    built = join_parts(tmp_path / "clip", llm, tmp_path / "built", template=None, seed=0, max_tiles=1)
+    whole, alone = load_model(built), load_vision(tmp_path / "clip")
+    assert whole.config.vision == alone.config
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(whole.vision_model.state_dict()[name], tensor), name
+    student, _ = open_student(StudentRecipe(start=str(tmp_path / "clip"), image_size=112), 0, "cpu", torch.float32)
+    table = student.vision_model.embeddings.position_embedding
+    assert table.shape == (1, 5, 16)
+    assert torch.equal(student.vision_model.encoder.layers[0].ls1, torch.ones(16))
+
+
 def test_wrong_requests_are_refused(vision, tmp_path):
     llm = language_model("phi3", tmp_path / "llm")
     with pytest.raises(ValueError, match="exists already"):
@@ -290,7 +309,7 @@ def test_wrong_requests_are_refused(vision, tmp_path):
         join_parts(vision, llm, tmp_path / "a", template="Hermes-2", seed=0, max_tiles=1)
     with pytest.raises(ValueError, match="max_tiles is 0"):
         join_parts(vision, llm, tmp_path / "a", template=None, seed=0, max_tiles=0)
-    with pytest.raises(ValueError, match="is of no InternViT"):
+    with pytest.raises(ValueError, match='this is no InternViT config, but one of "phi3"'):
         join_parts(llm, llm, tmp_path / "a", template=None, seed=0, max_tiles=1)
     with pytest.raises(ValueError, match="not of a plain language model"):
         join_parts(vision, vision, tmp_path / "a", template=None, seed=0, max_tiles=1)

@@ -27,6 +27,7 @@ from mini_internvl.engine.device import resolve_device, resolve_dtype
 from mini_internvl.evaluate.probing.tasks import Drawn, Picture
 from mini_internvl.files import new_file
 from mini_internvl.inputs.tiles import TileConfig, normalise, split_tiles
+from mini_internvl.model.adapter import is_adapter
 from mini_internvl.model.checkpoint import load_vision
 from mini_internvl.model.files import CheckpointError, read_file, write_file
 from mini_internvl.model.vision import InternViT
@@ -68,7 +69,9 @@ def open_encoder(
     """
     if isinstance(model, InternViT):
         return Encoder(name=name or "encoder", model=model.eval(), key=_key(model))
-    folder = hub.base_folder(hub.resolve(None if str(model) == "nano" else model))
+    folder = hub.resolve(None if str(model) == "nano" else model)
+    if is_adapter(folder):
+        raise CheckpointError(f"{folder} is an adapter; merge it first (minivl merge) and probe the merged model")
     place = resolve_device(device)
     loaded = load_vision(folder, dtype=resolve_dtype(dtype, place, folder), device=str(place))
     short = "nano" if str(model) == "nano" else Path(str(model)).name

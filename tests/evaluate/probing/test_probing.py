@@ -239,6 +239,11 @@ def test_the_command(minivl, checkpoint, tmp_path):
     code, out, err = minivl("probe", tmp_path / "none", "--data", tmp_path / "c")
     assert code == 1
     assert "neither a checkpoint folder" in err
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    code, out, err = minivl("probe", tmp_path / "adapter", "--data", tmp_path / "c")
+    assert code == 1
+    assert "merge it first" in err
 
 
 def test_maps_have_one_basis_and_others_are_turned_to_it():
