@@ -143,7 +143,7 @@ def test_ask_gives_json(minivl, checkpoint, image):
     assert (code, err) == (0, "")
     assert answer["tiles"] == 2
     assert answer["tokens"] <= 4
-    assert answer.keys() == {"text", "tiles", "prompt_tokens", "tokens", "seconds", "finish_reason"}
+    assert answer.keys() == {"text", "tiles", "prompt_tokens", "tokens", "seconds", "saved", "finish_reason"}
     seeded = [minivl(*arguments, "--json", "--temperature", 2, "--seed", 1)[1] for _ in range(2)]
     assert json.loads(seeded[0])["text"] == json.loads(seeded[1])["text"]
 
