@@ -176,17 +176,22 @@ def write(
     with Draft(writer, key, shards, kept=settings.kept, replace=settings.replace) as draft:
         if draft.note:
             settings.on_note(draft.note)
+        if draft.state.faulty and not settings.skip:  # of a call that did skip
+            raise _unusable(draft.state.faults, draft.state.faulty)
         if draft.state.complete:
             return draft.state
         cut = itertools.chain.from_iterable(batch.cut(shards.rows) for batch in batches)
         for piece in ordered_map(work, itertools.islice(cut, draft.state.pieces, None), settings.workers):
             if piece.faults and not settings.skip:
-                hint = "mend the rows (minivl data check), or leave them out with --skip"
-                raise DataError.of(piece.faults, hint)
+                raise _unusable(piece.faults, len(piece.faults))
             draft.add(piece)
             settings.on_progress(draft.state.read)
         draft.complete()
     return draft.state
+
+
+def _unusable(faults: Sequence[Fault], count: int) -> DataError:
+    return DataError.of(faults, "mend the rows (minivl data check), or leave them out with --skip", count=count)
 
 
 def convert(
@@ -220,7 +225,9 @@ def finished(state: State, out: Path, source: object) -> State:
     """Delete what was kept to go on; DataError where no row was written."""
     forget(out)
     if not state.rows:
-        raise DataError.of(state.faults, "no row is left") if state.faults else DataError(f"{source} holds no samples")
+        if state.faults:
+            raise DataError.of(state.faults, "no row is left; mend them (minivl data check)", count=state.faulty)
+        raise DataError(f"{source} holds no samples; is it the right file or folder?")
     return state
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from mini_internvl import locks
 from mini_internvl.data import DataError, Fault
@@ -99,6 +99,7 @@ class Draft:
         self.out, self.state, self.note = writer.out, State(), ""
         self._draft, self._journal = _draft(self.out), _journal(self.out)
         self._lock = self.out.with_name(f".{self.out.name}.lock")
+        self._lines: TextIO | None = None  # the journal
         self._file: BinaryIO | None = None  # the draft, once there is a row for it
         self._assembly = ExitStack()
         self._assemble: Callable[[bytes], Any] | None = None
@@ -116,18 +117,20 @@ class Draft:
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        stopped = DataError("the file is not finished")
-        self._assembly.__exit__(DataError, stopped, None)
-        self._lines.close()
-        if self._file is not None:
-            self._file.close()
-        if not self.state.pieces:
-            forget(self.out)
-        self._let_go()
+        self._let_go(given_up=not self.state.pieces)
 
-    def _let_go(self) -> None:
-        self._lock.unlink(missing_ok=True)
-        locks.unlock(self._held)
+    def _let_go(self, *, given_up: bool = False) -> None:
+        """Close all files and unlock, each even where another cannot be closed because the disk is full."""
+        with ExitStack() as closing:
+            closing.callback(locks.unlock, self._held)
+            closing.callback(self._lock.unlink, missing_ok=True)
+            if given_up:
+                closing.callback(forget, self.out)
+            for file in (self._file, self._lines):
+                if file is not None:
+                    closing.callback(file.close)
+            stopped = DataError("the file is not finished")
+            closing.callback(self._assembly.__exit__, DataError, stopped, None)
 
     def add(self, piece: Piece) -> None:
         """Write a piece; the shard is finished where that fills it."""
@@ -164,6 +167,7 @@ class Draft:
         self._tell({"complete": True})
 
     def _tell(self, entry: Mapping[str, Any]) -> None:
+        assert self._lines is not None
         self._lines.write(json.dumps(entry) + "\n")
         self._lines.flush()
         self.state.add(entry, self.out)
@@ -186,9 +190,10 @@ class Draft:
 
     def _finish(self) -> str:
         """Give the shard its name, when the disk has the lines of its pieces."""
+        assert self._file is not None
+        assert self._lines is not None
         os.fsync(self._lines.fileno())
         path = self.shards.path(self.out, len(self.state.shards))
-        assert self._file is not None
         if self._assemble is None:
             self._file.write(self.writer.tail)
             self._file.close()

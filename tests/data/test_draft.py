@@ -172,6 +172,45 @@ def test_another_source_and_other_options_start_over(source, tmp_path, monkeypat
     assert notes == [f"{out} was begun with other {what}; it starts over" for what in ("shards", "source")]
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_rows_that_were_left_out_count_without_skip_too(source, tmp_path, monkeypatch, finished):
+    """What a run with --skip has left out stops one without it, which would else pass over it in silence."""
+    monkeypatch.setattr(converting, "BATCH_ROWS", 10)
+    out = tmp_path / "rows.jsonl"
+    if finished:  # a kill came before the journal was deleted
+        monkeypatch.setattr(converting, "forget", lambda out: None)
+        convert(source, out, settings=Settings(skip=True))
+    else:
+        stopped(source, out)
+    with pytest.raises(DataError, match=r"rows.jsonl:1: no format reads .*--skip"):
+        convert(source, out)
+    assert convert(source, out, settings=Settings(skip=True)).rows == 127
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of resources there")
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_leaves_nothing_in_the_way_of_the_next_call(source, whole, tmp_path, kind, begun, monkeypatch):
+    """In the same process: no lock, and none of the file's drafts."""
+    import resource
+
+    for name in ("BATCH_ROWS", "INSIDE_ROWS"):
+        monkeypatch.setattr(converting, name, 10)
+    out = tmp_path / f"rows.{kind}"
+    if begun:
+        stopped(source, out)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))  # bytes of a file, as if the disk was full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            convert(source, out, settings=Settings(skip=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in tmp_path.iterdir()} <= {f".{out.name}.draft", f".{out.name}.journal"}
+    convert(source, out, settings=Settings(skip=True))
+    assert contents(tmp_path) == whole[kind, 0]
+
+
 def test_what_goes_on_is_told(source, tmp_path, monkeypatch):
     monkeypatch.setattr(converting, "BATCH_ROWS", 10)
     out, notes, seen = tmp_path / "rows.jsonl", list[str](), list[int]()
