@@ -327,7 +327,7 @@ def test_the_raw_data_is_converted_once_and_again_only_when_it_has_changed(ships
 def test_rows_of_a_training_that_has_begun_are_not_overwritten_by_others(ships, tmp_path):
     raw, rows = shutil.copytree(ships / "raw", tmp_path / "raw"), tmp_path / "rows"
     domain = load_domain(str(ships / "ships.py"))
-    more = {"max_faults": 0.5, "should_stop": lambda: False, "fixed": True}
+    more = {"max_faults": 0.5, "should_stop": lambda: False, "fixed": tmp_path}
     convert(domain, raw, rows, **more)
     before = {path.name: path.read_bytes() for path in rows.iterdir()}
     whole = (raw / "train.jsonl").read_text(encoding="utf-8")

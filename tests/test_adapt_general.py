@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +79,28 @@ def test_what_is_converted_stays_until_the_records_change(raw: Path, tmp_path: P
     assert [sample.id for sample in read_samples(rows)] == ["1", "7"]
 
 
+def test_records_of_a_training_that_has_begun_are_not_converted_anew(raw: Path, tmp_path: Path) -> None:
+    """Others are refused before the rows are touched; the same ones, newly dated, are not."""
+    own, run = tmp_path / "dvqa", tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(raw / "dvqa", own)
+    general = settle(f"dvqa={own},{raw}/rows/mine.jsonl", 0.5, 0, run / "general")
+    how: dict[str, Any] = {"max_faults": 1.0, "on_note": lambda line: None, "should_stop": lambda: False}
+    general.prepare(run / "general", **how)
+    rows, file = run / "general/dvqa/train.jsonl", own / "train_qa.json"
+    before = rows.read_bytes()
+    os.utime(file, (1, 1))
+    general.prepare(run / "general", fixed=run, **how)
+    asked = json.loads(file.read_text())
+    asked[0]["answer"] = "five"
+    file.write_text(json.dumps(asked))
+    with pytest.raises(DataError, match=rf"dvqa \(train\) is not the data that the run in {run} began with; put it"):
+        general.prepare(run / "general", fixed=run, **how)
+    assert rows.read_bytes() == before
+    general.prepare(run / "general", **how)
+    assert b"five" in rows.read_bytes()
+
+
 def test_one_file_is_read_where_it_is(raw: Path, tmp_path: Path) -> None:
     path, noted = prepared(raw, tmp_path / "general", f"{raw}/rows/meta.json")
     assert path == raw / "rows/meta.json"
@@ -97,6 +122,8 @@ def test_too_many_faults_of_general_data_stop_the_run(raw: Path, tmp_path: Path)
         ("chartqa=gone", "gone is no folder; --general chartqa=FOLDER takes the folder of the raw records"),
         ("chartqx={raw}/chartqa", "did you mean chartqa"),
         ("chartqa={raw}/chartqa,chartqa={raw}/chartqa", "the general data chartqa is named twice"),
+        ("{raw}/rows/mine.jsonl,{raw}/rows/../rows/mine.jsonl", r"mine\.jsonl is named twice; name it once"),
+        ("{raw}/rows/mine.jsonl,", "the general data end with a comma or have two in a row; take one out"),
         ("chartqa={raw}/chartqa,synth", "--general synth goes with nothing else"),
         ("{raw}/rows/mine.jsonl,none", "--general none goes with nothing else"),
         ("{raw}/rows/mine.jsonl={raw}/rows", "is data already; name it without ="),

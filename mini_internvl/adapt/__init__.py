@@ -200,13 +200,14 @@ def _converted(config: AdaptConfig, plan: Plan, raw: Path, call: Callbacks, cloc
     call.step("convert")
     how: dict[str, Any] = {
         "max_faults": config.max_faults,
+        "fixed": config.output if _fixed(config) else None,
         "should_stop": call.should_stop,
         "workers": min(CONVERTING, os.cpu_count() or 1),
         "on_note": call.note,
         "on_progress": lambda records: call.count(records, 0),
     }
     with clock.timed("convert"):
-        kept = convert(plan.domain, raw, config.output / "rows", fixed=_fixed(config), **how)
+        kept = convert(plan.domain, raw, config.output / "rows", **how)
     for split, found in kept.items():
         call.note(f"{split}: {found['rows']:,} rows" + (f", {found['faults']:,} unusable" if found["faults"] else ""))
     with clock.timed("convert"):

@@ -46,7 +46,8 @@ class General:
         ``on_note`` takes a line about each domain; ``how`` goes to ``domains._rows.convert`` with it.
 
         Raises:
-            DataError: a domain has no records or too many faults, or a meta JSON is wrong.
+            DataError: a domain has no records, too many faults or rows that are not those ``fixed``; or a meta JSON is
+                wrong.
             Interrupted: stopped; the next call goes on with the first domain that is not converted.
         """
         if not self.domains and not self.files:
@@ -85,7 +86,11 @@ def settle(general: str, ratio: float, seed: int, folder: Path) -> General:
     files = list[Path]()
     for part in parts:
         name, equals, place = part.partition("=")
+        if not part:
+            raise ValueError("the general data end with a comma or have two in a row; take one out")
         if Path(part).is_file():
+            if any(Path(part).samefile(file) for file in files):
+                raise ValueError(f"the general data {part} is named twice; name it once, repeat_time weighs it more")
             files.append(Path(part))
         elif part in (DRAWN, NONE):
             raise ValueError(f"--general {part} goes with nothing else; leave it out, or the other parts")

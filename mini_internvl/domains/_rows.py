@@ -39,15 +39,15 @@ def convert(
     max_faults: float,
     should_stop: Callable[[], bool],
     workers: int = 0,
-    fixed: bool = False,
+    fixed: Path | None = None,
     on_note: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int], None] = lambda records: None,
 ) -> dict[str, dict[str, Any]]:
     """Write the rows of the training split, and of the held-out one if there is one, into ``folder``.
 
     ``max_faults`` is the share of the records that may be unusable; ``should_stop`` is asked after every one;
-    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``. ``fixed`` refuses
-    to write other rows than those that are there, before anything is changed.
+    ``on_note`` gets a line where an earlier call was ended. The bytes do not depend on ``workers``. ``fixed`` is the
+    folder of a run that has begun to train on the rows that are there: others are refused before anything is changed.
 
     Returns:
         Split -> number of ``rows`` and ``faults``, ``sha256`` of the file. A held-out split may have 0 rows.
@@ -64,13 +64,13 @@ def convert(
         known = read_object(record)
         if known["identity"] == identity:
             return dict(known["splits"])
-        if fixed:
+        if fixed is not None:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as other:
                 again = convert(
                     domain, raw, Path(other), max_faults=max_faults, should_stop=should_stop, workers=workers,
                     on_progress=on_progress,
                 )  # fmt: skip
-            _need_same(known["splits"], again, raw, folder.parent)
+            _need_same(known["splits"], again, raw, fixed)
         record.unlink()
     splits: dict[str, dict[str, Any]] = {}
     faults: list[Fault] = []

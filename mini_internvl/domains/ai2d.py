@@ -11,6 +11,7 @@ Source: the loader of google-research/big_vision, ``datasets/ai2d``, whose lette
 from __future__ import annotations
 
 import os
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,8 +47,16 @@ def convert(raw: Path, split: str) -> Iterator[Sample | Fault]:
         raise DataError(f"{Path(raw) / 'questions'} is no folder; give the unpacked ai2d-all.zip (prior.allenai.org)")
     ids = next((place for place in (folder / TEST_IDS, Path(raw) / TEST_IDS) if place.is_file()), None)
     path = ids or needed(folder, TEST_IDS, "https://s3-us-east-2.amazonaws.com/prior-datasets")
-    test = set(files.read_text(path, limit=LARGEST, error=DataError).split())
-    yield from samples(_read(folder, test), SOURCE)
+    yield from samples(_read(folder, _test_ids(path)), SOURCE)
+
+
+def _test_ids(path: Path) -> set[str]:
+    """The diagrams of the test, one a line, with or without ``.png``; DataError where the list names none."""
+    words = re.split(r'[\s,;"]+', files.read_text(path, limit=LARGEST, error=DataError))
+    names = {word.removesuffix(".png") for word in words if word}
+    if not any(map(str.isdecimal, names)):
+        raise DataError(f"{path} names no diagram by its number, so the test would be trained on; fetch it again")
+    return names
 
 
 def _read(folder: Path, test: set[str]) -> Iterator[Question | Fault]:

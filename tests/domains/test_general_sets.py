@@ -22,6 +22,23 @@ from mini_internvl.inputs.boxes import to_thousand
 from mini_internvl.records import Sample
 
 
+@pytest.mark.parametrize("listed", ["3.png\n", "3,7\n", "\ufeffid\r\n3\r\n", '"3"\n'])
+def test_diagrams_of_the_test_are_left_out_in_any_form_of_their_list(tmp_path: Path, listed: str) -> None:
+    ai2d.EXAMPLE.write(tmp_path)
+    (tmp_path / ai2d.TEST_IDS).write_text(listed)
+    samples = only(ai2d.convert(tmp_path, "train"))
+    assert len(samples) == 3
+    assert not any("Is it the test?" in str(sample.messages) for sample in samples)
+
+
+@pytest.mark.parametrize("listed", ["", "\n", "id\n", "<html>Not found</html>"])
+def test_a_list_of_test_diagrams_without_numbers_is_refused(tmp_path: Path, listed: str) -> None:
+    ai2d.EXAMPLE.write(tmp_path)
+    (tmp_path / ai2d.TEST_IDS).write_text(listed)
+    with pytest.raises(DataError, match=r"ai2d_test_ids\.csv names no diagram .*fetch it again"):
+        list(ai2d.convert(tmp_path, "train"))
+
+
 def only(found: Iterable[Sample | Fault]) -> list[Sample]:
     return [one for one in found if isinstance(one, Sample)]
 
