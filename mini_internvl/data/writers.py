@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,14 +64,26 @@ class Writer(abc.ABC):
 
 
 def _plain(sample: Sample) -> Sample:
-    """The sample with texts that are alone as texts, not as lists of one: Parquet knows lists only."""
-
+    """The sample with texts that are alone as texts, not as lists of one: Parquet knows lists only; and with images of
+    OpenAI's form as all others are."""
     messages: list[Any] = list(sample.messages)
     for place, message in enumerate(messages):
         content = message["content"]
-        if not isinstance(content, str) and len(content) == 1 and content[0].keys() == {"type", "text"}:
+        if isinstance(content, str):
+            continue
+        if len(content) == 1 and content[0].keys() == {"type", "text"}:
             messages[place] = {**message, "content": content[0]["text"]}
+        elif any(part.get("type") == "image_url" for part in content):
+            messages[place] = {**message, "content": [_plain_part(part) for part in content]}
     return sample if messages == sample.messages else replace(sample, messages=messages)
+
+
+def _plain_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    address = part.get("image_url") if part.get("type") == "image_url" else None
+    if not isinstance(address, Mapping) or "url" not in address:
+        return part
+    others = {key: value for key, value in part.items() if key not in ("type", "image_url")}
+    return {"type": "image", "image": address["url"], **others}
 
 
 class JsonLinesWriter(Writer):
@@ -149,7 +161,10 @@ class ParquetWriter(Writer):
         import pyarrow as pa
 
         rows = [_flat(self.row(number, sample, _checked)) for number, sample in samples]
-        batch = pa.RecordBatch.from_pylist(rows, schema=self.schema())
+        try:
+            batch = pa.RecordBatch.from_pylist(rows, schema=self.schema())
+        except (TypeError, OverflowError) as error:  # pyarrow's own for a value of another type, or a large number
+            raise ValueError(f"a value has no place in Parquet ({error}); mend it, or write .jsonl or .tar") from None
         return batch.serialize().to_pybytes()
 
     def is_whole(self, path: Path, rows: int, size: int) -> bool:
@@ -177,12 +192,18 @@ def _checked(content: bytes) -> bytes:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose columns have one type each."""
+    """A row whose columns have one type each; ValueError where a part of a message has no place in them."""
     if "image" in row and not isinstance(row["image"], list):
         row["image"] = [row["image"]]
     for message in row.get("messages", ()):
         if isinstance(message["content"], str):
             message["content"] = [{"type": "text", "text": message["content"]}]
+        for part in message["content"]:
+            if part.get("type") not in ("text", "image"):
+                raise ValueError(f"Parquet has no place for parts of the type {part.get('type')}; write .jsonl or .tar")
+            for key in ("scale", "max_tiles"):
+                if not isinstance(part.get(key), int | None):
+                    raise ValueError(f"{key} is {part[key]!r}; in Parquet it must be a whole number")
     for key in ("targets", "patch_annotations"):
         if key in row:
             row[key] = _encode(row[key])

@@ -90,7 +90,8 @@ def find_shape(asked: Sequence[tuple[str, str]], *, comma: bool = False) -> str:
     if all(boxes.parse(answer) for answer in answers):
         return "boxes"
     number, thousands = (_ONLY_COMMA_NUMBER, r"\.(?=\d{3})") if comma else (_ONLY_NUMBER, ",")
-    if all(number.fullmatch(answer) and not (_NAME.match(answer) and "," not in answer) for answer in answers):
+    codes = any(_NAME.match(answer) and not (comma and "," in answer) for answer in answers)
+    if not codes and all(map(number.fullmatch, answers)):
         whole = all(re.sub(thousands, "", plain(answer).lstrip("-+−")).isdecimal() for answer in answers)
         return "count" if whole else "number"
     lengths = sorted(len(_WORD.findall(answer)) for answer in answers)

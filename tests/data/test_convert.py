@@ -88,6 +88,54 @@ def test_rows_are_the_same_when_read_again(source, tmp_path, kind, inside):
         assert back.read_bytes() == plain.read_bytes()
 
 
+def write_asked(folder, *parts):
+    """A file of one row that shows a picture in OpenAI's form, and then one with other parts."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (30, 20)).save(folder / "a.png")
+    address = {"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}, "name": "A"}
+    answer = {"role": "assistant", "content": "B."}
+    lines = [
+        {"messages": [{"role": "user", "content": [*some, {"type": "text", "text": "What?"}]}, answer]}
+        for some in ([address], *([part] for part in parts))
+    ]
+    path = folder / "asked.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_in_the_form_of_openai_are_kept(tmp_path, kind, inside):
+    pytest.importorskip("pyarrow")
+    source = write_asked(tmp_path / "source")
+    picture = (source.parent / "a.png").read_bytes()
+    convert(source, tmp_path / f"out.{kind}", inside=inside)
+    if inside:
+        (source.parent / "a.png").unlink()
+    (sample,) = read_samples(tmp_path / f"out.{kind}")
+    (image, *_), *_ = (turn.parts for turn in normalise(sample.messages))
+    assert (image.name, image_bytes(image.source)) == ("A", picture)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video", "video": "a.mp4"},
+        {"type": "image", "image": "a.png", "scale": 2.5},
+        {"type": "image", "image": "a.png", "scale": 2**70},
+        {"type": "image", "image": "a.png", "max_tiles": 2**65},
+        {"type": "image", "image": "a.png", "name": 7},
+    ],
+)
+def test_what_has_no_place_in_parquet_is_a_fault_with_its_row(tmp_path, part):
+    pytest.importorskip("pyarrow")
+    source = write_asked(tmp_path / "source", part)
+    written, (fault,) = convert(source, tmp_path / "out.parquet", skip=True)
+    assert written == 1
+    assert (fault.file, fault.place) == (source, "line 2")
+    assert "Parquet" in fault.reason
+
+
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bytes_do_not_depend_on_the_number_of_processes(source, tmp_path, kind, inside, monkeypatch):

@@ -26,6 +26,7 @@ OPTIONS = "Which colour?\nA. red\n(B) dark blue\nC: green"
         (["3", "12.5"], "number"),
         (["12 %", "3%"], "number"),
         (["007", "12"], "words"),
+        (["01,234", "5"], "words"),
         (["4006381333931"], "words"),
         (["<ref>a</ref><box>[[1, 2, 3, 4]]</box>", "[[1, 2, 3, 4], [5, 6, 7, 8]]"], "boxes"),
         (["A"], "words"),
