@@ -385,3 +385,16 @@ def test_a_share_of_rows_that_cannot_be_taken_is_told(tmp_path: Path) -> None:
         (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         with pytest.raises(DataError, match=message):
             build(tmp_path / "meta.json", tmp_path / "run" / "data")
+
+
+def test_rows_outside_the_folder_that_a_meta_json_names_are_read_again_when_they_change(tmp_path):
+    folder, rows = tmp_path / "mine", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    (folder / "meta.json").write_text(json.dumps({"all": {"annotation": "../rows.jsonl"}}))
+    for count in (30, 40):
+        asked = [{"from": "human", "value": f"What is {number}?"} for number in range(count)]
+        lines = [{"conversations": [one, {"from": "gpt", "value": "A cat."}]} for one in asked]
+        rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        build(folder, tmp_path / "data")
+        made = json.loads((tmp_path / "data/made.json").read_text())
+        assert sum(made["rows"].values()) == count

@@ -23,6 +23,7 @@ import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -270,10 +271,15 @@ def _is_yaml(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file with those that it names or stands for, or all files of the folder."""
+    """The file, or all files of the folder that it stands for, with those that a meta JSON among them names."""
     if path.is_file() and not _is_yaml(path):
         return [path, *(part.path for part in find_parts(path, Check()) if part.path != path)]
-    return sorted((path.parent if path.is_file() else path).rglob("*"))
+    folder = path.parent if path.is_file() else path
+    found, named = sorted(folder.rglob("*")), set[Path]()
+    for file in (*folder.glob("*.json"), *folder.glob("*/*.json")):
+        with suppress(DataError):
+            named.update(part.path for part in find_parts(file, Check()))
+    return [*found, *sorted(named.difference(found))]
 
 
 def _fingerprint(path: Path) -> str:
