@@ -86,9 +86,7 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
     """Load an InternViT (the 300M or the 6B teacher): a bare folder, the encoder of a whole model's folder, or CLIP's
     as an InternViT."""
     folder = Path(folder)
-    raw = read_vision_config(folder)
-    with _naming(folder):
-        config = VisionConfig.from_official(raw)
+    config = VisionConfig.from_official(read_vision_config(folder))
     with shapes_only():
         model = InternViT(config)
     _assign(model, vision_tensors(folder, shapes_only=device == "meta"), folder, as_dtype(dtype), device)
@@ -98,13 +96,15 @@ def load_vision(folder: str | Path, *, dtype: str | torch.dtype = "float32", dev
 def read_vision_config(folder: Path) -> dict[str, Any]:
     """The official fields of an encoder: bare, of a whole model, or of the InternViT that a CLIP encoder becomes.
 
-    ConfigError where it is none of these.
+    ConfigError where it is none of these, or a field is missing or wrong.
     """
     raw = read_json(folder / CONFIG)
     if clip.is_clip(raw):
         with _naming(folder):
             return clip.internvit_config(raw)
     if _is_bare(raw):
+        with _naming(folder):
+            VisionConfig.from_official(raw)
         return raw
     if not any(layout.matches(raw) for layout in layouts.layouts().values()):
         kind = f'of "{raw["model_type"]}"' if "model_type" in raw else "without a model_type"

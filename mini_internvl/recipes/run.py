@@ -112,6 +112,8 @@ class Recipe:
             if stage.reached() != ["vision"]:
                 names = " and ".join(stage.loss_settings())
                 raise RecipeError(f"stage {stage.name}: loss {names} needs a language model; write loss: features")
+            for settings in stage.loss_settings().values():
+                settings.check_student(stage)
             if stage.pack:
                 raise RecipeError(f"stage {stage.name}: pictures have no tokens to pack; leave pack out")
         sources = [source for stage in self.stages for source in stage.data] + list(self.held_out)

@@ -28,6 +28,9 @@ class LossSettings:
         if self.weight <= 0:
             raise RecipeError(f"weight is {self.weight}; it must be above 0")
 
+    def check_student(self, stage: StageRecipe) -> None:
+        """RecipeError where a student would learn nothing from the loss in this stage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackRecipe:

@@ -16,7 +16,8 @@ class StudentRecipe:
     """An encoder that trains alone, without projector and language model: on pictures of one tile each."""
 
     start: str = ""
-    """Folder or hub id of an InternViT, or of a whole model whose encoder is taken; empty for random weights."""
+    """Folder or hub id of an InternViT, of a whole model whose encoder is taken, or of a CLIP model; empty for random
+    weights."""
     size: str = "300M"
     """Shape of random weights: ``300M`` or ``6B``."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +36,8 @@ class StudentRecipe:
             raise RecipeError("student.config is of random weights; leave it out, or leave start out")
         if not self.start and self.layers is not None:
             raise RecipeError("student.layers picks blocks of start; give it, or num_hidden_layers in config")
-        least = min(self.layers, default=-1) if isinstance(self.layers, tuple) else (self.layers or 1) - 1
+        chosen = (0,) if self.layers is None else self.layers
+        least = min(chosen, default=-1) if isinstance(chosen, tuple) else chosen - 1
         if least < 0:
             raise RecipeError(f"student.layers is {self.layers}; give a number of blocks, or their numbers from 0")
         if self.image_size is not None and self.image_size < 1:

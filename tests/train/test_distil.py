@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mini_internvl import recipes
 from mini_internvl.data.pictures import each_picture, picture_folder
 from mini_internvl.data.sources import open_source
 from mini_internvl.model.checkpoint import load_vision
+from mini_internvl.model.config import ConfigError
 from mini_internvl.model.encoder import EncoderAlone, encoder_config, save_encoder
 from mini_internvl.model.sizes import ENCODERS, VIT_300M, fresh_encoder
 from mini_internvl.recipes import RecipeError, SourceRecipe, StudentRecipe
@@ -279,6 +281,9 @@ def test_a_student_of_another_side_has_the_positions_that_the_encoder_would_resi
         ({"features": {"layers": 4}}, "features.layers is 4; the student has 3 blocks"),
         ({"features": {"objective": "mse"}}, 'features.objective is "mse"; known: cosine'),
         ({"features": {"statistics": 0}}, "features.statistics is 0"),
+        ({"features": {"keep": "fp8"}}, 'features.keep is "fp8"; known: bf16, int8'),
+        ({"features": {"teacher_device": "gpu"}}, 'features.teacher_device: device is "gpu"; known: auto, cpu'),
+        ({"features": {"objective": "relation"}, "stage": {"micro_batch": 1}}, "one; raise micro_batch and batch_size"),
         ({"stage": {"train": ("vision", "llm")}}, r"does not reach llm; write train: \[vision\]"),
         ({"stage": {"loss": "answers"}}, "loss answers needs a language model"),
         ({"model": "x"}, "give either model"),
@@ -289,6 +294,26 @@ def test_a_student_of_another_side_has_the_positions_that_the_encoder_would_resi
 def test_what_cannot_be_distilled_is_told(distillation, tmp_path, change, message):
     with pytest.raises(RecipeError, match=message):
         distil(distillation(**change), tmp_path / "run", workers=0)
+
+
+@pytest.mark.parametrize("layers", [0, (), (1, -1)])
+def test_a_student_has_blocks(layers):
+    with pytest.raises(RecipeError, match="give a number of blocks, or their numbers from 0"):
+        StudentRecipe(start="nano", layers=layers)
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_a_damaged_config_of_an_encoder_is_named(distillation, teacher, tmp_path, start):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(teacher, damaged)
+    raw = json.loads((damaged / "config.json").read_text())
+    del raw["num_hidden_layers"]
+    (damaged / "config.json").write_text(json.dumps(raw))
+    asked = (
+        {"student": StudentRecipe(start=str(damaged), layers=2)} if start else {"features": {"teacher": str(damaged)}}
+    )
+    with pytest.raises(ConfigError, match=r"config\.json: .*num_hidden_layers"):
+        distil(distillation(**asked), tmp_path / "run", workers=0)
 
 
 def test_a_hadamard_matrix_has_one_magnitude_and_right_angles():

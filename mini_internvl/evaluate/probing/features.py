@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from mini_internvl.records import Interrupted
 
 BLOCK, BATCH = 64, 16  # pictures of a kept file; of a forward pass
 POOLS = ("mean", "cls", "both")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +117,20 @@ def collect(
     patch = encoder.model.config.patch_size
     if wanted.size % patch or wanted.size // patch < wanted.grid:
         raise ValueError(f"the image size is {wanted.size}; for {encoder.name} it must be a multiple of {patch}")
-    found = []
+    found, keeps = list[np.ndarray](), True
     for start in range(0, len(pictures), BLOCK):
         if should_stop():
             raise Interrupted(f"stopped after {start} of {len(pictures)} pictures")
         progress(start, len(pictures))
-        found.append(_block(encoder, pictures[start : start + BLOCK], wanted))
+        block = pictures[start : start + BLOCK]
+        path = _place(encoder, block, wanted)
+        features = _kept(path, len(block))
+        if features is None:
+            features = np.concatenate(
+                [_encode(encoder, block[at : at + BATCH], wanted) for at in range(0, len(block), BATCH)]
+            )
+            keeps = keeps and _keep(features, path)
+        found.append(features)
     progress(len(pictures), len(pictures))
     return np.concatenate(found)
 
@@ -132,25 +143,37 @@ def pool(features: np.ndarray, how: str) -> np.ndarray:
     return {"cls": cls, "mean": mean}.get(how, np.concatenate([cls, mean], axis=1))
 
 
-def _block(encoder: Encoder, pictures: Sequence[Picture], wanted: Wanted) -> np.ndarray:
+def _place(encoder: Encoder, pictures: Sequence[Picture], wanted: Wanted) -> Path:
+    """The file of a block of pictures."""
     facts = [[_identity(picture.source) for picture in pictures], wanted.__dict__]
     name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     root = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/mini-internvl").expanduser()
-    path = root / "probe" / encoder.key / f"{name}.safetensors"
-    if path.is_file():
-        try:
-            kept = dict(read_file(path))["features"].numpy()
-        except (CheckpointError, KeyError):  # damaged: it is made again
-            kept = np.empty(0)
-        if len(kept) == len(pictures):
-            return kept
-    made = np.concatenate(
-        [_encode(encoder, pictures[at : at + BATCH], wanted) for at in range(0, len(pictures), BATCH)]
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path, flush=False) as draft:
-        write_file({"features": torch.from_numpy(made)}, draft)
-    return made
+    return root / "probe" / encoder.key / f"{name}.safetensors"
+
+
+def _kept(path: Path, count: int) -> np.ndarray | None:
+    """The features of so many pictures; ``None`` where they are not there, or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        kept: np.ndarray = dict(read_file(path))["features"].numpy()
+    except (CheckpointError, KeyError):
+        return None
+    return kept if len(kept) == count else None
+
+
+def _keep(features: np.ndarray, path: Path) -> bool:
+    """Whether they could be kept; where not, such as on a full disk, that is told, and they serve this call alone."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path, flush=False) as draft:
+            write_file({"features": torch.from_numpy(features)}, draft)
+    except OSError as error:
+        _log.warning(
+            "features are not kept (%s); the call goes on; delete %s or set %s", error, path.parents[1], CACHE_VARIABLE
+        )
+        return False
+    return True
 
 
 @torch.inference_mode()

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mini_internvl import __version__
+from mini_internvl.engine.device import resolve_device
 from mini_internvl.inputs.tiles import normalise
 from mini_internvl.model.checkpoint import as_dtype, load_vision, read_vision_config, vision_tensors
 from mini_internvl.model.config import VisionConfig
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vision import InternViT
+from mini_internvl.recipes import RecipeError
 from mini_internvl.train.student import encoder_folder, known_config
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -38,8 +40,16 @@ class Teacher(nn.Module):
             self.vision = InternViT(self.config).to(self.dtype)
 
     def place(self, device: torch.device) -> Teacher:
-        """Where it will run: ``device``, if it was not told another; on ``meta`` it has shapes alone."""
-        self.device = torch.device(self.asked) if self.asked and device.type != "meta" else device
+        """Where it will run: ``device``, if it was not told another; on ``meta`` it has shapes alone.
+
+        RecipeError where this computer has no such device.
+        """
+        self.device = device
+        if self.asked and device.type != "meta":
+            try:
+                self.device = resolve_device(self.asked)
+            except ValueError as error:
+                raise RecipeError(f"features.teacher_device: {error}") from None
         return self
 
     def key(self, form: str) -> str:

@@ -32,7 +32,7 @@ from mini_internvl.inputs.messages import image_parts
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.flops import Flops, encoder_flops
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import LossSettings, RecipeError
+from mini_internvl.recipes import LossSettings, RecipeError, StageRecipe
 from mini_internvl.records import Batch, Sample
 from mini_internvl.train.kept import FORMS, KeptFeatures, tile_bytes
 from mini_internvl.train.learner import ImageFeatures, tile_count
@@ -77,10 +77,20 @@ class Settings(LossSettings):
         known["keep"] = ("", *FORMS)
         for field, names in known.items():
             if getattr(self, field) not in names:
-                raise RecipeError(f'features.{field} is "{getattr(self, field)}"; known: {", ".join(names)}')
+                raise RecipeError(
+                    f'features.{field} is "{getattr(self, field)}"; known: {", ".join(filter(None, names))}'
+                )
         for field in ("layers", "statistics"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"features.{field} is {getattr(self, field)}; it must be at least 1")
+
+    def check_student(self, stage: StageRecipe) -> None:
+        """RecipeError where pictures are compared with each other, but come one by one."""
+        if self.objective == "relation" and min(stage.batch_size, stage.micro_batch) < 2:
+            raise RecipeError(
+                f"stage {stage.name}: features.objective relation compares the pictures of a micro batch, which has "
+                "one; raise micro_batch and batch_size to 2 or more"
+            )
 
 
 def fingerprint(settings: Settings) -> str:

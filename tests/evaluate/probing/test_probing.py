@@ -170,6 +170,21 @@ def test_what_was_computed_is_read_again_and_damage_is_made_good(tmp_path, cache
     assert (other != first).any()
 
 
+def test_a_full_disk_stops_no_probe(tmp_path, cache, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    task, encoder, wanted = read_task(colours(tmp_path / "c")), open_encoder(vit()), Wanted(layers=(2,), size=56)
+    monkeypatch.setattr(module, "BLOCK", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_file", full)
+        found = collect(encoder, task.train, wanted)
+    assert caplog.text.count("No space left") == 1
+    assert f"delete {cache} or set" in caplog.text
+    assert not list(cache.rglob("*.safetensors"))
+    assert (collect(encoder, task.train, wanted) == found).all()
+
+
 def test_a_stopped_call_goes_on(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 5)
     task, encoder = read_task(colours(tmp_path / "c")), open_encoder(vit())
