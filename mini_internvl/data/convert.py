@@ -26,14 +26,13 @@ from mini_internvl.data.files import open_container
 from mini_internvl.data.parts import Part, find_parts, format_key
 from mini_internvl.data.rows import to_sample
 from mini_internvl.data.workers import ordered_map
-from mini_internvl.data.writers import JsonLinesWriter, ParquetWriter, ShardWriter, Writer
+from mini_internvl.data.writers import KINDS, JsonLinesWriter, Writer
 from mini_internvl.inputs.messages import normalise
 from mini_internvl.records import Sample
 
 BATCH_ROWS, BATCH_BYTES = 1024, 8 << 20  # of a piece of work, at most; a row group of Parquet
 INSIDE_ROWS = 64  # of one whose images go into the file: some pieces of it are in memory at a time
 KEPT_FAULTS = 1000
-KINDS: dict[str, type[Writer]] = {".jsonl": JsonLinesWriter, ".parquet": ParquetWriter, ".tar": ShardWriter}
 
 
 class Batch(NamedTuple):

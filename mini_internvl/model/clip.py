@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mini_internvl.model.config import VisionConfig
 from mini_internvl.model.fields import ConfigError, Fields
+from mini_internvl.model.sizes import VIT_300M
 
 PreNorm = Literal["fold", "omit"]
 IMAGE_SIZE = 448
@@ -62,20 +63,7 @@ def internvit_config(raw: Mapping[str, Any], *, image_size: int = IMAGE_SIZE) ->
     if fields["hidden_act"] not in ("quick_gelu", "gelu"):
         raise ConfigError(f'hidden_act of the CLIP encoder is "{fields["hidden_act"]}"; known: quick_gelu, gelu')
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-    config = {
-        "architectures": ["InternVisionModel"],
-        "model_type": "intern_vit_6b",
-        **{name: fields[name] for name in (*names, "layer_norm_eps")},
-        "image_size": image_size,
-        "norm_type": "layer_norm",
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-        "qk_normalization": False,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
-        "drop_path_rate": 0.0,
-        "attention_dropout": 0.0,
-    }
+    config = VIT_300M | {name: fields[name] for name in (*names, "layer_norm_eps")} | {"image_size": image_size}
     VisionConfig.from_official(config)
     return config
 
