@@ -15,8 +15,8 @@ from typing import Any
 
 from mini_internvl import files
 from mini_internvl.data import DataError, Fault
-from mini_internvl.data.containers import Table
 from mini_internvl.data.files import scan
+from mini_internvl.data.table import Table
 
 PICKLES = (".pkl", ".pk", ".pickle")  # endings of their names
 Check = Callable[[dict[str, Any]], Iterable[str]]  # what is wrong with a row

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mini_internvl.data import DataError, Fault, Row
-from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, JsonMembers, Shard, Table
+from mini_internvl.data.containers import BOM, Container, JsonLines, JsonList, JsonMembers, Shard
 from mini_internvl.data.parquet import Parquet
+from mini_internvl.data.table import Table
 from mini_internvl.files import check_file
 
 KINDS: dict[str, type[Container]] = {".parquet": Parquet, ".tar": Shard, ".tsv": Table, ".csv": Table}
