@@ -104,5 +104,7 @@ def test_padding_behind_a_pack_changes_nothing(backbone, mixed):
 def test_documents_that_saw_each_other_would_learn_otherwise(backbone, mixed):
     learner, _ = backbone
     packed = packed_batch(mixed)
-    loss, _ = measured(learner, [replace(packed, document_ids=None)])
-    assert loss != pytest.approx(measured(learner, [packed])[0], rel=1e-4)
+    _, seen = measured(learner, [replace(packed, document_ids=None)])
+    _, apart = measured(learner, [packed])
+    furthest = max((seen[name] - apart[name]).abs().max() / apart[name].abs().max() for name in apart)
+    assert furthest > 1e-2  # the losses may be alike by chance; a thousand times what ``same`` allows
