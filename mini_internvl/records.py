@@ -19,7 +19,9 @@ Part = Mapping[str, Any]
 ``{"type": "text", "text": str}`` or ``{"type": "image", "image": path | PIL image | bytes | data URL}``; an image may
 carry ``"name"`` (a view such as ``"CAM_FRONT"`` or a frame such as ``"Frame-1"``), ``"scale"`` (times that its sides
 are enlarged before it is cut into tiles) and ``"max_tiles"`` (its own limit). ``{"type": "image_url",
-"image_url": {"url": ...}}`` is accepted too.
+"image_url": {"url": ...}}`` is accepted too, and ``{"type": "video", "video": path | bytes | data URL}``, which becomes
+its frames (``inputs/video.py``) and may carry ``"fps"``, ``"from"`` and ``"to"`` (seconds), ``"min_frames"``,
+``"max_frames"``, ``"name"`` and ``"max_tiles"``.
 """
 
 

@@ -136,6 +136,25 @@ def test_nano_answers_when_no_model_is_given(minivl, image):
     assert 1_000_000 < facts["total"] < 13_000_000
 
 
+def test_ask_shows_a_video_as_frames(minivl, checkpoint, tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "Clip.MP4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height = 64, 48
+        for _ in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48)))))
+        container.mux(stream.encode())
+    question = [str(path), "What happens?", "--model", checkpoint, "--max-new-tokens", 2]
+    code, _, err = minivl("ask", *question)
+    assert (code, "10 frames, 10 tiles, " in err) == (0, True)
+    for options, count in ((["--fps", 4, "--max-frames", 12], 12), (["--clip", "2-4", "--fps", 4], 8)):
+        code, out, _ = minivl("ask", *question, *options, "--json")
+        assert (code, json.loads(out)["frames"], json.loads(out)["tiles"]) == (0, count, count)
+    code, _, err = minivl("ask", *question, "--clip", "soon")
+    assert (code, "write --clip 3-7.5" in " ".join(err.split())) == (2, True)
+
+
 def test_ask_gives_json(minivl, checkpoint, image):
     arguments = ["ask", image, image, "Same?", "--model", checkpoint, "--max-new-tokens", 4, "--max-tiles", 2]
     code, out, err = minivl(*arguments, "--json")

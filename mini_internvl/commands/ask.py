@@ -1,4 +1,4 @@
-"""``minivl ask``: ask about images; the answer is printed as it comes, then tiles, tokens and seconds."""
+"""``minivl ask``: ask about images and videos; the answer is printed as it comes, then tiles, tokens and seconds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ EXAMPLE = 'minivl ask receipt.jpg "What is the total?"'
 
 
 def command(
-    inputs: Annotated[list[str], typer.Argument(metavar="[IMAGE]... QUESTION", help="Images, then the question.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="[IMAGE|VIDEO]... QUESTION", help="Images or videos, then the question.")
+    ],
     model: Model = None,
     max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all images together.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames of a video for each second; 1.", show_default=False)] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Most frames of a video; 40.", show_default=False)] = None,
+    clip: Annotated[
+        str | None, typer.Option(metavar="FROM-TO", help="Seconds of a video that are shown, such as 3-7.5.")
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest answer in tokens; 256, or 4352 with --think.", show_default=False)
     ] = None,
@@ -34,13 +41,13 @@ def command(
     fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Ask about images; the answer is printed as it comes, then tiles, tokens and seconds."""
+    """Ask about images and videos; the answer is printed as it comes, then frames, tiles, tokens and seconds."""
     *images, question = inputs
     if not images and os.path.isfile(question):  # of a long question, Path.is_file raises OSError
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
     from mini_internvl import GenerationConfig, load
-    from mini_internvl.engine.engine import user
     from mini_internvl.inputs import thinking
+    from mini_internvl.inputs.messages import image_parts, normalise
 
     limits = GenerationConfig(
         max_new_tokens=LONGEST + thinking.TOKENS * think if max_new_tokens is None else max_new_tokens,
@@ -48,16 +55,20 @@ def command(
         top_p=top_p,
         seed=seed,
     )
+    shown = [_part(path, {"fps": fps, "max_frames": max_frames, **_seconds(clip)}) for path in images]
+    asked: Any = normalise([{"role": "user", "content": [*shown, {"type": "text", "text": question}]}])
+    frames = sum(part.is_frame for part in image_parts(asked))
     engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
-    asked: Any = user(question, *images)
     stream = engine.stream(thinking.thinking(asked) if think else asked, limits, max_tiles=max_tiles)
     _, reply = print_stream(stream, quiet=json)
     if json:
         thought, text = thinking.split_thought(reply.text)
         facts = {name: getattr(reply, name) for name in FIELDS}
-        echo_json({"text": text, **({"thought": thought} if thought else {}), **facts})
+        counted = {"frames": frames} if frames else {}
+        echo_json({"text": text, **({"thought": thought} if thought else {}), **counted, **facts})
         return
-    speed = f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
+    speed = f"{frames} frames, " if frames else ""
+    speed += f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
     if reply.saved:
         speed += (
             f"; {reply.saved} visual tokens saved ({100 * reply.saved / (reply.prompt_tokens + reply.saved):.0f} %)"
@@ -65,6 +76,28 @@ def command(
     if reply.finish_reason != "stop":
         speed += f"; the answer is cut off: {CUT_OFF[reply.finish_reason]}"
     typer.secho(speed, fg="bright_black", err=True)
+
+
+def _part(path: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """An image or a video as part of a message."""
+    from mini_internvl.inputs import video
+
+    if path.lower().endswith(video.ENDINGS):
+        return {"type": "video", "video": path, **settings}
+    return {"type": "image", "image": path}
+
+
+def _seconds(clip: str | None) -> dict[str, float]:
+    """``from`` and ``to`` of an option FROM-TO, of which either may be left out."""
+    if clip is None:
+        return {}
+    begin, dash, end = clip.partition("-")
+    try:
+        if not dash or not (begin or end):
+            raise ValueError
+        return {key: float(text) for key, text in (("from", begin), ("to", end)) if text}
+    except ValueError:
+        raise typer.BadParameter(f'"{clip}" is no range of seconds; write --clip 3-7.5, 3- or -7.5') from None
 
 
 def print_stream(stream: Any, *, quiet: bool = False) -> tuple[str, Any]:

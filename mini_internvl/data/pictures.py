@@ -18,6 +18,7 @@ from PIL import Image
 from mini_internvl.data import DataError, Fault
 from mini_internvl.data.containers import IMAGE_ENDINGS
 from mini_internvl.data.sources import Sizes, Source
+from mini_internvl.inputs.images import LazyImage
 from mini_internvl.inputs.messages import ImagePart, Turn, image_parts
 from mini_internvl.records import Sample
 
@@ -106,6 +107,8 @@ def _sample(part: ImagePart, sample: Sample) -> Sample:
 def _name(part: ImagePart) -> str:
     """Tells a picture from others."""
     source = part.source
+    if isinstance(source, LazyImage):
+        return f"{source} {part.scale}"
     if isinstance(source, str | os.PathLike) and not os.fsdecode(source).startswith("data:"):
         return f"{os.path.abspath(os.fsdecode(source))} {part.scale}"
     content = f"{source.mode} {source.size}".encode() + source.tobytes() if isinstance(source, Image.Image) else source

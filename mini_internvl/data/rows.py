@@ -118,13 +118,19 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def to_row(sample: Sample, *, stored: Callable[[Any], str | bytes] = os.fspath) -> dict[str, Any]:
+def to_row(
+    sample: Sample,
+    *,
+    stored: Callable[[Any], str | bytes] = os.fspath,
+    video: Callable[[Any], str | bytes] | None = None,
+) -> dict[str, Any]:
     """The row of a sample whose images are paths or data URLs, or are turned into those by ``stored``, or into bytes
-    for a file that can hold them."""
+    for a file that can hold them; ``video`` does the same for videos, where it is another."""
     row: dict[str, Any] = {"id": sample.id}
     if sample.source:
         row["source"] = sample.source
-    messages = [_plain(message, stored) for message in sample.messages]
+    kinds = {"image": stored, "video": video or stored}
+    messages = [_plain(message, kinds) for message in sample.messages]
     row |= _conversations(messages) or {"messages": messages}
     if sample.max_tiles is not None:
         row["max_tiles"] = sample.max_tiles
@@ -140,11 +146,11 @@ def to_row(sample: Sample, *, stored: Callable[[Any], str | bytes] = os.fspath) 
     return row
 
 
-def _plain(message: Message, stored: Callable[[Any], str | bytes]) -> Message:
+def _plain(message: Message, kinds: Mapping[str, Callable[[Any], str | bytes]]) -> Message:
     content = message["content"]
     if isinstance(content, str):
         return {**message}
-    parts = [{**part, "image": stored(part["image"])} if "image" in part else {**part} for part in content]
+    parts = [{**part, **{key: stored(part[key]) for key, stored in kinds.items() if key in part}} for part in content]
     return {**message, "content": parts}
 
 

@@ -50,12 +50,16 @@ class Writer(abc.ABC):
         raise NotImplementedError
 
     def row(self, number: int, sample: Sample, inside: Callable[[Any], Any]) -> dict[str, Any]:
-        """A sample's row; ``inside`` makes what the row holds of the bytes of an image."""
+        """A sample's row; ``inside`` makes what the row holds of the bytes of an image. Videos stay where they are."""
         sample = _plain(sample)
-        if self.inside:
-            return to_row(sample, stored=lambda image: inside(image_bytes(image)))
         numbers, (folder, name) = itertools.count(1), self.beside
-        return to_row(sample, stored=lambda image: stored(image, folder, f"{name}/{number:06d}-{next(numbers)}"))
+
+        def outside(image: Any) -> str:
+            return stored(image, folder, f"{name}/{number:06d}-{next(numbers)}")
+
+        if self.inside:
+            return to_row(sample, stored=lambda image: inside(image_bytes(image)), video=outside)
+        return to_row(sample, stored=outside)
 
     @functools.cached_property
     def beside(self) -> tuple[Path, str]:

@@ -19,6 +19,7 @@ import struct
 import threading
 import urllib.parse
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -59,12 +60,28 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what puts the image upright."""
-ImageSource = str | os.PathLike[str] | bytes | bytearray | Image.Image
-"""Path, ``data:`` URL, bytes or a PIL image, which is not changed; an object with ``read()`` gives its bytes."""
 
 
 class ImageError(ValueError):
     """An image that cannot be used; the message names it and says why."""
+
+
+class LazyImage(ABC):
+    """An image that is made when it is opened, such as a frame of a video; ``str()`` names it."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(width, height) that :meth:`open` gives."""
+
+    @abstractmethod
+    def open(self) -> Image.Image:
+        """The image; ImageError says why there is none."""
+
+
+ImageSource = str | os.PathLike[str] | bytes | bytearray | Image.Image | LazyImage
+"""Path, ``data:`` URL, bytes, a PIL image, which is not changed, or one that is made when it is opened; any other
+object with ``read()`` gives its bytes."""
 
 
 def load_image(source: ImageSource, *, scale: int = 1) -> Image.Image:
@@ -90,7 +107,10 @@ def image_dimensions(source: ImageSource, *, scale: int = 1) -> tuple[int, int]:
     A JPEG or PNG whose end is missing is decoded, to learn whether it can be. What is found of a file is kept until it
     changes.
     """
-    if isinstance(source, str) and (facts := _file_facts(source)):
+    if isinstance(source, LazyImage):
+        (width, height), sideways = source.size, False
+        _check_scale(width, height, str(source), scale)
+    elif isinstance(source, str) and (facts := _file_facts(source)):
         width, height, sideways = _known_dimensions(source, facts, _limit())
         _check_scale(width, height, short(source), scale)
     else:
@@ -126,6 +146,8 @@ def _dimensions(source: ImageSource, scale: int) -> tuple[int, int, bool]:
 @contextlib.contextmanager
 def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]]:
     """An image, not decoded yet, whose header promises nothing too large, and its name for messages."""
+    if isinstance(source, LazyImage):
+        source = source.open()
     if isinstance(source, Image.Image):
         _check_size(source, "the image", scale)
         yield source, "the image"
@@ -216,7 +238,7 @@ def _limit() -> int:
 def open_source(source: object) -> tuple[str, io.BytesIO | io.BufferedReader]:
     """A name for messages, and the undecoded bytes of an image, no PIL one; ImageError if nothing can be opened."""
     if isinstance(source, str) and source.startswith("data:"):
-        return "the data URL", io.BytesIO(_decode_url(source))
+        return "the data URL", io.BytesIO(decode_url(source))
     if hasattr(source, "read"):
         source = source.read()
     if isinstance(source, bytes | bytearray):
@@ -247,7 +269,8 @@ def short(name: str) -> str:
     return name if len(name) <= 200 else f"{name[:100]}... ({len(name)} characters)"
 
 
-def _decode_url(url: str) -> bytes:
+def decode_url(url: str) -> bytes:
+    """The content of a ``data:`` URL; ImageError where it is not base64."""
     head, comma, body = url.partition(",")
     if not comma or not head.endswith(";base64"):
         raise ImageError("the data URL is not base64; write data:image/png;base64,...")

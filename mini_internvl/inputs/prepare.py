@@ -124,7 +124,8 @@ class Processor:
         if max_tiles is not None and max_tiles < 1:
             raise ValueError(f"max_tiles is {max_tiles}; it must be at least 1")
         parts = image_parts(messages)
-        shared = chat.tile_limits(len(parts), max_tiles or self.config.max_tiles)
+        images = sum(not part.is_frame for part in parts)  # frames have a limit of their own
+        shared = chat.tile_limits(images, max_tiles or self.config.max_tiles)
         return [(part, self._tiles(part.max_tiles or shared)) for part in parts]
 
     def _tiles(self, limit: int) -> TileConfig:

@@ -107,7 +107,7 @@ SPOILED = {
     "lost character": (lambda r, f: said(r, 1, "Caf\ufffd"), "U+FFFD"),
     "rendered template": (lambda r, f: said(r, 1, "Scene.<|im_end|>"), "<|im_end|>"),
     "unknown key": (lambda r, f: r.update(mood="good"), 'the key "mood" is not read'),
-    "images under another key": (lambda r, f: r.update(video="a.mp4"), '"video" would reach no sample'),
+    "images under another key": (lambda r, f: r.update(audio="a.mp3"), '"audio" would reach no sample'),
     "wrong tile limit": (lambda r, f: r.update(max_tiles="six"), "max_tiles is 'six'"),
     "wrong target": (lambda r, f: r.update(targets={"speed": [1, "x"]}), "targets.speed"),
     "too long": (lambda r, f: said(r, 1, "word " * 700), "more than max_length"),

@@ -1,6 +1,8 @@
 """InternVL's and LLaVA's rows: ``conversations`` of ``from`` and ``value``, images under ``image``.
 
-As in the original, a first turn that is an answer is left out. ShareGPT's names of the speakers are read too.
+As in the original, a first turn that is an answer is left out. ShareGPT's names of the speakers are read too. A row
+with ``video`` shows its frames where ``<video>`` stands in the first question, or before it; ``clip`` is [from, to] in
+seconds.
 """
 
 from __future__ import annotations
@@ -8,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mini_internvl.data.formats._turns import conversation, example, images, with_images
-from mini_internvl.records import Message
+from mini_internvl.data.formats._turns import absent, conversation, example, images, shown, text, with_images
+from mini_internvl.records import Message, Part
 
-KEYS = frozenset({"conversations", "image", "width", "height", "width_list", "height_list"})
+KEYS = frozenset({"conversations", "image", "width", "height", "width_list", "height_list", "video", "clip"})
 
 
 def reads(keys: frozenset[str]) -> bool:
@@ -20,7 +22,26 @@ def reads(keys: frozenset[str]) -> bool:
 
 def messages(raw: Mapping[str, Any]) -> list[Message]:
     spoken = conversation(raw)
-    return with_images(spoken[1:] if spoken[0][0] == "assistant" else spoken, images(raw, "image"))
+    said = with_images(spoken[1:] if spoken[0][0] == "assistant" else spoken, images(raw, "image"))
+    return said if absent(raw.get("video")) else _with_video(said, raw)
+
+
+def _with_video(said: list[Message], raw: Mapping[str, Any]) -> list[Message]:
+    """The messages with the row's video before what the first question holds."""
+    clip: Any = None if absent(raw.get("clip")) else raw["clip"]
+    if clip is not None and not (isinstance(clip, list | tuple) and len(clip) == 2):
+        raise ValueError(f"clip is {shown(clip)}; it must be [from, to] in seconds")
+    times = (
+        {} if clip is None else {key: time for key, time in zip(("from", "to"), clip, strict=True) if time is not None}
+    )
+    part: Part = {"type": "video", "video": text(raw["video"], "video"), **times}
+    for place, message in enumerate(said):
+        if message["role"] == "user":
+            content = message["content"]
+            rest = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+            said[place] = {**message, "content": [part, *rest]}
+            return said
+    raise ValueError("a video but no question: no turn is from human or user")
 
 
 EXAMPLE = (
