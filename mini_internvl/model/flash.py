@@ -6,7 +6,7 @@ placeholders leave the prompt. So an image of one tile, which is its own quantil
 
 Unusual: of four attentions the original runs the first once and the second three times, with the second norm; the other
 two are stored and never used. They are so here, too. ``forward`` of a whole model and training give every tile all its
-tokens, as in the original; the engine routes.
+tokens, as in the original; the engine routes. ``model.routing`` gives a router to a model that has none.
 Source: ``modeling_internvl_chat.py`` of the Flash checkpoints; arXiv 2510.12793 (there the router is called ViR).
 """
 
@@ -60,10 +60,15 @@ class Gating(nn.Module):
         wide, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         return nn.Sequential(wide, nn.GELU(), nn.Dropout(DROPOUT), narrow, nn.Dropout(DROPOUT), nn.LayerNorm(width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, D) -> (N, 2), whose softmax ``forward`` gives."""
         for number in (1, 2, 3, 4):
             x = x + self.get_submodule(f"block{number}")(x)
-        return self.gate(x).softmax(-1)
+        scores: Tensor = self.gate(x)
+        return scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x).softmax(-1)
 
 
 def short_projector(config: VLMConfig) -> nn.Sequential:
@@ -93,27 +98,37 @@ def encode_routed(model: InternVL, pixel_values: Tensor, flash: FlashConfig) -> 
     patches = torch.cat([model.vision_model(part, model.config.select_layer)[:, 1:] for part in parts])
     pooled = [model.pooling_before_gating(part) for part in patches.split(TILES_TOGETHER)]
     short = choose_short(model.gating(torch.cat(pooled))[:, 0], flash)
+    return project_routed(model, patches, short), short.tolist()
+
+
+def project_routed(model: InternVL, patches: Tensor, short: Tensor) -> Tensor:
+    """(N, P, D) patches of tiles, (N,) which of them get few tokens -> (visual tokens, 1, LLM hidden), in order."""
     rows: list[Tensor] = [patches.new_empty(0)] * len(patches)
     for few in (False, True):
         places = (short == few).nonzero()[:, 0]
-        for place, tokens in zip(places.tolist(), model.project_patches(patches[places], short=few), strict=True):
-            rows[place] = tokens
-    return torch.cat(rows)[:, None], short.tolist()
+        tokens = model.project_patches(patches[places.to(patches.device)], short=few)
+        for place, own in zip(places.tolist(), tokens, strict=True):
+            rows[place] = own
+    return torch.cat(rows)[:, None]
+
+
+def kept_places(ids: Tensor, image_token: int, full: int, few: int, short: Tensor) -> Tensor:
+    """Token ids of prompts, row by row -> of the same shape, whether an id stays where tiles get few tokens.
+
+    A tile's placeholders are ``full`` ids in a row; of a tile that is ``short``, (N,) in order, the first ``few`` stay.
+    """
+    flat = ids.flatten()
+    seen = flat == image_token
+    number = seen.cumsum(0) - 1
+    assert int(seen.sum()) == full * len(short), f"{int(seen.sum())} placeholders for {len(short)} tiles"
+    beyond = number % full >= few
+    own = short.repeat_interleave(full)[number[seen]]
+    kept = torch.ones_like(seen)
+    kept[seen] = ~(beyond[seen] & own)
+    return kept.view(ids.shape)
 
 
 def cut_placeholders(ids: Sequence[int], image_token: int, full: int, few: int, short: Sequence[bool]) -> list[int]:
-    """Token ids of a prompt without the placeholders that its tiles with few tokens do not need.
-
-    A tile's placeholders are ``full`` ids in a row; of a tile that is ``short`` the first ``few`` stay.
-    """
-    kept, seen = [], 0
-    for number in ids:
-        if number != image_token:
-            kept.append(number)
-            continue
-        tile, place = divmod(seen, full)
-        seen += 1
-        if place < few or not short[tile]:
-            kept.append(number)
-    assert seen == full * len(short), f"{seen} placeholders for {len(short)} tiles"
-    return kept
+    """Token ids of a prompt without the placeholders that its tiles with few tokens do not need."""
+    kept = kept_places(torch.tensor(ids), image_token, full, few, torch.tensor(short, dtype=torch.bool))
+    return [number for number, stays in zip(ids, kept.tolist(), strict=True) if stays]

@@ -151,18 +151,19 @@ def fresh(config: VLMConfig, seed: int) -> InternVL:
     """A newly initialised model: normal weights of the configs' ranges, zero biases, norms at one."""
     model = InternVL(config)
     vision, llm = config.vision.initializer_range, config.llm.initializer_range
-    _draw(model, seed, lambda name: vision if name.startswith("vision_model") else llm)
+    draw(model, seed, lambda name: vision if name.startswith("vision_model") else llm)
     return model
 
 
 def fresh_encoder(config: VisionConfig, seed: int) -> InternViT:
     """A newly initialised encoder, drawn as :func:`fresh` draws."""
     model = InternViT(config)
-    _draw(model, seed, lambda name: config.initializer_range)
+    draw(model, seed, lambda name: config.initializer_range)
     return model
 
 
-def _draw(model: nn.Module, seed: int, range_of: Callable[[str], float]) -> None:
+def draw(model: nn.Module, seed: int, range_of: Callable[[str], float]) -> None:
+    """Initialise all modules of ``model``; ``range_of`` gives the standard deviation for a module's name."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, module in model.named_modules():

@@ -1,7 +1,7 @@
 """Recipes: a whole run as data. YAML in, dotted overrides on top, every field checked before any work starts.
 
-``run`` holds the whole recipe, ``stage``, ``source``, ``lora`` and ``student`` its parts, one field each with what it
-means; ``fields`` makes these dataclasses from plain data. Importing this package imports no torch.
+``run`` holds the whole recipe, ``stage``, ``source``, ``lora``, ``router`` and ``student`` its parts, one field each
+with what it means; ``fields`` makes these dataclasses from plain data. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import yaml
 
 from mini_internvl.recipes.fields import MAY_CHANGE, RecipeError, from_dict
 from mini_internvl.recipes.lora import LoraRecipe, LoraTargets
+from mini_internvl.recipes.router import RouterRecipe
 from mini_internvl.recipes.run import Recipe
 from mini_internvl.recipes.source import SourceRecipe
-from mini_internvl.recipes.stage import BLOCKS, PARTS, LossSettings, PackRecipe, PartRecipe, StageRecipe
+from mini_internvl.recipes.stage import BLOCKS, FLASH_PARTS, PARTS, LossSettings, PackRecipe, PartRecipe, StageRecipe
 from mini_internvl.recipes.student import StudentRecipe
 
 __all__ = [
-    "BLOCKS", "MAY_CHANGE", "PARTS", "LoraRecipe", "LoraTargets", "LossSettings", "PackRecipe", "PartRecipe", "Recipe",
-    "RecipeError", "SourceRecipe", "StageRecipe", "StudentRecipe", "differences", "extends", "from_dict", "load",
-    "to_dict",
+    "BLOCKS", "FLASH_PARTS", "MAY_CHANGE", "PARTS", "LoraRecipe", "LoraTargets", "LossSettings", "PackRecipe",
+    "PartRecipe", "Recipe", "RecipeError", "RouterRecipe", "SourceRecipe", "StageRecipe", "StudentRecipe",
+    "differences", "extends", "from_dict", "load", "to_dict",
 ]  # fmt: skip
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from mini_internvl import plugins
 from mini_internvl.recipes.fields import MAY_CHANGE, RecipeError
 from mini_internvl.recipes.lora import LoraRecipe
+from mini_internvl.recipes.router import RouterRecipe
 from mini_internvl.recipes.source import SourceRecipe
-from mini_internvl.recipes.stage import StageRecipe
+from mini_internvl.recipes.stage import FLASH_PARTS, StageRecipe
 from mini_internvl.recipes.student import StudentRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
@@ -60,6 +62,9 @@ class Recipe:
     """Most gigabytes of kept features on disk, those of other runs included; beyond it nothing more is kept."""
     lora: LoraRecipe | None = None
     """Adapters that train instead of the weights; left out, the weights themselves train."""
+    router: RouterRecipe | None = None
+    """The model begins with a second projector and a router, which make it a Flash model; one that has them keeps them.
+    ``{}`` for the usual thresholds."""
 
     def __post_init__(self) -> None:
         if [bool(self.model), bool(self.build), self.student is not None].count(True) != 1:
@@ -70,6 +75,7 @@ class Recipe:
         if self.lora and not self.model:
             raise RecipeError("lora adapts a checkpoint: give model instead of build or student")
         self._check_student()
+        self._check_router()
         if self.lora and not any(stage.train for stage in self.stages):
             raise RecipeError("lora trains in no stage; name llm or vision in train, or leave lora out")
         if self.precision not in PRECISIONS:
@@ -103,6 +109,21 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise RecipeError(f"two stages share a name: {', '.join(names)}")
+
+    def _check_router(self) -> None:
+        """What a Flash model has beside others is saved with whole checkpoints, and trained in one piece."""
+        if self.router and self.student:
+            raise RecipeError("router is of a whole model; leave it out where a student trains")
+        parts = [part for stage in self.stages for part in stage.train if part in FLASH_PARTS]
+        if self.lora and (self.router or parts):
+            raise RecipeError(f"{(parts or ['router'])[0]} is not kept beside adapters; leave lora out")
+        named = [(stage, name) for stage in self.stages for name in stage.loss_settings()]
+        for stage, name in named if self.parallel == "fsdp" else ():
+            if getattr(plugins.find("train.losses", name), "WHOLE", False):
+                raise RecipeError(
+                    f"stage {stage.name}: loss {name} runs the model several times, which cannot be sharded; write "
+                    "parallel: ddp"
+                )
 
     def _check_student(self) -> None:
         """An encoder alone trains as such, and pictures without answers are for it only."""

@@ -12,6 +12,7 @@ from mini_internvl.recipes.fields import MAY_CHANGE, RecipeError, from_dict
 from mini_internvl.recipes.source import SourceRecipe
 
 PARTS = ("vision", "projector", "llm")
+FLASH_PARTS = ("short_projector", "router")  # what a Flash model has beside them
 BLOCKS = ("vision", "llm")  # parts that are made of blocks
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PACKING = ("fit", "buffer")
@@ -30,6 +31,9 @@ class LossSettings:
 
     def check_student(self, stage: StageRecipe) -> None:
         """RecipeError where a student would learn nothing from the loss in this stage."""
+
+    def check_stage(self, stage: StageRecipe) -> None:
+        """RecipeError where the loss is of no use in this stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,8 @@ class StageRecipe:
     data: tuple[SourceRecipe, ...]
     steps: int
     train: tuple[str, ...] | Mapping[str, Any] = PARTS
-    """Parts that learn: any of vision, projector, llm; the others are frozen. A list, or names with settings of each
+    """Parts that learn: any of vision, projector, llm, and of a Flash model short_projector and router; the others are
+    frozen. A list, or names with settings of each
     (:class:`PartRecipe`): ``{vision: {lr: 4e-6, layers: 4}, projector: {}, llm: {lora: true}}``. An empty list trains
     the heads of ``loss: heads`` alone."""
     loss: str | Mapping[str, Mapping[str, Any]] = "answers"
@@ -122,9 +127,9 @@ class StageRecipe:
 
     def __post_init__(self) -> None:
         where = f"stage {self.name}"
-        unknown = [part for part in self.train if part not in PARTS]
-        if unknown:
-            raise RecipeError(f"{where}: train holds {unknown}; known parts: {', '.join(PARTS)}")
+        known = (*PARTS, *FLASH_PARTS)
+        if unknown := [part for part in self.train if part not in known]:
+            raise RecipeError(f"{where}: train holds {unknown}; known parts: {', '.join(known)}")
         if isinstance(self.train, Mapping):
             filled = {name: dataclasses.asdict(part) for name, part in self.parts().items()}
             object.__setattr__(self, "train", filled)  # with every default
@@ -182,12 +187,14 @@ class StageRecipe:
         for name, reach in reaches.items() if self.cache else ():
             if tuple(reach) == ("vision",):
                 raise RecipeError(f"{where}: loss {name} reads the encoder alone, whose features cache keeps; drop one")
+        for settings in losses.values():
+            settings.check_stage(self)
         return losses
 
     def reached(self) -> list[str]:
         """Parts of the model that get a gradient from the losses."""
         reach = [plugins.find("train.losses", name).REACHES for name in self.loss_settings()]
-        return [part for part in PARTS if any(part in parts for parts in reach)]
+        return [part for part in (*PARTS, *FLASH_PARTS) if any(part in parts for parts in reach)]
 
     def parts(self) -> dict[str, PartRecipe]:
         """Name of each part that learns -> how it does, checked."""

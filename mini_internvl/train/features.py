@@ -19,7 +19,7 @@ from mini_internvl import __version__
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.lora import lora_layers
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import Recipe, StageRecipe
+from mini_internvl.recipes import FLASH_PARTS, Recipe, StageRecipe
 from mini_internvl.records import Batch
 from mini_internvl.train.kept import KeptFeatures, as_bytes, features_folder
 from mini_internvl.train.learner import ImageFeatures
@@ -37,6 +37,11 @@ class FeatureStore(KeptFeatures):
         """(tiles, tokens per tile, LLM hidden) of a batch's images in their order; encodes and stores what is new."""
         features = self._features(model, batch)
         return features if self.projected else model.project_patches(features)
+
+    def patches(self, model: InternVL, batch: Batch) -> Tensor:
+        """(tiles, patches, encoder hidden) likewise, where the projector's output is not what is kept."""
+        assert not self.projected, "visual tokens are kept, not patches"
+        return self._features(model, batch)
 
     def _features(self, model: InternVL, batch: Batch) -> Tensor:
         counts = {kept: [image.tiles for image in batch.images if image.kept == kept] for kept in (True, False)}
@@ -71,8 +76,8 @@ class FeatureStore(KeptFeatures):
 
 
 def is_projected(stage: StageRecipe) -> bool:
-    """Whether what a stage keeps are visual tokens: where the projector is frozen too."""
-    return "projector" not in stage.parts()
+    """Whether what a stage keeps are visual tokens: where nothing behind the encoder's patches trains either."""
+    return stage.parts().keys().isdisjoint(("projector", *FLASH_PARTS))
 
 
 def kept_shape(config: VLMConfig, projected: bool) -> tuple[int, int]:

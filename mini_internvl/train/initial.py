@@ -20,13 +20,14 @@ from mini_internvl.inputs.tokenizer_files import FILES, load_tokenizer
 from mini_internvl.model import adapter as adapters
 from mini_internvl.model import heads
 from mini_internvl.model.checkpoint import as_dtype, layout_of, load_model, read_config, save_model
-from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.config import ConfigError, FlashConfig, VLMConfig
 from mini_internvl.model.encoder import EncoderAlone, save_encoder
 from mini_internvl.model.files import CONFIG, read_json, read_tensors
 from mini_internvl.model.lora import add_lora, lora_layers, set_dropout, targeted
+from mini_internvl.model.routing import add_router, routed_config
 from mini_internvl.model.sizes import fresh
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import Recipe, RecipeError, StageRecipe
+from mini_internvl.recipes import FLASH_PARTS, Recipe, RecipeError, StageRecipe
 from mini_internvl.train import losses
 from mini_internvl.train.nf4 import quantize_base
 from mini_internvl.train.pictures import PictureProcessor
@@ -53,7 +54,34 @@ def find_base(recipe: Recipe) -> Base:
     folder = Path(recipe.build)
     if recipe.model:
         folder = hub.resolve(adapters.find_base(recipe.model) if adapter else recipe.model)
-    return Base(folder=folder, config=read_config(folder), tokenizer=load_tokenizer(folder))
+    if adapter:
+        _check_no_router(recipe)
+    config = read_config(folder)
+    if recipe.router:
+        config = routed_config(config, thresholds(recipe))
+        try:
+            layout_of(folder).from_official_config(config.official, 0, "bfloat16")
+        except ConfigError as error:
+            raise RecipeError(
+                f"router: {folder} cannot be saved with one: {error}; minivl convert {folder} FOLDER --to official"
+            ) from None
+    return Base(folder=folder, config=config, tokenizer=load_tokenizer(folder))
+
+
+def thresholds(recipe: Recipe) -> FlashConfig:
+    """Those of the router that a recipe asks for."""
+    assert recipe.router is not None, "the recipe asks for no router"
+    return FlashConfig(relative=recipe.router.relative, absolute=recipe.router.absolute)
+
+
+def _check_no_router(recipe: Recipe) -> None:
+    """RecipeError where an adapter is to be trained with what is not saved beside adapters."""
+    parts = [part for stage in recipe.stages for part in stage.train if part in FLASH_PARTS]
+    if recipe.router or parts:
+        raise RecipeError(
+            f"{recipe.model} is an adapter, beside which {(parts or ['a router'])[0]} is not kept; merge it first: "
+            "minivl merge"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +131,8 @@ def open_initial(recipe: Recipe, local: int | None = None) -> InitialCheckpoint:
         model = fresh(base.config, recipe.seed).to(device)
         model.image_token_id = read_json(folder / "added_tokens.json")["<IMG_CONTEXT>"]
         sha256 = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+    if recipe.router:
+        add_router(model, thresholds(recipe), recipe.seed)
     base_hash, full = "", [adapters.PROJECTOR] if any("projector" in stage.train for stage in recipe.stages) else []
     full += [name for prefix in weights_trained(recipe) for name in adapters.WHOLE[prefix]]
     if adapter:

@@ -14,8 +14,9 @@ from mini_internvl import plugins
 from mini_internvl.inputs.tiles import normalise
 from mini_internvl.model.flops import ModelFlops, count_flops
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import StageRecipe
+from mini_internvl.recipes import FLASH_PARTS, StageRecipe
 from mini_internvl.records import Batch
+from mini_internvl.train.parts import part_modules
 
 if TYPE_CHECKING:
     from mini_internvl.train.features import FeatureStore
@@ -94,6 +95,13 @@ class Features(ImageFeatures):
         return len(self.model.language_model.layers) if layers is None else layers
 
     @cached_property
+    def patches(self) -> Tensor:
+        """(tiles, patches, hidden) of the encoder, of kept features where the batch's images are named."""
+        if self.store is not None and self.batch.images:
+            return self.store.patches(self.model, self.batch).to(self.model.vision_model.dtype)
+        return self.vision[:, 1:]
+
+    @cached_property
     def _states(self) -> dict[int, Tensor]:
         batch = self.batch
         depths = sorted(self.depths)
@@ -134,21 +142,21 @@ class Learner(nn.Module):
     def flops(self, checkpointed: Collection[str] = ()) -> ModelFlops:
         """What each thing costs that a batch holds, the losses' own modules included; see ``model.flops``."""
         cost = count_flops(self.model, checkpointed)
-        own: list[Any] = [loss for loss in self.loss.values() if hasattr(loss, "tile_flops")]
-        return replace(cost, encoder=sum((loss.tile_flops() for loss in own), cost.encoder))
+        own: list[Any] = list(self.loss.values())
+        for loss in own:
+            if hasattr(loss, "flops"):
+                cost = loss.flops(cost)
+        read = [loss.tile_flops() for loss in own if hasattr(loss, "tile_flops")]
+        return replace(cost, encoder=sum(read, cost.encoder))
 
     def _freeze_unreached(self, stage: StageRecipe) -> None:
         """Freeze what no loss reaches in parts that train: distributed processes would wait for its gradient."""
-        parts = {
-            "vision": self.model.vision_model,
-            "projector": self.model.mlp1,
-            "llm": self.model.language_model,
-        }
+        parts = part_modules(self.model)
         reached: set[int] = set()
         losses: list[Any] = list(self.loss.values())
         for name, loss in zip(stage.loss_settings(), losses, strict=True):
             reach = plugins.find("train.losses", name).REACHES
-            every = (parameter for part in reach for parameter in parts[part].parameters())
+            every = (parameter for part in reach if part in parts for parameter in parts[part].parameters())
             reached |= {id(p) for p in (loss.reached(self.model) if hasattr(loss, "reached") else every)}
         for parameter in self.model.parameters():
             if id(parameter) not in reached:
@@ -174,6 +182,7 @@ class Learner(nn.Module):
             for name in auxiliary:
                 total = total + self.weights[name] * self.loss[name](self.model, batch, images)
             total = total if blank is None else total + blank
+            total = total + self._few_tokens_zero()
         return {"loss": total, "count": torch.tensor(self.count(batch), dtype=torch.float64)}
 
     def _depths(self) -> list[int | None]:
@@ -204,7 +213,14 @@ class Learner(nn.Module):
             if self.model.language_model.lm_head.weight.requires_grad:
                 zero = zero + self.model.language_model.lm_head(hidden[0]).float().sum() * 0.0
         own = [parameter.float().sum() for parameter in self.loss.parameters() if parameter.requires_grad]
-        return zero + sum(own) * 0.0
+        return zero + sum(own) * 0.0 + self._few_tokens_zero()
+
+    def _few_tokens_zero(self) -> Tensor | float:
+        """0 that depends on what gives a tile few tokens: where it trains it gets a gradient though no tile has few."""
+        parts = part_modules(self.model)
+        every = (p for name in FLASH_PARTS if name in parts for p in parts[name].parameters())
+        firsts = [parameter.flatten()[:1].float().sum() for parameter in every if parameter.requires_grad]
+        return sum(firsts) * 0.0
 
     def _blank_image(self, batch: Batch) -> Tensor:
         """0 that depends on encoder and projector: in a batch of text alone they get a gradient too, on every rank."""

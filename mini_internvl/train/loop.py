@@ -110,6 +110,9 @@ class Stepper:
         ``pairs`` among it are tokens that see a token.
         NonFiniteLoss names the samples of the micro batch; the weights are then as they were.
         """
+        for loss in self.learner.loss.values():
+            if getattr(loss, "shared", False):
+                share_buffers(loss, self.ranks)
         lr = learning_rate(self.stage, number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]

@@ -12,7 +12,7 @@ from torch import nn
 from mini_internvl.model.attention import attend
 from mini_internvl.model.lora import adapter_parameters, lora_layers
 from mini_internvl.model.vlm import InternVL
-from mini_internvl.recipes import PartRecipe, RecipeError, StageRecipe
+from mini_internvl.recipes import BLOCKS, FLASH_PARTS, PartRecipe, RecipeError, StageRecipe
 
 
 def learning_rate(stage: StageRecipe, step: int) -> float:
@@ -27,20 +27,30 @@ def learning_rate(stage: StageRecipe, step: int) -> float:
 
 def part_modules(model: InternVL) -> dict[str, nn.Module]:
     """The parts of a model by their names in recipes."""
-    return {"vision": model.vision_model, "projector": model.mlp1, "llm": model.language_model}
+    parts: dict[str, nn.Module] = {
+        "vision": model.vision_model,
+        "projector": model.mlp1,
+        "llm": model.language_model,
+    }
+    if model.config.flash:
+        router = nn.ModuleList([model.pooling_before_gating, model.gating])
+        parts |= dict(zip(FLASH_PARTS, (model.mlp2, router), strict=True))
+    return parts
 
 
 Parts = Mapping[str, PartRecipe] | Sequence[str]
-"""Names (vision, projector, llm) of what trains, with how it does if that is told."""
+"""Names (vision, projector, llm, short_projector, router) of what trains, with how it does if that is told."""
 
 
 def trainable(model: InternVL, parts: Parts) -> frozenset[str]:
     """Names of the parameters that train where ``parts`` do.
 
     In a model with adapters, vision and llm mean their adapters and the base stays frozen, unless their recipe says
-    ``lora: false``; the projector trains in full. RecipeError where a part's adapters or blocks are not there.
+    ``lora: false``; the projector trains in full. RecipeError where a part, its adapters or blocks are not there.
     """
     wanted: set[int] = set()
+    if lacking := [name for name in parts if name not in part_modules(model)]:
+        raise RecipeError(f"train names {', '.join(lacking)}, which this model has not; give it one: router: {{}}")
     for name in parts:
         part = parts[name] if isinstance(parts, Mapping) else PartRecipe()
         modules = _trained_modules(model, name, part.layers)
@@ -51,7 +61,7 @@ def trainable(model: InternVL, parts: Parts) -> frozenset[str]:
             raise RecipeError(f"train.{name}.lora is true, where this model has no adapters; name it in lora.parts")
         if part.lora is False and has_adapters:
             raise RecipeError(f"train.{name}.lora is false, but it has adapters; leave {name} out of lora.parts")
-        wanted |= {id(parameter) for parameter in (adapters if has_adapters and name != "projector" else whole)}
+        wanted |= {id(parameter) for parameter in (adapters if has_adapters and name in BLOCKS else whole)}
     return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in wanted)
 
 
@@ -77,7 +87,13 @@ def set_trainable(model: InternVL, parts: Parts) -> None:
 
 def rate_scale(name: str, stage: StageRecipe) -> float:
     """The peak learning rate of a learner's (or model's) parameter over that of the stage."""
-    prefixes = {"vision": "vision_model.", "projector": "mlp1.", "llm": "language_model."}
+    prefixes: dict[str, tuple[str, ...]] = {
+        "vision": ("vision_model.",),
+        "projector": ("mlp1.",),
+        "llm": ("language_model.",),
+        "short_projector": ("mlp2.",),
+        "router": ("pooling_before_gating.", "gating."),
+    }
     for part, settings in stage.parts().items():
         if settings.lr is not None and name.removeprefix("model.").startswith(prefixes[part]):
             return settings.lr / stage.lr

@@ -29,13 +29,14 @@ from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import CONFIG
 from mini_internvl.model.flops import Flops
 from mini_internvl.model.lora import LORA_INFIX, add_lora
+from mini_internvl.model.routing import routed_config
 from mini_internvl.model.sizes import official_config, shapes_only, size_of_release
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe
 from mini_internvl.records import Batch, Size
 from mini_internvl.train import trace
 from mini_internvl.train.features import is_projected, kept_shape
-from mini_internvl.train.initial import Base, sample_processor, weights_trained
+from mini_internvl.train.initial import Base, sample_processor, thresholds, weights_trained
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.machines import GB, Machine
 from mini_internvl.train.nf4 import quantize_base
@@ -319,6 +320,8 @@ def planned_model(recipe: Recipe) -> tuple[InternVL, Path | None]:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; a plan needs its shapes alone: add model=OpenGVLab/InternVL2-1B") from None
         config = read_config(folder)
+    if recipe.router:
+        config = routed_config(config, thresholds(recipe))
     with shapes_only():
         model = InternVL(config)
         if adapter:

@@ -211,6 +211,7 @@ def _label_parts(learner: Learner, trace: MemoryTrace) -> Any:
     parts: Sequence[tuple[nn.Module, str]] = (
         *((part, ENCODER) for part in (vision.embeddings, *vision.encoder.layers)),
         (model.mlp1, PROJECTOR),
+        *(((model.mlp2, PROJECTOR),) if model.config.flash else ()),
         *((part, DECODER) for part in (llm.embed_tokens, *llm.layers, llm.norm)),
         *((part, TEACHER) for module in learner.frozen() for part in module.modules()),
     )

@@ -12,12 +12,13 @@ from torch import nn
 from mini_internvl import recipes
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.lora import add_lora
+from mini_internvl.model.routing import routed_config
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe
 from mini_internvl.train.batches import packed_batch, to_device
 from mini_internvl.train.data import MixedDataset
-from mini_internvl.train.initial import sample_processor
+from mini_internvl.train.initial import sample_processor, thresholds
 from mini_internvl.train.layout import make_plan
 from mini_internvl.train.learner import Learner
 from mini_internvl.train.optim import make_optimizer
@@ -74,6 +75,8 @@ def test_its_stages_step_without_values(path):
     size = next((size for size in ("1B", "2B", "4B") if size in f"{recipe.model} {path.stem}".upper()), "nano")
     config = read_config(ROOT / recipe.build) if recipe.build else configured(size)
     config = replace(config, vision=replace(config.vision, layers=2), llm=replace(config.llm, layers=2))
+    if recipe.router:
+        config = routed_config(config, thresholds(recipe))
     for stage in recipe.stages:
         with shapes_only():
             model = InternVL(config).train()

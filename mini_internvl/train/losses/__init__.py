@@ -1,13 +1,16 @@
 """Losses: one file each, found by its name under ``loss`` in a stage of a recipe. A file has
 
 - ``Settings``: a frozen dataclass below ``recipes.LossSettings``, made from what the recipe gives, that checks itself;
-- ``REACHES``: the parts of the model (vision, projector, llm) that get a gradient from it;
+- ``REACHES``: the parts of the model (vision, projector, llm, short_projector, router) that get a gradient from it;
+- ``WHOLE = True``, where it runs the model by itself, so that its processes cannot share one in shards;
 - ``targets(sample, images, config, settings, *, auxiliary)``, if it wants more than labels: tensors that go with the
   sample as ``extras``; those of a batch are joined along their first axis;
 - ``Loss(settings, config)``: a module; ``forward(model, batch, images)`` returns a sum, ``count(batch)`` what sums are
   divided by. Its parameters train with the stage, are kept in its state, and are gone after it. Modules in its
   attribute ``frozen``, a dictionary, are moved to the device with it (by their own ``place(device)``, if they have
   one), but neither trained nor saved; ``tile_flops()`` tells what they cost a tile, if they read every one;
+- ``shared = True`` of a ``Loss`` whose buffers change with the batches: each step begins with the first process's;
+- ``flops(cost)`` of a ``Loss`` that runs the model by itself: what it then costs, from ``model.flops.ModelFlops``;
 - ``layers`` of a ``Loss``, where it reads hidden states (``images.hidden(layers)``): how many decoder blocks, ``None``
   for all; ``last_states``, where it reads those of the encoder (the last of ``images.last_states``): how many; and
   ``reached(model)``, where it reaches less than whole parts: the parameters that get a gradient from it;

@@ -7,6 +7,8 @@ CPU: how many are supervised decides shapes, for which a GPU would have to be wa
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,23 +53,34 @@ class Loss(nn.Module):
 
     def forward(self, model: InternVL, batch: Batch, images: Features) -> Tensor:
         """The sum over the batch's supervised tokens."""
-        hidden = images.hidden()
         labels = batch.labels[:, 1:]
-        row, place = (labels != IGNORE).nonzero(as_tuple=True)
-        flat = (row * hidden.shape[1] + place).to(hidden.device, non_blocking=True)
-        wanted = labels[row, place].to(hidden.device, non_blocking=True)
-        weights = token_weights(batch, self.reduction).to(hidden.device, non_blocking=True)
+        states = supervised_states(images.hidden(), batch)
+        wanted = labels[labels != IGNORE].to(states.device, non_blocking=True)
+        weights = token_weights(batch, self.reduction).to(states.device, non_blocking=True)
         head = model.language_model.lm_head
-        parts = hidden.flatten(0, 1).index_select(0, flat), wanted, weights
-        size = max(1, CHUNK_BYTES // (4 * head.out_features))
-        if len(wanted) <= size:
-            return _summed(head, *parts)
-        chunks = zip(*(part.split(size) for part in parts), strict=True)
-        return torch.stack([checkpoint(_summed, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+        found = in_chunks(functools.partial(_summed, head), states, wanted, weights, rows=head.out_features)
+        return torch.stack(found).sum()
 
     def count(self, batch: Batch) -> float:
         """Sum of the weights: the number of supervised tokens where each weighs 1."""
         return float(token_weights(batch, self.reduction).sum())
+
+
+def supervised_states(hidden: Tensor, batch: Batch) -> Tensor:
+    """(B, T, hidden) -> (n, hidden): those from which the batch's supervised tokens are predicted, in their order."""
+    row, place = (batch.labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    flat = (row * hidden.shape[1] + place).to(hidden.device, non_blocking=True)
+    return hidden.flatten(0, 1).index_select(0, flat)
+
+
+def in_chunks(function: Callable[..., Tensor], *parts: Tensor, rows: int) -> list[Tensor]:
+    """``function`` of tensors that begin with the supervised tokens, of so many tokens at a time that their logits, of
+    ``rows`` values each, take ``CHUNK_BYTES``."""
+    size = max(1, CHUNK_BYTES // (4 * rows))
+    if len(parts[0]) <= size:
+        return [function(*parts)]
+    chunks = zip(*(part.split(size) for part in parts), strict=True)
+    return [checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks]
 
 
 def _summed(head: nn.Module, hidden: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class Loss(nn.Module):
         hidden = images.hidden(self.layers)
         rows, places, owners = self._places(batch)
         if self.settings.at == "visual":
-            documents, count = _documents(batch)
+            documents, count = batch_documents(batch)
             assert model.image_token_id is not None
             seen = torch.eq(batch.input_ids, model.image_token_id)
             state = mean_states(hidden, documents.to(hidden.device).where(seen, -1), count)
@@ -247,7 +247,7 @@ class Loss(nn.Module):
 
     def _places(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Row and place of each hidden state, and the document (over all rows) whose targets it learns; on the CPU."""
-        documents, count = _documents(batch)
+        documents, count = batch_documents(batch)
         if self.settings.at == "visual":
             every = torch.arange(count)
             return every, every, every  # of no use but for their number
@@ -267,7 +267,7 @@ def _known(target: Tensor) -> Tensor:
     return target != IGNORE if target.ndim == 1 else ~target[:, 0].isnan()
 
 
-def _documents(batch: Batch) -> tuple[Tensor, int]:
+def batch_documents(batch: Batch) -> tuple[Tensor, int]:
     """(B, T) the document of each token, counted over all rows, and their number; what padding has is of no use."""
     if batch.document_ids is None:
         return torch.arange(len(batch.labels))[:, None].expand_as(batch.labels), len(batch.labels)
@@ -279,7 +279,7 @@ def _documents(batch: Batch) -> tuple[Tensor, int]:
 
 def prompt_ends(batch: Batch, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where the last answer of each document begins, or the one of each of its independent questions: row and place of
-    the token before it, and the document (see :func:`_documents`)."""
+    the token before it, and the document (see :func:`batch_documents`)."""
     segments = torch.zeros_like(documents) if batch.segment_ids is None else batch.segment_ids.cpu()
     supervised = batch.labels.cpu() != IGNORE
     one = (documents[:, 1:] == documents[:, :-1]) & (segments[:, 1:] == segments[:, :-1])
