@@ -15,7 +15,7 @@ PACKAGE = Path(mini_internvl.__file__).parent
 TIERS = (
     {"files", "locks", "records", "plugins", "recipes", "ranks"},
     {"inputs", "model", "metrics", "synth"},
-    {"", "data", "engine"},
+    {"", "data", "engine", "gguf"},
     {"domains", "benchmarks", "train"},
     {"evaluate", "report"},
     {"serve", "adapt", "terminal", "commands", "cli", "__main__"},
@@ -38,6 +38,8 @@ EXTRAS = (
         "ray",
         "openvino",
         "pydicom",
+        "gguf",
+        "llama_cpp",
     ),
 )
 """Import names of optional packages; none may be needed to import a module."""

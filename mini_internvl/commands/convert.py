@@ -1,4 +1,6 @@
-"""``minivl convert``: a checkpoint in another layout, every value kept bit for bit unless another type is asked for."""
+"""``minivl convert``: a checkpoint in another layout, every value kept bit for bit unless another type is asked for, or
+as GGUF files for llama.cpp.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +15,39 @@ from mini_internvl import terminal
 from mini_internvl.commands._options import AsJson, echo_json
 from mini_internvl.engine import hub
 from mini_internvl.files import check_new, copy_file, new_folder, write_json
+from mini_internvl.gguf.write import write_gguf
 from mini_internvl.inputs.native_files import write_native_files, write_official_files
 from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model import layouts
-from mini_internvl.model.checkpoint import as_dtype, image_token_id, layout_of, read_config, read_state
+from mini_internvl.model.checkpoint import as_dtype, check_state, image_token_id, layout_of, read_config, read_state
 from mini_internvl.model.files import ADAPTER, CONFIG, SHARD_BYTES, CheckpointError, write_tensors
 from mini_internvl.model.heads import stored_files
-from mini_internvl.model.sizes import shapes_only
-from mini_internvl.model.vlm import InternVL
 
+GGUF = "gguf"  # is no layout: it can be written, not read
 EXAMPLE = "minivl convert OpenGVLab/InternVL2-1B checkpoints/1B-native --to native"
 
 
 def command(
     source: Annotated[str, typer.Argument(help="Checkpoint folder or hub id, in any layout.")],
     target: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[str, typer.Option(help="official, native (transformers, vLLM, ...) or mini.")] = "native",
+    to: Annotated[
+        str, typer.Option(help="official, native (transformers, vLLM, ...), mini, or gguf (llama.cpp, ...).")
+    ] = "native",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as it is when left out.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Of GGUF files: f32, f16 (when left out), bf16, q8_0 or q4_0.")
+    ] = None,
     shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB.")] = 5.0,
     json: AsJson = False,
 ) -> None:
-    """Write a checkpoint in another layout, with its tokenizer, every value kept."""
+    """Write a checkpoint in another layout, with its tokenizer, every value kept; or as GGUF files, adapters merged."""
+    if to == GGUF:
+        if dtype is not None:
+            raise typer.BadParameter("GGUF files take their type from --type")
+        _write_gguf(source, target, kind or "f16", as_json=json)
+        return
+    if kind is not None:
+        raise typer.BadParameter("--type is of GGUF files (--to gguf); the other layouts have --dtype")
     counter = terminal.ProgressBar("converting, MB")
     done = convert(source, target, to, dtype=dtype, shard_bytes=round(shard_gb * 1e9), progress=counter)
     if json:
@@ -43,6 +57,17 @@ def command(
         f"{done['folder']}: {done['from']} -> {done['to']}, {done['tensors']:,} tensors, {done['bytes'] / 1e9:.2f} GB "
         f"in {len(done['files'])} file{'s' * (len(done['files']) > 1)}"
     )
+
+
+def _write_gguf(source: str, target: Path, kind: str, *, as_json: bool) -> None:
+    done = write_gguf(source, target, kind=kind, progress=terminal.ProgressBar("converting, tensors"))
+    if as_json:
+        echo_json(done)
+        return
+    for file, counts in done["tensors"].items():
+        types = ", ".join(f"{count} {name}" for name, count in counts.items())
+        typer.echo(f"{done['folder']}/{file}: {(target / file).stat().st_size / 1e9:.2f} GB, tensors: {types}")
+    typer.echo(f"context that llama.cpp computes as the model does: {done['context']:,} tokens")
 
 
 def convert(
@@ -69,7 +94,7 @@ def convert(
         raise CheckpointError(f"{folder} is an adapter; merge it into its base first (minivl merge)")
     here, config = layout_of(folder), read_config(folder)
     state = dict(read_state(folder))
-    _check(state, config, folder)
+    check_state(state, config, folder)
     kept = next(iter(state.values())).dtype if dtype is None else as_dtype(dtype)
     token = image_token_id(folder, config)
     raw = there.from_official_config(config.official, token, str(kept).removeprefix("torch."))
@@ -99,17 +124,6 @@ def convert(
         "bytes": size,
         "files": [file.name for file in files],
     }
-
-
-def _check(state: dict[str, Tensor], config: Any, folder: Path) -> None:
-    """Names and shapes against the model's own, before anything is written."""
-    with shapes_only():
-        wanted = {name: tuple(value.shape) for name, value in InternVL(config).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        listed = ", ".join(f"{n} (is {found.get(n, 'missing')}, must be {wanted.get(n, 'absent')})" for n in wrong[:4])
-        raise CheckpointError(f"{folder}: {len(wrong)} tensors do not fit config.json: {listed}; see minivl doctor")
 
 
 def _copy_tokenizer(source: Path, target: Path, here: str, there: str, config: Any) -> None:

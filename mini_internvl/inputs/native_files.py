@@ -13,16 +13,14 @@ Source: ``processing_internvl.py`` and ``image_processing_got_ocr2.py`` of trans
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mini_internvl.files import copy_file
-from mini_internvl.inputs import chat, fast_json
-from mini_internvl.inputs.messages import PLACEHOLDER
+from mini_internvl.inputs import chat, fast_json, jinja
 from mini_internvl.inputs.tiles import MEAN, STD
-from mini_internvl.inputs.tokenizer import SentencePieceTokenizer, Tokenizer, TokenizerError
+from mini_internvl.inputs.tokenizer import Tokenizer, TokenizerError
 from mini_internvl.inputs.tokenizer_files import REPLACED, VOCABULARIES, load_tokenizer, read_settings, stop_ids
 from mini_internvl.records import ChatTemplate
 
@@ -57,12 +55,12 @@ def write_native_files(source: Path, target: Path, config: VLMConfig) -> list[Pa
     vocabularies = [name for name in VOCABULARIES if (source / name).exists()]
     files += [copy_file(source / name, target / name) for name in vocabularies]
     official = {name: read_settings(source / name) for name in REPLACED if (source / name).exists()}
-    bos = _bos(tokenizer)
+    bos = jinja.bos_token(tokenizer)
     contents: dict[str, Mapping[str, Any] | str] = {
         "tokenizer_config.json": _tokenizer_config(tokenizer, backend, official, bos),
         "special_tokens_map.json": official.get("special_tokens_map.json") or _roles(official),
         "generation_config.json": _generation_config(tokenizer, template, official, stop_ids(source, tokenizer)),
-        "chat_template.jinja": chat_template(template, _bos_mark(tokenizer, template), config.system_message),
+        "chat_template.jinja": jinja.chat_template(template, jinja.begin(tokenizer, template), config.system_message),
         **_processor_files(config),
     }
     return files + [_write(target / name, content) for name, content in contents.items()]
@@ -94,96 +92,6 @@ def write_official_files(source: Path, target: Path) -> list[Path]:
         others = (name for name in REPLACED[1:] if (source / name).exists())
         official |= {name: read_settings(source / name) for name in others}
     return files + [_write(target / name, content) for name, content in official.items()]
-
-
-def chat_template(template: ChatTemplate, bos: str = "", system_message: str | None = None) -> str:
-    """A Jinja template that renders what :func:`chat.encode` renders, ``<IMG_CONTEXT>`` once for each image.
-
-    A message whose text has ``<image>`` says itself where its images go. ``bos`` stands in front of everything;
-    ``system_message`` replaces the template's when it is not ``None``.
-    """
-    text = {
-        "BOS": bos,
-        "DEFAULT": template.system_message if system_message is None else system_message,
-        "SYSTEM": template.system_role,
-        "USER": template.user_role,
-        "ASSISTANT": template.assistant_role,
-        "SEP": template.sep,
-        "PLACEHOLDER": PLACEHOLDER,
-        "CONTEXT": chat.IMAGE_CONTEXT,
-    }
-    return re.sub(r"@(\w+)@", lambda found: json.dumps(text[found[1]], ensure_ascii=False), _JINJA)
-
-
-_JINJA = """\
-{%- set count = namespace(all=0, shown=0) -%}
-{%- for message in messages if message.content is not string -%}
-{%- for part in message.content if part.type in ("image", "image_url") -%}
-{%- set count.all = count.all + 1 -%}
-{%- endfor -%}
-{%- endfor -%}
-{%- macro render(content) -%}
-{%- if content is string -%}
-{{- content | replace(@PLACEHOLDER@, @CONTEXT@) -}}
-{%- else -%}
-{%- set here = namespace(marked=false) -%}
-{%- for part in content if part.type == "text" and @PLACEHOLDER@ in part.text -%}
-{%- set here.marked = true -%}
-{%- endfor -%}
-{%- for part in content -%}
-{%- if part.type == "text" -%}
-{{- part.text | replace(@PLACEHOLDER@, @CONTEXT@) -}}
-{%- elif part.type == "video" -%}
-{{- video_token | default("") -}}{{- "\\n" -}}
-{%- elif part.type in ("image", "image_url") -%}
-{%- set count.shown = count.shown + 1 -%}
-{%- if not here.marked -%}
-{%- if part.name -%}
-{{- part.name + ": " -}}
-{%- elif count.all > 1 -%}
-{{- "Image-" ~ count.shown ~ ": " -}}
-{%- endif -%}
-{{- @CONTEXT@ + "\\n" -}}
-{%- endif -%}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
-{{- @BOS@ -}}
-{%- if messages and messages[0].role == "system" -%}
-{{- @SYSTEM@ -}}{{- render(messages[0].content) -}}{{- @SEP@ -}}
-{%- else -%}
-{{- @SYSTEM@ + @DEFAULT@ + @SEP@ -}}
-{%- endif -%}
-{%- for message in messages -%}
-{%- if message.role == "user" -%}
-{{- @USER@ -}}{{- render(message.content) -}}{{- @SEP@ -}}
-{%- elif message.role == "assistant" -%}
-{{- @ASSISTANT@ -}}{{- render(message.content) -}}{{- @SEP@ -}}
-{%- elif not (loop.first and message.role == "system") -%}
-{{- raise_exception("unknown role, or a system message that is not the first: " ~ message.role) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- @ASSISTANT@ -}}
-{%- endif -%}
-"""
-
-
-def _bos(tokenizer: Tokenizer) -> str:
-    """The token that every text begins with, or nothing."""
-    ids = tokenizer.encode("")
-    if isinstance(tokenizer, SentencePieceTokenizer) and ids:
-        return str(tokenizer.model.id_to_piece(ids[0]))
-    return next((token.content for token in tokenizer.added.values() if [token.id] == ids), "")
-
-
-def _bos_mark(tokenizer: Tokenizer, template: ChatTemplate) -> str:
-    """What a rendered conversation begins with: BOS, and the lone space that Phi-3 has before its first token."""
-    bos = _bos(tokenizer)
-    first = template.system_role
-    lone = bos and len(tokenizer.encode(first)) - 1 > len(tokenizer.continue_ids(first))
-    return bos + (" " if lone else "")
 
 
 def _roles(official: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +137,7 @@ def _generation_config(
     config["eos_token_id"] = list(dict.fromkeys(stops))
     if tokenizer.pad_token:
         config["pad_token_id"] = tokenizer.token_id(tokenizer.pad_token)
-    if bos := _bos(tokenizer):
+    if bos := jinja.bos_token(tokenizer):
         config["bos_token_id"] = tokenizer.token_id(bos)
     return config
 

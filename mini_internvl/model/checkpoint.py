@@ -238,6 +238,17 @@ def _fresh(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     return torch.ones(shape) if len(shape) == 1 else torch.empty(shape).normal_(0.0, 0.02, generator=generator)
 
 
+def check_state(state: Mapping[str, Tensor], config: VLMConfig, folder: Path) -> None:
+    """CheckpointError when names or shapes of tensors are not the model's own, before anything is done with them."""
+    with shapes_only():
+        wanted = {name: tuple(value.shape) for name, value in InternVL(config).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        what = ", ".join(f"{n} (is {found.get(n, 'missing')}, must be {wanted.get(n, 'absent')})" for n in wrong[:4])
+        raise CheckpointError(f"{folder}: {len(wrong)} tensors do not fit config.json: {what}; see minivl doctor")
+
+
 def to_official(model: InternVL) -> dict[str, Tensor]:
     return dict(official.write(model.state_dict(), model.config))
 

@@ -15,8 +15,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.jinja import chat_template
 from mini_internvl.inputs.messages import image_parts
-from mini_internvl.inputs.native_files import chat_template, write_native_files, write_official_files
+from mini_internvl.inputs.native_files import write_native_files, write_official_files
 from mini_internvl.inputs.tiles import TileConfig, pixel_values
 from mini_internvl.inputs.tokenizer import TokenizerError
 from mini_internvl.inputs.tokenizer_files import load_tokenizer

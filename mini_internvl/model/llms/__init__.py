@@ -9,6 +9,7 @@ A file holds::
     SIZES           family size -> official llm_config fields, but those that all have alike; "1B" is of InternVL2, of a
                     later generation the name tells it: "3.5-1B"
     NAMES           the official names of its tensors: a :class:`Names`
+    GGUF            what llama.cpp calls and expects of it: a :class:`Gguf`
     EXAMPLE         a tiny llm_config with everything that is its own, which the generic tests run
     read_config     the fields of the official llm_config -> DecoderConfig, most of them by its ``from_official``
 """
@@ -28,7 +29,7 @@ from mini_internvl import plugins
 from mini_internvl.model.config import ConfigError, DecoderConfig
 from mini_internvl.model.fields import Fields
 
-CONTRACT = ("ARCHITECTURE", "TEMPLATE", "TOKENIZER", "IMAGE_TOKEN", "SIZES", "NAMES", "EXAMPLE", "read_config")
+CONTRACT = ("ARCHITECTURE", "TEMPLATE", "TOKENIZER", "IMAGE_TOKEN", "SIZES", "NAMES", "GGUF", "EXAMPLE", "read_config")
 TINY: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -86,6 +87,17 @@ class Names:
                 shape = (config.kv_heads if self.by_kv_head else 1, -1, *tensor.shape[1:])
                 rows = [state[key.replace(part, name)].reshape(shape) for name in parts]
                 yield f"model.{key.replace(part, whole)}", torch.cat(rows, dim=1).reshape(-1, *tensor.shape[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gguf:
+    """How llama.cpp computes a language model, where its reading differs from ours."""
+
+    architecture: str  # its name there, for instance "qwen2"
+    fused: bool = False  # whether it reads the official fused matrices; else ours
+    pairs: bool = False  # whether it rotates neighbouring values of a head; else values half a head apart, as here
+    wide_heads: bool = False  # whether all heads together may be wider or narrower than the hidden states
+    longrope: bool = False  # whether it has factor lists for short and long contexts
 
 
 def _replaced(key: str, names: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mini_internvl.model.config import ConfigError, DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import TINY, Names
+from mini_internvl.model.llms import TINY, Gguf, Names
 
 ARCHITECTURE = "InternLM2ForCausalLM"
 TEMPLATE = "internlm2-chat"
@@ -48,6 +48,7 @@ NAMES = Names(
     by_kv_head=True,
     head="output",
 )
+GGUF = Gguf(architecture="internlm2", pairs=True)
 
 
 def read_config(fields: Fields) -> DecoderConfig:

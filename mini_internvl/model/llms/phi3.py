@@ -10,7 +10,7 @@ from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import TINY, Names
+from mini_internvl.model.llms import TINY, Gguf, Names
 
 ARCHITECTURE = "Phi3ForCausalLM"
 TEMPLATE = "phi3-chat"
@@ -47,6 +47,7 @@ NAMES = Names(
         "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
     }
 )
+GGUF = Gguf(architecture="phi3", fused=True, longrope=True)
 
 
 def read_config(fields: Fields) -> DecoderConfig:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mini_internvl.model.config import DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import TINY, Names
+from mini_internvl.model.llms import TINY, Gguf, Names
 
 ARCHITECTURE = "Qwen2ForCausalLM"
 TEMPLATE = "Hermes-2"
@@ -42,6 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 EXAMPLE = {**TINY, "architectures": [ARCHITECTURE]}
 NAMES = Names()
+GGUF = Gguf(architecture="qwen2")
 
 
 def read_config(fields: Fields) -> DecoderConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mini_internvl.model.config import ConfigError, DecoderConfig
 from mini_internvl.model.fields import Fields
-from mini_internvl.model.llms import TINY, Names
+from mini_internvl.model.llms import TINY, Gguf, Names
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 TEMPLATE = "internvl2_5"
@@ -46,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 EXAMPLE = {**TINY, "architectures": [ARCHITECTURE], "head_dim": 12}
 NAMES = Names()
+GGUF = Gguf(architecture="qwen3", wide_heads=True)
 
 
 def read_config(fields: Fields) -> DecoderConfig:
