@@ -35,7 +35,7 @@ def command(
     ] = "native",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as it is when left out.")] = None,
     kind: Annotated[
-        str | None, typer.Option("--type", help="Of GGUF files: f32, f16 (when left out), bf16, q8_0 or q4_0.")
+        str | None, typer.Option("--type", help="Of GGUF files: f32, f16 (when left out), bf16, q8_0, q4_0, q4_k_m...")
     ] = None,
     shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB.")] = 5.0,
     json: AsJson = False,

@@ -1,11 +1,13 @@
-"""``minivl verify``: whether two checkpoints are the same model, on prompts with and without images."""
+"""``minivl verify``: whether two checkpoints are the same model, on prompts with and without images; or a
+checkpoint and its GGUF files in llama.cpp.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +16,7 @@ from mini_internvl.commands._options import AsJson, Device, Dtype, echo_json
 from mini_internvl.data.rows import read_samples
 from mini_internvl.engine import load
 from mini_internvl.engine.compare import Comparison, PromptComparison, compare
+from mini_internvl.gguf.compare import compare_gguf
 from mini_internvl.records import Message
 
 EXAMPLE = "minivl verify OpenGVLab/InternVL2-1B checkpoints/1B-native"
@@ -21,7 +24,7 @@ EXAMPLE = "minivl verify OpenGVLab/InternVL2-1B checkpoints/1B-native"
 
 def command(
     first: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
-    second: Annotated[str, typer.Argument(help="The one to compare with it.")],
+    second: Annotated[str, typer.Argument(help="The one to compare with it, or a folder of GGUF files.")],
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts as jsonl of messages; built-in ones when left out.")
     ] = None,
@@ -33,16 +36,21 @@ def command(
     dtype: Dtype = "auto",
     json: AsJson = False,
 ) -> None:
-    """Compare two checkpoints: token ids, logits and greedy answers. Exit code 1 when they differ."""
+    """Compare two checkpoints: token ids, logits and greedy answers. Exit code 1 when they differ.
+
+    Where the second is a folder of GGUF files, llama.cpp answers for it (pip install llama-cpp-python).
+    """
     messages = None if prompts is None else read_prompts(prompts)
-    result = compare(
-        load(first, dtype=dtype, device=device),
-        load(second, dtype=dtype, device=device),
-        messages,
-        max_new_tokens=max_new_tokens,
-        tolerance=tolerance,
-        progress=lambda done: terminal.err.print(f"  {_describe(done)}", markup=False, soft_wrap=True),
-    )
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "tolerance": tolerance,
+        "progress": lambda done: terminal.err.print(f"  {_describe(done)}", markup=False, soft_wrap=True),
+    }
+    engine = load(first, dtype=dtype, device=device)
+    if any(Path(second).glob("*.gguf")):
+        result = compare_gguf(engine, Path(second), messages, **options)
+    else:
+        result = compare(engine, load(second, dtype=dtype, device=device), messages, **options)
     if json:
         echo_json({**dataclasses.asdict(result), "equal": result.equal})
     else:

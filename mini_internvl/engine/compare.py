@@ -147,7 +147,7 @@ def _compare_prompt(
 
 def _prompt_problem(first: Engine, second: Engine, ours: Prompt, theirs: Prompt) -> tuple[str, Difference | None]:
     """Why two prompts cannot be compared, and the first differing id."""
-    where = _difference(first, second, ours.input_ids, theirs.input_ids)
+    where = first_difference(first, second, ours.input_ids, theirs.input_ids)
     if ours.tiles != theirs.tiles:
         return f"images are cut into {ours.tiles} tiles and {theirs.tiles}", where
     if where:
@@ -182,7 +182,7 @@ def _largest(first: Engine, second: Engine, ids: Sequence[int], visual: Sequence
 def _answer_difference(
     first: Engine, second: Engine, ids: Sequence[int], visual: Tensor | None, answers: Sequence[Sequence[int]]
 ) -> Difference | None:
-    where = _difference(first, second, *answers)
+    where = first_difference(first, second, *answers)
     if where is None or first.model.image_token_id in answers[0][: where.index]:
         return where
     row = torch.tensor([[*ids, *answers[0][: where.index]]], device=first.model.device)
@@ -193,7 +193,7 @@ def _answer_difference(
     return replace(where, gap=float(logits.max() - logits[rivals].max())) if rivals else where
 
 
-def _difference(first: Engine, second: Engine, ours: Sequence[int], theirs: Sequence[int]) -> Difference | None:
+def first_difference(first: Engine, second: Engine, ours: Sequence[int], theirs: Sequence[int]) -> Difference | None:
     for index, (one, other) in enumerate(zip_longest(ours, theirs)):
         if one != other:
             return Difference(index=index, first=_token(first, ours, index), second=_token(second, theirs, index))

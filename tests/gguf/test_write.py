@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mini_internvl import plugins
 from mini_internvl.files import FileError
-from mini_internvl.gguf import write
+from mini_internvl.gguf import run, write
 from mini_internvl.gguf.write import write_gguf
 from mini_internvl.inputs import chat, jinja
 from mini_internvl.inputs.tokenizer import TokenizerError
@@ -283,9 +283,13 @@ def test_what_llama_cpp_does_not_compute_is_refused(make, tmp_path):
 
 def test_faults_are_named_and_nothing_half_is_left(make, tmp_path, monkeypatch):
     folder, target = make(), tmp_path / "out"
-    with pytest.raises(ValueError, match=r"cannot make q4_k_m; write f16, then .*llama-quantize .*Q4_K_M"):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    run.library.cache_clear()
+    with pytest.raises(
+        ValueError, match=r"pip install llama-cpp-python; or write f16 and make q4_k_m of it: .* Q4_K_M"
+    ):
         write_gguf(folder, target, kind="q4_k_m")
-    with pytest.raises(ValueError, match='unknown GGUF type "q9"; known: f32, f16, bf16, q8_0, q4_0'):
+    with pytest.raises(ValueError, match='unknown GGUF type "q9"; known: f32, f16, bf16, q8_0, q4_0, q4_k_m'):
         write_gguf(folder, target, kind="q9")
     with pytest.raises(FileError, match="exists already"):
         write_gguf(folder, folder)
