@@ -37,6 +37,7 @@ EXTRAS = (
         "rapidocr",
         "ray",
         "openvino",
+        "nncf",
         "pydicom",
         "gguf",
         "llama_cpp",
