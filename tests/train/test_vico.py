@@ -11,12 +11,14 @@ import torch
 
 import mini_internvl
 from mini_internvl import GenerationConfig
+from mini_internvl.commands.convert import convert
+from mini_internvl.commands.doctor import diagnose
 from mini_internvl.engine.engine import user
 from mini_internvl.inputs.tiles import normalise
 from mini_internvl.model.checkpoint import load_model, save_model
 from mini_internvl.model.config import FlashConfig
 from mini_internvl.model.flash import cut_placeholders
-from mini_internvl.recipes import RecipeError, RouterRecipe
+from mini_internvl.recipes import LoraRecipe, RecipeError, RouterRecipe
 from mini_internvl.records import Interrupted
 from mini_internvl.train.batches import collate, packed_batch
 from mini_internvl.train.initial import open_initial, sample_processor
@@ -267,7 +269,8 @@ def vico(recipe, stage, base):
             stage(name="consistency", loss="consistency", train=ALONE, steps=steps[0], lr=3e-3),
             stage(name="router", loss={"router": {"window": 6}}, train=("router",), steps=steps[1], lr=1e-3),
         )
-        return recipe(model=str(base), stages=stages, router=RouterRecipe(absolute=0.4), **settings)
+        plain = {"model": str(base), "stages": stages, "router": RouterRecipe(absolute=0.4)}
+        return recipe(**(plain | settings))
 
     return make
 
@@ -287,6 +290,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_model_answers_with_fewer_toke
     for name in ("last", "best"):
         first, second = (tmp_path / run / name / "model.safetensors" for run in ("whole", "parts"))
         assert first.read_bytes() == second.read_bytes()
+    assert diagnose(whole).healthy
     engine = mini_internvl.load(whole, dtype="float32")
     assert engine.flash == FlashConfig(relative=0.0, absolute=0.4)
     engine.flash = FlashConfig(relative=0.0, absolute=0.0)
@@ -326,7 +330,7 @@ def test_a_stage_that_makes_no_sense_is_refused(stage, loss, train, message):
         stage(loss=loss, train=train)
 
 
-def test_a_recipe_that_makes_no_sense_is_refused(vico, recipe, stage, tmp_path):
+def test_a_recipe_that_makes_no_sense_is_refused(vico, recipe, stage, base, tmp_path):
     with pytest.raises(RecipeError, match=r"consistency runs the model several times, which cannot be sharded"):
         vico(parallel="fsdp")
     with pytest.raises(RecipeError, match=r"router\.absolute is 2; it must be from 0 to 1"):
@@ -336,3 +340,9 @@ def test_a_recipe_that_makes_no_sense_is_refused(vico, recipe, stage, tmp_path):
         RecipeError, match=r"train names short_projector, which this model has not; give it one: router: {}"
     ):
         run_recipe(recipe(stages=(only,)), tmp_path / "none")
+    convert(base, tmp_path / "native", "native")
+    with pytest.raises(RecipeError, match=r"native cannot be saved with one: this is a Flash model"):
+        run_recipe(vico(model=str(tmp_path / "native")), tmp_path / "run")
+    for settings in ({"lora": LoraRecipe()}, {"lora": LoraRecipe(), "router": RouterRecipe(), "stages": (stage(),)}):
+        with pytest.raises(RecipeError, match=r"(short_projector|router) is not kept beside adapters; leave lora out"):
+            recipe(**{"stages": (only,), **settings})

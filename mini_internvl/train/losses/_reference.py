@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mini_internvl.engine import hub
 from mini_internvl.inputs.tiles import normalise
-from mini_internvl.model.adapter import tensors_hash
+from mini_internvl.model.adapter import is_adapter, tensors_hash
 from mini_internvl.model.checkpoint import image_token_id, load_model, read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import shapes_only
@@ -19,7 +19,7 @@ from mini_internvl.train.losses._rates import states_of
 
 def reference_hash(name: str) -> str:
     """Of its weights; "" where the model is its own reference."""
-    return tensors_hash(hub.base_folder(hub.resolve(name))) if name else ""
+    return tensors_hash(hub.resolve(name)) if name else ""
 
 
 class Reference(nn.Module):
@@ -28,7 +28,9 @@ class Reference(nn.Module):
     def __init__(self, name: str, config: VLMConfig) -> None:
         """RecipeError where its answers cannot be compared with those of a model of ``config``."""
         super().__init__()
-        self.folder = hub.base_folder(hub.resolve(name))
+        self.folder = hub.resolve(name)
+        if is_adapter(self.folder):
+            raise RecipeError(f"the reference {name} is an adapter; merge it first: minivl merge")
         own = read_config(self.folder)
         for what, mine, other in (
             ("vocabulary", own.llm.vocab_size, config.llm.vocab_size),
