@@ -17,11 +17,12 @@ from mini_internvl.inputs.chat import FAMILY_TOKENS
 from mini_internvl.model.checkpoint import save_model
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import fresh
+from mini_internvl.model.vlm import InternVL
 
 TOKENIZERS = Path(__file__).parent / "golden/data/tokenizers"
-CONTEXT = {"2.5-1B": 151667, "2.5-2B": 92546, "3-1B": 151667, "3.5-1B": 151671}
+CONTEXT = {"2.5-1B": 151667, "2.5-2B": 92546, "3-1B": 151667, "3.5-1B": 151671, "3.5-1B-Flash": 151671}
 """Id of <IMG_CONTEXT>."""
-KINDS = tuple(CONTEXT)
+FLASH = {"flash_mode": True, "flash_relative_threshold": 0.3, "flash_absolute_threshold": 0.4}
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL += tuple(f"<|{what}_{end}|>" for what in ("object_ref", "box", "quad", "vision") for end in ("start", "end"))
 SPECIAL += ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -79,7 +80,8 @@ LLMS: dict[str, dict[str, Any]] = {
 
 
 def config(kind: str) -> dict[str, Any]:
-    """config.json of a generation, small."""
+    """config.json of a generation, small; a Flash model's tiles have 16 tokens, or 4."""
+    generation, flash = kind.removesuffix("-Flash"), kind.endswith("-Flash")
     raw = {
         "architectures": ["InternVLChatModel"],
         "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"},
@@ -88,10 +90,13 @@ def config(kind: str) -> dict[str, Any]:
         **{"max_dynamic_patch": 12, "min_dynamic_patch": 1, "ps_version": "v2", "template": "internvl2_5"},
         **{"use_thumbnail": True, "use_backbone_lora": 0, "use_llm_lora": 0, "torch_dtype": "bfloat16"},
         **{"transformers_version": None, "tie_word_embeddings": False},
-        "llm_config": LLMS[kind],
+        "llm_config": LLMS[generation],
         "vision_config": VISION,
     }
-    if kind != "3.5-1B":
+    if flash:
+        raw |= {**FLASH, "force_image_size": 112}
+        raw["vision_config"] = {**VISION, "hidden_size": 32, "image_size": 112}
+    if generation != "3.5-1B":
         raw["pad2square"] = False
     if kind == "3-1B":
         raw |= {"image_fold": None, "system_message": None, "hidden_size": 16, "output_attentions": False}
@@ -108,7 +113,7 @@ def write_tokenizer(kind: str, folder: Path) -> None:
         return
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(TOKENIZERS / "qwen2" / name, folder / name)
-    texts = [*SPECIAL, *PLAIN, *(THINKING if kind == "3.5-1B" else ()), *FAMILY_TOKENS]
+    texts = [*SPECIAL, *PLAIN, *(THINKING if kind.startswith("3.5") else ()), *FAMILY_TOKENS]
     ids = {text: 151643 + place for place, text in enumerate(texts)}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     decoder = {
@@ -131,6 +136,15 @@ def write_tokenizer(kind: str, folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": [151644, 151645]}')
 
 
+def _spread(model: InternVL) -> None:
+    """A router whose probabilities lie on both sides of a threshold, and a second projector that says something."""
+    for part in (model.gating, model.pooling_before_gating, model.mlp2):
+        for parameter in part.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    model.gating.gate[1].bias.zero_()
+    model.gating.gate[1].weight.mul_(0.2)  # far from 0 and 1, where float32 could not tell them apart
+
+
 def write(kind: str, folder: Path) -> Path:
     """A whole checkpoint with random float32 weights, in the official layout; config.json is the released one's."""
     raw = config(kind)
@@ -139,6 +153,8 @@ def write(kind: str, folder: Path) -> Path:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms of one and biases of zero would hide one that is forgotten
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+        if model.config.flash:
+            _spread(model)
     write_tokenizer(kind, folder.parent / f"{folder.name}-tokenizer")
     save_model(model, folder, extra_files=sorted((folder.parent / f"{folder.name}-tokenizer").iterdir()))
     (folder / "config.json").write_text(json.dumps({**raw, "torch_dtype": "float32"}))

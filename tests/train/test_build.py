@@ -57,16 +57,16 @@ FACTS = {
 """First id of the nine, size, stop tokens of the released checkpoints."""
 
 
-def base_tokenizer(kind: str, folder: Path) -> None:
+def base_tokenizer(source: Path, folder: Path) -> None:
     """The released tokenizer as its base model has it: without the nine."""
-    for path in (TOKENIZERS / kind).iterdir():
+    for path in source.iterdir():
         if path.suffix != ".json" or path.name == "vocab.json":
             shutil.copy(path, folder / path.name)
             continue
         value = json.loads(path.read_text())
         if path.name == "added_tokens.json":
             value = {token: number for token, number in value.items() if token not in FAMILY_TOKENS}
-        else:
+        elif "additional_special_tokens" in value:
             value["additional_special_tokens"] = [
                 t for t in value["additional_special_tokens"] if t not in FAMILY_TOKENS
             ]
@@ -81,7 +81,7 @@ def language_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32) 
     """A tiny model in its plain Hugging Face form; a tied one comes without its output matrix."""
     folder.mkdir()
     raw = {**SHAPE, "model_type": kind, "auto_map": {"AutoModel": "modeling_x.X"}, **LLMS[kind]}
-    base_tokenizer(kind, folder)
+    base_tokenizer(TOKENIZERS / kind, folder)
     (folder / "config.json").write_text(json.dumps(raw))
     config = llms.read_config(raw)
     model = Decoder(config)
@@ -365,7 +365,7 @@ def test_a_model_saved_by_transformers_computes_the_same(vision, tmp_path, kind)
     twin = _twin(kind).eval()
     twin.save_pretrained(tmp_path / "llm", max_shard_size="2MB")
     (tmp_path / "llm" / "generation_config.json").unlink(missing_ok=True)
-    base_tokenizer(kind, tmp_path / "llm")
+    base_tokenizer(TOKENIZERS / kind, tmp_path / "llm")
     folder = join_parts(vision, tmp_path / "llm", tmp_path / "joined", template=None, seed=0, max_tiles=1)
     first = FACTS[kind][0]
     for length in (20, 90):  # phi3: the short factors, then the long ones
@@ -380,16 +380,7 @@ def test_later_language_models_get_the_released_ids(vision, later, tmp_path, kin
     """From the language model of a later checkpoint as its base model has it: without the nine, in its plain form."""
     whole, llm = later(kind), tmp_path / "llm"
     llm.mkdir()
-    shutil.copy(whole / "vocab.json", llm)
-    shutil.copy(whole / "merges.txt", llm)
-    for name in ("added_tokens.json", "tokenizer_config.json"):
-        value = json.loads((whole / name).read_text())
-        if name == "added_tokens.json":
-            value = {token: number for token, number in value.items() if token not in FAMILY_TOKENS}
-        else:
-            tokens = value["added_tokens_decoder"].items()
-            value["added_tokens_decoder"] = {n: row for n, row in tokens if row["content"] not in FAMILY_TOKENS}
-        (llm / name).write_text(json.dumps(value))
+    base_tokenizer(whole.with_name(f"{whole.name}-tokenizer"), llm)
     tensors = load_file(whole / "model.safetensors")
     prefix = "language_model."
     plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
