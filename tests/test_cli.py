@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -379,6 +380,9 @@ def test_data_synth_draws_and_train_reads_it(minivl, checkpoint, tmp_path):
     code, out, err = minivl(*arguments, "stages.0.lr=1e-3")
     assert code == 0, err
     assert "2/2  loss" in err
+    seen = re.search(r"^synth-shapes/\S+: \d+ x \d+ pixels are (\d+) tiles?, (\d+) visual tokens", err, re.MULTILINE)
+    assert seen, err
+    assert int(seen[2]) == 4 * int(seen[1])
     assert out.startswith("checkpoint: ")
     code, _, err = minivl(*arguments, "stages.0.lr=2e-3")
     assert code == 1

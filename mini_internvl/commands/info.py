@@ -9,7 +9,7 @@ import typer
 from mini_internvl.commands._options import AsJson, Model, echo_facts
 from mini_internvl.engine.hub import base_folder, resolve
 from mini_internvl.inputs.images import image_dimensions
-from mini_internvl.inputs.tiles import TileConfig, count_tiles
+from mini_internvl.inputs.tiles import TileConfig, count_tiles, shares_shown
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import count_parameters, official_config
@@ -51,10 +51,7 @@ def describe(size: str | None, model: str | None) -> dict[str, Any]:
 
 
 def describe_image(size: str | None, model: str | None, image: str) -> dict[str, Any]:
-    """How a model sees an image, from the image's header alone, and what it would see in one tile.
-
-    A side shows at most the pixels that it has: what is enlarged gains nothing.
-    """
+    """How a model sees an image, from the image's header alone, and what it would see in one tile."""
     config, _ = _config(size, model)
     width, height = image_dimensions(image)
     tiles = TileConfig(
@@ -65,10 +62,7 @@ def describe_image(size: str | None, model: str | None, image: str) -> dict[str,
     )
     columns, rows = tiles.grid(width, height)
     count = count_tiles(width, height, tiles)
-    shown, one = (
-        min(1, config.image_size * wide / width) * min(1, config.image_size * high / height)
-        for wide, high in ((columns, rows), (1, 1))
-    )
+    shown, one = shares_shown(width, height, tiles)
     return {
         "image": f"{width} x {height}",
         "grid": f"{columns} x {rows}" + (", then a thumbnail" if count > columns * rows else ""),

@@ -39,7 +39,13 @@ def command(
     settings = recipes.load(recipe, [*(overrides or []), *changes])
     folder = output or Path("runs") / settings.name
     best = run_recipe(
-        settings, folder, on_progress=terminal.TrainingBar(), stoppable=stoppable, workers=workers, extend=extend
+        settings,
+        folder,
+        on_progress=terminal.TrainingBar(),
+        stoppable=stoppable,
+        workers=workers,
+        extend=extend,
+        tell=lambda line: typer.echo(line, err=True),
     )
     if ranks.is_first():
         typer.echo(f"checkpoint: {best}")

@@ -55,6 +55,18 @@ class TileConfig:
         )
 
 
+def shares_shown(width: int, height: int, config: TileConfig) -> tuple[float, float]:
+    """Shares of an image's pixels that its grid shows, and that one tile alone would show.
+
+    A side shows at most the pixels that it has: what is enlarged gains nothing.
+    """
+    grid, one = (
+        min(1, config.image_size * columns / width) * min(1, config.image_size * rows / height)
+        for columns, rows in (config.grid(width, height), (1, 1))
+    )
+    return grid, one
+
+
 @functools.cache
 def _grids(min_tiles: int, max_tiles: int) -> list[tuple[int, int]]:
     """All (columns, rows) with a product in range, smaller products first."""

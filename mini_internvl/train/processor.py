@@ -22,6 +22,7 @@ from mini_internvl.inputs.images import image_dimensions
 from mini_internvl.inputs.messages import ImagePart, Turn, normalise
 from mini_internvl.inputs.prepare import CutImage, Processor, cut_image
 from mini_internvl.inputs.questions import split_questions
+from mini_internvl.inputs.tiles import count_tiles, shares_shown
 from mini_internvl.records import Encoded, Example, NamedImage, Sample, Size
 from mini_internvl.train.independent import join
 from mini_internvl.train.losses.answers import IGNORE
@@ -117,6 +118,19 @@ class SampleProcessor:
             return self._size(sample)
         except (ValueError, OSError) as error:
             raise _named(sample, error) from error
+
+    def describe(self, sample: Sample) -> str:
+        """How the sample's first image is seen, in a line; empty where there is none. ValueError: it is unreadable."""
+        for part, tiles in self.processor.cuts(normalise(sample.messages), self._limit(sample))[:1]:
+            width, height = image_dimensions(part.source, scale=part.scale)
+            count, (shown, one) = count_tiles(width, height, tiles), shares_shown(width, height, tiles)
+            tokens = count * self.processor.config.tokens_per_tile
+            seen = f"{width} x {height} pixels are {count:,} tile{'s' * (count > 1)}, {tokens:,} visual tokens"
+            lost = (
+                f"; one fixed tile would lose {100 * (1 - one / shown):.0f} % of what they show" if one < shown else ""
+            )
+            return seen + lost
+        return ""
 
     def _size(self, sample: Sample) -> Size:
         if not sample.independent:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mini_internvl.data import DataError
+from mini_internvl.data import DataError, Fault
 from mini_internvl.engine.device import resolve_device
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import Ranks, ranks
@@ -36,11 +36,13 @@ from mini_internvl.train.learner import Learner
 from mini_internvl.train.loop import AUTOCAST, Run, held_out_loss, run_stage
 from mini_internvl.train.meter import Progress
 from mini_internvl.train.parts import set_trainable, trainable
+from mini_internvl.train.processor import SampleProcessor
 from mini_internvl.train.quarantine import Quarantine
 from mini_internvl.train.samples import AnswerLog
 from mini_internvl.train.selfcheck import check_first, check_pictures
 
 STALE = ".stale"  # lies in last/ from when its run is extended until it is written anew
+FIRST = 16  # samples of a stage among which an image is looked for
 _log = logging.getLogger(__name__)
 
 
@@ -55,13 +57,15 @@ def run_recipe(
     workers: int = 1,
     opener: Opener | None = None,
     extend: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Run or continue a recipe; with ``extend`` also one, even finished, whose last stage has more steps or other data.
 
     From where it is, the learning rate then follows the schedule of the new length. A folder of the same recipe is
     continued, one of another is refused. ``probe`` measures the model in training; its ``"score"`` picks the best
     checkpoint. Without it the held-out loss does (lower is better), and without held-out data the last checkpoint is
-    the best. ``opener`` may have opened some of the sources already; the other arguments are those of :class:`Run`.
+    the best. ``opener`` may have opened some of the sources already. ``tell`` is given a line that says how the first
+    image is seen. The other arguments are those of :class:`Run`.
 
     Returns:
         The folder of the best checkpoint.
@@ -98,6 +102,8 @@ def run_recipe(
                 for number, stage in list(enumerate(recipe.stages))[done:]
             }  # of all stages, and before the weights are read: every row is checked before any work
             run = replace(run, quarantine=Quarantine(owned.path, list(datasets.values()), recipe, world))
+            if world.first and (line := _first_image(datasets)):
+                tell(line)
             start = open_initial(recipe, world.local if world.size > 1 else None)
             start = _run_stages(start, run, datasets, probe, opener)
             if world.first:
@@ -119,6 +125,23 @@ def _check_finished(recipe: Recipe, path: Path, opener: Opener, extend: bool) ->
             continue
         found[name] = {"path": source.path or source.name, "fingerprint": fingerprint}
     run_folder.check_data(recipe, path, found, extend=extend)
+
+
+def _first_image(datasets: Mapping[str, MixedDataset]) -> str:
+    """How the first image is seen, of those that the first samples have; empty where they have none."""
+    dataset = next(iter(datasets.values()), None)
+    if dataset is None or not isinstance(dataset.process, SampleProcessor):  # an encoder alone cuts no tiles
+        return ""
+    for sample in map(dataset.sample, range(min(FIRST, len(dataset)))):
+        if isinstance(sample, Fault):
+            continue
+        try:
+            line = dataset.process.describe(sample)
+        except (ValueError, OSError):  # it is told when its turn comes
+            continue
+        if line:
+            return f"{sample.source}/{sample.id}: {line}"
+    return ""
 
 
 def _open_all(recipe: Recipe, base: Base, done: int, opener: Opener) -> None:

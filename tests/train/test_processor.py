@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mini_internvl.data import DataError
+from mini_internvl.data.rows import read_samples
 from mini_internvl.records import Sample
 
 SIZES = ((56, 56), (110, 50), (300, 60), (40, 500))
@@ -152,6 +153,18 @@ def test_a_limit_of_an_image_is_lowered_only_as_far_as_needed(process, wide):
     assert whole.tiles == 6  # four and a thumbnail, and one
     shorter = replace(process, max_length=whole.tokens - 1).measure(sample)
     assert shorter.tiles == 5
+
+
+def test_a_line_tells_how_an_image_is_seen_and_what_one_tile_would_lose(process, examples, rows):
+    told = [process.describe(sample) for sample in read_samples(rows)]
+    assert told[0] == told[4] == "56 x 56 pixels are 1 tile, 4 visual tokens"
+    lost = round(100 * (1 - 56 / 110))
+    assert (
+        told[1]
+        == f"110 x 50 pixels are 3 tiles, 12 visual tokens; one fixed tile would lose {lost} % of what they show"
+    )
+    assert told[2] == ""
+    assert int(told[1].split(" are ")[1].split()[0]) == len(examples[1].tiles)
 
 
 def test_the_fingerprint_tells_settings_that_change_sizes(process):
