@@ -53,6 +53,7 @@ class Settings:
     report: bool = True
     blind: bool = False
     think: bool = False
+    flash: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -109,9 +110,8 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
         asked = [questions for questions in asked if questions.name not in outcome.failed]
         model = ""
         if asked:
-            evaluated = load_evaluated(
-                settings.model, device=settings.device, dtype=settings.dtype, heads=settings.heads, ranks=mine
-            )
+            how: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "dtype", "heads", "flash")}
+            evaluated = load_evaluated(settings.model, **how, ranks=mine)
             if settings.name:
                 evaluated = replace(evaluated, name=settings.name, facts={**evaluated.facts, "name": settings.name})
             model = evaluated.name

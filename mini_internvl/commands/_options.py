@@ -21,6 +21,15 @@ Evaluated = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Flash = Annotated[
+    str | None,
+    typer.Option(
+        metavar="off|RELATIVE,ABSOLUTE",
+        help="Flash models: which tiles get few tokens. 0.5,0.4: the half of a conversation's tiles that loses least, "
+        "where the router is at least 0.4 sure; off: none. As in config.json when left out.",
+        show_default=False,
+    ),
+]
 Data = Annotated[Path | None, typer.Option(help="Folder of the benchmarks' official files.")]
 Split = Annotated[str | None, typer.Option(help="Split; the benchmark's first when left out.")]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Protocol; the paper's when left out.")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mini_internvl.commands._options import AsJson, Device, Dtype, Model, echo_json
+from mini_internvl.commands._options import AsJson, Device, Dtype, Flash, Model, echo_json
 
 FIELDS = ("tiles", "prompt_tokens", "tokens", "seconds", "saved", "finish_reason")
 LONGEST = 256  # tokens of an answer
@@ -37,7 +37,10 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    think: Annotated[bool, typer.Option("--think", help="Ask to think aloud before the answer (3.5).")] = False,
+    think: Annotated[
+        bool, typer.Option("--think", help="Ask to think aloud before the answer (3.5); the thought goes to stderr.")
+    ] = False,
+    flash: Flash = None,
     fast_images: Annotated[bool, typer.Option(help="Resize faster, equal within 1/255.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -48,6 +51,7 @@ def command(
     from mini_internvl import GenerationConfig, load
     from mini_internvl.inputs import thinking
     from mini_internvl.inputs.messages import image_parts, normalise
+    from mini_internvl.model.flash import read_thresholds
 
     limits = GenerationConfig(
         max_new_tokens=LONGEST + thinking.TOKENS * think if max_new_tokens is None else max_new_tokens,
@@ -59,14 +63,21 @@ def command(
     asked: Any = normalise([{"role": "user", "content": [*shown, {"type": "text", "text": question}]}])
     frames = sum(part.is_frame for part in image_parts(asked))
     engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
+    if flash is not None:
+        engine.flash = read_thresholds(flash, engine.model.config)
     stream = engine.stream(thinking.thinking(asked) if think else asked, limits, max_tiles=max_tiles)
-    _, reply = print_stream(stream, quiet=json)
+    _, reply = print_stream(stream, quiet=json, think=think)
     if json:
         thought, text = thinking.split_thought(reply.text)
         facts = {name: getattr(reply, name) for name in FIELDS}
         counted = {"frames": frames} if frames else {}
         echo_json({"text": text, **({"thought": thought} if thought else {}), **counted, **facts})
         return
+    typer.secho(_summary(reply, frames), fg="bright_black", err=True)
+
+
+def _summary(reply: Any, frames: int) -> str:
+    """Frames, tiles, tokens and seconds of a reply, and why it ended early."""
     speed = f"{frames} frames, " if frames else ""
     speed += f"{reply.tiles} tiles, {reply.prompt_tokens} + {reply.tokens} tokens, {reply.seconds:.2f} s"
     if reply.saved:
@@ -75,7 +86,7 @@ def command(
         )
     if reply.finish_reason != "stop":
         speed += f"; the answer is cut off: {CUT_OFF[reply.finish_reason]}"
-    typer.secho(speed, fg="bright_black", err=True)
+    return speed
 
 
 def _part(path: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -100,16 +111,29 @@ def _seconds(clip: str | None) -> dict[str, float]:
         raise typer.BadParameter(f'"{clip}" is no range of seconds; write --clip 3-7.5, 3- or -7.5') from None
 
 
-def print_stream(stream: Any, *, quiet: bool = False) -> tuple[str, Any]:
-    """Print pieces as they come; returns their text and the reply."""
-    pieces = []
+def print_stream(stream: Any, *, quiet: bool = False, think: bool = False) -> tuple[str, Any]:
+    """Print pieces as they come; returns their text and the reply.
+
+    With ``think`` the thought before an answer is dimmed and goes to stderr, so that stdout holds the answer alone.
+    """
+    from mini_internvl.inputs.thinking import ThoughtStream
+
+    pieces: list[str] = []
+    parts, was_thought = ThoughtStream(), False
     while True:
         try:
-            pieces.append(next(stream))
+            piece, reply, last = next(stream), None, False
         except StopIteration as end:
-            if not quiet:
-                typer.echo()
-            return "".join(pieces), end.value
-        if not quiet:
-            typer.echo(pieces[-1], nl=False)
+            piece, reply, last = "", end.value, True
+        pieces.append(piece)
+        shown = parts.push(piece, last=last) if think else [(False, piece)]
+        for thought, text in [] if quiet else shown:
+            if was_thought and not thought:
+                typer.echo("\n", err=True)
+            was_thought = thought
+            typer.secho(text, nl=False, err=thought, dim=thought or None)
             sys.stdout.flush()
+        if last:
+            if not quiet:
+                typer.echo(err=was_thought)
+            return "".join(pieces), reply

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mini_internvl.commands._options import Device, Dtype, Model
+from mini_internvl.commands._options import Device, Dtype, Flash, Model
 from mini_internvl.commands.ask import print_stream
 from mini_internvl.engine.engine import Engine, user
 from mini_internvl.inputs.images import load_image
@@ -22,11 +22,16 @@ def command(
     image: Annotated[list[str] | None, typer.Option("--image", "-p", help="Image of the first question.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    flash: Flash = None,
 ) -> None:
     """Talk about images. ``/image PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
     from mini_internvl import load
+    from mini_internvl.model.flash import read_thresholds
 
-    talk(load(model, device=device, dtype=dtype), image or [])
+    engine = load(model, device=device, dtype=dtype)
+    if flash is not None:
+        engine.flash = read_thresholds(flash, engine.model.config)
+    talk(engine, image or [])
 
 
 def talk(engine: Engine, images: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ def command(
     think: Annotated[
         bool, typer.Option("--think", help="Ask to think aloud first (3.5); the thought is kept, and is not scored.")
     ] = False,
+    flash: options.Flash = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

@@ -12,6 +12,7 @@ from mini_internvl.engine.hub import base_folder, resolve
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.run import ChatModel
+from mini_internvl.model.flash import read_thresholds
 from mini_internvl.ranks import ALONE, Ranks
 
 PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")  # folder names that say too little alone
@@ -40,16 +41,25 @@ def short_name(model: str | None) -> str:
 
 
 def load_evaluated(
-    model: str | None, *, device: str = "auto", dtype: str = "auto", heads: bool = True, ranks: Ranks = ALONE
+    model: str | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    heads: bool = True,
+    flash: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> EvaluatedModel:
     """Load a checkpoint (folder, hub id, ``None`` for nano) or name a server (``openai:URL#name``).
 
-    Without ``heads`` a model answers everything in text, whatever heads it has. Device and dtype are those of
+    Without ``heads`` a model answers everything in text, whatever heads it has. ``flash`` sets the thresholds of a
+    Flash model (:func:`mini_internvl.model.flash.read_thresholds`). Device and dtype are those of
     :func:`mini_internvl.load`; of several processes each takes its own GPU. ValueError: it cannot be used.
     """
     name = short_name(model)
     if is_remote(model):
         address = Address.read(str(model))
+        if flash is not None:
+            raise ValueError(f"{address.url} sets its own thresholds; leave --flash out")
         facts: dict[str, Any] = {"name": address.model, "url": address.url, "sha256": "", "parameters": 0}
         return EvaluatedModel(
             engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}"
@@ -65,6 +75,9 @@ def load_evaluated(
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
     if not heads:
         engine.heads = None
+    if flash is not None:
+        engine.flash = read_thresholds(flash, engine.model.config)
+        facts["flash"] = flash
     if engine.head_names:
         facts["heads"] = list(engine.head_names)
     return EvaluatedModel(engine=engine, name=name, facts=facts, key=keys.digest(hashes))

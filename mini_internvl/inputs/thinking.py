@@ -6,6 +6,8 @@ Source: the model cards of InternVL3.5, which name the message and the temperatu
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mini_internvl.inputs.messages import Messages, Turn, normalise
 
 BEGIN, END = "<think>", "</think>"
@@ -40,3 +42,42 @@ def split_thought(text: str) -> tuple[str, str]:
     if text.lstrip().startswith(BEGIN):
         return text.strip().removeprefix(BEGIN).strip(), ""
     return "", text
+
+
+class ThoughtStream:
+    """Tells thought and answer apart while a text comes piece by piece.
+
+    Only a text that opens with ``<think>`` has a thought here. What may still become a mark is held back.
+    """
+
+    def __init__(self) -> None:
+        self.held = ""
+        self.state: Literal["start", "thought", "gap", "answer"] = "start"
+
+    def push(self, piece: str, *, last: bool = False) -> list[tuple[bool, str]]:
+        """The next piece -> (whether it is thought, text) of what is certain, without the marks.
+
+        Blanks before the answer are left out; ``last`` gives what was held back, too.
+        """
+        self.held += piece
+        found = []
+        if self.state == "start":
+            self.held = self.held.lstrip()
+            if BEGIN.startswith(self.held) and not last:
+                return []
+            self.state = "thought" if self.held.startswith(BEGIN) else "answer"
+            self.held = self.held.removeprefix(BEGIN)
+        if self.state == "thought":
+            thought, mark, self.held = self.held.partition(END)
+            if not mark and not last:
+                begun = max(length for length in range(len(END)) if thought.endswith(END[:length]))
+                thought, self.held = thought[: len(thought) - begun], thought[len(thought) - begun :]
+            found.append((True, thought))
+            self.state = "gap" if mark else "thought"
+        if self.state == "gap":
+            self.held = self.held.lstrip()
+            self.state = "answer" if self.held else "gap"
+        if self.state == "answer":
+            found.append((False, self.held))
+            self.held = ""
+        return [(thought, text) for thought, text in found if text]

@@ -13,6 +13,7 @@ Source: ``modeling_internvl_chat.py`` of the Flash checkpoints; arXiv 2510.12793
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,6 +91,19 @@ def choose_short(probabilities: Tensor, flash: FlashConfig) -> Tensor:
     """(N,) of the tiles of one conversation -> (N,) whether a tile gets few tokens."""
     probabilities = probabilities.float()
     return (probabilities > probabilities.quantile(flash.relative)) & (probabilities >= flash.absolute)
+
+
+def read_thresholds(text: str, config: VLMConfig) -> FlashConfig:
+    """``off``, or ``RELATIVE,ABSOLUTE`` such as ``0.5,0.4``; ValueError for other text, or a model without a router."""
+    if config.flash is None:
+        raise ValueError("this model has no router, so there are no thresholds to set; only Flash models have one")
+    if text == "off":
+        return replace(config.flash, enabled=False)
+    try:
+        relative, absolute = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f'"{text}" is no pair of thresholds; write off, or two numbers such as 0.5,0.4') from None
+    return FlashConfig(relative=relative, absolute=absolute)
 
 
 def encode_routed(model: InternVL, pixel_values: Tensor, flash: FlashConfig) -> tuple[Tensor, list[bool]]:

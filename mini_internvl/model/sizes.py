@@ -54,6 +54,9 @@ VIT_6B: dict[str, Any] = VIT_300M | {
     "initializer_range": 1e-10,
 }
 """InternViT-6B-448px-V1-5, the teacher of the 300M."""
+FLASH = "-Flash"
+ROUTED = {"flash_mode": True, "flash_relative_threshold": 0.5, "flash_absolute_threshold": 0.5}
+"""Of every size of 3.5 as a Flash model. The thresholds are made up here: the released ones come with config.json."""
 ENCODERS: dict[str, dict[str, Any]] = {"300M": VIT_300M, "6B": VIT_6B}
 
 
@@ -85,28 +88,30 @@ def compose(
 
 def official_config(size: str) -> dict[str, Any]:
     """config.json of a released size; ValueError lists the known ones."""
-    sizes = {name: backbone for backbone in llms.backbones().values() for name in backbone.SIZES}
-    if size not in sizes:
+    if size not in size_names():
         raise ValueError(f'unknown size "{size}"; known: {", ".join(size_names())}')
-    backbone = sizes[size]
+    routed, size = size.endswith(FLASH), size.removesuffix(FLASH)
+    backbone = next(backbone for backbone in llms.backbones().values() if size in backbone.SIZES)
     llm = {"architectures": [backbone.ARCHITECTURE], **backbone.SIZES[size]}
     llm |= {"hidden_act": "silu", "tie_word_embeddings": False}
     more: dict[str, Any] = {"template": LATER_TEMPLATE} if "-" in size else {}
     if backbone.IMAGE_TOKEN:
         more["img_context_token_id"] = backbone.IMAGE_TOKEN
-    return compose(VIT_300M, llm, image_size=448, max_tiles=12, **more)
+    return compose(VIT_300M, llm, image_size=448, max_tiles=12, **more, **(ROUTED if routed else {}))
 
 
 def size_names() -> list[str]:
-    """Names of the released sizes, by generation: "1B", "2B", "4B" of InternVL2, then "2.5-1B" and so on."""
+    """Names of the released sizes: "1B", "2B", "4B" of InternVL2, then "2.5-1B" and so on, Flash models last."""
     names = [name for backbone in llms.backbones().values() for name in backbone.SIZES]
-    return sorted(names, key=lambda name: (float(name.rpartition("-")[0] or 2), name))
+    names.sort(key=lambda name: (float(name.rpartition("-")[0] or 2), name))
+    return names + [name + FLASH for name in names if name.startswith("3.5-")]
 
 
 def size_of_release(name: str) -> str:
     """Size of a released model by its hub id, "3.5-1B" of "OpenGVLab/InternVL3_5-1B-MPO"; "" for any other name."""
-    found = re.search(r"(?:^|/)InternVL(2|2_5|3|3_5)-(\dB)(?:-(?:Pretrained|Instruct|MPO))?(?:-(?:HF|hf))?$", name)
-    size = f"{found[1].replace('_', '.')}-{found[2]}".removeprefix("2-") if found else ""
+    stages = "(?:-(?:Pretrained|Instruct|MPO))?(?:-(?:HF|hf))?"
+    found = re.search(rf"(?:^|/)InternVL(2|2_5|3|3_5)-(\dB)(?:{stages}|({FLASH}))$", name)
+    size = f"{found[1].replace('_', '.')}-{found[2]}{found[3] or ''}".removeprefix("2-") if found else ""
     return size if size in size_names() else ""
 
 

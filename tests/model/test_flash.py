@@ -16,34 +16,18 @@ from mini_internvl.commands.convert import convert
 from mini_internvl.commands.doctor import diagnose
 from mini_internvl.commands.info import describe
 from mini_internvl.engine.engine import user
-from mini_internvl.model.checkpoint import load_model, read_config, save_model
+from mini_internvl.evaluate.model import load_evaluated
+from mini_internvl.evaluate.outputs import check_model
+from mini_internvl.model.checkpoint import load_model, read_config
 from mini_internvl.model.config import ConfigError, FlashConfig, VLMConfig
-from mini_internvl.model.flash import choose_short, cut_placeholders, encode_routed
-from mini_internvl.model.sizes import count_parameters, fresh, official_config
-
-FLASH = {"flash_mode": True, "flash_relative_threshold": 0.3, "flash_absolute_threshold": 0.4}
-
-
-def flash_config(later, **changes):
-    raw = json.loads((later("3.5-1B") / "config.json").read_text()) | FLASH | changes
-    raw["vision_config"] |= {"hidden_size": 32, "image_size": 112}
-    return raw | {"force_image_size": 112}
+from mini_internvl.model.flash import choose_short, cut_placeholders, encode_routed, read_thresholds
+from mini_internvl.model.sizes import count_parameters, official_config
 
 
 @pytest.fixture(scope="module")
-def folder(later, tmp_path_factory):
+def folder(later):
     """A tiny 3.5-1B-Flash: tiles of 16 tokens, or 4."""
-    raw = flash_config(later)
-    model = fresh(VLMConfig.from_official(raw), seed=0)
-    with torch.no_grad():
-        for part in (model.gating, model.pooling_before_gating, model.mlp2):  # probabilities on both sides
-            for parameter in part.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-        model.gating.gate[1].bias.zero_()
-        model.gating.gate[1].weight.mul_(0.2)  # far from 0 and 1, where float32 could not tell them apart
-    source, names = later("3.5-1B"), ("vocab.json", "generation_config.json", "merges.txt")
-    files = [path for path in source.iterdir() if "token" in path.name or path.name in names]
-    return save_model(model, tmp_path_factory.mktemp("flash") / "model", extra_files=files)
+    return later("3.5-1B-Flash")
 
 
 # What the original computes, from the tensors of the file alone, in float64 and with loops.
@@ -244,6 +228,35 @@ def test_ask_tells_what_was_saved(folder, minivl, tmp_path):
     assert json.loads(out)["saved"] > 0
 
 
+def test_thresholds_come_from_the_command_line(folder, later, minivl, tmp_path):
+    picture(200, 200, 0).save(tmp_path / "a.png")
+    config = read_config(folder)
+    assert read_thresholds("0.5,0.4", config) == FlashConfig(relative=0.5, absolute=0.4)
+    assert read_thresholds("off", config) == replace(config.flash, enabled=False)
+    for text, words in (("half", "write off, or two numbers"), ("0.5", "write off"), ("2,0", "from 0 to 1")):
+        with pytest.raises(ValueError, match=words):
+            read_thresholds(text, config)
+    asked = ["ask", tmp_path / "a.png", "What?", "--max-new-tokens", 1, "--json"]
+    saved = [json.loads(minivl(*asked, "--model", folder, "--flash", how)[1])["saved"] for how in ("0,0", "off")]
+    assert saved[0] > saved[1] == 0
+    code, _, told = minivl(*asked, "--model", later("2.5-2B"), "--flash", "off")
+    assert (code, "this model has no router" in told) == (1, True)
+
+
+def test_an_evaluation_keeps_answers_of_other_thresholds_apart(folder, tmp_path):
+    evaluated = load_evaluated(str(folder), flash="off")
+    assert evaluated.engine.arithmetic == "torch cpu float32"
+    facts = dict(evaluated.facts)
+    assert facts["flash"] == "off"
+    (tmp_path / "synth").mkdir()
+    (tmp_path / "synth" / "score.json").write_text(json.dumps({"model": facts}))
+    check_model(tmp_path, facts)
+    with pytest.raises(ValueError, match="answers given with --flash off"):
+        check_model(tmp_path, {**facts, "flash": "0.5,0.4"})
+    with pytest.raises(ValueError, match="sets its own thresholds"):
+        load_evaluated("openai:http://localhost:1/v1#x", flash="off")
+
+
 def test_the_folder_is_healthy_and_converts_but_not_to_native(folder, tmp_path):
     assert diagnose(folder).healthy
     convert(folder, tmp_path / "mini", "mini")
@@ -254,7 +267,7 @@ def test_the_folder_is_healthy_and_converts_but_not_to_native(folder, tmp_path):
         convert(folder, tmp_path / "native", "native")
 
 
-def test_a_router_that_is_off_is_kept_and_not_used(later, folder, tmp_path):
+def test_a_router_that_is_off_is_kept_and_not_used(folder):
     raw = json.loads((folder / "config.json").read_text())
     assert describe(None, str(folder))["tile"] == "112 px, 16 tokens, or 4 by its router"
     lacking = {key: value for key, value in raw.items() if key != "flash_relative_threshold"}
@@ -271,7 +284,7 @@ def test_a_router_that_is_off_is_kept_and_not_used(later, folder, tmp_path):
 
 def test_the_1b_has_the_published_size():
     """Its weights take 2.3 GB in 16 bits."""
-    config = VLMConfig.from_official(official_config("3.5-1B") | FLASH)
+    config = VLMConfig.from_official(official_config("3.5-1B-Flash"))
     assert (config.tokens_per_tile, config.short_tokens) == (256, 64)
     counts = count_parameters(config)
     assert round(2 * counts["total"] / 1e9, 1) == 2.3

@@ -31,6 +31,20 @@ def test_parameters_are_the_published_ones(size, projector, llm, total):
     assert config.tokens_per_tile == 256
 
 
+def test_a_flash_model_has_another_projector_and_a_router_more():
+    config = VLMConfig.from_official(official_config("3.5-1B-Flash"))
+    assert config.flash
+    assert config.flash.enabled
+    counts = count_parameters(config)
+    # mlp2: LayerNorm of 16 patches of 1024, then 16,384 -> 2,048 -> 2,048 -> 1,024 with biases
+    second = 2 * 16_384 + (16_384 + 1) * 2_048 + (2_048 + 1) * 2_048 + (2_048 + 1) * 1_024
+    assert counts["projector"] == 5_253_120 + second
+    # four attentions of 1024 with norms and a query; four MLPs of 4096 with norms; LayerNorm and two logits
+    attention, mlp = 4 * (1_024 + 1) * 1_024, (1_024 + 1) * 4_096 + (4_096 + 1) * 1_024
+    assert counts["router"] == 4 * (attention + 2_048) + 1_024 + 4 * (mlp + 2_048) + 2_048 + (1_024 + 1) * 2
+    assert counts["total"] == 304_012_288 + 751_632_384 + counts["projector"] + counts["router"]
+
+
 def test_templates_follow_the_language_model_in_the_first_generation_alone():
     templates = {size: official_config(size)["template"] for size in size_names()}
     first = {"1B": "Hermes-2", "2B": "internlm2-chat", "4B": "phi3-chat"}
@@ -45,7 +59,7 @@ PUBLISHED = {
 
 
 def test_totals_round_to_the_published_ones():
-    assert size_names() == list(PUBLISHED)
+    assert size_names() == [*PUBLISHED, "3.5-1B-Flash", "3.5-2B-Flash", "3.5-4B-Flash"]
     for size, published in PUBLISHED.items():
         total = count_parameters(VLMConfig.from_official(official_config(size)))["total"] / 1e9
         assert round(total, 1 if published in (1.1, 2.3, 4.7) else 2) == published, size
@@ -59,7 +73,8 @@ def test_totals_round_to_the_published_ones():
         ("InternVL3-2B-hf", "3-2B"),
         ("OpenGVLab/InternVL3_5-4B-Instruct-HF", "3.5-4B"),
         ("OpenGVLab/InternVL3-4B", ""),
-        ("OpenGVLab/InternVL3_5-1B-Flash", ""),
+        ("OpenGVLab/InternVL3_5-1B-Flash", "3.5-1B-Flash"),
+        ("OpenGVLab/InternVL3-1B-Flash", ""),
         ("Mini-InternVL2-1B-DA-Drivelm", ""),
         ("myInternVL2-1B", ""),
     ],
