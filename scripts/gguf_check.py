@@ -4,7 +4,8 @@
 
 needs llama-cpp-python and the recorded tokenizers of tests/golden/data. Prints a line for each model and type: the
 largest difference of logits over the answers' tokens, apart for prompts of text and with pictures, and the share of
-equal greedy tokens. The exit code is 1 when a float32 or float16 file answers otherwise.
+equal greedy tokens. The exit code is 1 when ids differ, a float32 file answers otherwise, or logits of a float16 file
+are further off than BOUND; a random model's answers part for ever where two tokens are nearly tied.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LLM = {
     "original_max_position_embeddings": 2048,
     "sliding_window": None,
 }
+BOUND = 0.1  # of float16; the random models' largest logits are about 8
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 
@@ -88,7 +90,7 @@ def main() -> int:
             )
             share = sum(prompt.agreement or 0.0 for prompt in result.prompts) / len(result.prompts)
             print(f"{name:10} {kind:5} text {text:.1e}  pictures {seen:.1e}  equal tokens {share:.1%}", flush=True)
-            wrong += kind in ("f32", "f16") and share < 1.0
+            wrong += share < 1.0 if kind == "f32" else kind == "f16" and max(text, seen) > BOUND
     return int(wrong > 0)
 
 

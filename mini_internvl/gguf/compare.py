@@ -1,6 +1,7 @@
 """A checkpoint against the GGUF files made of it, as llama.cpp computes them: ids, logits of the answer, greedy tokens.
 
-Pictures of the built-in prompts are made one tile large, since llama.cpp cuts larger ones by a rule of its own.
+Pictures of the built-in prompts are first resized to the grid of tiles that the model cuts them into. llama.cpp has a
+rule of its own for other sizes, but cuts such a picture into the same tiles.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def compare_gguf(
     allowed = MIXED_TOLERANCE if tolerance is None else tolerance
     if not allowed >= 0:
         raise ValueError(f"tolerance is {allowed}; it must be 0 or above")
-    chosen = one_tile_prompts(engine.model.config.image_size) if prompts is None else prompts
+    chosen = grid_prompts(engine) if prompts is None else prompts
     if not chosen:
         raise ValueError("there are no prompts to compare on; give at least one")
     longest = max(len(engine.prepare(messages).input_ids) for messages in chosen.values())
@@ -61,18 +62,21 @@ def compare_gguf(
     return Comparison(prompts=tuple(results), tolerance=allowed, reason=reason, max_new_tokens=max_new_tokens)
 
 
-def one_tile_prompts(side: int) -> dict[str, list[Message]]:
-    """The built-in prompts, every image resized to one tile."""
+def grid_prompts(engine: Engine) -> dict[str, list[Message]]:
+    """The built-in prompts, every image resized to the grid of tiles that the engine's model cuts it into."""
+    return {name: [_resized(message, engine) for message in messages] for name, messages in default_prompts().items()}
 
-    def small(part: Any) -> Any:
-        if not isinstance(part, dict) or part.get("type") != "image":
+
+def _resized(message: Message, engine: Engine) -> Message:
+    side, cuts = engine.model.config.image_size, iter(engine.processor.cuts([message], None))
+
+    def fitted(part: Any) -> Any:
+        if part["type"] != "image":
             return part
-        return {**part, "image": part["image"].resize((side, side), Image.Resampling.BICUBIC)}
+        columns, rows = next(cuts)[1].grid(part["image"].width, part["image"].height)
+        return {**part, "image": part["image"].resize((columns * side, rows * side), Image.Resampling.BICUBIC)}
 
-    return {
-        name: [{**message, "content": [small(part) for part in message["content"]]} for message in messages]
-        for name, messages in default_prompts().items()
-    }
+    return {**message, "content": [fitted(part) for part in message["content"]]}
 
 
 @torch.inference_mode()

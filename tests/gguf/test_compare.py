@@ -67,16 +67,16 @@ def compared(engine: Engine, monkeypatch: pytest.MonkeyPatch, change=lambda answ
     return compare_gguf(engine, Path("unread"), max_new_tokens=4, **options), twin
 
 
-def test_equal_models_are_equal_on_pictures_of_one_tile(engine, monkeypatch):
+def test_equal_models_are_equal_on_pictures_of_whole_tiles(engine, monkeypatch):
     result, twin = compared(engine, monkeypatch, tolerance=1e-4)
     assert result.equal
-    assert [prompt.tiles for prompt in result.prompts] == [(1,), (1,), (1,), (1, 1), (), ()]
+    assert [prompt.tiles for prompt in result.prompts] == [(5,), (3,), (4,), (1, 3), (), ()]
     assert twin.seen[3][0][0]["content"].startswith("<__media__><__media__>What")
-    assert {size for _, sizes in twin.seen for size in sizes} == {(56, 56)}
+    assert [sizes for _, sizes in twin.seen] == [[(112, 112)], [(112, 56)], [(168, 56)], [(56, 56), (112, 56)], [], []]
 
 
 def test_what_differs_is_told(engine, monkeypatch):
-    prompts = {"a": default_prompts()["English"], "b": compare.one_tile_prompts(56)["shapes"]}
+    prompts = {"a": default_prompts()["English"], "b": compare.grid_prompts(engine)["shapes"]}
 
     def spoiled(**fields):
         return lambda answer: Answer(**{**vars(answer), **fields})
@@ -86,7 +86,7 @@ def test_what_differs_is_told(engine, monkeypatch):
     )
     assert [prompt.problem for prompt in cut.prompts] == [
         "images are cut into 0 tiles and 1",
-        "images are cut into 1 tiles and 2",
+        "images are cut into 5 tiles and 6",
     ]
     ids, _ = compared(
         engine, monkeypatch, lambda a: Answer(**{**vars(a), "prompt": (*a.prompt[:-1], 3)}), prompts=prompts
