@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mini_internvl.engine.engine import Engine, Prompt, user
-from mini_internvl.engine.generate import GenerationConfig
+from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.records import Message
 
 FLOAT32_TOLERANCE = 1e-3  # largest difference of logits that two float32 models may have
@@ -131,7 +131,7 @@ def _compare_prompt(
     pairs = ((first, ours), (second, theirs))
     visual = [engine.encode([prompt])[0] for engine, prompt in pairs]
     answers = [
-        [step.token for [step] in engine.generate([prompt], config) if step.token is not None]
+        [step.token for step in engine.generate([prompt], config)[0] if step.token is not None]
         for engine, prompt in pairs
     ]
     equal = sum(a == b for a, b in zip(*answers, strict=False))

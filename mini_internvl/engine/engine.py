@@ -1,82 +1,96 @@
-"""The engine: a checkpoint folder with its tokenizer, template and tile settings, ready to answer."""
+"""The engine: a checkpoint folder with its tokenizer, template and tile settings, ready to answer.
+
+Everything that answers goes through its scheduler: a chat, a stream, a batch, from one thread or many.
+"""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mini_internvl import plugins
 from mini_internvl.engine import hub
-from mini_internvl.engine.device import resolve_device, resolve_dtype
-from mini_internvl.engine.generate import FinishReason, GenerationConfig, Step, generate, split_batches
+from mini_internvl.engine.backends import Backend
+from mini_internvl.engine.backends.torch import TorchBackend
+from mini_internvl.engine.context import check_context
+from mini_internvl.engine.images import ImageInput
 from mini_internvl.engine.predict import predict
+from mini_internvl.engine.reply import Reply, make_reply
+from mini_internvl.engine.requests import Request
+from mini_internvl.engine.routing import Router
+from mini_internvl.engine.sampling import GenerationConfig, Step
+from mini_internvl.engine.scheduler import Limits, Scheduler
+from mini_internvl.engine.text import TextStream
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.hashes import content_hash
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.config import FlashConfig
-from mini_internvl.model.flash import cut_placeholders, encode_routed
 from mini_internvl.model.heads import Heads, Value, load_heads
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Message
 
-KV_BYTES = 4 * 10**9
-"""Bytes that the keys and values of a batch may take, padding and the longest answers counted; a prompt that needs more
-alone gets it. Reading prompts takes half as much again at most, for beginnings that several share."""
 TILES_TOGETHER = 64  # tiles that the encoder reads at a time, since the memory it needs grows with them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """An answer with what it cost; ``str(reply)`` is the text."""
-
-    text: str
-    tiles: int
-    prompt_tokens: int
-    """Tokens before the answer, visual ones included; ``tokens`` are the answer's."""
-    tokens: int
-    seconds: float
-    """Wall-clock seconds from call to last token."""
-    finish_reason: FinishReason = "stop"
-    """Why the answer ends: the model ended it ("stop"), ``max_new_tokens`` ("length"), or its positions ("context")."""
-    saved: int = 0
-    """Visual tokens that a Flash model's router left out of the prompt."""
-    odd: str = ""
-    """What was odd about a server's answer, whose text is then what stood in it; empty otherwise."""
-
-    def __str__(self) -> str:
-        return self.text
+AUTO = "auto"
 
 
 class Engine:
-    """A model that answers messages.
+    """A model that answers messages; safe to use from several threads, whose requests are answered together.
 
-    ``folder`` holds its tokenizer files and generation_config.json. ``fast_images`` resizes by the faster path, equal
-    within 1/255. ``heads`` read numbers and classes from its hidden states.
+    ``model`` may be any back end. ``folder`` holds tokenizer files and generation_config.json. ``fast_images`` resizes
+    by the faster path, equal within 1/255. ``heads`` read numbers and classes from hidden states.
     """
 
-    def __init__(self, model: InternVL, folder: Path, *, fast_images: bool = False, heads: Heads | None = None) -> None:
-        self.heads = heads
-        self.model, self.tokenizer = model, load_tokenizer(folder)
-        self.flash = model.config.flash  # its thresholds may be set; ``None`` gives every tile all its tokens
-        template = chat.find_template(model.config.template)
+    def __init__(
+        self,
+        model: InternVL | Backend,
+        folder: Path,
+        *,
+        fast_images: bool = False,
+        heads: Heads | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.heads, self._limits, self.tokenizer = heads, limits, load_tokenizer(folder)
+        self._use(TorchBackend(model) if isinstance(model, InternVL) else model)
+        self.flash = self.config.flash  # its thresholds may be set; ``None`` gives every tile all its tokens
+        template = chat.find_template(self.config.template)
         self.processor = Processor(
             tokenizer=self.tokenizer,
             template=template,
-            config=model.config,
-            system_message=model.config.system_message,
+            config=self.config,
+            system_message=self.config.system_message,
             fast=fast_images,
         )
         own = stop_ids(folder, self.tokenizer)
         self.stop_ids = frozenset([*own, self.tokenizer.token_id(template.sep.strip())])
+
+    def _use(self, backend: Backend) -> None:
+        self.backend, self.config = backend, backend.config
+        self.scheduler = Scheduler(backend, limits=self._limits, unused_ids=self._unused_ids)
+        self._router = Router(self.model) if self.config.flash else None
+        self._weights = self._weights_version()
+
+    def with_model(self, model: InternVL) -> Engine:
+        """The same engine around another model of this kind; tokenizer and settings are shared."""
+        other = copy.copy(self)
+        other._use(TorchBackend(model))
+        return other
+
+    @property
+    def model(self) -> InternVL:
+        """The torch model; ValueError where another back end answers."""
+        if isinstance(self.backend, TorchBackend):
+            return self.backend.model
+        raise ValueError(f'this needs the torch model, but the engine runs on "{self.backend.arithmetic}"')
 
     def prepare_batch(
         self, conversations: Sequence[Messages | Prompt], *, max_tiles: int | None = None
@@ -97,18 +111,10 @@ class Engine:
             raise ValueError("the last message must come from the user")
         return self.processor.prepare(turns, max_tiles=max_tiles, shared=shared)
 
-    @property
-    def most_tokens(self) -> int:
-        """Tokens of a batch whose keys and values fit into KV_BYTES."""
-        llm = self.model.config.llm
-        return KV_BYTES // (2 * llm.layers * llm.kv_heads * llm.head_dim * self.model.dtype.itemsize)
-
-    @cached_property
-    def unused_ids(self) -> Tensor | None:
+    def _unused_ids(self) -> list[int]:
         """Rows of the vocabulary that are no token (tables are padded to round sizes); they are never drawn."""
-        rows = range(self.model.config.llm.vocab_size)
-        unused = [i for i in rows if i not in self.stop_ids and not self.tokenizer.has_id(i)]
-        return torch.tensor(unused, device=self.model.device) if unused else None
+        rows = range(self.config.llm.vocab_size)
+        return [i for i in rows if i not in self.stop_ids and not self.tokenizer.has_id(i)]
 
     def count_tiles(self, messages: Messages, *, max_tiles: int | None = None) -> int:
         """Tiles of a conversation's images, thumbnails counted, by their headers; ImageError names one without."""
@@ -121,10 +127,9 @@ class Engine:
     @property
     def arithmetic(self) -> str:
         """What answers depend on besides weights and prompt: back end, kind of device and type, resizing."""
-        kind = f"torch {self.model.device.type} {str(self.model.dtype).removeprefix('torch.')}"
         routed = self._routed
         flash = f" flash {routed.relative:g} {routed.absolute:g}" if routed else ""
-        return kind + (" fast-images" if self.processor.fast else "") + flash
+        return self.backend.arithmetic + (" fast-images" if self.processor.fast else "") + flash
 
     def chat(
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
@@ -144,12 +149,66 @@ class Engine:
             return []
         began = time.monotonic()
         prompts = self.route(self.prepare_batch(conversations, max_tiles=max_tiles))
-        answers: list[list[Step]] = [[] for _ in prompts]
-        for steps in self.generate(prompts, config or GenerationConfig()):
-            for step in steps:
-                answers[step.row].append(step)
+        answers = self.generate(prompts, config)
         seconds = (time.monotonic() - began) / len(prompts)
-        return [self._reply(prompt, steps, seconds) for prompt, steps in zip(prompts, answers, strict=True)]
+        pairs = zip(prompts, answers, strict=True)
+        return [make_reply(prompt, steps, seconds, self.tokenizer) for prompt, steps in pairs]
+
+    def stream(
+        self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
+    ) -> Generator[str, None, Reply]:
+        """Answer one conversation piece by piece; the generator's return value is the whole :class:`Reply`.
+
+        A piece is held back while it ends inside a character that needs several tokens. Closing the generator ends the
+        answer.
+        """
+        began = time.monotonic()
+        [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
+        [request] = self.requests([prompt], config)
+        steps: list[Step] = []
+        for step in self.scheduler.steps(self.scheduler.submit(request)):
+            steps.append(step)
+            if step.text:
+                yield step.text
+        return make_reply(prompt, steps, time.monotonic() - began, self.tokenizer)
+
+    def generate(self, prompts: Sequence[Prompt], config: GenerationConfig | None = None) -> list[list[Step]]:
+        """The steps of the answers to several prompts.
+
+        ValueError, before anything is computed, when a prompt fills the model's context.
+        """
+        requests = self.requests(prompts, config)  # may put another scheduler in place
+        return self.scheduler.answer(requests)
+
+    def requests(self, prompts: Sequence[Prompt], config: GenerationConfig | None = None) -> list[Request]:
+        """Prompts as the scheduler takes them; ValueError when one fills the model's context."""
+        self._check_context(prompts)
+        if isinstance(self.backend, TorchBackend) and self._weights_version() != self._weights:
+            self._use(TorchBackend(self.model, kv_bytes=self.backend.kv_bytes))  # nothing that is kept holds any longer
+        config = config or GenerationConfig()
+        return [
+            Request(
+                ids=prompt.input_ids,
+                config=config,
+                stop_ids=self.stop_ids,
+                images=_images(prompt, self.arithmetic),
+                text=TextStream(self.tokenizer, config.stop),
+            )
+            for prompt in prompts
+        ]
+
+    def forget(self) -> None:
+        """Drop what is kept of earlier requests: keys and values of prompts, visual tokens of images."""
+        self.scheduler.forget()
+        if self._router:
+            self._router.forget()
+
+    def _weights_version(self) -> int:
+        """Another number after the model's weights were changed in place."""
+        if not isinstance(self.backend, TorchBackend):
+            return 0
+        parameters = self.backend.model.parameters()
+        return hash(tuple((id(p), p.dtype, p.device, 0 if p.is_inference() else p._version) for p in parameters))
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -176,59 +235,10 @@ class Engine:
         self._check_context(prompts)
         return predict(self.model, self.heads, prompts, self.encode(prompts))
 
-    def stream(
-        self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
-    ) -> Generator[str, None, Reply]:
-        """Answer one conversation piece by piece; the generator's return value is the whole :class:`Reply`.
-
-        A piece is held back while it ends inside a character that needs several tokens.
-        """
-        began = time.monotonic()
-        [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
-        steps: list[Step] = []
-        sent = text = ""
-        for [step] in self.generate([prompt], config or GenerationConfig()):
-            steps.append(step)
-            text = self.tokenizer.decode(_ids(steps))
-            if text != sent and not text.endswith("\ufffd") and text.startswith(sent):
-                yield text[len(sent) :]
-                sent = text
-        reply = self._reply(prompt, steps, time.monotonic() - began)
-        if text != sent:
-            yield text[len(sent) :]
-        return reply
-
-    def generate(self, prompts: Sequence[Prompt], config: GenerationConfig) -> Iterator[list[Step]]:
-        """Tokens of several prompts, step by step, in as many batches as memory asks for.
-
-        ValueError, before anything is computed, when a prompt fills the model's context.
-        """
-        self._check_context(prompts)
-        lengths = [len(prompt.input_ids) for prompt in prompts]
-        for batch in split_batches(lengths, config.max_new_tokens, self.most_tokens):
-            rows = prompts[batch.start : batch.stop]
-            steps = generate(
-                self.model,
-                [prompt.input_ids for prompt in rows],
-                self.encode(rows),
-                config,
-                self.stop_ids,
-                image_keys=[id(prompt.pixel_values) for prompt in rows],
-                unused_ids=self.unused_ids,
-            )
-            for found in steps:
-                yield [step._replace(row=batch.start + step.row) for step in found]
-
     def _check_context(self, prompts: Sequence[Prompt]) -> None:
-        longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
-        context = self.model.config.llm.rope.context_length
-        if longest >= context:
-            raise ValueError(
-                f"the prompt has {longest} tokens, but the model has {context} positions for prompt and answer; "
-                "lower max_tiles or shorten the conversation"
-            )
+        for prompt in prompts:
+            check_context(prompt, self.processor, self.config.llm.rope.context_length)
 
-    @torch.inference_mode()
     def encode(self, prompts: Sequence[Prompt]) -> list[Tensor | None]:
         """Visual tokens of each prompt; pixels that prompts share are encoded once."""
         waiting = [prompt for prompt in prompts if prompt.visual is None and len(prompt.pixel_values)]
@@ -236,65 +246,41 @@ class Engine:
         if not different:
             return [prompt.visual for prompt in prompts]
         pixels = torch.cat(list(different.values())).split(TILES_TOGETHER)
-        tokens = torch.cat([self.model.encode_images(part.to(self.model.device)) for part in pixels])
+        tokens = torch.cat([self.backend.encode(part) for part in pixels])
         encoded = dict(zip(different, tokens.split([len(own) for own in different.values()]), strict=True))
-        return [encoded.get(id(prompt.pixel_values)) for prompt in prompts]
+        return [encoded.get(id(prompt.pixel_values), prompt.visual) for prompt in prompts]
 
     @property
     def _routed(self) -> FlashConfig | None:
         """By what tiles are routed, if they are."""
-        return self.flash if self.model.config.flash and self.flash and self.flash.enabled else None
+        return self.flash if self.config.flash and self.flash and self.flash.enabled else None
 
-    @torch.inference_mode()
     def route(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Prompts as a Flash model reads them: without the placeholders of tokens that its router leaves out.
 
         Other models' prompts are returned as they are. A prompt is routed by its own tiles alone.
         """
         flash = self._routed
-        if flash is None:
-            return list(prompts)
-        config, read = self.model.config, dict[int, tuple[Tensor, list[bool]]]()
-        routed: list[Prompt] = []
-        for prompt in prompts:
-            if not len(prompt.pixel_values) or prompt.visual is not None:
-                routed.append(prompt)
-                continue
-            if id(prompt.pixel_values) not in read:
-                read[id(prompt.pixel_values)] = encode_routed(self.model, prompt.pixel_values, flash)
-            visual, short = read[id(prompt.pixel_values)]
-            assert self.model.image_token_id is not None
-            ids = cut_placeholders(
-                prompt.input_ids, self.model.image_token_id, config.tokens_per_tile, config.short_tokens, short
-            )
-            saved = len(prompt.input_ids) - len(ids)
-            routed.append(replace(prompt, input_ids=ids, visual=visual, saved=saved))
-        return routed
-
-    def _reply(self, prompt: Prompt, steps: Sequence[Step], seconds: float) -> Reply:
-        reason = steps[-1].finish_reason
-        assert reason, "generation has ended"
-        return Reply(
-            text=self.tokenizer.decode(_ids(steps)).strip(),
-            tiles=sum(prompt.tiles),
-            prompt_tokens=len(prompt.input_ids),
-            tokens=len(_ids(steps)),
-            seconds=seconds,
-            finish_reason=reason,
-            saved=prompt.saved,
-        )
+        return list(prompts) if flash is None or self._router is None else self._router.route(prompts, flash)
 
 
-def _ids(steps: Sequence[Step]) -> list[int]:
-    return [step.token for step in steps if step.token is not None]
+def _images(prompt: Prompt, arithmetic: str) -> list[ImageInput]:
+    """The images of a prompt; those of a Flash model are one, since its router looks at all together."""
+    keys = prompt.image_keys or tuple(
+        content_hash(pixels.float().numpy()) for pixels in prompt.pixel_values.split(list(prompt.tiles))
+    )
+    if prompt.visual is not None:
+        return [ImageInput(key=f"{arithmetic} {keys}", visual=prompt.visual.flatten(0, 1))]
+    pairs = zip(keys, prompt.pixel_values.split(list(prompt.tiles)), strict=True)
+    return [ImageInput(key=key, pixel_values=pixels) for key, pixels in pairs]
 
 
 def load(
     path_or_hub_id: str | Path | None = None,
-    backend: str = "auto",
+    backend: str = AUTO,
     *,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: str = AUTO,
+    device: str = AUTO,
     fast_images: bool = False,
 ) -> Engine:
     """Load an engine.
@@ -302,22 +288,27 @@ def load(
     Args:
         path_or_hub_id: a checkpoint or adapter folder, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
             the nano model that ships with the package.
-        backend: "auto" or "torch".
+        backend: "auto", or the name of a back end: a file of ``engine/backends`` such as "torch".
         dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
 
     ValueError says why the folder or hub id cannot be used.
     """
-    if backend not in ("auto", "torch"):
-        raise ValueError(f'unknown backend "{backend}"; known: auto, torch')
+    known = [AUTO, *plugins.list_names("engine.backends")]
+    if backend not in known:
+        raise ValueError(f'unknown backend "{backend}"; known: {", ".join(known)}')
+    found = plugins.find("engine.backends", "torch" if backend == AUTO else backend)
+    if problem := found.missing():
+        raise ValueError(problem)
     folder = hub.resolve(path_or_hub_id)
-    place = resolve_device(device)
-    files = hub.base_folder(folder)
-    model = load_model(folder, dtype=resolve_dtype(dtype, place, files), device=str(place))
-    llm = model.config.llm
+    computing: Backend = found.load(folder, dtype=dtype, device=device)
+    llm = computing.config.llm
     heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
-    return Engine(model, files, fast_images=fast_images, heads=None if heads is None else heads.to(place))
+    engine = Engine(computing, hub.base_folder(folder), fast_images=fast_images)
+    if heads is not None and isinstance(computing, TorchBackend):
+        engine.heads = heads.to(computing.model.device)
+    return engine
 
 
 def load_model(

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mini_internvl.engine.prefill import PREFILL_TOKENS
 from mini_internvl.inputs.prepare import Prompt
 from mini_internvl.model.heads import Heads, Value, last_states, mean_states
 from mini_internvl.model.vlm import InternVL
+
+TOKENS_TOGETHER = 4096  # tokens, padding included, that are read at once; a longer prompt is read alone
 
 
 @torch.inference_mode()
@@ -35,7 +36,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Places of prompts that are read together: neighbours in length, up to so many tokens with their padding."""
     group: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if group and lengths[place] * (len(group) + 1) > PREFILL_TOKENS:
+        if group and lengths[place] * (len(group) + 1) > TOKENS_TOGETHER:
             yield group
             group = []
         group.append(place)

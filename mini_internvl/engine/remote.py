@@ -24,8 +24,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from mini_internvl.engine.engine import Reply
-from mini_internvl.engine.generate import GenerationConfig
+from mini_internvl.engine.reply import Reply
+from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.inputs.messages import Messages
 from mini_internvl.inputs.openai import read_reply, to_wire
 

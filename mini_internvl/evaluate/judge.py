@@ -6,8 +6,8 @@ is scored again gets the same score and asks nothing.
 
 from __future__ import annotations
 
-from mini_internvl.engine.generate import GenerationConfig
 from mini_internvl.engine.remote import RemoteEngine, RemoteError
+from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.cache import AnswerCache, CachedAnswer
 from mini_internvl.inputs.messages import Turn

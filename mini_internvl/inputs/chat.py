@@ -141,6 +141,19 @@ def count(
     return first + sum(lengths) + sum(tiles) * tokens_per_tile - len(tiles), supervised
 
 
+def turn_lengths(
+    messages: Messages, tokenizer: Tokenizer, *, template: ChatTemplate, system_message: str | None = None
+) -> list[int]:
+    """Tokens of the system message and of each turn, headers and separators included; an image counts as three.
+
+    Where the assistant's turn is left open, its header comes last. Errors are those of :func:`encode`.
+    """
+    control = _control(tokenizer, template)
+    (header, pieces, _), *others = _segments(normalise(messages), template, system_message)
+    first = len(_first_ids(tokenizer, ((header, False), *pieces), control))
+    return [first, *tokenizer.typed_lengths([((header, False), *pieces) for header, pieces, _ in others], control)]
+
+
 def check(messages: Messages, *, template: ChatTemplate) -> None:
     """ChatError for a conversation that :func:`encode` would refuse."""
     for _ in _segments(normalise(messages), template, None):

@@ -54,6 +54,14 @@ def _hash(source: Any) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def content_hash(pixels: np.ndarray) -> str:
+    """Of an array's shape, type and values."""
+    pixels = np.ascontiguousarray(pixels)
+    digest = hashlib.blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
+    digest.update(pixels.data)
+    return digest.hexdigest()
+
+
 class Look(NamedTuple):
     """What an image looks like: equal after another size, another format or stronger compression."""
 

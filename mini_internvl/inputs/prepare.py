@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.hashes import content_hash
 from mini_internvl.inputs.images import image_dimensions, load_image
-from mini_internvl.inputs.messages import ImagePart, Messages, image_parts, normalise
+from mini_internvl.inputs.messages import ImagePart, Messages, Turn, image_parts, normalise
 from mini_internvl.inputs.tiles import TileConfig, count_tiles, split_tiles
 from mini_internvl.inputs.tiles import normalise as normalise_tiles
 from mini_internvl.inputs.tokenizer import Tokenizer
@@ -44,6 +45,8 @@ class Prompt:
     input_ids: list[int]  # token ids; after a question the assistant's turn is open
     pixel_values: Tensor  # (tiles of all images, 3, S, S) float32, normalised
     tiles: tuple[int, ...]  # tiles of each image, thumbnails counted
+    image_keys: tuple[str, ...] = ()  # stands for the content of each image's tiles
+    turns: tuple[Turn, ...] = ()  # the conversation itself
     visual: Tensor | None = None  # (visual tokens, 1, LLM hidden) of a Flash model, where they are read already
     saved: int = 0  # placeholders that a Flash model has left out
 
@@ -80,9 +83,11 @@ class Processor:
             images = [cut_image(part, tiles) for part, tiles in limits]
             empty = torch.empty(0, self.config.image_size, self.config.image_size, 3, dtype=torch.uint8)
             whole = torch.cat([empty, *(image.tiles for image in images)])
-            shared[key] = normalise_tiles(whole, self.fast), tuple(len(image.tiles) for image in images)
-        pixel_values, tiles = shared[key]
-        return Prompt(input_ids=self.encode(turns, tiles).input_ids, pixel_values=pixel_values, tiles=tiles)
+            keys = tuple(content_hash(image.tiles.numpy()) for image in images)
+            shared[key] = normalise_tiles(whole, self.fast), tuple(len(image.tiles) for image in images), keys
+        pixel_values, tiles, keys = shared[key]
+        ids = self.encode(turns, tiles).input_ids
+        return Prompt(input_ids=ids, pixel_values=pixel_values, tiles=tiles, image_keys=keys, turns=turns)
 
     def encode(self, messages: Messages, tiles: Sequence[int]) -> Encoded:
         """Token ids and labels of a conversation whose images have so many tiles; see :func:`chat.encode`."""

@@ -146,6 +146,10 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids. A character whose last bytes are still missing shows as U+FFFD at the end."""
 
+    def is_special(self, number: int) -> bool:
+        """Whether a token is left out of decoded text."""
+        return number in self._special
+
     def token_id(self, token: str) -> int:
         """Id of one token; ValueError when there is none of that text."""
         if token in self.added:

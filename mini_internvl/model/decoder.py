@@ -1,4 +1,4 @@
-"""The decoder that the language models share: RMSNorm, rotary attention with grouped keys, gated MLP, KV cache.
+"""The decoder that the language models share: RMSNorm, rotary attention with grouped keys, gated MLP.
 
 The backbones differ only in names, fused matrices, biases, norms of queries and keys, and rotary kind, all of which
 ``model/llms`` describes.
@@ -14,7 +14,6 @@ a batch answers as each row alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mini_internvl.model.attention import AttentionPlan, attend, plan_attention, to_device
+from mini_internvl.model.cache import KVCache, SlotForward
 from mini_internvl.model.config import DecoderConfig, RopeConfig
 from mini_internvl.model.vision import RMSNorm
 
@@ -74,48 +74,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
-class KVCache:
-    """Rotated keys and values of every layer, in buffers made once for the longest answer."""
-
-    def __init__(self, config: DecoderConfig, batch: int, capacity: int, *, dtype: torch.dtype, device: torch.device):
-        shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.capacity = capacity
-        self.length = 0
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, K, T, D) after what is there; return everything up to and including it, (B, K, S, D)."""
-        end = self.length + k.shape[2]
-        assert end <= self.capacity, f"KV cache of {self.capacity} tokens is full"
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def copy(self, row: int, span: CacheSpan, end: int) -> None:
-        """Copy tokens of another cache so that they end at ``end`` of this row; what lies before becomes zero."""
-        start = end - span.count
-        for mine, theirs in ((self.keys, span.cache.keys), (self.values, span.cache.values)):
-            mine[:, row, :, start:end] = theirs[:, span.row, :, span.start : span.start + span.count]
-            mine[:, row, :, :start] = 0  # masked, but what was never written could be NaN
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep only these rows of the batch, in ascending order (the others have finished); they move up in place."""
-        for held in (self.keys, self.values):
-            for place, row in enumerate(rows):
-                if place != row:
-                    held[:, place, :, : self.length] = held[:, row, :, : self.length]
-        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheSpan:
-    """Neighbouring tokens of one row of a cache."""
-
-    cache: KVCache
-    row: int
-    start: int
-    count: int
+Cache = KVCache | SlotForward
 
 
 class Attention(nn.Module):
@@ -136,7 +95,7 @@ class Attention(nn.Module):
         self.attend = attend  # replaced where the block is compiled
 
     def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
+        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: Cache | None, layer: int
     ) -> Tensor:
         b, t, _ = x.shape
         parts = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -144,9 +103,12 @@ class Attention(nn.Module):
         if self.qk_norm:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q, k = rotate(q, *tables), rotate(k, *tables)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        x = self.attend(q, k, v, plan)
+        if isinstance(cache, SlotForward):
+            x = cache.attend(layer, q, k, v)
+        else:
+            if cache is not None:
+                k, v = cache.append(layer, k, v)
+            x = self.attend(q, k, v, plan)
         return self.o_proj(x.transpose(1, 2).reshape(b, t, -1))
 
 
@@ -175,14 +137,14 @@ class Block(nn.Module):
         self.checkpointing = False  # keep the input alone for the backward pass, and compute the rest again
 
     def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
+        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: Cache | None, layer: int
     ) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self._forward, x, tables, plan, cache, layer, use_reentrant=False)
         return self._forward(x, tables, plan, cache, layer)
 
     def _forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache | None, layer: int
+        self, x: Tensor, tables: tuple[Tensor, Tensor], plan: AttentionPlan, cache: Cache | None, layer: int
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), tables, plan, cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -210,7 +172,7 @@ class Decoder(nn.Module):
         *,
         padding: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         segment_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
         lengths: Tensor | None = None,
@@ -222,12 +184,18 @@ class Decoder(nn.Module):
             padding: (B, S) 1 at real tokens, cache included; ``None`` when nothing is padded, or only the right ends
                 of rows without a cache, where causal attention does not look.
             position_ids: (B, T); ``None`` counts the real tokens of each row, cached ones included.
-            cache: receives the new keys and values.
+            cache: receives the new keys and values. That of slots holds positions and lengths itself, for the tokens
+                of all slots one after the other, and ``x`` is (1, T, hidden).
             segment_ids, document_ids: (B, T) as in ``records.Batch``, on the CPU wherever the model is; need
                 ``position_ids`` and no cache.
             lengths: (B, 1) tokens of each row's whole sequence, where more of it follows later.
         """
         b, t, _ = x.shape
+        if isinstance(cache, SlotForward):
+            tables = rotary_tables(self.config.rope, self.config.head_dim, cache.position_ids, cache.lengths)
+            found = self._run(x, depths, tables, AttentionPlan(), cache)
+            cache.advance()
+            return found
         past = cache.length if cache is not None else 0
         if segment_ids is not None or document_ids is not None:
             assert cache is None, "segments are those of a whole row"
@@ -249,11 +217,22 @@ class Decoder(nn.Module):
             dtype=x.dtype,
             head_dim=self.config.head_dim,
         )
+        found = self._run(x, depths, tables, plan, cache)
+        if cache is not None:
+            cache.length += t
+        return found
+
+    def _run(
+        self,
+        x: Tensor,
+        depths: Sequence[int],
+        tables: tuple[Tensor, Tensor],
+        plan: AttentionPlan,
+        cache: Cache | None,
+    ) -> list[Tensor]:
         found: dict[int, Tensor] = {}
         for index in range(max(depths)):
             x = self.layers[index](x, tables, plan, cache, index)
             if index + 1 in depths:
                 found[index + 1] = self.norm(x)
-        if cache is not None:
-            cache.length += t
         return [found[depth] for depth in depths]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mini_internvl.model import flash
 from mini_internvl.model.attention import has_values
+from mini_internvl.model.cache import KVCache
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.decoder import Decoder, KVCache
+from mini_internvl.model.decoder import Decoder
 from mini_internvl.model.vision import InternViT
 
 

@@ -63,7 +63,7 @@ class AnswerLog:
             return
         if self.engine is None:
             self.engine = Engine(model, self.tokenizer)
-        self.engine.model = model  # of shards it is gathered anew each time
+        self.engine = self.engine.with_model(model)  # weights have changed, and those of shards are gathered anew
         try:
             write_samples(
                 self.folder, self.stage, step, engine_answers(self.engine, max_tiles=self.max_tiles), self.samples

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from mini_internvl import plugins
-from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.engine.backends.torch import TorchBackend
+from mini_internvl.engine.images import ImageInput
+from mini_internvl.engine.requests import Request
+from mini_internvl.engine.sampling import GenerationConfig
+from mini_internvl.engine.scheduler import Limits, Scheduler
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
 
@@ -59,12 +63,19 @@ def prompts():
     return [ids for ids, _ in rows], [key for _, key in rows]
 
 
-def drawn(model, ids, visual, config, keys=None):
-    rows = [[] for _ in ids]
-    for steps in generate(model, ids, visual, config, STOPS, image_keys=keys):
-        for step in steps:
-            rows[step.row].append(step.token)
-    return rows
+def drawn(model, ids, visual, config, keys, limits=None):
+    """Tokens of each answer, by a scheduler that has nothing kept; ``None`` for a stop token."""
+    requests = [
+        Request(
+            ids=row,
+            config=config,
+            stop_ids=STOPS,
+            images=[] if tokens is None else [ImageInput(key=key, visual=tokens.flatten(0, 1))],
+        )
+        for row, tokens, key in zip(ids, visual, keys, strict=True)
+    ]
+    answers = Scheduler(TorchBackend(model), limits=limits).answer(requests)
+    return [[step.token for step in steps] for steps in answers]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -75,11 +86,12 @@ def test_a_batch_answers_as_each_prompt_alone(model, temperature):
     tiles = {key: torch.randn(2 if key == "blue" else 1, 3, 56, 56) for key in sorted(set(keys))}
     with torch.inference_mode():
         visual = [model.encode_images(tiles[key]) if IMAGE in row else None for row, key in zip(ids, keys, strict=True)]
-    alone = [drawn(model, [row], [tokens], config)[0] for row, tokens in zip(ids, visual, strict=True)]
+    alone = [drawn(model, [row], [tokens], config, "x")[0] for row, tokens in zip(ids, visual, strict=True)]
     assert len({tuple(answer) for answer in alone}) > 5
     assert len({len(answer) for answer in alone}) > 1
     assert drawn(model, ids, visual, config, keys) == alone
-    assert drawn(model, ids, visual, config) == alone
+    small = Limits(requests=4, tokens=16, tokens_beside=5)  # they join and leave, and prompts come in chunks
+    assert drawn(model, ids, visual, config, keys, small) == alone
 
 
 def test_answers_are_those_of_the_plain_forward(model):
@@ -88,7 +100,7 @@ def test_answers_are_those_of_the_plain_forward(model):
     numbers = torch.Generator().manual_seed(2)
     for count in (3, 14, 26) if model.config.llm.rope.kind == "dynamic" else (3, 26, 33, 50):
         ids = torch.randint(1, 50, (count,), generator=numbers).tolist()
-        [answer] = drawn(model, [ids], [None], GenerationConfig(max_new_tokens=6))
+        [answer] = drawn(model, [ids], [None], GenerationConfig(max_new_tokens=6), "x")
         row = list(ids)
         for token in answer:
             with torch.no_grad():

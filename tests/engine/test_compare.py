@@ -87,7 +87,7 @@ def test_a_changed_weight_is_measured(engine, second):
 
 
 def test_the_first_differing_token_is_told(engine, second):
-    answer = [step.token for [step] in engine.generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)]
+    answer = [step.token for step in engine.generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)[0]]
     with torch.no_grad():
         second.model.language_model.lm_head.weight[answer[0]] = 0.0
     prompt = short(engine, second).prompts[1]
@@ -100,7 +100,7 @@ def test_the_first_differing_token_is_told(engine, second):
 
 
 def test_an_answer_that_ends_early_differs(engine, second):
-    ids = [step.token for [step] in engine.generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)]
+    ids = [step.token for step in engine.generate([engine.prepare(default_prompts()["Chinese"])], GREEDY)[0]]
     index = next(i for i, token in enumerate(ids) if token not in ids[:i] and i > 0)
     second.stop_ids = frozenset([*second.stop_ids, ids[index]])
     prompt = short(engine, second).prompts[1]

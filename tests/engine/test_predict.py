@@ -80,7 +80,7 @@ def test_a_batch_predicts_what_each_prompt_alone_says(folder, at, layers, monkey
         expected.append({"speed": speed.item(), "path": path[0].tolist(), "type": kind})
     model.language_model.layers[1].register_forward_hook(lambda *_: ran.append(1))
     for limit in (4096, 1):  # together, and one by one
-        monkeypatch.setattr(predicting, "PREFILL_TOKENS", limit)
+        monkeypatch.setattr(predicting, "TOKENS_TOGETHER", limit)
         for found, wanted in zip(engine.predict_batch(QUESTIONS), expected, strict=True):
             assert found["speed"] == pytest.approx(wanted["speed"], abs=1e-4)
             assert found["path"] == pytest.approx(wanted["path"], abs=1e-4)

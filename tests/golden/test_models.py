@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from mini_internvl.engine.generate import GenerationConfig, generate
+from mini_internvl.engine.backends.torch import TorchBackend
+from mini_internvl.engine.images import ImageInput
+from mini_internvl.engine.requests import Request
+from mini_internvl.engine.sampling import GenerationConfig
+from mini_internvl.engine.scheduler import Scheduler
 from mini_internvl.model.checkpoint import load_model, load_vision, to_official
 from mini_internvl.model.vlm import InternVL
 
@@ -69,15 +73,19 @@ def test_greedy_tokens_equal_the_original(folder, name):
     pairs = zip(expected["input_ids"], expected["attention_mask"], strict=True)
     prompts = [ids[mask.bool()].tolist() for ids, mask in pairs]
     wanted = expected["greedy_new_tokens"]
-    answers: list[list[int]] = [[] for _ in prompts]
-    with torch.inference_mode():
-        visual = model.encode_images(expected["pixel_values"])
     tiles = [ids.count(model.image_token_id) // model.config.tokens_per_tile for ids in prompts]
-    limits = GenerationConfig(max_new_tokens=wanted.shape[1])
-    for steps in generate(model, prompts, visual.split(tiles), limits, frozenset()):
-        for step in steps:
-            answers[step.row].append(step.token)
-    assert answers == wanted.tolist()
+    pixels = expected["pixel_values"].split(tiles)
+    requests = [
+        Request(
+            ids=ids,
+            config=GenerationConfig(max_new_tokens=wanted.shape[1]),
+            stop_ids=frozenset(),
+            images=[ImageInput(key=str(number), pixel_values=own)] if len(own) else [],
+        )
+        for number, (ids, own) in enumerate(zip(prompts, pixels, strict=True))
+    ]
+    answers = Scheduler(TorchBackend(model)).answer(requests)
+    assert [[step.token for step in steps] for steps in answers] == wanted.tolist()
 
 
 @pytest.mark.parametrize("folder", _folders(chat=True), ids=lambda folder: folder.name)

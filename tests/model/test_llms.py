@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mini_internvl.model import llms
+from mini_internvl.model.cache import KVCache
 from mini_internvl.model.config import ConfigError
-from mini_internvl.model.decoder import Decoder, KVCache
+from mini_internvl.model.decoder import Decoder
 from mini_internvl.model.fields import Fields
 
 

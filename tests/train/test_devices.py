@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import mini_internvl
+from mini_internvl.model.cache import KVCache
 from mini_internvl.model.checkpoint import read_config
 from mini_internvl.model.config import VLMConfig
-from mini_internvl.model.decoder import KVCache
 from mini_internvl.model.sizes import official_config
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.recipes import SourceRecipe, StageRecipe

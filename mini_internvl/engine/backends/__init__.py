@@ -43,10 +43,15 @@ class Backend(Protocol):
     Slots are numbers of the back end's choice; a closed one's number may come again.
     """
 
-    config: VLMConfig
-    """The model's; ``config.image_token_id`` is the id of the placeholder."""
-    arithmetic: str
-    """What answers depend on besides weights and prompt, such as "torch cpu float32"; part of cache keys."""
+    @property
+    def config(self) -> VLMConfig:
+        """The model's; ``config.image_token_id`` is the id of the placeholder."""
+        ...
+
+    @property
+    def arithmetic(self) -> str:
+        """What answers depend on besides weights and prompt, such as "torch cpu float32"; part of cache keys."""
+        ...
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) float32 normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""
