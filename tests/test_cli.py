@@ -126,6 +126,29 @@ def test_ask_prints_the_answer_then_what_it_cost(minivl, checkpoint, image):
     assert err.strip().endswith("the answer is cut off: --max-new-tokens is reached")
 
 
+def test_the_form_of_an_answer_is_an_option(minivl, checkpoint, tmp_path):
+    pytest.importorskip("llguidance")
+    asked = ["ask", "Is it?", "--model", checkpoint, "--json"]
+    code, out, _ = minivl(*asked, "--choice", "yes", "--choice", "not sure")
+    assert code == 0
+    assert json.loads(out)["text"] in ("yes", "not sure")
+    code, out, _ = minivl(*asked, "--regex", "[0-9]-[a-z]")
+    assert re.fullmatch("[0-9]-[a-z]", json.loads(out)["text"])
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["a", 7]}')
+    code, out, _ = minivl(*asked, "--json-schema", schema)
+    assert json.loads(json.loads(out)["text"]) in ("a", 7)
+    code, _, err = minivl(*asked, "--choice", "a", "--regex", "b")
+    assert (code, "--choice and --regex exclude each other" in err) == (2, True)
+    code, _, err = minivl(*asked, "--json-schema", tmp_path / "none.json")
+    assert (code, "none.json" in err) == (1, True)
+    code, out, _ = minivl(
+        *asked, "--stop", "e", "--stop", "a", "--repetition-penalty", 1.2, "--top-k", 5, "--min-p", 0.1
+    )
+    assert code == 0
+    assert not {"a", "e"} & set(json.loads(out)["text"])
+
+
 def test_nano_answers_when_no_model_is_given(minivl, image):
     code, out, _ = minivl("ask", image, "How many shapes are there?", "--max-new-tokens", 8, "--json")
     assert code == 0

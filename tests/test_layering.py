@@ -38,6 +38,7 @@ EXTRAS = (
         "ray",
         "openvino",
         "nncf",
+        "llguidance",
         "pydicom",
         "gguf",
         "llama_cpp",

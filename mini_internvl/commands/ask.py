@@ -9,6 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from mini_internvl.commands._options import AsJson, Device, Dtype, Flash, Model, echo_json
+from mini_internvl.commands._sampling import (
+    Choice,
+    JsonSchema,
+    MinP,
+    Regex,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    TopK,
+    TopP,
+    sampling,
+)
 
 FIELDS = ("tiles", "prompt_tokens", "tokens", "seconds", "saved", "finish_reason")
 LONGEST = 256  # tokens of an answer
@@ -33,8 +45,15 @@ def command(
     temperature: Annotated[
         float | None, typer.Option(help="0 takes the most likely token; 0, or 0.6 with --think.", show_default=False)
     ] = None,
-    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total probability.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    choice: Choice = None,
+    regex: Regex = None,
+    json_schema: JsonSchema = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     think: Annotated[
@@ -48,16 +67,23 @@ def command(
     *images, question = inputs
     if not images and os.path.isfile(question):  # of a long question, Path.is_file raises OSError
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
-    from mini_internvl import GenerationConfig, load
+    from mini_internvl import load
     from mini_internvl.inputs import thinking
     from mini_internvl.inputs.messages import image_parts, normalise
     from mini_internvl.model.flash import read_thresholds
 
-    limits = GenerationConfig(
+    limits = sampling(
         max_new_tokens=LONGEST + thinking.TOKENS * think if max_new_tokens is None else max_new_tokens,
         temperature=thinking.TEMPERATURE * think if temperature is None else temperature,
         top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
+        stop=stop,
+        choice=choice,
+        regex=regex,
+        json_schema=json_schema,
     )
     shown = [_part(path, {"fps": fps, "max_frames": max_frames, **_seconds(clip)}) for path in images]
     asked: Any = normalise([{"role": "user", "content": [*shown, {"type": "text", "text": question}]}])

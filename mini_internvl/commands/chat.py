@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from mini_internvl.commands._options import Device, Dtype, Flash, Model
+from mini_internvl.commands._sampling import RepetitionPenalty, Seed, TopP
 from mini_internvl.commands.ask import print_stream
+from mini_internvl.engine import GenerationConfig
 from mini_internvl.engine.engine import Engine, user
 from mini_internvl.inputs.images import load_image
 from mini_internvl.records import Message
@@ -20,22 +22,37 @@ EXAMPLE = "minivl chat --model OpenGVLab/InternVL2-1B"
 def command(
     model: Model = None,
     image: Annotated[list[str] | None, typer.Option("--image", "-p", help="Image of the first question.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     flash: Flash = None,
 ) -> None:
     """Talk about images. ``/image PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
-    from mini_internvl import load
+    from mini_internvl import GenerationConfig, load
     from mini_internvl.model.flash import read_thresholds
 
+    limits = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
     engine = load(model, device=device, dtype=dtype)
     if flash is not None:
-        engine.flash = read_thresholds(flash, engine.model.config)
-    talk(engine, image or [])
+        engine.flash = read_thresholds(flash, engine.config)
+    talk(engine, image or [], limits)
 
 
-def talk(engine: Engine, images: Sequence[str]) -> None:
-    """Ask line by line until /quit or the end of input; a bad image is reported and left out."""
+def talk(engine: Engine, images: Sequence[str], limits: GenerationConfig | None = None) -> None:
+    """Ask line by line until /quit or the end of input; a bad image is reported and left out.
+
+    What the engine keeps of a turn is not read again in the next.
+    """
     messages: list[Message] = []
     waiting = [path for path in images if _readable(path)]
     while True:
@@ -55,7 +72,7 @@ def talk(engine: Engine, images: Sequence[str]) -> None:
         elif line:
             messages += user(line, *waiting)
             waiting = []
-            messages.append({"role": "assistant", "content": print_stream(engine.stream(messages))[0]})
+            messages.append({"role": "assistant", "content": print_stream(engine.stream(messages, limits))[0]})
 
 
 def _readable(path: str) -> bool:

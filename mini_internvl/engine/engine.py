@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mini_internvl import plugins
 from mini_internvl.engine import hub
 from mini_internvl.engine.backends import Backend
 from mini_internvl.engine.backends.torch import TorchBackend
+from mini_internvl.engine.constraints import Constraints
 from mini_internvl.engine.context import check_context
 from mini_internvl.engine.images import ImageInput
 from mini_internvl.engine.predict import predict
@@ -193,9 +195,14 @@ class Engine:
                 stop_ids=self.stop_ids,
                 images=_images(prompt, self.arithmetic),
                 text=TextStream(self.tokenizer, config.stop),
+                matcher=self._constraints.matcher(config.constraint) if config.constraint else None,
             )
             for prompt in prompts
         ]
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return Constraints(self.tokenizer, self.stop_ids, self.config.llm.vocab_size)
 
     def forget(self) -> None:
         """Drop what is kept of earlier requests: keys and values of prompts, visual tokens of images."""

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mini_internvl.engine.constraints import Constraint
+
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 """A stop token or text came, or a constraint is fulfilled; max_new_tokens is reached; the model has no further
 positions; or the request was cancelled."""
@@ -42,6 +44,8 @@ class GenerationConfig:
     """Seed of sampling, for every answer of a batch as if it were alone; ``None`` draws new ones."""
     logprobs: int | None = None
     """Log-probabilities of the tokens of the answer, and of so many most likely ones at each place; 0 to 20."""
+    constraint: Constraint | None = None
+    """What form the answer must have; see :mod:`mini_internvl.engine.constraints`."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -55,7 +59,7 @@ class GenerationConfig:
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 changes nothing"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "0 (no rule) or above"),
-            ("stop", all(self.stop), "without empty texts"),
+            ("stop", all(self.stop), "one or more texts, none of them empty"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MOST_LOGPROBS, f"0 to {MOST_LOGPROBS}"),
         )
         for name, fine, wanted in checks:
@@ -94,7 +98,7 @@ class Matcher(Protocol):
 
 
 class Sampler:
-    """Draws the tokens of one answer; ``stop_ids`` end it and are exempt from rules about repetition."""
+    """Draws the tokens of one answer."""
 
     def __init__(
         self,

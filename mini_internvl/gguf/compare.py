@@ -22,7 +22,7 @@ from mini_internvl.engine.compare import (
     first_difference,
 )
 from mini_internvl.engine.engine import Engine
-from mini_internvl.engine.generate import GenerationConfig
+from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.gguf.run import IMAGE, LlamaCpp
 from mini_internvl.inputs.images import load_image
 from mini_internvl.inputs.messages import normalise
@@ -97,7 +97,7 @@ def _compare_prompt(
         return PromptComparison(**facts, problem=what, prompt_difference=where)
     visual = engine.encode([ours])[0]
     config = GenerationConfig(max_new_tokens=max_new_tokens)
-    tokens = [step.token for [step] in engine.generate([ours], config) if step.token is not None]
+    tokens = [step.token for step in engine.generate([ours], config)[0] if step.token is not None]
     row = torch.tensor([[*ours.input_ids, *answer.tokens]], device=engine.model.device)
     states = engine.model.hidden(row, visual_tokens=visual)[0, len(prompt) - 1 :][: len(answer.logits)]
     logits = engine.model.language_model.lm_head(states).float().cpu()
