@@ -17,6 +17,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+def test_the_engine_bench_goes_its_whole_way_on_a_small_model(tmp_path):
+    done = run("bench/engine.py", "--tiny", "--rounds", "1", "--dtype", "float32", "--output", str(tmp_path / "o.json"))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "o.json").read_text())["results"]
+    assert list(results) == ["torch", "transformers"]
+    assert all(value > 0 for rows in results.values() for values in rows.values() for value in values)
+    assert results["torch"]["second"][0] < results["torch"]["first"][0]
+    assert "torch: times" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_gpu_bench_goes_its_whole_way_on_a_cpu(tmp_path):
     done = run("bench/gpu.py", "--tiny", "--device", "cpu", "--output", str(tmp_path / "rows.jsonl"))
     assert done.returncode == 0, done.stderr

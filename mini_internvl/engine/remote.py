@@ -88,11 +88,7 @@ class RemoteEngine:
     def _chat(self, messages: Messages, config: GenerationConfig, requests: _Requests) -> Reply:
         began = time.monotonic()
         body: dict[str, Any] = {"model": self.address.model, "messages": to_wire(messages)}
-        body |= {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
-        if config.top_p < 1:
-            body["top_p"] = config.top_p
-        if config.seed is not None:
-            body["seed"] = config.seed
+        body |= _settings(config)
         answer = self._post(body, requests)
         try:
             return Reply(tiles=0, seconds=time.monotonic() - began, **read_reply(answer))
@@ -179,6 +175,26 @@ class RemoteEngine:
         if not isinstance(answer, dict):
             return "the answer is no JSON object; is this an OpenAI-compatible server?", 0.0, False
         return answer, 0.0, False
+
+
+def _settings(config: GenerationConfig) -> dict[str, Any]:
+    """What a request says of how its answer is drawn; only what differs from the defaults, which all servers know.
+
+    ValueError for a setting that no server takes.
+    """
+    plain = GenerationConfig()
+    if config.no_repeat_ngram or config.logprobs is not None:
+        raise ValueError("no_repeat_ngram and logprobs are not asked of a server; leave them out")
+    body: dict[str, Any] = {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
+    for name in ("top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop"):
+        if (value := getattr(config, name)) != getattr(plain, name):
+            body[name] = value
+    if config.constraint:
+        if config.constraint.kind != "json":
+            raise ValueError(f"a server holds answers to a JSON schema, but not to a {config.constraint.kind}")
+        schema = {"name": "answer", "schema": json.loads(config.constraint.text)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
 
 
 class _Requests:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mini_internvl.engine import GenerationConfig, remote
+from mini_internvl.engine import GenerationConfig, constraints, remote
 from mini_internvl.engine.remote import Address, RemoteEngine, RemoteError
 
 
@@ -38,6 +38,19 @@ def test_addresses() -> None:
     for text in ("openai:http://host/v1", "openai:host#name", "ftp://host/v1#name", "#name"):
         with pytest.raises(ValueError, match="write openai:http://host:port/v1#model-name"):
             Address.read(text)
+
+
+def test_settings_travel_when_they_are_not_the_defaults(fake_server: Any) -> None:
+    form = constraints.json_schema({"type": "integer"})
+    with fake_server.serve(lambda body: "7") as server:
+        engine(server).chat(ask("What?"), GenerationConfig(stop=("a", "b"), top_k=4, seed=1, constraint=form))
+    [body] = server.bodies
+    assert (body["stop"], body["top_k"], body["seed"]) == (["a", "b"], 4, 1)
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "integer"}
+    assert not {"top_p", "min_p", "repetition_penalty"} & body.keys()
+    for config in (GenerationConfig(constraint=constraints.regex("a")), GenerationConfig(logprobs=1)):
+        with pytest.raises(ValueError, match="server"):
+            engine(server).chat(ask("What?"), config)
 
 
 def test_a_request(fake_server: Any, monkeypatch: pytest.MonkeyPatch, image: Any) -> None:
