@@ -13,7 +13,7 @@ import torch
 from mini_internvl.engine import load
 from mini_internvl.engine.compare import default_prompts
 from mini_internvl.engine.engine import Engine
-from mini_internvl.engine.generate import GenerationConfig
+from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.files import FileError
 from mini_internvl.gguf import compare, run
 from mini_internvl.gguf.compare import compare_gguf
@@ -47,7 +47,7 @@ class Twin:
         parts = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
         prompt = self.engine.prepare([{"role": "user", "content": parts}])
         config = GenerationConfig(max_new_tokens=max_new_tokens)
-        tokens = [step.token for [step] in self.engine.generate([prompt], config) if step.token is not None]
+        tokens = [step.token for step in self.engine.generate([prompt], config)[0] if step.token is not None]
         ids = torch.tensor([[*prompt.input_ids, *tokens]])
         with torch.inference_mode():
             logits = self.engine.model(ids, prompt.pixel_values)[0, len(prompt.input_ids) - 1 :]
