@@ -29,7 +29,7 @@ from mini_internvl import terminal
 from mini_internvl.benchmarks import synth
 from mini_internvl.engine import load
 from mini_internvl.engine.engine import Engine
-from mini_internvl.engine.generate import GenerationConfig
+from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.inputs.prepare import Prompt
 from mini_internvl.model.config import FlashConfig
 from mini_internvl.model.flash import choose_short, cut_placeholders, project_routed
