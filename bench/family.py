@@ -59,14 +59,22 @@ class Side:
 
 def ours(task: Task) -> Side:
     """This package."""
-    from mini_internvl.engine.generate import GenerationConfig, generate
+    from mini_internvl.engine.backends.torch import TorchBackend
+    from mini_internvl.engine.images import ImageInput
+    from mini_internvl.engine.requests import Request
+    from mini_internvl.engine.sampling import GenerationConfig
+    from mini_internvl.engine.scheduler import Scheduler
     from mini_internvl.model.checkpoint import load_model
 
     def answer(model: Any, ids: list[int], pixels: Tensor) -> list[float]:
-        steps = generate(
-            model, [ids], [model.encode_images(pixels)], GenerationConfig(max_new_tokens=task.tokens), frozenset()
+        scheduler = Scheduler(TorchBackend(model))
+        request = Request(
+            ids=ids,
+            config=GenerationConfig(max_new_tokens=task.tokens),
+            stop_ids=frozenset(),
+            images=[ImageInput(key="image", pixel_values=pixels)],
         )
-        return [time.perf_counter() for _ in steps]
+        return [time.perf_counter() for _ in scheduler.steps(scheduler.submit(request))]
 
     return Side(
         load=lambda: load_model(task.folder, dtype=task.dtype).eval(),
