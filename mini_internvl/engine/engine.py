@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,23 @@ class Engine:
         seconds = (time.monotonic() - began) / len(prompts)
         pairs = zip(prompts, answers, strict=True)
         return [make_reply(prompt, steps, seconds, self.tokenizer) for prompt, steps in pairs]
+
+    def choices(
+        self, messages: Messages, config: GenerationConfig, count: int, *, max_tiles: int | None = None
+    ) -> list[Reply]:
+        """Several answers to one conversation, whose prompt is read once; a seed counts up for each.
+
+        ValueError for less than one, or where the answers would all be the same.
+        """
+        if count < 1 or (count > 1 and config.temperature == 0):
+            raise ValueError(f"{count} answers at temperature {config.temperature:g}; ask for 1, or set a temperature")
+        began = time.monotonic()
+        [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
+        seeds = [None if config.seed is None else config.seed + number for number in range(count)]
+        requests = [self.requests([prompt], replace(config, seed=seed))[0] for seed in seeds]
+        answers = self.scheduler.answer(requests)
+        seconds = (time.monotonic() - began) / count
+        return [make_reply(prompt, steps, seconds, self.tokenizer) for steps in answers]
 
     def stream(
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None

@@ -93,6 +93,53 @@ def test_answers_under_a_memory_limit_are_those_without_one(engine, checkpoint):
     assert most[0] > most[1] > 1
 
 
+def test_what_is_kept_changes_no_answer(engine):
+    """Two questions about an image and the next turns, with everything kept and with nothing."""
+    image = Image.effect_noise((150, 60), 90).convert("RGB")
+    first = engine.chat(user("What is this?", image), SHORT).text
+    told = [*user("What is this?", image), {"role": "assistant", "content": first}, *user("Why?")]
+    asked = [user("What is this?", image), user("Is it a car?", image), told]
+    fresh = []
+    for messages in asked:
+        engine.forget()
+        fresh.append(engine.chat(messages, SHORT).text)
+    read = []
+    hook = engine.model.language_model.layers[0].register_forward_hook(
+        lambda layer, given, out: read.append(out.shape[1])
+    )
+    try:
+        assert [engine.chat(messages, SHORT).text for messages in asked] == fresh
+        kept = sum(read)
+        read.clear()
+        assert [engine.chat(messages, SHORT).text for messages in asked] == fresh
+    finally:
+        hook.remove()
+    assert sum(read) < kept
+    assert sum(read) <= 3 * (1 + SHORT.max_new_tokens)  # nothing but the last token of each prompt
+
+
+def test_several_answers_to_one_question(engine):
+    config = GenerationConfig(max_new_tokens=8, temperature=2.0, seed=5)
+    replies = engine.choices(user("What is this?"), config, 3)
+    alone = [engine.chat(user("What is this?"), dataclasses.replace(config, seed=5 + n)) for n in range(3)]
+    assert [reply.text for reply in replies] == [reply.text for reply in alone]
+    assert len({reply.text for reply in replies}) > 1
+    for temperature, count in ((0.0, 2), (1.0, 0)):
+        with pytest.raises(ValueError, match=f"{count} answers at temperature"):
+            engine.choices(user("Q"), GenerationConfig(temperature=temperature), count)
+
+
+def test_weights_that_change_are_noticed(engine):
+    changed = engine.with_model(copy.deepcopy(engine.model))
+    messages = user("What is this?", Image.new("RGB", (56, 56), "red"))
+    before = changed.chat(messages, SHORT).text
+    with torch.no_grad():
+        changed.model.language_model.layers[0].self_attn.v_proj.weight.mul_(-2.0)
+    after = changed.chat(messages, SHORT).text
+    assert after != before
+    assert after == engine.with_model(changed.model).chat(messages, SHORT).text
+
+
 def test_rows_that_stop_leave_the_others_alone(engine):
     """Each row stops at another step: every row's tokens up to the stop are those it gives alone."""
     prompts = [engine.prepare(messages) for messages in conversations()]
