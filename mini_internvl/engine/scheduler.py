@@ -45,6 +45,8 @@ class Limits:
     tiles_beside: int = 2
     kept_share: float = 0.125
     """Share of the memory of keys and values that finished requests may hold for later ones."""
+    kept_requests: int = 64
+    """Most finished requests that are kept: each new prompt is compared with all of them."""
     image_bytes: int = 2**28
     """Bytes of visual tokens that are kept for later requests."""
 
@@ -274,7 +276,11 @@ class Scheduler:
                 ticket.visual = {number: visual for number, visual in ticket.visual.items() if number in unread}
                 continue
             ticket.visual.clear()
-            self._add(ticket, token if ticket.sampler.greedy else None, row)
+            try:
+                self._add(ticket, token if ticket.sampler.greedy else None, row)
+            except Exception as error:  # whatever its sampler or text met, the others go on
+                ticket.error = error
+                self._end(ticket, keep=False)
         with self._turn:
             self._turn.notify_all()
 
@@ -331,7 +337,10 @@ class Scheduler:
         for other in [other for other, kept in self._kept.items() if common(kept.key, key) == len(kept.key)]:
             self._evict(other)
         self._kept[slot] = _Kept(key=key, prompt_length=ticket.length, most=ticket.most)
-        while sum(kept.most for kept in self._kept.values()) > self._most_kept:
+        while (
+            len(self._kept) > self.limits.kept_requests
+            or sum(kept.most for kept in self._kept.values()) > self._most_kept
+        ):
             self._evict(next(iter(self._kept)))
 
     def _evict(self, slot: int) -> None:

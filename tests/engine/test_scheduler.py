@@ -262,6 +262,34 @@ def test_an_error_ends_those_that_run_and_not_those_that_wait():
     assert [step.token for step in scheduler.steps(second)] == expected([2, 2, 3], [], 50)
 
 
+class Broken:
+    """A constraint that fails at the third token."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def allow(self, logits):
+        self.asked += 1
+        if self.asked == 3:
+            raise ValueError("no token is allowed")
+        return logits
+
+    def accept(self, token):
+        return False
+
+
+def test_what_goes_wrong_with_one_answer_is_its_own():
+    backend = FakeBackend(fake_config())
+    scheduler = Scheduler(backend)
+    broken = scheduler.submit(request([2, 2, 3], 50, matcher=Broken()))
+    other = scheduler.submit(request([1, 2, 3], 6))
+    with pytest.raises(ValueError, match="no token is allowed"):
+        list(scheduler.steps(broken))
+    assert [step.token for step in scheduler.steps(other)] == expected([1, 2, 3], [], 6)
+    scheduler.forget()
+    assert backend.slots == {}
+
+
 def test_a_request_that_alone_exceeds_memory_is_answered_alone():
     backend = FakeBackend(fake_config(), room=30)
     scheduler = Scheduler(backend)
