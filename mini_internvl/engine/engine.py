@@ -22,7 +22,7 @@ from mini_internvl.engine.backends import Backend
 from mini_internvl.engine.backends.torch import TorchBackend
 from mini_internvl.engine.constraints import Constraints
 from mini_internvl.engine.context import check_context
-from mini_internvl.engine.images import ImageInput
+from mini_internvl.engine.images import ImageInput, image_keys
 from mini_internvl.engine.predict import predict
 from mini_internvl.engine.reply import Reply, make_reply
 from mini_internvl.engine.requests import Request
@@ -31,7 +31,6 @@ from mini_internvl.engine.sampling import GenerationConfig, Step
 from mini_internvl.engine.scheduler import Limits, Scheduler
 from mini_internvl.engine.text import TextStream
 from mini_internvl.inputs import chat
-from mini_internvl.inputs.hashes import content_hash
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
@@ -291,9 +290,7 @@ class Engine:
 
 def _images(prompt: Prompt, arithmetic: str) -> list[ImageInput]:
     """The images of a prompt; those of a Flash model are one, since its router looks at all together."""
-    keys = prompt.image_keys or tuple(
-        content_hash(pixels.float().numpy()) for pixels in prompt.pixel_values.split(list(prompt.tiles))
-    )
+    keys = image_keys(prompt)
     if prompt.visual is not None:
         return [ImageInput(key=f"{arithmetic} {keys}", visual=prompt.visual.flatten(0, 1))]
     pairs = zip(keys, prompt.pixel_values.split(list(prompt.tiles)), strict=True)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mini_internvl.engine.backends import Backend
+from mini_internvl.inputs.hashes import content_hash
+from mini_internvl.inputs.prepare import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +34,12 @@ class ImageInput:
     def placeholders(self, tokens_per_tile: int) -> int:
         """How many ids of a prompt it stands for."""
         return self.tiles * tokens_per_tile if self.visual is None else len(self.visual)
+
+
+def image_keys(prompt: Prompt) -> tuple[str, ...]:
+    """What stands for the content of each image of a prompt, also where it was made by hand."""
+    pixels = prompt.pixel_values.split(list(prompt.tiles)) if prompt.tiles else ()
+    return prompt.image_keys or tuple(content_hash(own.float().cpu().numpy()) for own in pixels)
 
 
 class ImageCache:

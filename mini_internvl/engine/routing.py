@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mini_internvl.engine.images import image_keys
 from mini_internvl.inputs.prepare import Prompt
 from mini_internvl.model.config import FlashConfig
 from mini_internvl.model.flash import cut_placeholders, encode_routed
@@ -37,7 +38,7 @@ class Router:
     def _route(self, prompt: Prompt, flash: FlashConfig) -> Prompt:
         model, config = self._model, self._model.config
         with self._lock:
-            key = (prompt.image_keys, flash.relative, flash.absolute)
+            key = (image_keys(prompt), flash.relative, flash.absolute)
             if key not in self._kept:
                 self._kept[key] = encode_routed(model, prompt.pixel_values, flash)
             self._kept.move_to_end(key)
