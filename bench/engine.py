@@ -174,19 +174,22 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
     parser.add_argument("--backend", action="append", help="torch, openvino; may be given several times")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=0, help="so many layers of encoder and decoder; 0 for all")
     parser.add_argument("--tiny", action="store_true", help="two layers and small tiles: does it run at all?")
     parser.add_argument("--output", type=Path, help="JSON file for the values of all rounds")
     options = parser.parse_args()
     results: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as place:
-        raw: dict[str, Any] = official(options.size, layers=2 * options.tiny, image_size=112 * options.tiny)
+        layers = 2 if options.tiny else options.layers
+        raw: dict[str, Any] = official(options.size, layers=layers, image_size=112 * options.tiny)
         write_models(raw, Path(place), dtype=options.dtype)
         for name, way in ways(Path(place), options.backend or ["torch"], options.dtype):
             results[name] = measure(way, options.rounds)
             print(f"{name}: {options.rounds} rounds measured", flush=True)
             del way
             gc.collect()
-    print(f"\n{options.size} shape, random weights, {options.dtype}, {torch.get_num_threads()} threads\n")
+    part = f", {layers} layers" if layers else ""
+    print(f"\n{options.size} shape{part}, random weights, {options.dtype}, {torch.get_num_threads()} threads\n")
     print(table(results))
     ours = results[next(iter(results))]
     sooner = statistics.median(ours["first"]) / statistics.median(ours["second"])
