@@ -7,7 +7,8 @@ random, and the same in all ways; nothing ends an answer early. A question is on
 - tokens a second of one answer, and of eight answers together, prompts not counted;
 - seconds for a whole question of 64 tokens with an answer of 64.
 
-``--backend`` may be given several times; the first is compared with transformers, the others with the first. Medians of
+``--backend`` may be given several times, and ``--quantised FOLDER`` of ``minivl quantize`` (made of the same shape with
+``scripts/full_size.py``); each is compared with transformers. Medians of
 the rounds are printed, and the ratios. Where the processor does not multiply bfloat16 natively, float32 is the type to
 compare in.
 """
@@ -147,10 +148,14 @@ def one_round(way: Ours | Theirs, numbers: torch.Generator) -> dict[str, float]:
     return values
 
 
-def ways(folder: Path, backends: Sequence[str], dtype: str) -> Iterator[tuple[str, Ours | Theirs]]:
+def ways(
+    folder: Path, backends: Sequence[str], quantised: Sequence[Path], dtype: str
+) -> Iterator[tuple[str, Ours | Theirs]]:
     """Each way by its name, loaded when it is its turn."""
     for name in backends:
         yield name, Ours(plugins.find("engine.backends", name).load(folder / "official", dtype=dtype, device="cpu"))
+    for small in quantised:
+        yield small.name, Ours(plugins.find("engine.backends", "openvino").load(small))
     yield "transformers", Theirs(folder / "native", dtype)
 
 
@@ -173,6 +178,7 @@ def main() -> None:
     parser.add_argument("--size", default="1B", help="released size whose shape is measured")
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
     parser.add_argument("--backend", action="append", help="torch, openvino; may be given several times")
+    parser.add_argument("--quantised", action="append", type=Path, help="folder of minivl quantize; may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=0, help="so many layers of encoder and decoder; 0 for all")
     parser.add_argument("--tiny", action="store_true", help="two layers and small tiles: does it run at all?")
@@ -183,7 +189,7 @@ def main() -> None:
         layers = 2 if options.tiny else options.layers
         raw: dict[str, Any] = official(options.size, layers=layers, image_size=112 * options.tiny)
         write_models(raw, Path(place), dtype=options.dtype)
-        for name, way in ways(Path(place), options.backend or ["torch"], options.dtype):
+        for name, way in ways(Path(place), options.backend or ["torch"], options.quantised or [], options.dtype):
             results[name] = measure(way, options.rounds)
             print(f"{name}: {options.rounds} rounds measured", flush=True)
             del way

@@ -18,7 +18,7 @@ TIERS = (
     {"", "data", "engine", "gguf"},
     {"domains", "benchmarks", "train"},
     {"evaluate", "report"},
-    {"serve", "adapt", "terminal", "commands", "cli", "__main__"},
+    {"serve", "adapt", "quantize", "terminal", "commands", "cli", "__main__"},
 )
 """A unit may import its own tier and those above it in this list. "" is the package itself, which gives `load`."""
 

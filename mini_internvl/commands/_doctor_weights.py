@@ -15,6 +15,7 @@ from mini_internvl.model.files import (
     CONFIG,
     INDEX,
     PICKLES,
+    QUANTISED,
     WEIGHTS,
     CheckpointError,
     Stored,
@@ -45,6 +46,9 @@ def read_files(folder: Folder, single: str = WEIGHTS) -> dict[str, dict[str, Sto
     elif present and not indexed:
         remedy = f"fetch {INDEX}, which says which tensor is in which file"
         folder.add("error", INDEX, f"is missing although there are shards ({listed(present)})", remedy)
+    elif (folder.path / QUANTISED).exists():
+        what = "says that minivl quantize wrote this folder, which only answers, through OpenVINO"
+        folder.add("error", QUANTISED, what, "to train or convert, take the checkpoint that it names")
     elif pickled and not indexed:
         what = "holds the weights as a pickle, which can run code when it is loaded and is refused"
         folder.add("error", pickled[0], what, f"convert the weights to safetensors and save them as {single}")

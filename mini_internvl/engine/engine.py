@@ -19,6 +19,7 @@ from torch import Tensor
 from mini_internvl import plugins
 from mini_internvl.engine import hub
 from mini_internvl.engine.backends import Backend
+from mini_internvl.engine.backends.openvino import is_quantised
 from mini_internvl.engine.backends.torch import TorchBackend
 from mini_internvl.engine.constraints import Constraints
 from mini_internvl.engine.context import check_context
@@ -310,7 +311,8 @@ def load(
     Args:
         path_or_hub_id: a checkpoint or adapter folder, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
             the nano model that ships with the package.
-        backend: "auto", or the name of a back end: a file of ``engine/backends`` such as "torch".
+        backend: "auto", or the name of a back end: a file of ``engine/backends`` such as "torch". "auto" is "openvino"
+            for what ``minivl quantize`` wrote, else "torch".
         dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
@@ -320,10 +322,11 @@ def load(
     known = [AUTO, *plugins.list_names("engine.backends")]
     if backend not in known:
         raise ValueError(f'unknown backend "{backend}"; known: {", ".join(known)}')
-    found = plugins.find("engine.backends", "torch" if backend == AUTO else backend)
+    folder = hub.resolve(path_or_hub_id)
+    chosen = "openvino" if is_quantised(folder) else "torch"
+    found = plugins.find("engine.backends", chosen if backend == AUTO else backend)
     if problem := found.missing():
         raise ValueError(problem)
-    folder = hub.resolve(path_or_hub_id)
     computing: Backend = found.load(folder, dtype=dtype, device=device)
     llm = computing.config.llm
     heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)

@@ -27,8 +27,8 @@ def file_hash(*paths: Path) -> str:
 
 
 def weight_files_hash(folder: Path) -> str:
-    """SHA-256 of a checkpoint's safetensors files."""
-    return file_hash(*sorted(folder.glob("*.safetensors")))
+    """SHA-256 of a checkpoint's safetensors files, or of the weights that ``minivl quantize`` wrote."""
+    return file_hash(*sorted([*folder.glob("*.safetensors"), *folder.glob("*coder.bin")]))
 
 
 def settings_hash(folder: Path) -> str:

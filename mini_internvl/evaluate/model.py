@@ -13,6 +13,8 @@ from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.run import ChatModel
 from mini_internvl.model.flash import read_thresholds
+from mini_internvl.model.sizes import shapes_only
+from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
 
 PLAIN_NAMES = ("best", "last", "final", "checkpoint", "merged", "model")  # folder names that say too little alone
@@ -71,7 +73,8 @@ def load_evaluated(
     hashes = [weights, keys.settings_hash(folder)]
     if base != folder:  # an adapter says nothing without its base
         hashes += [keys.weight_files_hash(base), keys.settings_hash(base)]
-    parameters = sum(p.numel() for p in engine.model.parameters())
+    with shapes_only():  # a quantised model has no torch weights to count
+        parameters = sum(p.numel() for p in InternVL(engine.config).parameters())
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
     if not heads:
         engine.heads = None

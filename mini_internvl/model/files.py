@@ -23,6 +23,7 @@ from mini_internvl.model.fields import listed
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 ADAPTER = "adapter_config.json"
+QUANTISED = "openvino.json"  # what ``minivl quantize`` says of the folder that it wrote
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD_BYTES = 5_000_000_000  # largest file of a saved checkpoint, as in the released 4B
 MAX_HEADER = 100_000_000  # longest header in bytes that safetensors itself accepts
@@ -66,6 +67,9 @@ def weight_files(folder: Path) -> list[Path]:
         return _indexed_files(folder)
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
+    if (folder / QUANTISED).exists():
+        what = "was written by minivl quantize and only answers, through OpenVINO"
+        raise CheckpointError(f"{folder} {what}; give the checkpoint that its {QUANTISED} names")
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickled:
         raise pickle_error(folder / pickled[0])

@@ -25,11 +25,12 @@ from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.checkpoint import load_model, read_config
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.decoder import rotary_tables
+from mini_internvl.model.files import QUANTISED
 from mini_internvl.model.lora import merge_lora
 from mini_internvl.model.vlm import InternVL, TokenCountError
 
 INSTALL = 'pip install "mini-internvl[openvino]"'
-FACTS = "openvino.json"
+FACTS = QUANTISED
 """What a folder of ``minivl quantize`` is made from; beside it lie the two graphs, config.json and the tokenizer."""
 ENCODER, DECODER = "encoder.xml", "decoder.xml"
 BLOCK = 32  # tokens of a block, which OpenVINO's CPU kernels prescribe

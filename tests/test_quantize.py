@@ -1,0 +1,110 @@
+"""``minivl quantize``: from a checkpoint to a folder that answers through OpenVINO, compared before it is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+from mini_internvl import load, load_model
+from mini_internvl.commands.quantize import rows
+from mini_internvl.engine.backends import openvino as backend
+from mini_internvl.model.files import CheckpointError
+from mini_internvl.quantize import export, run
+from mini_internvl.quantize.agreement import Agreement
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nano in int4, its encoder in int8."""
+    folder = tmp_path_factory.mktemp("quantised") / "int4"
+    plan = export.Plan(bits=4)
+    told: list[str] = []
+    run.quantise(
+        None, folder, plan, pictures=None, tiles=16, limit=2, force=False, progress=lambda title, *_: told.append(title)
+    )
+    assert {"decoder", "encoder", "comparing"} <= set(told)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_quantised_nano_answers_as_before_and_says_what_it_is(quantised: Path) -> None:
+    facts = json.loads((quantised / backend.FACTS).read_text())
+    same, score = facts["agreement"], facts["agreement"]["score"]
+    assert facts["bits"] == 4
+    assert facts["bytes"] < facts["plain_bytes"] / 2
+    assert 0.99 < same["worst_cosine"] <= same["cosine"] <= 1
+    assert same["tokens"] >= 0.9
+    assert same["places"] > same["pictures"]
+    assert score["items"] == 6
+    assert abs(score["plain"] - score["quantised"]) < 40
+    assert "Drawn images" in (quantised / run.PAGE).read_text()
+    assert [row[0] for row in rows(facts)][1] == "features, mean cosine"
+
+
+@pytest.mark.slow
+def test_the_folder_is_chosen_by_what_it_holds(quantised: Path, minivl, image: Path) -> None:
+    assert load(quantised).backend.arithmetic == "openvino cpu int4 int8"
+    code, out, err = minivl("ask", image, "What colour is the square?", "--model", quantised, "--json")
+    assert code == 0, err
+    assert json.loads(out)["text"]
+    code, out, _ = minivl("eval", "synth", "--model", quantised, "--limit", 1, "--output", quantised.parent / "scored")
+    assert code == 0
+    code, _, err = minivl("quantize", quantised, quantised.parent / "again")
+    assert code == 1
+    assert "is quantised already" in err
+    with pytest.raises(CheckpointError, match=r"only answers, through OpenVINO; give the checkpoint"):
+        load_model(quantised)
+    code, out, _ = minivl("doctor", quantised)
+    assert code == 1
+    assert "minivl quantize wrote this folder" in out
+
+
+@pytest.mark.slow
+def test_what_cannot_be_read_by_this_version_names_the_fix(quantised: Path, tmp_path: Path) -> None:
+    for path in quantised.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / backend.DECODER).write_text("<net/>")
+    with pytest.raises(ValueError, match=r"made by OpenVINO .* write it again with minivl quantize"):
+        backend.load(tmp_path)
+    (tmp_path / "encoder.bin").unlink()
+    with pytest.raises(ValueError, match=r"encoder\.bin is missing"):
+        backend.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_answer_that_changes_too_much_is_refused(checkpoint: Path, minivl, tmp_path: Path) -> None:
+    """Random weights have no margin, so int4 changes their tokens; nothing is left of the refused folder."""
+    for index in range(2):
+        Image.new("RGB", (60, 60), (90 * index, 80, 120)).save(tmp_path / f"{index}.png")
+    out = tmp_path / "out"
+    options = ("--pictures", tmp_path, "--tiles", 2, "--limit", 1)
+    code, _, err = minivl("quantize", checkpoint, out, *options)
+    assert code == 1
+    assert "of the tokens agree, less than 85%; nothing was written" in err
+    assert not out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png"]
+
+
+def test_bounds_are_those_of_the_bits() -> None:
+    figures = {"pictures": 1, "cosine": 0.99, "worst_cosine": 0.9, "tokens": 0.9, "places": 10}
+    assert Agreement(**figures).problem(4) == ""
+    assert Agreement(**figures).problem(8) == "90.0% of the tokens agree, less than 95%"
+    assert "cosine is 0.9700" in Agreement(**{**figures, "cosine": 0.97}).problem(4)
+    assert Agreement(**{**figures, "cosine": float("nan")}).problem(4)
+
+
+@pytest.mark.parametrize(("bits", "encoder"), [(3, 8), (4, 4)])
+def test_other_bits_are_refused(bits: int, encoder: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        export.Plan(bits=bits, encoder_bits=encoder)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds 0 pictures"):
+        run.read_pictures(tmp_path)
