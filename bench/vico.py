@@ -7,9 +7,11 @@ Questions are drawn images of the test split. Each row routes the same pictures 
 - "all", "few": every tile with all its tokens, or with few;
 - "router": a tile gets few where its probability is above the absolute threshold and not the lowest of its picture's.
   Thresholds are quantiles of the probabilities, so that about so many tiles of those that may be shortened are;
-- "random": as many tiles as in the row before, drawn among all. The mean of ``--draws`` draws.
+- "random": as many tiles as in the router's row, drawn among all;
+- "random by the rule": as many, but one tile of each picture, drawn too, keeps all, as the router's thresholds ask.
 
-Pictures are encoded once. The last column is the difference to the random row, question by question.
+Random rows are means of ``--draws`` draws; their last column is the router's lead, question by question. Pictures are
+encoded once.
 """
 
 from __future__ import annotations
@@ -59,11 +61,16 @@ class Pictures:
         """(tiles,) of each picture, as the engine routes."""
         return [choose_short(chances, flash) for chances in self.chances]
 
-    def random(self, count: int, seed: int) -> list[Tensor]:
-        """So many tiles among all."""
+    def random(self, count: int, seed: int, *, ruled: bool) -> list[Tensor]:
+        """So many tiles among all, or (``ruled``) among all but one of each picture."""
+        generator = torch.Generator().manual_seed(seed)
         sizes = [len(chances) for chances in self.chances]
-        chosen = torch.zeros(sum(sizes), dtype=torch.bool)
-        chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:count]] = True
+        order = torch.rand(sum(sizes), generator=generator)
+        if ruled:
+            for own in order.split(sizes):
+                own[own.argmax()] = 2.0
+        chosen = torch.zeros(len(order), dtype=torch.bool)
+        chosen[order.argsort()[:count]] = True
         return list(chosen.split(sizes))
 
     def every(self, short: bool) -> list[Tensor]:
@@ -130,13 +137,14 @@ def main() -> None:
         short = pictures.routed(FlashConfig(relative=0.0, absolute=absolute))
         routed = [float(one) for one in pictures.answers(short)]
         count = sum(int(one.sum()) for one in short)
-        draws = [pictures.random(count, seed) for seed in range(given.draws)]
-        by_chance = [statistics.fmean(each) for each in zip(*map(pictures.answers, draws), strict=True)]
-        lead = cell([one - other for one, other in zip(routed, by_chance, strict=True)])
-        row("router", f"{absolute:.3f}", short, routed, lead)
-        row("random", "", draws[0], by_chance)
+        row("router", f"{absolute:.3f}", short, routed)
+        for name, ruled in (("random", False), ("random by the rule", True)):
+            draws = [pictures.random(count, seed, ruled=ruled) for seed in range(given.draws)]
+            by_chance = [statistics.fmean(each) for each in zip(*map(pictures.answers, draws), strict=True)]
+            lead = cell([one - other for one, other in zip(routed, by_chance, strict=True)])
+            row(name, "", draws[0], by_chance, lead)
     title = f"{len(pictures.items)} questions about {', '.join(given.kinds)}; {time.monotonic() - began:.0f} s"
-    headings = ("tiles", "threshold", "few, %", "tokens a picture", "right, %", "router - random")
+    headings = ("tiles", "threshold", "few, %", "tokens a picture", "right, %", "router's lead")
     terminal.table(title, headings, rows)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import mini_internvl
 from mini_internvl import GenerationConfig
@@ -298,6 +300,22 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_model_answers_with_fewer_toke
     reply = engine.chat(asked, GenerationConfig(max_new_tokens=2))
     each = engine.model.config.tokens_per_tile - engine.model.config.short_tokens
     assert reply.saved == each * (engine.count_tiles(asked) - 1) > 0
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_latest_ratios(vico, together, tmp_path):
+    """None waits for a gradient, batches of text alone included, and what goes on does so bit for bit."""
+    settings = vico(save_every=2)
+    for name in ("whole", "parts"):
+        codes, told = together(settings, name)
+        assert codes == [0, 0], told
+        for state in sorted((tmp_path / "parts/state").glob("*"))[1:] if name == "parts" else ():
+            shutil.rmtree(state)  # as if it had been killed after the one before
+    shutil.rmtree(tmp_path / "parts/last")
+    codes, told = together(settings, "parts")
+    assert codes == [0, 0], told
+    first, second = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
 
 
 def test_kept_features_change_nothing(vico, tmp_path, monkeypatch):
