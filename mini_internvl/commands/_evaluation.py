@@ -46,6 +46,7 @@ class Settings:
     judge: str = ""
     name: str = ""
     max_tiles: int | None = None
+    visual_tokens: str | None = None
     batch_size: int = 64
     heads: bool = True
     device: str = "auto"
@@ -110,7 +111,9 @@ def run(settings: Settings, should_stop: Callable[[], bool], *, as_json: bool) -
         asked = [questions for questions in asked if questions.name not in outcome.failed]
         model = ""
         if asked:
-            how: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "dtype", "heads", "flash")}
+            names = ("device", "dtype", "heads", "flash", "visual_tokens")
+            how: dict[str, Any] = {name: getattr(settings, name) for name in names}
+            evaluated = load_evaluated(settings.model, **how, ranks=mine)
             evaluated = load_evaluated(settings.model, **how, ranks=mine)
             if settings.name:
                 evaluated = replace(evaluated, name=settings.name, facts={**evaluated.facts, "name": settings.name})

@@ -30,6 +30,14 @@ Flash = Annotated[
         show_default=False,
     ),
 ]
+VisualTokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE|NUMBER",
+        help="Visual tokens that an image keeps: a share such as 0.5, or tokens a tile such as 64; all when left out.",
+        show_default=False,
+    ),
+]
 Data = Annotated[Path | None, typer.Option(help="Folder of the benchmarks' official files.")]
 Split = Annotated[str | None, typer.Option(help="Split; the benchmark's first when left out.")]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Protocol; the paper's when left out.")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mini_internvl.commands._options import AsJson, Device, Dtype, Flash, Model, echo_json
+from mini_internvl.commands._options import AsJson, Device, Dtype, Flash, Model, VisualTokens, echo_json
 from mini_internvl.commands._sampling import (
     Choice,
     JsonSchema,
@@ -39,6 +39,7 @@ def command(
     clip: Annotated[
         str | None, typer.Option(metavar="FROM-TO", help="Seconds of a video that are shown, such as 3-7.5.")
     ] = None,
+    visual_tokens: VisualTokens = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest answer in tokens; 256, or 4352 with --think.", show_default=False)
     ] = None,
@@ -88,7 +89,7 @@ def command(
     shown = [_part(path, {"fps": fps, "max_frames": max_frames, **_seconds(clip)}) for path in images]
     asked: Any = normalise([{"role": "user", "content": [*shown, {"type": "text", "text": question}]}])
     frames = sum(part.is_frame for part in image_parts(asked))
-    engine = load(model, device=device, dtype=dtype, fast_images=fast_images)
+    engine = load(model, device=device, dtype=dtype, fast_images=fast_images, visual_tokens=visual_tokens)
     if flash is not None:
         engine.flash = read_thresholds(flash, engine.model.config)
     stream = engine.stream(thinking.thinking(asked) if think else asked, limits, max_tiles=max_tiles)

@@ -27,6 +27,7 @@ def command(
     max_tiles: Annotated[
         int | None, typer.Option(min=1, help="Most tiles of a question's images, instead of the benchmark's own.")
     ] = None,
+    visual_tokens: options.VisualTokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
     heads: Annotated[
         bool, typer.Option("--heads/--no-heads", help="Take numbers and classes from the model's heads, or as text.")

@@ -25,6 +25,7 @@ from mini_internvl.engine.constraints import Constraints
 from mini_internvl.engine.context import check_context
 from mini_internvl.engine.images import ImageInput, image_keys
 from mini_internvl.engine.predict import predict
+from mini_internvl.engine.reducing import reduce_prompts
 from mini_internvl.engine.reply import Reply, make_reply
 from mini_internvl.engine.requests import Request
 from mini_internvl.engine.routing import Router
@@ -39,6 +40,7 @@ from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.config import FlashConfig
 from mini_internvl.model.heads import Heads, Value, load_heads
+from mini_internvl.model.reduction import Reduction, Setting, read_reduction
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Message
 
@@ -50,8 +52,11 @@ class Engine:
     """A model that answers messages; safe to use from several threads, whose requests are answered together.
 
     ``model`` may be any back end. ``folder`` holds tokenizer files and generation_config.json. ``fast_images`` resizes
-    by the faster path, equal within 1/255. ``heads`` read numbers and classes from hidden states.
+    by the faster path, equal within 1/255. ``heads`` read numbers and classes from hidden states. ``visual_tokens`` may
+    be set: how many visual tokens an image keeps, ``None`` for all.
     """
+
+    visual_tokens: Reduction | None = None
 
     def __init__(
         self,
@@ -132,7 +137,8 @@ class Engine:
         """What answers depend on besides weights and prompt: back end, kind of device and type, resizing."""
         routed = self._routed
         flash = f" flash {routed.relative:g} {routed.absolute:g}" if routed else ""
-        return self.backend.arithmetic + (" fast-images" if self.processor.fast else "") + flash
+        fewer = f" visual-tokens {self.visual_tokens}" if self.visual_tokens else ""
+        return self.backend.arithmetic + (" fast-images" if self.processor.fast else "") + flash + fewer
 
     def chat(
         self, messages: Messages, config: GenerationConfig | None = None, *, max_tiles: int | None = None
@@ -281,12 +287,14 @@ class Engine:
         return self.flash if self.config.flash and self.flash and self.flash.enabled else None
 
     def route(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Prompts as a Flash model reads them: without the placeholders of tokens that its router leaves out.
-
-        Other models' prompts are returned as they are. A prompt is routed by its own tiles alone.
+        """Prompts as the model reads them: without the visual tokens that a Flash model's router leaves out, and of the
+        others only those that ``visual_tokens`` keeps. Each depends on its own tiles alone.
         """
         flash = self._routed
-        return list(prompts) if flash is None or self._router is None else self._router.route(prompts, flash)
+        routed = list(prompts) if flash is None or self._router is None else self._router.route(prompts, flash)
+        if self.visual_tokens is None:
+            return routed
+        return reduce_prompts(routed, self.encode(routed), self.config.image_token_id, self.visual_tokens)
 
 
 def _images(prompt: Prompt, arithmetic: str) -> list[ImageInput]:
@@ -305,6 +313,7 @@ def load(
     dtype: str = AUTO,
     device: str = AUTO,
     fast_images: bool = False,
+    visual_tokens: Setting = None,
 ) -> Engine:
     """Load an engine.
 
@@ -316,6 +325,8 @@ def load(
         dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
+        visual_tokens: how many visual tokens an image keeps: a share such as 0.5 or "50%", or tokens a tile, such as
+            64; ``None`` keeps all.
 
     ValueError says why the folder or hub id cannot be used.
     """
@@ -327,10 +338,12 @@ def load(
     found = plugins.find("engine.backends", chosen if backend == AUTO else backend)
     if problem := found.missing():
         raise ValueError(problem)
+    reduction = read_reduction(visual_tokens)
     computing: Backend = found.load(folder, dtype=dtype, device=device)
     llm = computing.config.llm
     heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
     engine = Engine(computing, hub.base_folder(folder), fast_images=fast_images)
+    engine.visual_tokens = reduction
     if heads is not None and isinstance(computing, TorchBackend):
         engine.heads = heads.to(computing.model.device)
     return engine

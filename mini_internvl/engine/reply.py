@@ -35,7 +35,7 @@ class Reply:
     """Why the answer ends: the model ended it, or a stop text or constraint ("stop"), ``max_new_tokens`` ("length"),
     the model's positions ("context"), or somebody who wanted no more ("cancelled")."""
     saved: int = 0
-    """Visual tokens that a Flash model's router left out of the prompt."""
+    """Visual tokens left out of the prompt, by a Flash model's router or by ``visual_tokens``."""
     odd: str = ""
     """What was odd about a server's answer, whose text is then what stood in it; empty otherwise."""
     logprobs: tuple[TokenLogprob, ...] = ()

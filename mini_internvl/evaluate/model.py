@@ -13,6 +13,7 @@ from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
 from mini_internvl.evaluate.run import ChatModel
 from mini_internvl.model.flash import read_thresholds
+from mini_internvl.model.reduction import Setting
 from mini_internvl.model.sizes import shapes_only
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.ranks import ALONE, Ranks
@@ -49,16 +50,19 @@ def load_evaluated(
     dtype: str = "auto",
     heads: bool = True,
     flash: str | None = None,
+    visual_tokens: Setting = None,
     ranks: Ranks = ALONE,
 ) -> EvaluatedModel:
     """Load a checkpoint (folder, hub id, ``None`` for nano) or name a server (``openai:URL#name``).
 
     Without ``heads`` a model answers everything in text, whatever heads it has. ``flash`` sets the thresholds of a
-    Flash model (:func:`mini_internvl.model.flash.read_thresholds`). Device and dtype are those of
+    Flash model (:func:`mini_internvl.model.flash.read_thresholds`). Device, dtype and ``visual_tokens`` are those of
     :func:`mini_internvl.load`; of several processes each takes its own GPU. ValueError: it cannot be used.
     """
     name = short_name(model)
     if is_remote(model):
+        if visual_tokens is not None:
+            raise ValueError("a server chooses its visual tokens itself; leave visual_tokens out")
         address = Address.read(str(model))
         if flash is not None:
             raise ValueError(f"{address.url} sets its own thresholds; leave --flash out")
@@ -67,7 +71,7 @@ def load_evaluated(
             engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}"
         )
     folder = resolve(model)
-    engine = load(folder, device=_own_device(device, ranks), dtype=dtype)
+    engine = load(folder, device=_own_device(device, ranks), dtype=dtype, visual_tokens=visual_tokens)
     weights = keys.weight_files_hash(folder)
     base = base_folder(folder)
     hashes = [weights, keys.settings_hash(folder)]
@@ -76,6 +80,8 @@ def load_evaluated(
     with shapes_only():  # a quantised model has no torch weights to count
         parameters = sum(p.numel() for p in InternVL(engine.config).parameters())
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
+    if engine.visual_tokens:
+        facts["visual_tokens"] = str(engine.visual_tokens)
     if not heads:
         engine.heads = None
     if flash is not None:

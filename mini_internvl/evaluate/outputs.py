@@ -80,7 +80,7 @@ def benchmark_name(score: Path, facts: Mapping[str, Any]) -> str:
 def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False, think: bool = False) -> None:
     """Refuse a run folder that holds another model's scores, or its own to questions asked otherwise: with images where
     these are without (``blind``), at once where these are thought about (``think``), and the reverse, or with other
-    thresholds of a Flash model. ValueError names the folder and the model."""
+    thresholds of a Flash model or other visual tokens. ValueError names the folder and the model."""
     for path in score_paths(folder):
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
@@ -94,6 +94,9 @@ def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False, 
         if other.get("flash") != model.get("flash"):
             how = f"with --flash {other['flash']}" if other.get("flash") else "without --flash"
             raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
+        if (tokens := other.get("visual_tokens")) != model.get("visual_tokens"):
+            kept = f"{tokens} of the" if tokens else "all"
+            raise ValueError(f"{folder} holds answers with {kept} visual tokens ({path}); give another --output")
         if bool(held.get("blind")) != blind:
             asked = "with their images" if blind else "with grey in place of their images"
             raise ValueError(f"{folder} holds answers to questions {asked} ({path}); give another --output")
