@@ -288,6 +288,8 @@ class _Reader:
         if self.stream is None:
             raise ImageError(f"{name} holds no video, perhaps sound alone; give another file")
         codec = self.stream.codec_context
+        if codec is None:
+            raise ImageError(f"{name} is coded in a way that is not known; convert it to MP4")
         if codec.width * codec.height > FRAME_PIXELS:
             raise ImageError(
                 f"{name} has frames of {codec.width}x{codec.height}, more than the limit of {FRAME_PIXELS:,} pixels; "

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import random
 import sys
 from fractions import Fraction
 
@@ -258,3 +259,24 @@ def test_without_pyav_the_line_that_installs_it_is_told(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match=r"PyAV is needed: pip install 'mini-internvl\[video\]'"):
         frames(clip.read_bytes())
+
+
+def test_damage_of_any_kind_is_an_image_error(clip):
+    draw = random.Random(0)
+    whole = [clip.read_bytes(), write(Pipe(), format="matroska").getvalue()]
+    used, refused = 0, list[str]()
+    for number in range(120):
+        content = bytearray(whole[number % 2])
+        place = draw.randrange(len(content))
+        if number % 3 == 0:
+            del content[place:]
+        elif number % 3 == 1:
+            content[place : place + 4] = draw.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0"])
+        else:
+            del content[place : place + draw.randint(1, 200)]
+        try:
+            used += len([load_image(frame) for frame in frames(bytes(content))]) > 0
+        except ImageError as error:
+            refused.append(str(error))
+    assert all("the given video" in reason and "\n" not in reason for reason in refused)
+    assert min(used, len(refused)) > 10
