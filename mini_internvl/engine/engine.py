@@ -25,7 +25,7 @@ from mini_internvl.engine.constraints import Constraints
 from mini_internvl.engine.context import check_context
 from mini_internvl.engine.images import ImageInput, image_keys
 from mini_internvl.engine.predict import predict
-from mini_internvl.engine.reducing import reduce_prompts
+from mini_internvl.engine.reducing import Reducer
 from mini_internvl.engine.reply import Reply, make_reply
 from mini_internvl.engine.requests import Request
 from mini_internvl.engine.routing import Router
@@ -85,6 +85,7 @@ class Engine:
         self.backend, self.config = backend, backend.config
         self.scheduler = Scheduler(backend, limits=self._limits, unused_ids=self._unused_ids)
         self._router = Router(self.model) if self.config.flash else None
+        self._reducer = Reducer(self.encode, self.config.image_token_id)
         self._weights = self._weights_version()
 
     def with_model(self, model: InternVL) -> Engine:
@@ -209,8 +210,7 @@ class Engine:
     def requests(self, prompts: Sequence[Prompt], config: GenerationConfig | None = None) -> list[Request]:
         """Prompts as the scheduler takes them; ValueError when one fills the model's context."""
         self._check_context(prompts)
-        if isinstance(self.backend, TorchBackend) and self._weights_version() != self._weights:
-            self._use(TorchBackend(self.model, kv_bytes=self.backend.kv_bytes))  # nothing that is kept holds any longer
+        self._renew()
         config = config or GenerationConfig()
         return [
             Request(
@@ -233,6 +233,12 @@ class Engine:
         self.scheduler.forget()
         if self._router:
             self._router.forget()
+        self._reducer.forget()
+
+    def _renew(self) -> None:
+        """Drop all that is kept where the model's weights were changed in place: none of it holds any longer."""
+        if isinstance(self.backend, TorchBackend) and self._weights_version() != self._weights:
+            self._use(TorchBackend(self.model, kv_bytes=self.backend.kv_bytes))
 
     def _weights_version(self) -> int:
         """Another number after the model's weights were changed in place."""
@@ -290,11 +296,12 @@ class Engine:
         """Prompts as the model reads them: without the visual tokens that a Flash model's router leaves out, and of the
         others only those that ``visual_tokens`` keeps. Each depends on its own tiles alone.
         """
+        self._renew()
         flash = self._routed
         routed = list(prompts) if flash is None or self._router is None else self._router.route(prompts, flash)
         if self.visual_tokens is None:
             return routed
-        return reduce_prompts(routed, self.encode(routed), self.config.image_token_id, self.visual_tokens)
+        return self._reducer.reduce(routed, self.visual_tokens, self.arithmetic)
 
 
 def _images(prompt: Prompt, arithmetic: str) -> list[ImageInput]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,38 +13,58 @@ from torch import Tensor
 from mini_internvl.inputs.prepare import Prompt
 from mini_internvl.model.reduction import Reduction, reduce_tokens
 
+MOST_KEPT = 16  # conversations' images
+Encode = Callable[[Sequence[Prompt]], Sequence[Tensor | None]]
+"""Visual tokens (N, tokens, LLM hidden) of each prompt, as many rows in all as it has placeholders."""
 
-@torch.inference_mode()
-def reduce_prompts(
-    prompts: Sequence[Prompt], visual: Sequence[Tensor | None], image_token: int | None, reduction: Reduction
-) -> list[Prompt]:
-    """The prompts with what is kept of their visual tokens; those without images are returned as they are.
 
-    ``visual`` are (N, tokens, LLM hidden) of each prompt, as many rows in all as it has placeholders. Prompts about the
-    same images share what is kept of them.
-    """
-    done: dict[tuple[int, tuple[int, ...]], tuple[Tensor, list[bool]]] = {}
-    reduced: list[Prompt] = []
-    for prompt, tokens in zip(prompts, visual, strict=True):
-        if tokens is None or not len(tokens):
-            reduced.append(prompt)
-            continue
-        rows = tokens.flatten(0, 1)
-        runs = _runs(prompt.input_ids, image_token)
-        assert (len(runs), sum(runs)) == (len(prompt.tiles), len(rows)), "each image is one run of placeholders"
-        key = id(prompt.pixel_values), tuple(runs)
-        if key not in done:
-            done[key] = reduce_tokens(rows, [*zip(runs, prompt.tiles, strict=True)], reduction)
-        kept, stays = done[key]
+class Reducer:
+    """Reduces prompts by their own images alone; what was read last is kept."""
+
+    def __init__(self, encode: Encode, image_token: int | None) -> None:
+        self._encode, self._image_token = encode, image_token
+        self._kept: OrderedDict[Hashable, tuple[Tensor, list[bool]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def reduce(self, prompts: Sequence[Prompt], reduction: Reduction, name: str) -> list[Prompt]:
+        """The prompts with what is kept of their visual tokens; those without images are returned as they are.
+
+        ``name`` tells all that visual tokens depend on besides the images.
+        """
+        with self._lock:
+            keys: list[Hashable] = [(prompt.image_keys or id(prompt), name) for prompt in prompts]
+            found = {key: self._kept[key] for key in keys if key in self._kept}
+            missing = {
+                key: prompt for key, prompt in zip(keys, prompts, strict=True) if prompt.tiles and key not in found
+            }
+            for (key, prompt), tokens in zip(missing.items(), self._encode([*missing.values()]), strict=True):
+                assert tokens is not None, "a prompt with images has visual tokens"
+                sizes = [*zip(_runs(prompt.input_ids, self._image_token), prompt.tiles, strict=True)]
+                found[key] = reduce_tokens(tokens.flatten(0, 1), sizes, reduction)
+                if prompt.image_keys:
+                    self._kept[key] = found[key]
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return [
+            self._cut(prompt, *found[key]) if prompt.tiles else prompt
+            for prompt, key in zip(prompts, keys, strict=True)
+        ]
+
+    def _cut(self, prompt: Prompt, kept: Tensor, stays: Sequence[bool]) -> Prompt:
         places = iter(stays)
-        ids = [number for number in prompt.input_ids if number != image_token or next(places)]
-        saved = prompt.saved + len(rows) - len(kept)
-        reduced.append(replace(prompt, input_ids=ids, visual=kept[:, None], saved=saved))
-    return reduced
+        ids = [number for number in prompt.input_ids if number != self._image_token or next(places)]
+        saved = prompt.saved + len(stays) - len(kept)
+        return replace(prompt, input_ids=ids, visual=kept[:, None], saved=saved)
+
+    def forget(self) -> None:
+        """Drop what is kept."""
+        with self._lock:
+            self._kept.clear()
 
 
 def _runs(ids: Sequence[int], image_token: int | None) -> list[int]:
-    """Lengths of the runs of placeholders among token ids."""
+    """Lengths of the runs of placeholders among token ids; each image is one."""
     runs, before = list[int](), None
     for number in ids:
         if number == image_token:

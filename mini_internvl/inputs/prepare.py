@@ -47,8 +47,8 @@ class Prompt:
     tiles: tuple[int, ...]  # tiles of each image, thumbnails counted
     image_keys: tuple[str, ...] = ()  # stands for the content of each image's tiles
     turns: tuple[Turn, ...] = ()  # the conversation itself
-    visual: Tensor | None = None  # (visual tokens, 1, LLM hidden) of a Flash model, where they are read already
-    saved: int = 0  # placeholders that a Flash model has left out
+    visual: Tensor | None = None  # (visual tokens, 1, LLM hidden) where they are read already
+    saved: int = 0  # placeholders left out, by a router or a reduction
 
 
 @dataclass(frozen=True, kw_only=True)

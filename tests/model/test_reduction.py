@@ -8,7 +8,6 @@ from PIL import Image
 
 from mini_internvl import GenerationConfig, load
 from mini_internvl.engine.engine import user
-from mini_internvl.engine.reducing import reduce_prompts
 from mini_internvl.evaluate.outputs import check_model
 from mini_internvl.model.reduction import Reduction, read_reduction, reduce_tokens
 
@@ -88,16 +87,15 @@ def engine(checkpoint):
     return load(checkpoint)
 
 
-def picture(size, seed):
-    torch.manual_seed(seed)
+def picture(size):
     return Image.effect_noise(size, 90).convert("RGB")
 
 
 def test_the_prompt_has_a_place_for_each_token_that_is_kept(engine):
     questions = [
-        user("What?", picture((160, 60), 1), picture((50, 50), 2)),
+        user("What?", picture((160, 60)), picture((50, 50))),
         user("Who?"),
-        user("Where?", picture((60, 90), 3)),
+        user("Where?", picture((60, 90))),
     ]
     engine.visual_tokens = None
     whole = engine.prepare_batch(questions)
@@ -107,15 +105,30 @@ def test_the_prompt_has_a_place_for_each_token_that_is_kept(engine):
         saved = sum(before.tiles) * engine.model.config.tokens_per_tile // 2
         assert (after.saved, len(before.input_ids) - len(after.input_ids)) == (saved, saved)
         assert after.input_ids.count(engine.model.image_token_id) == (0 if after.visual is None else len(after.visual))
-    tokens = engine.encode(whole[:1])
-    same = reduce_prompts(whole[:1], tokens, engine.model.image_token_id, Reduction(share=1.0))
-    torch.testing.assert_close(same[0].visual[:, 0], tokens[0].flatten(0, 1))
+    engine.visual_tokens = Reduction(share=1.0)
+    torch.testing.assert_close(engine.route(whole[:1])[0].visual[:, 0], engine.encode(whole[:1])[0].flatten(0, 1))
+    engine.visual_tokens = read_reduction(0.5)
     few = GenerationConfig(max_new_tokens=4)
     alone = [engine.chat(question, few) for question in questions]
     together = engine.chat_batch(questions, few)
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     assert [reply.saved for reply in together] == [prompt.saved for prompt in cut]
     engine.visual_tokens = None
+
+
+def test_an_image_is_reduced_once_while_weights_and_setting_stay(checkpoint):
+    engine = load(checkpoint, visual_tokens="50%")
+    shown = picture((90, 60))
+    prompts = engine.prepare_batch([user("What?", shown), user("Where?", shown)])
+    first, second = engine.route(prompts)
+    assert torch.equal(first.visual, second.visual)
+    assert engine.route(prompts[1:])[0].visual.data_ptr() == first.visual.data_ptr()
+    engine.visual_tokens = Reduction(number=2)
+    assert len(engine.route(prompts)[0].visual) == 2 * sum(prompts[0].tiles)
+    engine.visual_tokens = Reduction(share=0.5)
+    with torch.no_grad():
+        engine.model.mlp1[3].bias.add_(1.0)
+    assert not torch.equal(engine.route(prompts)[0].visual, first.visual)
 
 
 def test_answers_with_fewer_tokens_are_kept_apart(engine, tmp_path):
