@@ -95,8 +95,8 @@ def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False, 
             how = f"with --flash {other['flash']}" if other.get("flash") else "without --flash"
             raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
         if (tokens := other.get("visual_tokens")) != model.get("visual_tokens"):
-            kept = f"{tokens} of the" if tokens else "all"
-            raise ValueError(f"{folder} holds answers with {kept} visual tokens ({path}); give another --output")
+            how = f"with --visual-tokens {tokens}" if tokens else "with all visual tokens"
+            raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
         if bool(held.get("blind")) != blind:
             asked = "with their images" if blind else "with grey in place of their images"
             raise ValueError(f"{folder} holds answers to questions {asked} ({path}); give another --output")

@@ -143,5 +143,5 @@ def test_answers_with_fewer_tokens_are_kept_apart(engine, tmp_path):
         '{"model": {"name": "nano", "path": "nano", "sha256": "1", "visual_tokens": "0.5"}}'
     )
     check_model(tmp_path, {**facts, "visual_tokens": "0.5"})
-    with pytest.raises(ValueError, match=r"holds answers with 0.5 of the visual tokens .*; give another --output"):
+    with pytest.raises(ValueError, match=r"holds answers given with --visual-tokens 0.5 .*; give another --output"):
         check_model(tmp_path, facts)
