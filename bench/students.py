@@ -79,13 +79,16 @@ class Bench:
         files.write_json(path, meta)
         return SourceRecipe(kind="rows", path=str(path))
 
-    def distilled(self, seed: int, *, how: str = "none", by: str = "cosine", share: float = 1.0) -> Path:
-        """A student that has learnt the teacher's features."""
+    def distilled(
+        self, seed: int, *, how: str = "none", by: str = "cosine", share: float = 1.0, steps: int | None = None
+    ) -> Path:
+        """A student that has learnt the teacher's features, by default in all steps of distillation."""
         given = self.given
+        steps = steps or given.steps
         stage = StageRecipe(
             name="features",
             data=(self.sources[share],),
-            steps=given.steps,
+            steps=steps,
             loss={"features": {"teacher": "nano", "layers": STATES, "keep": "bf16", "normalise": how, "objective": by}},
             train=("vision",),
             optimizer="muon",
@@ -96,10 +99,8 @@ class Bench:
             batch_size=given.batch_size,
             micro_batch=given.batch_size,
         )
-        name = f"distilled-{seed}-{how}-{by}-{share:g}"
-        recipe = Recipe(
-            name=name, student=StudentRecipe(config=STUDENT), stages=(stage,), seed=seed, save_every=given.steps
-        )
+        name = f"distilled-{seed}-{how}-{by}-{share:g}" + (f"-{steps}" if steps != given.steps else "")
+        recipe = Recipe(name=name, student=StudentRecipe(config=STUDENT), stages=(stage,), seed=seed, save_every=steps)
         return self._run(recipe, distil)
 
     def fresh(self, seed: int) -> Path:
@@ -229,12 +230,15 @@ def ablation(bench: Bench) -> None:
     rows = []
     for how, by in WAYS:
         found = [
-            bench.probed(bench.distilled(seed, how=how, by=by), f"{how}-{by}-{seed}")
+            bench.probed(
+                bench.distilled(seed, how=how, by=by, steps=bench.given.ablation_steps), f"ablation-{how}-{by}-{seed}"
+            )
             for seed in range(bench.given.ablation_seeds)
         ]
         rows.append((by, how, *_columns(found)))
     headers = ("objective", "normalised", *(task.name for task in bench.tasks), "mean")
-    terminal.table(f"linear probe after {bench.given.steps} steps, {bench.given.ablation_seeds} seeds", headers, rows)
+    steps = f"{bench.given.ablation_steps} steps, {bench.given.ablation_seeds} seeds"
+    terminal.table(f"linear probe after {steps}", headers, rows)
 
 
 def shares(bench: Bench) -> None:
@@ -255,6 +259,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/students"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ablation-seeds", type=int, default=3)
+    parser.add_argument("--ablation-steps", type=int, default=200)
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=600, help="of distillation")
     parser.add_argument("--joint-steps", type=int, default=100)

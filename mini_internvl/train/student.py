@@ -55,6 +55,8 @@ def student_config(student: StudentRecipe) -> VLMConfig:
     if student.layers is not None:
         raw = {**raw, "num_hidden_layers": len(picked(student, int(raw["num_hidden_layers"])))}
     if student.image_size is not None:
+        if student.image_size % (side := int(raw["patch_size"])):
+            raise RecipeError(f"student.image_size is {student.image_size}; it must be a multiple of {side}, one patch")
         raw = {**raw, "image_size": student.image_size}
     return encoder_config(raw)
 

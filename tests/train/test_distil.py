@@ -273,6 +273,8 @@ def test_a_student_of_another_side_has_the_positions_that_the_encoder_would_resi
     pixels = torch.randn(1, 3, 28, 28)
     torch.testing.assert_close(small(pixels), load_vision(teacher)(pixels))
     assert small.embeddings.grid == 2
+    with pytest.raises(RecipeError, match=r"student\.image_size is 100; it must be a multiple of 14"):
+        open_initial(distillation(student=StudentRecipe(start=str(teacher), image_size=100)))
 
 
 @pytest.mark.parametrize(

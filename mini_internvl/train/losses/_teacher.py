@@ -127,7 +127,7 @@ class Normaliser(nn.Module):
         count, first, second = 0, list[Tensor](), list[Tensor]()
         for states in batches:
             for pair, state in enumerate(states):
-                rows = state.flatten(0, -2).double()
+                rows = (state.cpu() if state.device.type == "mps" else state).flatten(0, -2).double()
                 if len(first) <= pair:
                     wide = rows.shape[-1]
                     first.append(rows.new_zeros(wide))
