@@ -6,21 +6,24 @@ The teacher is the encoder of nano; the student is as wide and has half its bloc
 weights and see the same pictures for the same number of steps. "distilled" learns the teacher's features, then takes
 its place before nano's projector and language model, and all train on answers; "scratch" takes that place at once and
 trains on answers all the time, which is more work a step. Three tables: both ways over seeds, the ways to compare
-features, and shares of the pictures. A run that is finished is not trained again, so a stopped bench goes on.
+features, and shares of the pictures. Runs are made beside each other, one thread each. A run that is finished is not
+trained again, so a stopped bench goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,7 +39,6 @@ from mini_internvl.model.encoder import save_encoder
 from mini_internvl.model.files import CONFIG, read_tensors, write_tensors
 from mini_internvl.recipes import Recipe, SourceRecipe, StageRecipe, StudentRecipe
 from mini_internvl.train.distil import distil
-from mini_internvl.train.meter import Progress
 from mini_internvl.train.run import run_recipe
 from mini_internvl.train.student import open_student
 
@@ -54,6 +56,8 @@ WAYS = tuple((how, by) for by in ("cosine", "smooth_l1") for how in ("none", "st
 
 class Bench:
     """The pictures, the parts, and the runs of this bench, each made once below a folder."""
+
+    here: ClassVar[Bench]  # of a process that makes runs
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.folder = given, given.output
@@ -73,7 +77,8 @@ class Bench:
             rows = [json.loads(line) for line in Path(one["annotation"]).read_text(encoding="utf-8").splitlines()]
             kept = [{**row, "conversations": row["conversations"][:2]} for row in rows[: round(share * len(rows))]]
             path = Path(one["annotation"]).with_suffix(f".{share:g}.jsonl")
-            files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+            if not path.exists():
+                files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
             meta[name] = {"root": one["root"], "annotation": str(path), "length": len(kept)}
         path = self.pictures.with_name(f"first-{share:g}.json")
         files.write_json(path, meta)
@@ -133,21 +138,34 @@ class Bench:
         return self._run(Recipe(name=name, model=str(begin), stages=(stage,), seed=seed, save_every=steps), run_recipe)
 
     def _run(self, recipe: Recipe, train: Any) -> Path:
-        bar, began = terminal.ProgressBar(recipe.name), time.monotonic()
-        try:
-            return Path(train(recipe, self.folder / recipe.name, on_progress=functools.partial(_shown, bar), workers=1))
-        finally:
-            terminal.close()
-            self.seconds(recipe.name, time.monotonic() - began)
+        return Path(train(recipe, self.folder / recipe.name, workers=0))
 
-    def seconds(self, name: str, taken: float) -> None:
-        """Keep how long a run took; one that was finished took no time."""
-        path = self.folder / "seconds.json"
-        known = files.read_object(path) if path.exists() else {}
-        files.write_json(path, {**known, name: max(round(taken, 1), known.get(name, 0.0))})
+    def ways(self, seed: int) -> dict[str, Callable[[], Path]]:
+        """Name -> what makes the model of each way, for one seed."""
+        given = self.given
+        return {
+            "distilled": lambda: self.joined(
+                self.distilled(seed), f"joined-{seed}", seed, given.joint_steps, given.joint_lr
+            ),
+            "scratch": lambda: self.joined(
+                self.fresh(seed), f"scratch-{seed}", seed, given.steps + given.joint_steps, given.scratch_lr
+            ),
+        }
 
-    def probed(self, encoder: Path, name: str) -> dict[str, float]:
-        """Accuracy of a linear probe on each task, and the mean over them, per cent."""
+    def made(self, task: tuple[Any, ...]) -> str:
+        """Make a run and what is measured of it, one of :func:`runs`; its name."""
+        kind, seed, *rest = task
+        if kind in ("distilled", "scratch"):
+            path = self.ways(seed)[kind]()
+            self.answered(path, f"{kind}-{seed}")
+        else:
+            path = self.distilled(seed, **rest[0])
+        self.probed(path)
+        return path.parent.name
+
+    def probed(self, encoder: Path, name: str = "") -> dict[str, float]:
+        """Accuracy of a linear probe on each task, and the mean over them, per cent; by default by the run's name."""
+        name = name or encoder.parent.name
         path = self.folder / f"probe-{name}.json"
         if not path.exists():
             found = probe([open_encoder(encoder, name=name, dtype="float32")], self.tasks)
@@ -163,10 +181,6 @@ class Bench:
             files.write_json(path, dict(found.values))
         values = files.read_object(path)
         return {name: values[name] for name in (*KINDS, "mean")}
-
-
-def _shown(bar: terminal.ProgressBar, progress: Progress) -> None:
-    bar(progress.step, progress.steps, f"loss {progress.loss:.3f}")
 
 
 def _with_encoder(vision: Path, folder: Path) -> None:
@@ -200,16 +214,11 @@ def both_ways(bench: Bench) -> None:
     probes: dict[str, list[dict[str, float]]] = {}
     answers: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
-        student = bench.distilled(seed)
-        models = {
-            "distilled": bench.joined(student, f"joined-{seed}", seed, given.joint_steps, given.joint_lr),
-            "scratch": bench.joined(
-                bench.fresh(seed), f"scratch-{seed}", seed, given.steps + given.joint_steps, given.scratch_lr
-            ),
-        }
-        encoders = {"random weights": bench.fresh(seed), "distilled, not joined yet": student, **models}
-        for name, path in encoders.items():
-            probes.setdefault(name, []).append(bench.probed(path, f"{name.split(',')[0]}-{path.parent.name}-{seed}"))
+        models = {name: make() for name, make in bench.ways(seed).items()}
+        fresh = {"random weights": bench.probed(bench.fresh(seed), f"fresh-{seed}")}
+        known = fresh | {"distilled, not joined yet": bench.probed(bench.distilled(seed))}
+        for name, found in (known | {name: bench.probed(path) for name, path in models.items()}).items():
+            probes.setdefault(name, []).append(found)
         for name, path in models.items():
             answers.setdefault(name, []).append(bench.answered(path, f"{name}-{seed}"))
     probes["nano's encoder, the teacher"] = [bench.probed(NANO, "teacher")]
@@ -230,9 +239,7 @@ def ablation(bench: Bench) -> None:
     rows = []
     for how, by in WAYS:
         found = [
-            bench.probed(
-                bench.distilled(seed, how=how, by=by, steps=bench.given.ablation_steps), f"ablation-{how}-{by}-{seed}"
-            )
+            bench.probed(bench.distilled(seed, how=how, by=by, steps=bench.given.ablation_steps))
             for seed in range(bench.given.ablation_seeds)
         ]
         rows.append((by, how, *_columns(found)))
@@ -245,13 +252,41 @@ def shares(bench: Bench) -> None:
     """Distillation on the first pictures alone, the same number of steps."""
     rows = []
     for share in SHARES:
-        found = [
-            bench.probed(bench.distilled(seed, share=share), f"share-{share:g}-{seed}")
-            for seed in range(bench.given.ablation_seeds)
-        ]
+        found = [bench.probed(bench.distilled(seed, share=share)) for seed in range(bench.given.ablation_seeds)]
         rows.append((f"{share:.0%}", str(round(share * bench.given.pictures)), *_columns(found)))
     headers = ("share", "pictures", *(task.name for task in bench.tasks), "mean")
     terminal.table(f"linear probe after {bench.given.steps} steps, by pictures", headers, rows)
+
+
+def runs(given: argparse.Namespace) -> list[tuple[Any, ...]]:
+    """Every run of the three tables, the longest first, each once."""
+    found: list[tuple[Any, ...]] = []
+    for seed in range(given.seeds):
+        found += [("scratch", seed), ("distilled", seed)]
+    for seed in range(given.ablation_seeds):
+        shares = [share for share in SHARES if share < 1 or seed >= given.seeds]  # the whole is distilled already
+        found += [("features", seed, {"share": share}) for share in shares]
+        found += [("features", seed, {"how": how, "by": by, "steps": given.ablation_steps}) for how, by in WAYS]
+    return found
+
+
+def make_runs(given: argparse.Namespace) -> None:
+    """Make what is not made yet, in several processes of one thread each."""
+    every, bar = runs(given), terminal.ProgressBar("runs", unit="runs")
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.processes, spawned, initializer=_begin, initargs=(given,)) as pool:
+        for number, done in enumerate(as_completed([pool.submit(_make, task) for task in every]), 1):
+            bar(number, len(every), done.result())
+    terminal.close()
+
+
+def _begin(given: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    Bench.here = Bench(given)
+
+
+def _make(task: tuple[Any, ...]) -> str:
+    return Bench.here.made(task)
 
 
 def main() -> None:
@@ -269,9 +304,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=150, help="held-out questions of each kind")
     parser.add_argument("--train", type=int, default=1000, help="most pictures that a probe is fitted on")
     parser.add_argument("--test", type=int, default=500, help="most pictures that a probe is asked about")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs that are made at a time")
     parser.add_argument("--task", action="append", default=[], help="more labelled pictures, as of minivl probe")
     given = parser.parse_args()
     began, bench = time.monotonic(), Bench(given)
+    make_runs(given)
     both_ways(bench)
     ablation(bench)
     shares(bench)
@@ -279,7 +316,9 @@ def main() -> None:
 
 
 def _settings(given: argparse.Namespace) -> str:
-    return ", ".join(f"{name} {value}" for name, value in vars(given).items() if name not in ("output", "task"))
+    return ", ".join(
+        f"{name} {value}" for name, value in vars(given).items() if name not in ("output", "task", "processes")
+    )
 
 
 if __name__ == "__main__":
