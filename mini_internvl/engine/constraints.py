@@ -111,8 +111,13 @@ class ConstraintMatcher:
         return logits.masked_fill(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
 
     def accept(self, token: int) -> bool:
-        """Take a token; whether the answer is complete, so that nothing may follow."""
+        """Take a token; whether the answer is complete, so that nothing may follow.
+
+        ValueError where the constraint does not allow it, or has become too complex to follow.
+        """
         self._matcher.consume_token(token)
+        if self._matcher.is_error():
+            raise ValueError(f"the constraint cannot be held to: {self._matcher.get_error().splitlines()[0][:300]}")
         return bool(self._matcher.is_stopped())
 
 

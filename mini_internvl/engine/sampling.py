@@ -1,11 +1,12 @@
 """How the next token is drawn from logits: one answer's settings, and one sampler an answer.
 
-The steps come in the order of transformers: repetition penalty, n-grams that may not come again, what a constraint
-allows, temperature, top-k, top-p, min-p. Log-probabilities are the model's own, before any of these.
+The steps come in this order: repetition penalty, what a constraint allows, n-grams that may not come again,
+temperature, top-k, top-p, min-p. Log-probabilities are the model's own, before any of these.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -19,6 +20,7 @@ FinishReason = Literal["stop", "length", "context", "cancelled"]
 """A stop token or text came, or a constraint is fulfilled; max_new_tokens is reached; the model has no further
 positions; or the request was cancelled."""
 MOST_LOGPROBS = 20
+LEAST_TEMPERATURE = 1e-6  # lower ones are as good as greedy, and too small for float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class GenerationConfig:
     repetition_penalty: float = 1.0
     """Above 1, tokens of prompt and answer become less likely: their logits are divided (multiplied, if negative)."""
     no_repeat_ngram: int = 0
-    """No run of so many tokens comes twice in prompt and answer; 0 for no such rule."""
+    """No run of so many tokens comes twice in prompt and answer, unless nothing else is left; 0 for no such rule."""
     stop: tuple[str, ...] = ()
     """Texts at which the answer ends; they are no part of it."""
     seed: int | None = None
@@ -53,13 +55,14 @@ class GenerationConfig:
         object.__setattr__(self, "stop", tuple(self.stop))
         checks = (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "0 (greedy) or above"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a number above"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (all tokens) or above"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 changes nothing"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a number above 0; 1 changes nothing"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "0 (no rule) or above"),
             ("stop", all(self.stop), "one or more texts, none of them empty"),
+            ("seed", self.seed is None or -(2**63) <= self.seed < 2**64, "a whole number of at most 64 bits"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MOST_LOGPROBS, f"0 to {MOST_LOGPROBS}"),
         )
         for name, fine, wanted in checks:
@@ -132,10 +135,11 @@ class Sampler:
         config, chosen = self.config, logits
         if config.repetition_penalty != 1:
             chosen = self._penalised(chosen)
-        if banned := self._follow.get(self._recent) if config.no_repeat_ngram else None:
-            chosen = chosen.index_fill(-1, torch.tensor(sorted(banned), device=chosen.device), -torch.inf)
         if self.matcher is not None:
             chosen = self.matcher.allow(chosen)
+        if banned := self._follow.get(self._recent) if config.no_repeat_ngram else None:
+            others = chosen.index_fill(-1, torch.tensor(sorted(banned), device=chosen.device), -torch.inf)
+            chosen = chosen if others.max() == -torch.inf else others
         token = int(chosen.argmax()) if config.temperature == 0 else draw(chosen, config, self._generator)
         self._accept(token)
         if config.logprobs is None:
@@ -168,8 +172,15 @@ class Sampler:
 
 
 def draw(logits: Tensor, config: GenerationConfig, generator: torch.Generator) -> int:
-    """A token by (V,) logits at the temperature, top-k, top-p and min-p of ``config``."""
-    logits = logits.float() / config.temperature
+    """A token by (V,) logits at the temperature, top-k, top-p and min-p of ``config``.
+
+    ValueError where the logits are no numbers, or all of them minus infinity.
+    """
+    logits = logits.float()
+    largest = logits.max()
+    if not largest.isfinite():
+        raise ValueError(f"the model's logits are {largest:g}, of which nothing can be drawn; try another dtype")
+    logits = (logits - largest) / max(config.temperature, LEAST_TEMPERATURE)  # at most 0: no overflow
     if config.top_k:
         smallest = logits.topk(min(config.top_k, logits.shape[-1])).values[-1]
         logits = logits.masked_fill(logits < smallest, -torch.inf)

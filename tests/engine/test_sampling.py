@@ -56,6 +56,47 @@ def test_what_was_seen_becomes_less_likely():
     assert Sampler(GenerationConfig(repetition_penalty=2.0), [0]).pick(low).token == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-46, 1e-38, 1e-7])
+def test_the_lowest_temperatures_draw_the_likeliest_token(temperature):
+    logits, config = torch.tensor([1.0, 20.0, -torch.inf, 30.0]), GenerationConfig(temperature=temperature)
+    assert {draw(logits, config, torch.Generator().manual_seed(seed)) for seed in range(5)} == {3}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nothing_is_drawn_of_logits_that_are_no_numbers(value):
+    """A number behind the vocabulary would end the answers of all others at the next forward."""
+    with pytest.raises(ValueError, match="the model's logits are"):
+        draw(torch.full((4,), value), GenerationConfig(temperature=1.0), torch.Generator())
+
+
+class Only:
+    """A constraint that allows some tokens."""
+
+    def __init__(self, *tokens):
+        self.tokens = torch.tensor(tokens)
+
+    def allow(self, logits):
+        return torch.full_like(logits, -torch.inf).index_copy(0, self.tokens, logits[self.tokens])
+
+    def accept(self, token):
+        return False
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constraint_goes_before_the_rule_against_repetition(temperature):
+    config = GenerationConfig(no_repeat_ngram=1, temperature=temperature)
+    assert Sampler(config, [2], matcher=Only(2)).pick(torch.zeros(4)).token == 2
+    assert Sampler(config, [2], matcher=Only(2, 3)).pick(torch.zeros(4)).token == 3
+    assert Sampler(config, [0, 1, 2, 3]).pick(torch.tensor([0.0, 0.0, 900.0, 0.0])).token == 2  # nothing else is left
+
+
+def test_a_token_that_a_constraint_does_not_allow_is_an_error(engine):
+    pytest.importorskip("llguidance")
+    matcher = engine._constraints.matcher(constraints.choice(["yes"]))
+    with pytest.raises(ValueError, match="the constraint cannot be held to: "):
+        matcher.accept(engine.tokenizer.encode("no")[0])
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_no_run_of_tokens_comes_twice(size):
     sampler = Sampler(GenerationConfig(no_repeat_ngram=size, temperature=1.0, seed=0), [0, 1, 2, 0])
@@ -191,6 +232,9 @@ def test_without_the_extra_its_install_line_is_told(checkpoint, monkeypatch):
     [
         ({"min_p": 1.5}, "min_p is 1.5"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must be"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1"),
         ({"stop": "a"}, "give a sequence of texts"),
         ({"stop": ("",)}, "none of them empty"),
