@@ -23,6 +23,8 @@ from mini_internvl.model.checkpoint import save_model
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: the programs that tests start have one thread too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 TINY_VISION = {
