@@ -177,6 +177,8 @@ def test_ask_shows_a_video_as_frames(minivl, checkpoint, tmp_path):
         assert (code, json.loads(out)["frames"], json.loads(out)["tiles"]) == (0, count, count)
     code, _, err = minivl("ask", *question, "--clip", "soon")
     assert (code, "write --clip 3-7.5" in " ".join(err.split())) == (2, True)
+    code, _, err = minivl("ask", "a.png", "What?", "--fps", 2)
+    assert (code, "are of a video, and none is given" in " ".join(err.split())) == (2, True)
 
 
 def test_ask_gives_json(minivl, checkpoint, image):

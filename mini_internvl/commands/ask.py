@@ -33,7 +33,9 @@ def command(
         list[str], typer.Argument(metavar="[IMAGE|VIDEO]... QUESTION", help="Images or videos, then the question.")
     ],
     model: Model = None,
-    max_tiles: Annotated[int | None, typer.Option(help="Most tiles of all images together.")] = None,
+    max_tiles: Annotated[
+        int | None, typer.Option(help="Most tiles of all images together; a frame of a video has one.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames of a video for each second; 1.", show_default=False)] = None,
     max_frames: Annotated[int | None, typer.Option(help="Most frames of a video; 40.", show_default=False)] = None,
     clip: Annotated[
@@ -86,6 +88,8 @@ def command(
         regex=regex,
         json_schema=json_schema,
     )
+    if (fps or max_frames or clip) and not any(map(_is_video, images)):
+        raise typer.BadParameter("--fps, --max-frames and --clip are of a video, and none is given")
     shown = [_part(path, {"fps": fps, "max_frames": max_frames, **_seconds(clip)}) for path in images]
     asked: Any = normalise([{"role": "user", "content": [*shown, {"type": "text", "text": question}]}])
     frames = sum(part.is_frame for part in image_parts(asked))
@@ -118,11 +122,15 @@ def _summary(reply: Any, frames: int) -> str:
 
 def _part(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     """An image or a video as part of a message."""
-    from mini_internvl.inputs import video
-
-    if path.lower().endswith(video.ENDINGS):
+    if _is_video(path):
         return {"type": "video", "video": path, **settings}
     return {"type": "image", "image": path}
+
+
+def _is_video(path: str) -> bool:
+    from mini_internvl.inputs import video
+
+    return path.lower().endswith(video.ENDINGS)
 
 
 def _seconds(clip: str | None) -> dict[str, float]:

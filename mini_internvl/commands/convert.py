@@ -67,6 +67,8 @@ def _write_gguf(source: str, target: Path, kind: str, *, as_json: bool) -> None:
     for file, counts in done["tensors"].items():
         types = ", ".join(f"{count} {name}" for name, count in counts.items())
         typer.echo(f"{done['folder']}/{file}: {(target / file).stat().st_size / 1e9:.2f} GB, tensors: {types}")
+    if done["left_out"]:
+        typer.echo(f"left out, as llama.cpp computes no heads: {', '.join(done['left_out'])}")
     typer.echo(f"context that llama.cpp computes as the model does: {done['context']:,} tokens")
 
 

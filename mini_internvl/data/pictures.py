@@ -108,7 +108,7 @@ def _name(part: ImagePart) -> str:
     """Tells a picture from others."""
     source = part.source
     if isinstance(source, LazyImage):
-        return f"{source} {part.scale}"
+        return f"{source.key} {part.scale}"
     if isinstance(source, str | os.PathLike) and not os.fsdecode(source).startswith("data:"):
         return f"{os.path.abspath(os.fsdecode(source))} {part.scale}"
     content = f"{source.mode} {source.size}".encode() + source.tobytes() if isinstance(source, Image.Image) else source

@@ -66,7 +66,7 @@ def write_tensors(
         pairs: gives names and tensors, with True of the same shapes but empty; called twice.
         progress: called with the bytes of each tensor when it is written.
 
-    ValueError when a value is too large for float16.
+    ValueError when a value is no finite number, or too large for float16.
     """
     package = library()
     counts: dict[str, int] = {}
@@ -95,8 +95,10 @@ def _stored(name: str, tensor: Tensor, wanted: str) -> np.ndarray[Any, Any]:
     package = library()
     kind = stored_type(name, tuple(tensor.shape), wanted)
     values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds values that are infinite or no number; take a checkpoint from before")
     with np.errstate(over="ignore"):
         stored = package.quantize(values, package.GGMLQuantizationType[kind])
-    if kind == "F16" and np.isinf(stored).any() and not np.isinf(values).any():
+    if kind == "F16" and np.isinf(stored).any():
         raise ValueError(f"{name} holds values beyond the 65504 of float16; take the type bf16 or f32")
     return np.asarray(stored)

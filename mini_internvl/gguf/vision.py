@@ -45,6 +45,7 @@ def check(config: VLMConfig) -> None:
     vision, merge = config.vision, 1 / config.downsample_ratio
     wrong = {
         "a router of visual tokens (Flash); it would give every tile all tokens": config.flash is not None,
+        "several tiles without a thumbnail (use_thumbnail)": config.max_tiles > 1 and not config.use_thumbnail,
         'ps_version "v1"': config.ps_version != "v2",
         "RMSNorm in the encoder": vision.norm_type != "layer_norm",
         "queries and keys of the encoder normalised": vision.qk_norm,

@@ -20,6 +20,7 @@ from mini_internvl.model import llms
 from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.checkpoint import check_state, read_config, read_state
 from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.heads import stored_files
 from mini_internvl.model.lora import merge_lora
 
 MADE_BY_LLAMA_CPP = ("q4_k_m", "q4_k_s", "q5_k_m", "q5_k_s", "q6_k", "q3_k_m", "q2_k")
@@ -40,11 +41,12 @@ def write_gguf(
         progress: called with the tensors written and their number.
 
     Returns:
-        Folder, files, bytes, number of tensors by their types, and the context that llama.cpp computes as the model.
+        Folder, files, bytes, number of tensors by their types, the context that llama.cpp computes as the model, and
+        the files of heads, which it does not compute.
 
     Raises:
-        ValueError: the gguf package is not there, the type is unknown, or the model is one that llama.cpp does not
-            compute; nothing is written.
+        ValueError: the gguf package is not there, the type is unknown, the folder's name begins with mmproj, a weight
+            has no place in the type, or the model is one that llama.cpp does not compute; nothing is written.
     """
     check_new(target)
     kind = _known(kind)
@@ -54,6 +56,8 @@ def write_gguf(
     config, tokenizer = _checked(home)
     state = _state(folder, home)
     name = target.resolve().name
+    if name.startswith("mmproj"):
+        raise ValueError(f"{target}: files whose names begin with mmproj hold the encoder; give another name")
     title = _title(name, phi3=vocabulary.strips_like_phi3(tokenizer))
     stops = stop_ids(home, tokenizer)
     check_state(state, config, home)
@@ -88,6 +92,7 @@ def write_gguf(
         "bytes": sum(files.values()),
         "tensors": counts,
         "context": language.context_length(config.llm),
+        "left_out": list(stored_files(folder)),
     }
 
 

@@ -67,7 +67,12 @@ class ImageError(ValueError):
 
 
 class LazyImage(ABC):
-    """An image that is made when it is opened, such as a frame of a video; ``str()`` names it."""
+    """An image that is made when it is opened, such as a frame of a video; ``str()`` names it in messages."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Tells it from every other one."""
 
     @property
     @abstractmethod
@@ -109,7 +114,7 @@ def image_dimensions(source: ImageSource, *, scale: int = 1) -> tuple[int, int]:
     """
     if isinstance(source, LazyImage):
         (width, height), sideways = source.size, False
-        _check_scale(width, height, str(source), scale)
+        _check_size(source.size, str(source), scale)
     elif isinstance(source, str) and (facts := _file_facts(source)):
         width, height, sideways = _known_dimensions(source, facts, _limit())
         _check_scale(width, height, short(source), scale)
@@ -146,16 +151,16 @@ def _dimensions(source: ImageSource, scale: int) -> tuple[int, int, bool]:
 @contextlib.contextmanager
 def _opened(source: ImageSource, scale: int) -> Iterator[tuple[Image.Image, str]]:
     """An image, not decoded yet, whose header promises nothing too large, and its name for messages."""
-    if isinstance(source, LazyImage):
-        source = source.open()
-    if isinstance(source, Image.Image):
-        _check_size(source, "the image", scale)
-        yield source, "the image"
+    if isinstance(source, LazyImage | Image.Image):
+        name = str(source) if isinstance(source, LazyImage) else "the image"
+        image = source.open() if isinstance(source, LazyImage) else source
+        _check_size(image.size, name, scale, image)
+        yield image, name
         return
     name, stream = open_source(source)
     with stream:
         image = read_header(stream, name)
-        _check_size(image, name, scale)
+        _check_size(image.size, name, scale, image)
         _check_scans(image, stream, name)
         yield image, name
 
@@ -355,15 +360,14 @@ def _cost(image: Image.Image) -> int:
     return stored + max(converted, decoder)
 
 
-def _check_size(image: Image.Image, name: str, scale: int) -> None:
-    """Refuse what has no pixels, or too many of them, by the header."""
-    width, height = image.size
+def _check_size(size: tuple[int, int], name: str, scale: int, image: Image.Image | None = None) -> None:
+    """Refuse what has no pixels, or too many of them, by the header; ``image`` tells what decoding costs."""
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width}x{height}: it has no pixels")
-    limit = _limit()
-    allowed = limit * PIXEL_BYTES // max(PIXEL_BYTES, _cost(image))
+    allowed = _limit() if image is None else _limit() * PIXEL_BYTES // max(PIXEL_BYTES, _cost(image))
     if width * height > allowed:
-        kind = f" for {image.mode} in {image.format}" if allowed < limit else ""
+        kind = f" for {image.mode} in {image.format}" if image and allowed < _limit() else ""
         raise ImageError(
             f"{name} is {width}x{height}, that is {width * height:,} pixels, more than the limit of {allowed:,}{kind}; "
             f"scale it down, or raise {MAX_PIXELS_VARIABLE} if you trust the file"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import itertools
 import math
@@ -34,6 +35,7 @@ FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,
 """Containers that are opened, by FFmpeg's names. Playlists, which open other files and addresses, are none of them."""
 FPS, MIN_FRAMES, MAX_FRAMES = 1.0, 8, 40  # frames a second, and the fewest and most of a clip, unless a message says it
 MOST_FRAMES = 1_000  # largest accepted ``max_frames``
+MOST_SECONDS = 1e9  # largest accepted beginning and end of a clip
 FRAME_PIXELS = 40_000_000  # of the largest frame that is decoded: 8K video has 33 million
 DECODED_PIXELS = 5_000_000_000  # that may be decoded for one frame, those between it and the key frame before included
 MOST_PACKETS = 2_000_000  # read of a file whose header does not say how long it is
@@ -59,9 +61,9 @@ class Clip:
 
     def __post_init__(self) -> None:
         if not (_is_number(self.fps) and 0 < self.fps <= MOST_FRAMES):
-            raise ValueError(f"fps is {self.fps!r}; it must be a number above 0, such as 1 or 0.5")
+            raise ValueError(f"fps is {self.fps!r}; it must be a number above 0 and at most {MOST_FRAMES:,}, such as 1")
         for name, value in (("begin", self.begin), ("end", self.end)):
-            if value is not None and not (_is_number(value) and 0 <= value < math.inf):
+            if value is not None and not (_is_number(value) and 0 <= value <= MOST_SECONDS):
                 raise ValueError(f"the clip's {name} is {value!r}; it must be seconds from the video's start")
         if self.end is not None and self.end <= self.begin:
             raise ValueError(f"the clip ends at {self.end:g} s and begins at {self.begin:g} s; it must end later")
@@ -117,11 +119,18 @@ class VideoFrame(LazyImage):
     def size(self) -> tuple[int, int]:
         return self.width, self.height
 
+    @property
+    def key(self) -> str:
+        if isinstance(self.video, bytes):
+            return f"{hashlib.blake2b(self.video, digest_size=16).hexdigest()} {self.moment!r}"
+        return f"{os.path.abspath(self.video)} {self.moment!r}"
+
     def __str__(self) -> str:
         return f"{_name(self.video)} at {self.moment:.2f} s"
 
     def open(self) -> Image.Image:
-        """The frame as RGB, upright; ImageError names the file and the second."""
+        """The frame as RGB, upright, in the size of the first one, should frames differ; ImageError names the file and
+        the second."""
         reader: _Reader | None = getattr(_opened, "reader", None)
         if reader is None or not reader.of(self.video):
             close()
@@ -129,7 +138,8 @@ class VideoFrame(LazyImage):
             _opened.reader = reader
         try:
             with _explained(self.video, f" at {self.moment:.2f} s"):
-                return _upright(reader.frame(self.moment))
+                image = _upright(reader.frame(self.moment))
+            return image if image.size == self.size else image.resize(self.size, Image.Resampling.BICUBIC)
         except BaseException:
             close()
             raise

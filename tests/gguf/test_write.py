@@ -19,6 +19,7 @@ from mini_internvl.gguf.write import write_gguf
 from mini_internvl.inputs import chat, jinja
 from mini_internvl.inputs.tokenizer import TokenizerError
 from mini_internvl.inputs.tokenizer_files import load_tokenizer
+from mini_internvl.model import heads
 from mini_internvl.model.adapter import save_adapter, tensors_hash
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.config import ConfigError
@@ -265,6 +266,7 @@ def test_an_adapter_is_merged(make, tmp_path):
 
 def test_what_llama_cpp_does_not_compute_is_refused(make, tmp_path):
     wrong = {
+        "several tiles without a thumbnail": {"use_thumbnail": False},
         'ps_version "v1"': {"ps_version": "v1"},
         "RMSNorm in the encoder": {"vision": {"norm_type": "rms_norm"}},
         "before the first block": {"select_layer": 0},
@@ -300,6 +302,14 @@ def test_faults_are_named_and_nothing_half_is_left(make, tmp_path, monkeypatch):
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, huge / "model.safetensors")
     with pytest.raises(ValueError, match=r"blk\.1\.ffn_up\.weight holds values beyond the 65504 of float16"):
         write_gguf(huge, target)
+    with torch.no_grad():
+        model.language_model.layers[1].mlp.up_proj.weight[0] = torch.tensor(float("nan"))
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, huge / "model.safetensors")
+    for kind in ("f32", "f16", "q8_0"):
+        with pytest.raises(ValueError, match=r"blk\.1\.ffn_up\.weight holds values that are infinite or no number"):
+            write_gguf(huge, target, kind=kind)
+    with pytest.raises(ValueError, match="begin with mmproj hold the encoder; give another name"):
+        write_gguf(folder, tmp_path / "mmproj-mine")
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match=r'pip install "mini-internvl\[gguf\]"'):
         write_gguf(folder, target)
@@ -316,3 +326,9 @@ def test_the_command(minivl, checkpoint, tmp_path):
     assert minivl("convert", checkpoint, tmp_path / "b", "--to", "native", "--type", "f16")[0] == 2
     code, out, _ = minivl("convert", checkpoint, tmp_path / "c", "--to", "gguf", "--json")
     assert json.loads(out)["files"] == ["c-F16.gguf", "mmproj-c-F16.gguf"]
+    assert json.loads(out)["left_out"] == []
+    headed = shutil.copytree(checkpoint, tmp_path / "headed")
+    for name in (heads.SETTINGS, heads.WEIGHTS):
+        (headed / name).write_bytes(b"{}")
+    code, out, _ = minivl("convert", headed, tmp_path / "d", "--to", "gguf")
+    assert (code, "left out, as llama.cpp computes no heads: heads." in out) == (0, True)

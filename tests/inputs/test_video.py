@@ -9,6 +9,7 @@ import json
 import os
 import random
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -108,6 +109,25 @@ def test_frames_open_in_any_order_and_tell_their_size(clip):
     assert image_dimensions(found[0], scale=2) == (128, 96)
     assert str(found[1]) == f"{clip} at 0.45 s"
     assert len({ImageHashes().one(frame) for frame in found}) == 8
+
+
+def test_a_frame_is_never_taken_for_another(clip, tmp_path):
+    other = write(tmp_path / "other.mp4", size=(32, 48)).read_bytes()
+    found = [*frames(clip), *frames(clip.read_bytes()), *frames(other)]
+    assert len({frame.key for frame in found}) == 24
+    assert frames(clip)[0].key == frames(os.path.relpath(clip))[0].key
+
+
+def test_header_and_frame_agree_on_size_and_limits(clip, tmp_path, monkeypatch):
+    [frame, *_] = frames(clip)
+    grown = replace(frame, width=32, height=24)  # of a file whose frames grow after the first
+    assert load_image(grown).size == image_dimensions(grown) == (32, 24)
+    thin = frames(write(tmp_path / "thin.mp4", 8, size=(850, 4)))[0]
+    for limit, source, reason in (("2e8", thin, "one side is more than 200 times"), ("1e3", frame, "3,072 pixels")):
+        monkeypatch.setenv("MINIVL_MAX_PIXELS", limit)
+        for read in (image_dimensions, load_image):
+            with pytest.raises(ImageError, match=rf"mp4 at 0\.\d5 s is .*{reason}"):
+                read(source)
 
 
 def test_the_prompt_is_the_original_s(clip):
@@ -241,6 +261,7 @@ def test_settings_are_checked(clip):
         ({"fps": 0}, "fps is 0; it must be a number above 0"),
         ({"fps": "2"}, "fps is '2'"),
         ({"from": -1}, "the clip's begin is -1"),
+        ({"from": 10**400}, "the clip's begin is 10000"),
         ({"from": 2, "to": 1}, "the clip ends at 1 s and begins at 2 s"),
         ({"max_frames": 0}, "max_frames is 0"),
         ({"min_frames": 9, "max_frames": 8}, "min_frames is 9, more than max_frames, 8"),
