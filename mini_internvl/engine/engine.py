@@ -32,7 +32,9 @@ from mini_internvl.engine.routing import Router
 from mini_internvl.engine.sampling import GenerationConfig, Step
 from mini_internvl.engine.scheduler import Limits, Scheduler
 from mini_internvl.engine.text import TextStream
+from mini_internvl.engine.weights import weights_version
 from mini_internvl.inputs import chat
+from mini_internvl.inputs.hashes import content_hash
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
@@ -217,7 +219,7 @@ class Engine:
                 ids=prompt.input_ids,
                 config=config,
                 stop_ids=self.stop_ids,
-                images=_images(prompt, self.arithmetic),
+                images=_images(prompt),
                 text=TextStream(self.tokenizer, config.stop),
                 matcher=self._constraints.matcher(config.constraint) if config.constraint else None,
             )
@@ -229,7 +231,10 @@ class Engine:
         return Constraints(self.tokenizer, self.stop_ids, self.config.llm.vocab_size)
 
     def forget(self) -> None:
-        """Drop what is kept of earlier requests: keys and values of prompts, visual tokens of images."""
+        """Drop what is kept of earlier requests: keys and values of prompts, visual tokens of images.
+
+        Needed only after weights were written through ``.data``, which nothing else can notice.
+        """
         self.scheduler.forget()
         if self._router:
             self._router.forget()
@@ -241,11 +246,7 @@ class Engine:
             self._use(TorchBackend(self.model, kv_bytes=self.backend.kv_bytes))
 
     def _weights_version(self) -> int:
-        """Another number after the model's weights were changed in place."""
-        if not isinstance(self.backend, TorchBackend):
-            return 0
-        parameters = self.backend.model.parameters()
-        return hash(tuple((id(p), p.dtype, p.device, 0 if p.is_inference() else p._version) for p in parameters))
+        return weights_version(self.backend.model) if isinstance(self.backend, TorchBackend) else 0
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -285,7 +286,7 @@ class Engine:
         pixels = torch.cat(list(different.values())).split(TILES_TOGETHER)
         tokens = torch.cat([self.backend.encode(part) for part in pixels])
         encoded = dict(zip(different, tokens.split([len(own) for own in different.values()]), strict=True))
-        return [encoded.get(id(prompt.pixel_values), prompt.visual) for prompt in prompts]
+        return [encoded.get(id(prompt.pixel_values)) if prompt.visual is None else prompt.visual for prompt in prompts]
 
     @property
     def _routed(self) -> FlashConfig | None:
@@ -304,12 +305,12 @@ class Engine:
         return self._reducer.reduce(routed, self.visual_tokens, self.arithmetic)
 
 
-def _images(prompt: Prompt, arithmetic: str) -> list[ImageInput]:
-    """The images of a prompt; those of a Flash model are one, since its router looks at all together."""
-    keys = image_keys(prompt)
+def _images(prompt: Prompt) -> list[ImageInput]:
+    """The images of a prompt; those whose visual tokens are there already are one, as a Flash model's router has it."""
     if prompt.visual is not None:
-        return [ImageInput(key=f"{arithmetic} {keys}", visual=prompt.visual.flatten(0, 1))]
-    pairs = zip(keys, prompt.pixel_values.split(list(prompt.tiles)), strict=True)
+        visual = prompt.visual.flatten(0, 1)
+        return [ImageInput(key=prompt.visual_key or content_hash(visual.float().cpu().numpy()), visual=visual)]
+    pairs = zip(image_keys(prompt), prompt.pixel_values.split(list(prompt.tiles)), strict=True)
     return [ImageInput(key=key, pixel_values=pixels) for key, pixels in pairs]
 
 

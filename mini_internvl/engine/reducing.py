@@ -33,7 +33,7 @@ class Reducer:
         ``name`` tells all that visual tokens depend on besides the images.
         """
         with self._lock:
-            keys: list[Hashable] = [(prompt.image_keys or id(prompt), name) for prompt in prompts]
+            keys: list[Hashable] = [_key(prompt, name) or id(prompt) for prompt in prompts]
             found = {key: self._kept[key] for key in keys if key in self._kept}
             missing = {
                 key: prompt for key, prompt in zip(keys, prompts, strict=True) if prompt.tiles and key not in found
@@ -42,25 +42,31 @@ class Reducer:
                 assert tokens is not None, "a prompt with images has visual tokens"
                 sizes = [*zip(_runs(prompt.input_ids, self._image_token), prompt.tiles, strict=True)]
                 found[key] = reduce_tokens(tokens.flatten(0, 1), sizes, reduction)
-                if prompt.image_keys:
+                if isinstance(key, str):
                     self._kept[key] = found[key]
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return [
-            self._cut(prompt, *found[key]) if prompt.tiles else prompt
+            self._cut(prompt, *found[key], _key(prompt, name)) if prompt.tiles else prompt
             for prompt, key in zip(prompts, keys, strict=True)
         ]
 
-    def _cut(self, prompt: Prompt, kept: Tensor, stays: Sequence[bool]) -> Prompt:
+    def _cut(self, prompt: Prompt, kept: Tensor, stays: Sequence[bool], key: str) -> Prompt:
         places = iter(stays)
         ids = [number for number in prompt.input_ids if number != self._image_token or next(places)]
         saved = prompt.saved + len(stays) - len(kept)
-        return replace(prompt, input_ids=ids, visual=kept[:, None], saved=saved)
+        return replace(prompt, input_ids=ids, visual=kept[:, None], visual_key=key, saved=saved)
 
     def forget(self) -> None:
         """Drop what is kept."""
         with self._lock:
             self._kept.clear()
+
+
+def _key(prompt: Prompt, name: str) -> str:
+    """Stands for what is kept of a prompt's visual tokens; empty for a prompt that was made by hand."""
+    known = prompt.image_keys and (prompt.visual is None or prompt.visual_key)
+    return f"{name} {prompt.image_keys} {prompt.visual_key}" if known else ""
 
 
 def _runs(ids: Sequence[int], image_token: int | None) -> list[int]:

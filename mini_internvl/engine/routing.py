@@ -49,7 +49,8 @@ class Router:
         ids = cut_placeholders(
             prompt.input_ids, model.image_token_id, config.tokens_per_tile, config.short_tokens, short
         )
-        return replace(prompt, input_ids=ids, visual=visual, saved=len(prompt.input_ids) - len(ids))
+        saved = len(prompt.input_ids) - len(ids)
+        return replace(prompt, input_ids=ids, visual=visual, visual_key=f"flash {key}", saved=saved)
 
     def forget(self) -> None:
         """Drop what is kept."""

@@ -48,6 +48,7 @@ class Prompt:
     image_keys: tuple[str, ...] = ()  # stands for the content of each image's tiles
     turns: tuple[Turn, ...] = ()  # the conversation itself
     visual: Tensor | None = None  # (visual tokens, 1, LLM hidden) where they are read already
+    visual_key: str = ""  # stands for their content; left empty, they are told apart by their values
     saved: int = 0  # placeholders left out, by a router or a reduction
 
 

@@ -140,6 +140,39 @@ def test_weights_that_change_are_noticed(engine):
     assert after == engine.with_model(changed.model).chat(messages, SHORT).text
 
 
+@pytest.mark.parametrize("way", ["fused optimiser", "another tensor"])
+def test_weights_that_change_without_a_new_version_are_noticed_too(engine, way):
+    """Fused optimisers and ``p.data = ...`` leave torch's counter of changes as it is."""
+    changed = engine.with_model(copy.deepcopy(engine.model))
+    weight = changed.model.language_model.layers[0].self_attn.v_proj.weight
+    messages = user("What is this?", Image.new("RGB", (56, 56), "red"))
+    before = changed.chat(messages, SHORT).text
+    if way == "another tensor":
+        weight.data = weight.data * -2.0
+    else:
+        weight.grad = weight.detach().sign()
+        torch.optim.AdamW([weight], lr=1.0, fused=True).step()
+    after = changed.chat(messages, SHORT).text
+    assert after != before
+    assert after == engine.with_model(changed.model).chat(messages, SHORT).text
+
+
+def test_visual_tokens_that_were_made_by_hand_are_told_apart_by_their_values(engine):
+    prompt = engine.prepare(user("What is this?", Image.new("RGB", (120, 56), "red")))
+    [tokens] = engine.encode([prompt])
+    own = dataclasses.replace(prompt, visual=tokens.reshape(-1, 1, tokens.shape[-1]))
+    others = [dataclasses.replace(own, visual=own.visual * factor) for factor in (1.0, -3.0, 9.0)]
+    together = [reply.text for reply in engine.chat_batch(others, SHORT)]
+    engine.forget()
+    assert together[0] == engine.chat_batch([prompt], SHORT)[0].text
+    assert len(set(together)) == 3
+    for other, text in zip(others, together, strict=True):
+        engine.forget()
+        assert engine.chat_batch([other], SHORT)[0].text == text
+    both = engine.encode([prompt, others[1]])  # of one tensor of pixels
+    assert torch.equal(both[1], others[1].visual)
+
+
 def test_rows_that_stop_leave_the_others_alone(engine):
     """Each row stops at another step: every row's tokens up to the stop are those it gives alone."""
     prompts = [engine.prepare(messages) for messages in conversations()]
