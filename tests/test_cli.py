@@ -419,7 +419,7 @@ def test_data_synth_draws_and_train_reads_it(minivl, checkpoint, tmp_path):
 
 def test_chat_answers_line_by_line(minivl, checkpoint, image, monkeypatch, tmp_path):
     missing = tmp_path / "none.png"
-    typed = ["What is this?", f"/image {missing}", "", f"/image {image}", "And this?", "/new", "/x"]
+    typed = ["What is this?", f"/image {missing}", "", f"/image {image}", "Too long.", "And this?", "/new", "/x"]
     lines = iter(typed)
 
     def answer(prompt=""):
@@ -433,6 +433,8 @@ def test_chat_answers_line_by_line(minivl, checkpoint, image, monkeypatch, tmp_p
     from mini_internvl.engine import Engine
 
     def stream(self, messages, config=None, *, max_tiles=None):
+        if messages[-1]["content"][-1]["text"] == "Too long.":
+            raise ValueError("the prompt has 99 tokens")
         asked.append(json.loads(json.dumps(messages, default=str)))
         yield "fine"
 
@@ -440,6 +442,7 @@ def test_chat_answers_line_by_line(minivl, checkpoint, image, monkeypatch, tmp_p
     code, out, err = minivl("chat", "--model", checkpoint, "--image", image)
     assert (code, out) == (0, "fine\nfine\n")
     assert "none.png is missing" in err
+    assert "the prompt has 99 tokens; /new starts again" in err
     assert "commands: /image PATH, /new, /quit" in err
     assert [len(messages) for messages in asked] == [1, 3]
     images = [sum(part["type"] == "image" for part in messages[-1]["content"]) for messages in asked]

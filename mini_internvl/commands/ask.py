@@ -95,7 +95,7 @@ def command(
     frames = sum(part.is_frame for part in image_parts(asked))
     engine = load(model, device=device, dtype=dtype, fast_images=fast_images, visual_tokens=visual_tokens)
     if flash is not None:
-        engine.flash = read_thresholds(flash, engine.model.config)
+        engine.flash = read_thresholds(flash, engine.config)
     stream = engine.stream(thinking.thinking(asked) if think else asked, limits, max_tiles=max_tiles)
     _, reply = print_stream(stream, quiet=json, think=think)
     if json:

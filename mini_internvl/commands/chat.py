@@ -49,7 +49,8 @@ def command(
 
 
 def talk(engine: Engine, images: Sequence[str], limits: GenerationConfig | None = None) -> None:
-    """Ask line by line until /quit or the end of input; a bad image is reported and left out.
+    """Ask line by line until /quit or the end of input; a bad image, or a question that cannot be answered, is reported
+    and left out.
 
     What the engine keeps of a turn is not read again in the next.
     """
@@ -70,9 +71,13 @@ def talk(engine: Engine, images: Sequence[str], limits: GenerationConfig | None 
         elif line.startswith("/"):
             typer.echo("commands: /image PATH, /new, /quit", err=True)
         elif line:
-            messages += user(line, *waiting)
-            waiting = []
-            messages.append({"role": "assistant", "content": print_stream(engine.stream(messages, limits))[0]})
+            asked = [*messages, *user(line, *waiting)]
+            try:
+                answer = print_stream(engine.stream(asked, limits))[0]
+            except ValueError as error:  # too long, most likely
+                typer.echo(f"minivl: {error}; /new starts again", err=True)
+                continue
+            messages, waiting = [*asked, {"role": "assistant", "content": answer}], []
 
 
 def _readable(path: str) -> bool:

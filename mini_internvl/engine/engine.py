@@ -194,8 +194,8 @@ class Engine:
         began = time.monotonic()
         [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
         [request] = self.requests([prompt], config)
-        steps: list[Step] = []
-        for step in self.scheduler.steps(self.scheduler.submit(request)):
+        scheduler, steps = self.scheduler, list[Step]()  # another thread may put another scheduler in place
+        for step in scheduler.steps(scheduler.submit(request)):
             steps.append(step)
             if step.text:
                 yield step.text

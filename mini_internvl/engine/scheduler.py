@@ -44,7 +44,8 @@ class Limits:
     """Tiles that a step encodes while no answer waits; ``tiles_beside``: the same beside answers that wait."""
     tiles_beside: int = 2
     kept_share: float = 0.125
-    """Share of the memory of keys and values that finished requests may hold for later ones."""
+    """Share of the memory of keys and values that finished requests may hold for later ones; the last of them alone may
+    hold more, unless this is 0."""
     kept_requests: int = 64
     """Most finished requests that are kept: each new prompt is compared with all of them."""
     image_bytes: int = 2**28
@@ -77,7 +78,8 @@ class Scheduler:
         self.images = ImageCache(backend, self.limits.image_bytes)
         self._unused_ids: Callable[[], Sequence[int]] | None = unused_ids
         self._unused: Tensor | None = None
-        self._most_kept = int(backend.free_tokens() * self.limits.kept_share)
+        self._room = backend.free_tokens() if self.limits.kept_share else 0
+        self._most_kept = int(self._room * self.limits.kept_share)
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []  # in the order in which they came
         self._kept: OrderedDict[int, _Kept] = OrderedDict()  # by slot, last used last
@@ -132,8 +134,10 @@ class Scheduler:
 
     def answer(self, requests: Sequence[Request]) -> list[list[Step]]:
         """The steps of several requests, in their order; where one fails, the others are cancelled."""
-        tickets = [self.submit(request) for request in requests]
+        tickets: list[Ticket] = []
         try:
+            for request in requests:
+                tickets.append(self.submit(request))
             return [list(self.steps(ticket)) for ticket in tickets]
         finally:
             for ticket in tickets:
@@ -151,9 +155,11 @@ class Scheduler:
     def _step(self) -> None:
         try:
             self._admit()
-            for ticket in self._running:
-                if ticket.slot is None:
+            for ticket in [ticket for ticket in self._running if ticket.slot is None]:
+                try:
                     self._begin(ticket)
+                except Exception as error:  # there was no memory for it; the others have theirs
+                    self._fail(ticket, error)
             beside = any(not ticket.reading for ticket in self._running)
             self._encode(self.limits.tiles_beside if beside else self.limits.tiles)
             tickets, pieces = self._choose(self.limits.tokens_beside if beside else self.limits.tokens)
@@ -163,8 +169,9 @@ class Scheduler:
             if not self._running:
                 raise
             for ticket in list(self._running):
-                ticket.error = error if isinstance(error, Exception) else RuntimeError("the answer was interrupted")
-                self._end(ticket, keep=False)
+                self._fail(
+                    ticket, error if isinstance(error, Exception) else RuntimeError("the answer was interrupted")
+                )
             if not isinstance(error, Exception):
                 raise
 
@@ -279,8 +286,7 @@ class Scheduler:
             try:
                 self._add(ticket, token if ticket.sampler.greedy else None, row)
             except Exception as error:  # whatever its sampler or text met, the others go on
-                ticket.error = error
-                self._end(ticket, keep=False)
+                self._fail(ticket, error)
         with self._turn:
             self._turn.notify_all()
 
@@ -309,8 +315,14 @@ class Scheduler:
         ticket.steps.append(step)
         self._end(ticket, keep=True)
 
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        ticket.error = error
+        self._end(ticket, keep=False)
+
     def _drop_cancelled(self) -> None:
         for ticket in [ticket for ticket in [*self._running, *self._waiting] if ticket.cancelled]:
+            if ticket.ended:
+                continue  # by a stream that Python closed in the midst of this
             ticket.steps.append(Step(None, "cancelled"))
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
@@ -331,15 +343,14 @@ class Scheduler:
         covered = next((other for other, kept in self._kept.items() if common(kept.key, key) == len(key)), None)
         if covered is not None:
             self._kept.move_to_end(covered)
-        if not keep or covered is not None or ticket.most > self._most_kept:
+        if not keep or covered is not None or ticket.most > self._room:
             self.backend.close(slot)
             return
         for other in [other for other, kept in self._kept.items() if common(kept.key, key) == len(kept.key)]:
             self._evict(other)
         self._kept[slot] = _Kept(key=key, prompt_length=ticket.length, most=ticket.most)
-        while (
-            len(self._kept) > self.limits.kept_requests
-            or sum(kept.most for kept in self._kept.values()) > self._most_kept
+        while len(self._kept) > self.limits.kept_requests or (
+            len(self._kept) > 1 and sum(kept.most for kept in self._kept.values()) > self._most_kept
         ):
             self._evict(next(iter(self._kept)))
 

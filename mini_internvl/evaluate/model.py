@@ -85,7 +85,7 @@ def load_evaluated(
     if not heads:
         engine.heads = None
     if flash is not None:
-        engine.flash = read_thresholds(flash, engine.model.config)
+        engine.flash = read_thresholds(flash, engine.config)
         facts["flash"] = flash
     if engine.head_names:
         facts["heads"] = list(engine.head_names)

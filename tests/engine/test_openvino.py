@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -132,6 +133,16 @@ def test_visual_tokens_may_come_in_several_chunks_beside_text(qwen2):
     close(logits[1], wanted(model, ids, visual))
     with pytest.raises(TokenCountError, match="holds 1 <IMG_CONTEXT> tokens but the images give 2"):
         backend.forward([Piece(slot=other, ids=[IMAGE], prompt_length=4, visual=visual[0, :2])])
+
+
+def test_tiles_are_encoded_for_several_threads_at_once(qwen2):
+    """Images whose tokens are reduced are encoded beside the scheduler's own."""
+    _, backend = qwen2
+    tiles = torch.randn(40, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    whole = backend.encode(tiles)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(backend.encode, tiles.split(10)))
+    assert torch.equal(torch.cat(found), whole)
 
 
 def test_without_openvino_the_install_line_is_told(monkeypatch, checkpoint):

@@ -262,6 +262,39 @@ def test_an_error_ends_those_that_run_and_not_those_that_wait():
     assert [step.token for step in scheduler.steps(second)] == expected([2, 2, 3], [], 50)
 
 
+def test_a_request_that_is_refused_leaves_nothing_of_those_before_it():
+    backend = FakeBackend(fake_config())
+    scheduler = Scheduler(backend)
+    with pytest.raises(ValueError, match="<IMG_CONTEXT>"):
+        scheduler.answer([request([1, 2, 3], 50), request([IMAGE])])
+    scheduler.answer([request([4, 2, 3], 1)])
+    assert backend.read == 3
+
+
+def test_a_request_without_memory_ends_alone():
+    backend = FakeBackend(fake_config())
+    scheduler = Scheduler(backend)
+    going = scheduler.submit(request([1, 2, 3], 6))
+    steps = [scheduler.next(going)]
+    opened = backend.open
+    backend.open = lambda most: (_ for _ in ()).throw(MemoryError("no room")) if most > 60 else opened(most)
+    large = scheduler.submit(request([2, 2, 3], 100))
+    with pytest.raises(MemoryError, match="no room"):
+        scheduler.next(large)
+    assert [step.token for step in [*steps, *scheduler.steps(going)]] == expected([1, 2, 3], [], 6)
+
+
+def test_the_last_request_is_kept_although_it_is_large():
+    """A model with wide keys and values has room for few conversations: the next turn starts behind the last one."""
+    backend = FakeBackend(fake_config(), room=300)
+    scheduler = Scheduler(backend)
+    for last in range(1, 4):
+        scheduler.answer([request([5] * 90 + [last], 1)])
+    assert backend.read == 91 + 1 + 1
+    scheduler.answer([request([6] * 20, 1)])  # a small one takes its place
+    assert list(backend.most.values()) == [21]
+
+
 class Broken:
     """A constraint that fails at the third token."""
 

@@ -1,7 +1,8 @@
 """What computes for the engine: one file is one back end, found by its name (``torch``, ``openvino``).
 
 The scheduler decides what is computed when; a back end only computes, and holds keys and values. It knows no messages,
-no tokenizer and no sampling. It is called by one thread at a time, which need not be the same thread each time.
+no tokenizer and no sampling. It is called by one thread at a time, which need not be the same thread each time; only
+``encode`` may be called beside anything else, and by several threads.
 
 A slot is a growing row of tokens with their keys and values. A slot is opened with all the room that it may need, so
 that whatever was opened can go on to its end. One forward may mix chunks of prompts with single tokens of answers.

@@ -8,6 +8,7 @@ that its beginning fills. The encoder takes one tile at a time, since a tile alo
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +129,7 @@ class OpenVINOBackend:
         narrow = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}
         fast = {"INFERENCE_PRECISION_HINT": "bf16"} if not exact and fast_bfloat16(torch.device("cpu")) else precise
         core = ov.Core()
+        self._encoding = threading.Lock()
         self._encoder = core.compile_model(encoder, "CPU", {**threads, **fast}).create_infer_request()
         compiled = core.compile_model(paged(decoder, config.llm), "CPU", {**threads, **precise, **narrow})
         self._decoder = compiled.create_infer_request()
@@ -145,7 +147,10 @@ class OpenVINOBackend:
     def encode(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) float32 normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""
         tiles = pixel_values.float().cpu().contiguous().numpy()
-        found = [self._encoder.infer({"pixel_values": tile[None]})[0].copy() for tile in tiles]
+        found = []
+        for tile in tiles:
+            with self._encoding:
+                found.append(self._encoder.infer({"pixel_values": tile[None]})[0].copy())
         return torch.from_numpy(np.concatenate(found))
 
     def open(self, most_tokens: int) -> int:
