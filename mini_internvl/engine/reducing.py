@@ -28,27 +28,29 @@ class Reducer:
 
     @torch.inference_mode()
     def reduce(self, prompts: Sequence[Prompt], reduction: Reduction, name: str) -> list[Prompt]:
-        """The prompts with what is kept of their visual tokens; those without images are returned as they are.
+        """The prompts with what is kept of their visual tokens; those without images, or reduced already, are returned
+        as they are.
 
         ``name`` tells all that visual tokens depend on besides the images.
         """
         with self._lock:
-            keys: list[Hashable] = [_key(prompt, name) or id(prompt) for prompt in prompts]
-            found = {key: self._kept[key] for key in keys if key in self._kept}
-            missing = {
-                key: prompt for key, prompt in zip(keys, prompts, strict=True) if prompt.tiles and key not in found
-            }
+            whole = [prompt for prompt in prompts if prompt.tiles and not prompt.visual_key.startswith(f"{name} ")]
+            keys: dict[int, Hashable] = {id(prompt): _key(prompt, name) or id(prompt) for prompt in whole}
+            found = {key: self._kept[key] for key in keys.values() if key in self._kept}
+            missing = {keys[id(prompt)]: prompt for prompt in whole if keys[id(prompt)] not in found}
             for (key, prompt), tokens in zip(missing.items(), self._encode([*missing.values()]), strict=True):
                 assert tokens is not None, "a prompt with images has visual tokens"
                 sizes = [*zip(_runs(prompt.input_ids, self._image_token), prompt.tiles, strict=True)]
                 found[key] = reduce_tokens(tokens.flatten(0, 1), sizes, reduction)
-                if isinstance(key, str):
-                    self._kept[key] = found[key]
+            for key, one in found.items():
+                if isinstance(key, str):  # others are of prompts made by hand
+                    self._kept[key] = one
+                    self._kept.move_to_end(key)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return [
-            self._cut(prompt, *found[key], _key(prompt, name)) if prompt.tiles else prompt
-            for prompt, key in zip(prompts, keys, strict=True)
+            self._cut(prompt, *found[keys[id(prompt)]], _key(prompt, name)) if id(prompt) in keys else prompt
+            for prompt in prompts
         ]
 
     def _cut(self, prompt: Prompt, kept: Tensor, stays: Sequence[bool], key: str) -> Prompt:

@@ -113,6 +113,7 @@ def test_the_prompt_has_a_place_for_each_token_that_is_kept(engine):
     together = engine.chat_batch(questions, few)
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     assert [reply.saved for reply in together] == [prompt.saved for prompt in cut]
+    assert engine.route(cut) == cut  # not reduced twice
     engine.visual_tokens = None
 
 
