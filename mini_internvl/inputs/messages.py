@@ -22,7 +22,7 @@ PLACEHOLDER = "<image>"
 ESCAPED = "\\" + PLACEHOLDER
 PLACEHOLDERS = re.compile(r"(?<!\\)" + PLACEHOLDER)
 VIDEO = "<video>"
-_VIDEOS = re.compile(r"(?<!\\)" + VIDEO + "\n?")
+VIDEOS = re.compile(r"(?<!\\)" + VIDEO + "\n?")
 FRAME_TILES = 1  # of each frame, unless its video says how many its frames may share
 PART_TYPES = {
     "text": '"text": a text',
@@ -251,7 +251,7 @@ def _with_videos(parts: Sequence[str | ImagePart | Frames], where: str) -> list[
     videos = [part for part in parts if isinstance(part, tuple)]
     if not videos:
         return [part for part in parts if not isinstance(part, tuple)]
-    wanted = sum(len(_VIDEOS.findall(part)) for part in parts if isinstance(part, str))
+    wanted = sum(len(VIDEOS.findall(part)) for part in parts if isinstance(part, str))
     if wanted not in (0, len(videos)):
         raise ChatError(
             f"{where} has {wanted} {VIDEO} placeholders but {len(videos)} videos; write \\{VIDEO} where the text "
@@ -264,7 +264,7 @@ def _with_videos(parts: Sequence[str | ImagePart | Frames], where: str) -> list[
         elif isinstance(part, ImagePart):
             spread.append(part)
         else:
-            first, *others = _VIDEOS.split(part)
+            first, *others = VIDEOS.split(part)
             for number, text in enumerate([first, *others]):
                 spread += [*(next(in_order) if number else ()), text.replace("\\" + VIDEO, VIDEO)]
     return spread

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mini_internvl.data import DataError
 from mini_internvl.data.rows import read_samples, to_row
 from mini_internvl.inputs import chat, video
 from mini_internvl.inputs.hashes import ImageHashes
@@ -166,6 +167,21 @@ def test_a_row_of_internvl_becomes_frames_and_is_written_again(clip, tmp_path):
     assert to_row(sample)["messages"][0]["content"][0] | {"video": ""} == {
         "type": "video", "video": "", "from": 1, "to": 2,
     }  # fmt: skip
+
+
+def test_a_row_s_video_stands_in_the_question_that_names_it(clip, tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def turns(*questions):
+        said = [[{"from": "human", "value": one}, {"from": "gpt", "value": "Yes."}] for one in questions]
+        path.write_text(json.dumps({"video": str(clip), "conversations": [turn for pair in said for turn in pair]}))
+        [sample] = read_samples(path)
+        return [(len(turn.images), turn.text) for turn in normalise(sample.messages)[::2]]
+
+    assert turns("Ready?", "<video>\nWhat?") == [(0, "Ready?"), (8, "What?")]
+    assert turns("Ready?", r"What is \<video>?") == [(8, "Ready?"), (0, r"What is \<video>?")]
+    with pytest.raises(DataError, match="2 questions have a <video> placeholder but the row has one video"):
+        turns("<video>Now?", "<video>And now?")
 
 
 def test_training_counts_frames_by_the_header_and_reads_them_as_answering_does(clip, checkpoint, monkeypatch):
