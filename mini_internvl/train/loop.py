@@ -110,9 +110,6 @@ class Stepper:
         ``pairs`` among it are tokens that see a token.
         NonFiniteLoss names the samples of the micro batch; the weights are then as they were.
         """
-        for loss in self.learner.loss.values():
-            if getattr(loss, "shared", False):
-                share_buffers(loss, self.ranks)
         lr = learning_rate(self.stage, number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -138,6 +135,9 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        for loss in self.learner.loss.values():
+            if getattr(loss, "shared", False):  # before a state is saved, of which any process may write them
+                share_buffers(loss, self.ranks)
         (total,) = self.ranks.total([sum(losses)])
         padding = 1 - amounts["tokens"] / max(1, amounts.pop("places"))
         return {"loss": total / max(1, count), "lr": lr, "grad_norm": float(norm), **amounts, "padding": padding}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import checkpoint as dcp
 
 import mini_internvl
 from mini_internvl import GenerationConfig
@@ -303,6 +304,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_model_answers_with_fewer_toke
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # told to whoever reads a state alone
 def test_two_processes_share_the_latest_ratios(vico, together, tmp_path):
     """None waits for a gradient, batches of text alone included, and what goes on does so bit for bit."""
     settings = vico(save_every=2)
@@ -316,6 +318,13 @@ def test_two_processes_share_the_latest_ratios(vico, together, tmp_path):
     assert codes == [0, 0], told
     first, second = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+    latest = [{"loss.router.latest": torch.zeros(6)} for _ in range(2)]
+    for held, name in zip(latest, ("whole", "parts"), strict=True):
+        dcp.load(held, checkpoint_id=max((tmp_path / name / "state").glob("*")), no_dist=True)
+    first, second = (held["loss.router.latest"] for held in latest)
+    assert torch.equal(first.isnan(), second.isnan())
+    assert not first.isnan().all()
+    assert torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
 def test_kept_features_change_nothing(vico, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@
   divided by. Its parameters train with the stage, are kept in its state, and are gone after it. Modules in its
   attribute ``frozen``, a dictionary, are moved to the device with it (by their own ``place(device)``, if they have
   one), but neither trained nor saved; ``tile_flops()`` tells what they cost a tile, if they read every one;
-- ``shared = True`` of a ``Loss`` whose buffers change with the batches: each step begins with the first process's;
+- ``shared = True`` of a ``Loss`` whose buffers change with the batches: each step ends with the first process's;
 - ``flops(cost)`` of a ``Loss`` that runs the model by itself: what it then costs, from ``model.flops.ModelFlops``;
 - ``layers`` of a ``Loss``, where it reads hidden states (``images.hidden(layers)``): how many decoder blocks, ``None``
   for all; ``last_states``, where it reads those of the encoder (the last of ``images.last_states``): how many; and
