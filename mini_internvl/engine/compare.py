@@ -88,22 +88,27 @@ def compare(
         tolerance: allowed difference of logits, not below 0; ``None`` chooses by the two types.
     """
     chosen = default_prompts() if prompts is None else prompts
-    if not chosen:
-        raise ValueError("there are no prompts to compare on; give at least one")
+    check(chosen, tolerance)
     types = list(dict.fromkeys(str(engine.model.dtype).removeprefix("torch.") for engine in (first, second)))
     allowed, reason = FLOAT32_TOLERANCE, "both float32"
     if tolerance is not None:
         allowed, reason = tolerance, "as asked"
     elif types != ["float32"]:
         allowed, reason = MIXED_TOLERANCE, " against ".join(types)
-    if not allowed >= 0:
-        raise ValueError(f"tolerance is {allowed}; it must be 0 or above")
     config = GenerationConfig(max_new_tokens=max_new_tokens)
     results = []
     for name, messages in chosen.items():
         results.append(_compare_prompt(first, second, name, messages, config))
         progress(results[-1])
     return Comparison(prompts=tuple(results), tolerance=allowed, reason=reason, max_new_tokens=max_new_tokens)
+
+
+def check(prompts: Mapping[str, Sequence[Message]], tolerance: float | None) -> None:
+    """ValueError where there is nothing to compare on, or the tolerance allows nothing."""
+    if not prompts:
+        raise ValueError("there are no prompts to compare on; give at least one")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; it must be 0 or above")
 
 
 def default_prompts() -> dict[str, list[Message]]:

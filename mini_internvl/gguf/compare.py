@@ -18,6 +18,7 @@ from mini_internvl.engine.compare import (
     Comparison,
     Difference,
     PromptComparison,
+    check,
     default_prompts,
     first_difference,
 )
@@ -47,11 +48,8 @@ def compare_gguf(
     ValueError when llama-cpp-python is missing, a file cannot be read, or a prompt cannot be rendered.
     """
     allowed = MIXED_TOLERANCE if tolerance is None else tolerance
-    if not allowed >= 0:
-        raise ValueError(f"tolerance is {allowed}; it must be 0 or above")
     chosen = grid_prompts(engine) if prompts is None else prompts
-    if not chosen:
-        raise ValueError("there are no prompts to compare on; give at least one")
+    check(chosen, tolerance)
     longest = max(len(engine.prepare(messages).input_ids) for messages in chosen.values())
     results = []
     with LlamaCpp(folder, context=longest + 4 * engine.model.config.tokens_per_tile + max_new_tokens) as theirs:

@@ -13,20 +13,11 @@ from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.engine.scheduler import Limits, Scheduler
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
+from tests.model.conftest import VISION as TINY_VISION
 
 IMAGE, TILE = 54, 4
 STOPS = frozenset(range(3, 61, 7))
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-    "norm_type": "layer_norm",
-    "qkv_bias": True,
-    "qk_normalization": False,
-}
+VISION = {**TINY_VISION, "num_hidden_layers": 1}
 CHANGES = {
     "internlm2": {  # a longer sequence has another base
         "max_position_embeddings": 32,

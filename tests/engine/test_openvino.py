@@ -14,27 +14,14 @@ from mini_internvl.engine.backends import openvino as backend_file
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
 from mini_internvl.model.vlm import TokenCountError
+from tests.engine.test_backbones import CHANGES
+from tests.model.conftest import VISION
 
 pytest.importorskip("openvino")
 from mini_internvl.engine.backends import _openvino_graph as graphs
 
 LOGITS = 2e-4  # absolute, float32
 IMAGE = 54
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-    "norm_type": "layer_norm",
-    "qkv_bias": True,
-    "qk_normalization": False,
-}
-CHANGES = {
-    "internlm2": {"max_position_embeddings": 32, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
-    "phi3": {"sliding_window": 24},
-}
 
 
 def make(llm, vision=VISION):

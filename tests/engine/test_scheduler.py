@@ -21,19 +21,10 @@ from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.engine.scheduler import Limits, Scheduler
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose
+from tests.model.conftest import VISION as TINY_VISION
 
 VOCABULARY, IMAGE, STOP = 40, 39, 0
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-    "norm_type": "layer_norm",
-    "qkv_bias": True,
-    "qk_normalization": False,
-}
+VISION = {**TINY_VISION, "num_hidden_layers": 1}
 
 
 class FakeBackend:
