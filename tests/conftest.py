@@ -17,12 +17,15 @@ os.environ["MINIVL_CACHE"] = tempfile.mkdtemp(prefix="minivl-tests-")
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from mini_internvl.model.checkpoint import save_model
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose, fresh
 
+settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else the machine does
+settings.load_profile("untimed")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: the programs that tests start have one thread too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
