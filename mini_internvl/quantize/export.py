@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mini_internvl.engine import hub, load_model
 from mini_internvl.engine.backends import openvino as backend
+from mini_internvl.engine.backends._signal_stack import kept_signal_stack
 from mini_internvl.files import FileError, copy_file, write_json
 from mini_internvl.inputs.tokenizer_files import FILES
 from mini_internvl.model.adapter import is_adapter, tensors_hash
@@ -179,7 +180,11 @@ def _quiet_nncf() -> Iterator[Any]:
     level = nncf_logger.level
     nncf.set_log_level(logging.ERROR)
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            kept_signal_stack(),
+        ):
             yield nncf
     finally:
         nncf_logger.setLevel(level)

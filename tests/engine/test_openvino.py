@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +24,19 @@ from mini_internvl.engine.backends import _openvino_graph as graphs
 
 LOGITS = 2e-4  # absolute, float32
 IMAGE = 54
+
+
+SIGNAL = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+from mini_internvl.engine.backends import openvino
+faulthandler.enable()  # gives the thread a stack for signals
+first, second = (openvino.load(Path(sys.argv[1])) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
 
 
 def make(llm, vision=VISION):
@@ -150,3 +165,9 @@ def test_a_checkpoint_loads_as_it_is(checkpoint, engine):
     assert found.config.image_token_id == engine.model.image_token_id
     logits = found.forward([Piece(slot=found.open(4), ids=[5, 6], prompt_length=2)])
     assert logits.shape == (1, found.config.llm.vocab_size)
+
+
+def test_signals_are_handled_after_engines_are_gone(checkpoint):
+    """They go in the order in which they came, which left the thread without its stack."""
+    done = subprocess.run([sys.executable, "-c", SIGNAL, str(checkpoint)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mini_internvl.engine import hub
 from mini_internvl.engine.backends import Piece
+from mini_internvl.engine.backends._signal_stack import kept_signal_stack
 from mini_internvl.engine.device import fast_bfloat16, resolve_dtype
 from mini_internvl.files import check_file, read_object
 from mini_internvl.model.adapter import is_adapter, load_adapted
@@ -130,9 +131,10 @@ class OpenVINOBackend:
         fast = {"INFERENCE_PRECISION_HINT": "bf16"} if not exact and fast_bfloat16(torch.device("cpu")) else precise
         core = ov.Core()
         self._encoding = threading.Lock()
-        self._encoder = core.compile_model(encoder, "CPU", {**threads, **fast}).create_infer_request()
-        compiled = core.compile_model(paged(decoder, config.llm), "CPU", {**threads, **precise, **narrow})
-        self._decoder = compiled.create_infer_request()
+        with kept_signal_stack():
+            self._encoder = core.compile_model(encoder, "CPU", {**threads, **fast}).create_infer_request()
+            compiled = core.compile_model(paged(decoder, config.llm), "CPU", {**threads, **precise, **narrow})
+            self._decoder = compiled.create_infer_request()
         self._caches = [
             (given.get_any_name(), given.element_type, [size.get_length() for size in list(given.partial_shape)[1:]])
             for given in compiled.inputs
