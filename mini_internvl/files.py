@@ -8,6 +8,7 @@ away by the next save. Imports nothing but the standard library, so that every p
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -27,6 +28,16 @@ LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has n
 
 class FileError(ValueError):
     """A file that cannot be read; the message names it and the remedy."""
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def drop_half_line(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 from mini_internvl import load, load_model
 from mini_internvl.commands.quantize import rows
+from mini_internvl.engine import beside, hub
 from mini_internvl.engine.backends import openvino as backend
+from mini_internvl.evaluate.model import load_evaluated
 from mini_internvl.model.files import CheckpointError
 from mini_internvl.quantize import export, run
 from mini_internvl.quantize.agreement import Agreement
@@ -20,15 +23,37 @@ from mini_internvl.quantize.agreement import Agreement
 
 @pytest.fixture(scope="module")
 def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nano in int4, its encoder in int8."""
-    folder = tmp_path_factory.mktemp("quantised") / "int4"
-    plan = export.Plan(bits=4)
+    """Nano in int4, its encoder in int8, inside a copy of nano's folder."""
+    model = tmp_path_factory.mktemp("quantised") / "model"
+    shutil.copytree(hub.NANO, model)
     told: list[str] = []
-    run.quantise(
-        None, folder, plan, pictures=None, tiles=16, limit=2, force=False, progress=lambda title, *_: told.append(title)
+    folder, _ = run.quantise(
+        str(model),
+        None,
+        export.Plan(bits=4),
+        pictures=None,
+        tiles=16,
+        limit=2,
+        force=False,
+        progress=lambda title, *_: told.append(title),
     )
+    assert folder == model / beside.FOLDER
     assert {"decoder", "encoder", "comparing"} <= set(told)
     return folder
+
+
+@pytest.fixture
+def model(quantised: Path, tmp_path: Path) -> Path:
+    """A copy of nano with its quantised form, which was twice as fast."""
+    folder = tmp_path / "copied"
+    shutil.copytree(quantised.parent, folder)
+    edit(folder, **{beside.SECONDS: {"plain": 2.0, "quantised": 1.0}})
+    return folder
+
+
+def edit(model: Path, **facts: object) -> None:
+    path = model / beside.FOLDER / backend.FACTS
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
 
 
 @pytest.mark.slow
@@ -40,6 +65,7 @@ def test_a_quantised_nano_answers_as_before_and_says_what_it_is(quantised: Path)
     assert 0.99 < same["worst_cosine"] <= same["cosine"] <= 1
     assert same["tokens"] >= 0.9
     assert same["places"] > same["pictures"]
+    assert all(facts[beside.SECONDS][name] > 0 for name in ("plain", "quantised"))
     assert score["items"] == 6
     assert abs(score["plain"] - score["quantised"]) < 40
     assert "Drawn images" in (quantised / run.PAGE).read_text()
@@ -62,6 +88,41 @@ def test_the_folder_is_chosen_by_what_it_holds(quantised: Path, minivl, image: P
     code, out, _ = minivl("doctor", quantised)
     assert code == 1
     assert "minivl quantize wrote this folder" in out
+
+
+@pytest.mark.slow
+def test_what_lies_beside_a_model_answers_for_it_where_it_was_faster(model: Path, minivl, image: Path) -> None:
+    code, out, err = minivl("ask", image, "What colour is the square?", "--model", model)
+    assert (code, bool(out)) == (0, True)
+    assert "OpenVINO answers with int4 weights, 2.0 times as fast when it was measured; --backend torch takes" in err
+    _, _, err = minivl("ask", image, "What colour is the square?", "--model", model, "--backend", "torch")
+    assert "OpenVINO" not in err
+    plain = "torch cpu float32"
+    for engine in (load(model, "own"), load(model, dtype="float32"), load_evaluated(str(model)).engine):
+        assert (engine.arithmetic, engine.note) == (plain, "")
+    edit(model, **{beside.SECONDS: {"plain": 1.0, "quantised": 2.0}})
+    assert load(model).arithmetic == plain
+    edit(model, **{beside.SECONDS: {"plain": 2.0, "quantised": 1.0}, "problem": "too few tokens agree"})
+    assert load(model).arithmetic == plain
+
+
+@pytest.mark.slow
+def test_what_lies_beside_a_model_is_left_out_when_the_model_has_changed(model: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "missing", lambda: f"OpenVINO is not installed; {backend.INSTALL}")
+        engine = load(model)
+    assert engine.arithmetic == "torch cpu float32"
+    assert engine.note.endswith(f"would answer 2.0 times as fast: OpenVINO is not installed; {backend.INSTALL}")
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    engine = load(model)
+    assert engine.arithmetic == "torch cpu float32"
+    assert engine.note.endswith(f"was made of other files and is left out; write it again: minivl quantize {model}")
+
+
+def test_a_model_without_a_folder_needs_one_to_write(minivl) -> None:
+    code, _, err = minivl("quantize", "nano")
+    assert code == 1
+    assert "nano is no folder of yours; say where to write: minivl quantize MODEL OUTPUT" in err
 
 
 @pytest.mark.slow
@@ -92,7 +153,7 @@ def test_an_answer_that_changes_too_much_is_refused(checkpoint: Path, minivl, tm
 
 
 def test_bounds_are_those_of_the_bits() -> None:
-    figures = {"pictures": 1, "cosine": 0.99, "worst_cosine": 0.9, "tokens": 0.9, "places": 10}
+    figures = {"pictures": 1, "cosine": 0.99, "worst_cosine": 0.9, "tokens": 0.9, "places": 10, "seconds": {}}
     assert Agreement(**figures).problem(4) == ""
     assert Agreement(**figures).problem(8) == "90.0% of the tokens agree, less than 95%"
     assert "cosine is 0.9700" in Agreement(**{**figures, "cosine": 0.97}).problem(4)

@@ -1,4 +1,4 @@
-"""Options that several commands share, how they print JSON and facts, and how their work is stopped."""
+"""Options that several commands share, how they load an engine, print JSON and facts, and how their work is stopped."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mini_internvl.engine import Engine
 
 Model = Annotated[
     str | None,
@@ -20,6 +23,12 @@ Evaluated = Annotated[
     typer.Option(help="Checkpoint folder, hub id, or openai:http://host:port/v1#name; nano when left out."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="torch or openvino; auto takes the form of minivl quantize in the model's folder if it is faster."
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Flash = Annotated[
     str | None,
@@ -45,6 +54,19 @@ Seed = Annotated[int | None, typer.Option(help="Seed of the sample, 0 when left 
 Kinds = Annotated[str, typer.Option(help="synth: kinds of images, separated by commas, or all.")]
 JudgeModel = Annotated[str, typer.Option("--judge", help="Judge model: openai:http://host:port/v1#name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load_engine(model: str | None, backend: str, *, flash: str | None = None, **settings: Any) -> Engine:
+    """The engine of :func:`mini_internvl.load`; what a person should know of its loading goes to stderr."""
+    from mini_internvl import load
+    from mini_internvl.model.flash import read_thresholds
+
+    engine = load(model, backend, **settings)
+    if engine.note:
+        typer.secho(engine.note, fg="bright_black", err=True)
+    if flash is not None:
+        engine.flash = read_thresholds(flash, engine.config)
+    return engine
 
 
 def echo_json(value: Any) -> None:

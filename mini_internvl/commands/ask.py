@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from mini_internvl.commands._options import AsJson, Device, Dtype, Flash, Model, VisualTokens, echo_json
+from mini_internvl.commands._options import (
+    AsJson,
+    Backend,
+    Device,
+    Dtype,
+    Flash,
+    Model,
+    VisualTokens,
+    echo_json,
+    load_engine,
+)
 from mini_internvl.commands._sampling import (
     Choice,
     JsonSchema,
@@ -57,6 +67,7 @@ def command(
     choice: Choice = None,
     regex: Regex = None,
     json_schema: JsonSchema = None,
+    backend: Backend = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     think: Annotated[
@@ -70,10 +81,8 @@ def command(
     *images, question = inputs
     if not images and os.path.isfile(question):  # of a long question, Path.is_file raises OSError
         raise typer.BadParameter(f'the question is missing; write: minivl ask {question} "What is this?"')
-    from mini_internvl import load
     from mini_internvl.inputs import thinking
     from mini_internvl.inputs.messages import image_parts, normalise
-    from mini_internvl.model.flash import read_thresholds
 
     limits = sampling(
         max_new_tokens=LONGEST + thinking.TOKENS * think if max_new_tokens is None else max_new_tokens,
@@ -93,9 +102,8 @@ def command(
     shown = [_part(path, {"fps": fps, "max_frames": max_frames, **_seconds(clip)}) for path in images]
     asked: Any = normalise([{"role": "user", "content": [*shown, {"type": "text", "text": question}]}])
     frames = sum(part.is_frame for part in image_parts(asked))
-    engine = load(model, device=device, dtype=dtype, fast_images=fast_images, visual_tokens=visual_tokens)
-    if flash is not None:
-        engine.flash = read_thresholds(flash, engine.config)
+    settings = {"device": device, "dtype": dtype, "fast_images": fast_images, "visual_tokens": visual_tokens}
+    engine = load_engine(model, backend, flash=flash, **settings)
     stream = engine.stream(thinking.thinking(asked) if think else asked, limits, max_tiles=max_tiles)
     _, reply = print_stream(stream, quiet=json, think=think)
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mini_internvl.commands._options import Device, Dtype, Flash, Model
+from mini_internvl.commands._options import Backend, Device, Dtype, Flash, Model, load_engine
 from mini_internvl.commands._sampling import RepetitionPenalty, Seed, TopP
 from mini_internvl.commands.ask import print_stream
 from mini_internvl.engine import GenerationConfig
@@ -27,14 +27,12 @@ def command(
     top_p: TopP = 1.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
+    backend: Backend = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     flash: Flash = None,
 ) -> None:
     """Talk about images. ``/image PATH`` adds one to the next question, ``/new`` starts again, ``/quit`` ends."""
-    from mini_internvl import GenerationConfig, load
-    from mini_internvl.model.flash import read_thresholds
-
     limits = GenerationConfig(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -42,9 +40,7 @@ def command(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    engine = load(model, device=device, dtype=dtype)
-    if flash is not None:
-        engine.flash = read_thresholds(flash, engine.config)
+    engine = load_engine(model, backend, flash=flash, device=device, dtype=dtype)
     talk(engine, image or [], limits)
 
 

@@ -11,12 +11,15 @@ import typer
 from mini_internvl import terminal
 from mini_internvl.commands._options import AsJson, echo_json
 
-EXAMPLE = "minivl quantize runs/driving-sim/best small --bits 4"
+EXAMPLE = "minivl quantize runs/driving-sim/best --bits 4"
 
 
 def command(
     model: Annotated[str, typer.Argument(help="Checkpoint or adapter folder, hub id, or nano.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    output: Annotated[
+        Path | None,
+        typer.Argument(help="Folder to write; left out, inside MODEL's own, where --model MODEL finds it."),
+    ] = None,
     bits: Annotated[int, typer.Option(help="Of the decoder's weights: 4, 8, or 16, which keeps them.")] = 4,
     encoder_bits: Annotated[
         int | None, typer.Option(help="Of the encoder: 8, or 16; 16 with --bits 16.", show_default=False)
@@ -29,7 +32,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Keep it although it answers otherwise.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Make a model small and fast on a CPU: int4 or int8 weights for OpenVINO, ready for minivl ask --model OUTPUT.
+    """Make a model small and fast on a CPU: int4 or int8 weights for OpenVINO, ready for minivl ask.
 
     It ends with what quantising changed: features, tokens, a score before and after, and a page of answers that
     differ. Where too much did, nothing is written, unless --force says so.
@@ -44,7 +47,7 @@ def command(
         bars.setdefault(title, terminal.ProgressBar(title))(done, total)
 
     try:
-        done = run.quantise(
+        folder, done = run.quantise(
             wanted, output, plan, pictures=pictures, tiles=tiles, limit=limit, force=force, progress=progress
         )
     finally:
@@ -55,8 +58,8 @@ def command(
     terminal.table(f"{done['model']} as int{bits}", ("", "plain", "quantised"), rows(done))
     if done["problem"]:
         typer.secho(f"kept although {done['problem']}", err=True, fg="yellow" if terminal.err.is_terminal else None)
-    typer.echo(f"quantised: {output}\nwhat changed: {output / run.PAGE}")
-    typer.echo(f'ask it: minivl ask IMAGE "QUESTION" --model {output}')
+    typer.echo(f"quantised: {folder}\nwhat changed: {folder / run.PAGE}")
+    typer.echo(f'ask it: minivl ask IMAGE "QUESTION" --model {output or model}')
 
 
 def rows(done: dict[str, Any]) -> Sequence[tuple[str, str, str]]:
@@ -66,6 +69,7 @@ def rows(done: dict[str, Any]) -> Sequence[tuple[str, str, str]]:
         ("files, MB", f"{done['plain_bytes'] / 1e6:,.1f}", f"{done['bytes'] / 1e6:,.1f}"),
         ("features, mean cosine", "1", f"{same['cosine']:.4f}"),
         ("features, worst tile", "1", f"{same['worst_cosine']:.4f}"),
+        ("seconds for these pictures", f"{same['seconds']['plain']:.1f}", f"{same['seconds']['quantised']:.1f}"),
         (f"same token, of {same['places']}", "100.0 %", f"{100 * same['tokens']:.1f} %"),
         (
             f"{score['benchmark']}, {score['metric']}, {score['items']} questions",

@@ -10,8 +10,9 @@ import typer
 
 from mini_internvl.commands import _evaluation as evaluate
 from mini_internvl.commands._options import AsJson, Data, JudgeModel, Kinds, ProtocolName, Seed, Split, echo_json
-from mini_internvl.evaluate import external, keys, outputs
+from mini_internvl.evaluate import external, outputs
 from mini_internvl.evaluate.cache import AnswerCache
+from mini_internvl.files import file_hash
 
 EXAMPLE = "minivl score chartqa answers.jsonl --data data"
 SHOWN_IDS = 3
@@ -48,7 +49,7 @@ def run(settings: evaluate.Settings, answers: Path, *, as_json: bool) -> int:
         ids = f"its ids are {_some(matched.unmatched)}, not {_some(matched.missing)}"
         raise ValueError(f"no answer of {answers} belongs to {name}, split {asked.split}: {ids}")
     _report_mismatches(matched, len(asked.items), answers)
-    model = {"name": answers.stem, "answers": str(answers), "sha256": keys.file_hash(answers), "parameters": 0}
+    model = {"name": answers.stem, "answers": str(answers), "sha256": file_hash(answers), "parameters": 0}
     if settings.output:
         outputs.check_model(settings.output, model)
     cache = AnswerCache(settings.output / evaluate.CACHE) if settings.output else None

@@ -46,11 +46,11 @@ def command(
         "tolerance": tolerance,
         "progress": lambda done: terminal.err.print(f"  {_describe(done)}", markup=False, soft_wrap=True),
     }
-    engine = load(first, dtype=dtype, device=device)
+    engine = load(first, "own", dtype=dtype, device=device)
     if any(Path(second).glob("*.gguf")):
         result = compare_gguf(engine, Path(second), messages, **options)
     else:
-        result = compare(engine, load(second, dtype=dtype, device=device), messages, **options)
+        result = compare(engine, load(second, "own", dtype=dtype, device=device), messages, **options)
     if json:
         echo_json({**dataclasses.asdict(result), "equal": result.equal})
     else:

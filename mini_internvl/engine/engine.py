@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from mini_internvl import plugins
-from mini_internvl.engine import hub
+from mini_internvl.engine import beside, hub
 from mini_internvl.engine.backends import Backend
-from mini_internvl.engine.backends.openvino import is_quantised
 from mini_internvl.engine.backends.torch import TorchBackend
 from mini_internvl.engine.constraints import Constraints
 from mini_internvl.engine.context import check_context
@@ -59,6 +58,7 @@ class Engine:
     """
 
     visual_tokens: Reduction | None = None
+    note = ""  # what a person should know of how it was loaded
 
     def __init__(
         self,
@@ -101,7 +101,8 @@ class Engine:
         """The torch model; ValueError where another back end answers."""
         if isinstance(self.backend, TorchBackend):
             return self.backend.model
-        raise ValueError(f'this needs the torch model, but the engine runs on "{self.backend.arithmetic}"')
+        told = f'this needs the torch model, but the engine runs on "{self.backend.arithmetic}"'
+        raise ValueError(f'{told}; load a checkpoint or adapter with the back end "torch"')
 
     def prepare_batch(
         self, conversations: Sequence[Messages | Prompt], *, max_tiles: int | None = None
@@ -328,8 +329,9 @@ def load(
     Args:
         path_or_hub_id: a checkpoint or adapter folder, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
             the nano model that ships with the package.
-        backend: "auto", or the name of a back end: a file of ``engine/backends`` such as "torch". "auto" is "openvino"
-            for what ``minivl quantize`` wrote, else "torch".
+        backend: "auto", "own", or the name of a back end: a file of ``engine/backends`` such as "torch". "own" is
+            "openvino" for what ``minivl quantize`` wrote, else "torch". "auto" is the same, but that a faster form
+            which ``minivl quantize`` wrote beside a model answers for it on a CPU; ``Engine.note`` says so.
         dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
@@ -338,20 +340,20 @@ def load(
 
     ValueError says why the folder or hub id cannot be used.
     """
-    known = [AUTO, *plugins.list_names("engine.backends")]
+    known = [AUTO, beside.OWN, *plugins.list_names("engine.backends")]
     if backend not in known:
         raise ValueError(f'unknown backend "{backend}"; known: {", ".join(known)}')
     folder = hub.resolve(path_or_hub_id)
-    chosen = "openvino" if is_quantised(folder) else "torch"
-    found = plugins.find("engine.backends", chosen if backend == AUTO else backend)
+    chosen = beside.choose(folder, backend, dtype=dtype, device=device)
+    found = plugins.find("engine.backends", chosen.backend)
     if problem := found.missing():
         raise ValueError(problem)
     reduction = read_reduction(visual_tokens)
-    computing: Backend = found.load(folder, dtype=dtype, device=device)
+    computing: Backend = found.load(chosen.folder, dtype=dtype, device=device)
     llm = computing.config.llm
     heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
-    engine = Engine(computing, hub.base_folder(folder), fast_images=fast_images)
-    engine.visual_tokens = reduction
+    engine = Engine(computing, hub.base_folder(chosen.folder), fast_images=fast_images)
+    engine.visual_tokens, engine.note = reduction, chosen.note
     if heads is not None and isinstance(computing, TorchBackend):
         engine.heads = heads.to(computing.model.device)
     return engine

@@ -8,22 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mini_internvl.files import file_hash
 from mini_internvl.inputs.hashes import ImageHashes
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.records import Item
 
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files of a checkpoint that, beside its weights, decide what it answers."""
-
-
-def file_hash(*paths: Path) -> str:
-    """SHA-256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def weight_files_hash(folder: Path) -> str:

@@ -71,7 +71,7 @@ def load_evaluated(
             engine=RemoteEngine(address), name=name, facts=facts, key=f"{address.url}#{address.model}"
         )
     folder = resolve(model)
-    engine = load(folder, device=_own_device(device, ranks), dtype=dtype, visual_tokens=visual_tokens)
+    engine = load(folder, "own", device=_own_device(device, ranks), dtype=dtype, visual_tokens=visual_tokens)
     weights = keys.weight_files_hash(folder)
     base = base_folder(folder)
     hashes = [weights, keys.settings_hash(folder)]

@@ -6,6 +6,7 @@ likeliest next tokens are compared. One early difference therefore does not make
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class Agreement:
     tokens: float
     """Share of places where the likeliest token is the same; of ``places``."""
     places: int
+    seconds: dict[str, float]
+    """That "plain" and "quantised" took for the same pictures and tokens."""
 
     def problem(self, bits: int) -> str:
         """What lies below its bound; empty where nothing does."""
@@ -57,11 +60,17 @@ def compare(
     """Compare two models of the same configuration on prompts with pictures."""
     cosines: list[Tensor] = []
     equal = places = 0
+    seconds = dict.fromkeys((PLAIN, QUANTISED), 0.0)
     for done, prompt in enumerate(prompts, 1):
-        ours, theirs = (backend.encode(prompt.pixel_values).float().cpu() for backend in (plain, quantised))
-        cosines += F.cosine_similarity(ours, theirs, dim=-1).mean(-1)
+        began = time.monotonic()
+        ours = plain.encode(prompt.pixel_values).float().cpu()
         answer = likeliest(plain, prompt, ours, stop_ids)
+        between = time.monotonic()
+        theirs = quantised.encode(prompt.pixel_values).float().cpu()
         other = likeliest(quantised, prompt, theirs, stop_ids, answer)
+        seconds[PLAIN] += between - began
+        seconds[QUANTISED] += time.monotonic() - between
+        cosines += F.cosine_similarity(ours, theirs, dim=-1).mean(-1)
         equal += sum(one == two for one, two in zip(answer, other, strict=True))
         places += len(answer)
         progress("comparing", done, len(prompts))
@@ -71,6 +80,7 @@ def compare(
         worst_cosine=float(torch.stack(cosines).min()),
         tokens=equal / places,
         places=places,
+        seconds=seconds,
     )
 
 

@@ -7,13 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from mini_internvl import plugins, report, synth
-from mini_internvl.engine import Engine
+from mini_internvl.engine import Engine, beside, hub
 from mini_internvl.engine.backends import openvino as backend
 from mini_internvl.engine.backends.torch import TorchBackend
+from mini_internvl.engine.device import resolve_dtype
 from mini_internvl.engine.engine import user
 from mini_internvl.evaluate.questions import read_questions
 from mini_internvl.files import check_new, new_folder, write_json
@@ -31,7 +33,7 @@ PAGE = f"{AGREEMENT}/{agreement.QUANTISED}/report.html"
 
 def quantise(
     name: str | None,
-    output: Path,
+    output: Path | None,
     plan: export.Plan,
     *,
     pictures: Path | None,
@@ -39,11 +41,12 @@ def quantise(
     limit: int,
     force: bool,
     progress: agreement.Progress,
-) -> dict[str, Any]:
-    """Write a quantised model with its agreement; returns its facts.
+) -> tuple[Path, dict[str, Any]]:
+    """Write a quantised model with its agreement; returns its folder and its facts.
 
     Args:
         name: checkpoint or adapter folder, hub id, or ``None`` for nano.
+        output: a new folder; ``None``: inside the model's own, where it is found, in the place of an earlier one.
         pictures: folder of one's own; half of them measure the encoder's ranges, the other half the agreement.
         tiles: most tiles on which ranges are measured.
         limit: drawn questions of each kind that both models are asked.
@@ -51,12 +54,16 @@ def quantise(
 
     ValueError: it cannot be read or written, or answers otherwise than before and is not forced; nothing is kept then.
     """
-    check_new(output)
+    if output is None:
+        output = _beside(name)
+    else:
+        check_new(output)
     export.require()
     report.require()
     found = None if pictures is None else read_pictures(pictures)
     source = export.read_source(name)
     plain = Engine(source.model, source.files)
+    made_of = beside.made_of(hub.resolve(name))
     given = list(islice(_tiles(plain, found), tiles)) if plan.encoder_bits == 8 else []
     prompts = [plain.prepare(messages, max_tiles=MAX_TILES) for messages in _compared(found)]
     asked = read_questions(
@@ -65,11 +72,13 @@ def quantise(
     with new_folder(output) as folder:
         facts = export.write(source, plan, given, folder, progress)
         small = backend.load(folder)
+        source.model.to(getattr(torch, resolve_dtype("auto", source.model.device, source.files)))  # as it would answer
         same = agreement.compare(TorchBackend(source.model), small, prompts, plain.stop_ids, progress)
         told = _told(source, "plain", facts), _told(source, f"int{plan.bits}", facts)
         scores = agreement.score(asked, (plain, Engine(small, folder)), told, folder / AGREEMENT, progress)
         problem = same.problem(plan.bits)
         facts |= {"agreement": agreement.facts(same, scores), "problem": problem}
+        facts |= {beside.MADE_OF: made_of, beside.SECONDS: same.seconds}
         facts["bytes"] = sum(path.stat().st_size for path in folder.glob("*coder.*"))
         facts["plain_bytes"] = sum(path.stat().st_size for path in source.files.glob("*.safetensors"))
         if problem and not force:
@@ -79,7 +88,17 @@ def quantise(
             )
         write_json(folder / backend.FACTS, facts)
     report.build(output / AGREEMENT / agreement.QUANTISED, output / AGREEMENT / agreement.PLAIN)
-    return facts
+    return output, facts
+
+
+def _beside(name: str | None) -> Path:
+    """Where a model's quantised form is found; ValueError for one that has no folder of its own, or something there."""
+    if name is None or not Path(name).is_dir():
+        raise ValueError(f"{name or 'nano'} is no folder of yours; say where to write: minivl quantize MODEL OUTPUT")
+    output = hub.resolve(name) / beside.FOLDER
+    if not backend.is_quantised(output):
+        check_new(output)
+    return output
 
 
 def read_pictures(folder: Path) -> list[Path]:
