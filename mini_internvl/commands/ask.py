@@ -20,8 +20,10 @@ from mini_internvl.commands._options import (
     load_engine,
 )
 from mini_internvl.commands._sampling import (
+    Beams,
     Choice,
     JsonSchema,
+    LengthPenalty,
     MinP,
     Regex,
     RepetitionPenalty,
@@ -62,6 +64,8 @@ def command(
     top_k: TopK = 0,
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
+    beams: Beams = 1,
+    length_penalty: LengthPenalty = 1.0,
     seed: Seed = None,
     stop: Stop = None,
     choice: Choice = None,
@@ -91,6 +95,8 @@ def command(
         top_k=top_k,
         min_p=min_p,
         repetition_penalty=repetition_penalty,
+        beams=beams,
+        length_penalty=length_penalty,
         seed=seed,
         stop=stop,
         choice=choice,

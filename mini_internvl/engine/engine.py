@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mini_internvl import plugins
-from mini_internvl.engine import beside, hub
+from mini_internvl.engine import beams, beside, hub
 from mini_internvl.engine.backends import Backend
 from mini_internvl.engine.backends.torch import TorchBackend
 from mini_internvl.engine.constraints import Constraints
@@ -180,7 +180,7 @@ class Engine:
         [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
         seeds = [None if config.seed is None else config.seed + number for number in range(count)]
         requests = [self.requests([prompt], replace(config, seed=seed))[0] for seed in seeds]
-        answers = self.scheduler.answer(requests)
+        answers = self._answer(requests)
         seconds = (time.monotonic() - began) / count
         return [make_reply(prompt, steps, seconds, self.tokenizer) for steps in answers]
 
@@ -196,7 +196,8 @@ class Engine:
         [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
         [request] = self.requests([prompt], config)
         scheduler, steps = self.scheduler, list[Step]()  # another thread may put another scheduler in place
-        for step in scheduler.steps(scheduler.submit(request)):
+        at_once = request.config.beams > 1  # whose answer is known only in the end
+        for step in self._answer([request])[0] if at_once else scheduler.steps(scheduler.submit(request)):
             steps.append(step)
             if step.text:
                 yield step.text
@@ -208,6 +209,12 @@ class Engine:
         ValueError, before anything is computed, when a prompt fills the model's context.
         """
         requests = self.requests(prompts, config)  # may put another scheduler in place
+        return self._answer(requests)
+
+    def _answer(self, requests: Sequence[Request]) -> list[list[Step]]:
+        """The steps of several requests of one configuration."""
+        if requests and requests[0].config.beams > 1:
+            return beams.search(self.scheduler, requests)
         return self.scheduler.answer(requests)
 
     def requests(self, prompts: Sequence[Prompt], config: GenerationConfig | None = None) -> list[Request]:

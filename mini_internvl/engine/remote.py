@@ -183,8 +183,8 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
     ValueError for a setting that no server takes.
     """
     plain = GenerationConfig()
-    if config.no_repeat_ngram or config.logprobs is not None:
-        raise ValueError("no_repeat_ngram and logprobs are not asked of a server; leave them out")
+    if config.no_repeat_ngram or config.logprobs is not None or config.beams > 1:
+        raise ValueError("no_repeat_ngram, logprobs and beams are not asked of a server; leave them out")
     body: dict[str, Any] = {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
     for name in ("top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop"):
         if (value := getattr(config, name)) != getattr(plain, name):

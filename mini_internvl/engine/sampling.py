@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -20,6 +20,7 @@ FinishReason = Literal["stop", "length", "context", "cancelled"]
 """A stop token or text came, or a constraint is fulfilled; max_new_tokens is reached; the model has no further
 positions; or the request was cancelled."""
 MOST_LOGPROBS = 20
+MOST_BEAMS = 10
 LEAST_TEMPERATURE = 1e-6  # lower ones are as good as greedy, and too small for float32
 
 
@@ -48,6 +49,11 @@ class GenerationConfig:
     """Log-probabilities of the tokens of the answer, and of so many most likely ones at each place; 0 to 20."""
     constraint: Constraint | None = None
     """What form the answer must have; see :mod:`mini_internvl.engine.constraints`."""
+    beams: int = 1
+    """Answers that are followed side by side, of which the likeliest is given (:mod:`mini_internvl.engine.beams`)."""
+    length_penalty: float = 1.0
+    """With beams: the power of its number of tokens by which an answer's log-probability is divided. Above 0, longer
+    answers gain."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -63,11 +69,18 @@ class GenerationConfig:
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "0 (no rule) or above"),
             ("stop", all(self.stop), "one or more texts, none of them empty"),
             ("seed", self.seed is None or -(2**63) <= self.seed < 2**64, "a whole number of at most 64 bits"),
+            ("beams", 1 <= self.beams <= MOST_BEAMS, f"1 to {MOST_BEAMS}"),
+            ("length_penalty", math.isfinite(self.length_penalty), "a number"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MOST_LOGPROBS, f"0 to {MOST_LOGPROBS}"),
         )
         for name, fine, wanted in checks:
             if not fine:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {wanted}")
+        with_beams = ("max_new_tokens", "beams", "length_penalty", "seed")
+        others = [own.name for own in fields(self) if own.name not in with_beams]
+        changed = [name for name in others if getattr(self, name) != getattr(type(self), name)]
+        if self.beams > 1 and changed:
+            raise ValueError(f"beams is {self.beams}, with which {changed[0]} cannot be set; leave one of them out")
 
 
 class Step(NamedTuple):

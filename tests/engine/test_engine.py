@@ -402,7 +402,7 @@ def test_loading_reads_settings_of_the_folder(checkpoint, tmp_path):
         assert wanted < engine.stop_ids
         assert Engine(engine.model, folder).stop_ids == engine.stop_ids
     assert "Be brief." in engine.tokenizer.decode(engine.prepare(user("Q")).input_ids)
-    with pytest.raises(ValueError, match='unknown backend "magic"; known: auto, openvino, torch'):
+    with pytest.raises(ValueError, match='unknown backend "magic"; known: auto, own, openvino, torch'):
         load(folder, backend="magic")
     with pytest.raises(ValueError, match='unknown dtype "int3"'):
         load(folder, device="cpu", dtype="int3")

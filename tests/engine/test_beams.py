@@ -1,0 +1,114 @@
+"""Beam search: the answers of transformers, whatever the width, the penalty of length and where answers end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from mini_internvl import GenerationConfig
+from mini_internvl.engine import beams
+from mini_internvl.engine.backends.torch import TorchBackend
+from mini_internvl.engine.engine import user
+from mini_internvl.engine.requests import Request
+from mini_internvl.engine.scheduler import Scheduler
+from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.sizes import compose, fresh
+from tests.engine.test_backbones import LLMS, VISION
+
+STOPS = (3, 5, 17)
+
+
+@pytest.fixture(scope="module")
+def models():
+    model = fresh(VLMConfig.from_official(compose(VISION, LLMS["qwen2"], image_size=56, max_tiles=4)), seed=1).eval()
+    theirs = Qwen2ForCausalLM(Qwen2Config(**LLMS["qwen2"])).eval()
+    state = {
+        name if name == "lm_head.weight" else f"model.{name}": tensor
+        for name, tensor in model.language_model.state_dict().items()
+    }
+    theirs.load_state_dict(state)
+    return Scheduler(TorchBackend(model)), theirs
+
+
+def answered(scheduler, prompts, **settings):
+    """Tokens of the answers, with why each ends."""
+    config = GenerationConfig(**settings)
+    requests = [Request(ids=ids, config=config, stop_ids=frozenset(STOPS)) for ids in prompts]
+    return [
+        ([step.token for step in steps if step.token is not None], steps[-1].finish_reason)
+        for steps in beams.search(scheduler, requests)
+    ]
+
+
+@torch.inference_mode()
+def wanted(theirs, ids, width, length_penalty, longest):
+    found = theirs.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        num_beams=width,
+        length_penalty=length_penalty,
+        max_new_tokens=longest,
+        do_sample=False,
+        eos_token_id=list(STOPS),
+        pad_token_id=STOPS[0],
+    )[0, len(ids) :].tolist()
+    end = next((place for place, token in enumerate(found) if token in STOPS), None)
+    return found[:end], "length" if end is None else "stop"
+
+
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.0])
+@pytest.mark.parametrize("width", [2, 3, 8])
+def test_answers_are_those_of_transformers(models, width, length_penalty):
+    scheduler, theirs = models
+    numbers = torch.Generator().manual_seed(width)
+    prompts = [torch.randint(18, 50, (3 + n,), generator=numbers).tolist() for n in range(6)]
+    found = answered(scheduler, prompts, beams=width, length_penalty=length_penalty, max_new_tokens=9)
+    assert found == [wanted(theirs, ids, width, length_penalty, 9) for ids in prompts]
+    assert len({tuple(tokens) for tokens, _ in found}) > 3
+    assert length_penalty > 0 or "stop" in {reason for _, reason in found}
+
+
+def test_a_likelier_answer_than_the_greedy_one_is_found(models):
+    scheduler, theirs = models
+
+    def logprob(ids, tokens):
+        logits = theirs(torch.tensor([[*ids, *tokens]])).logits[0].log_softmax(-1)
+        return sum(float(logits[len(ids) - 1 + n, token]) for n, token in enumerate(tokens))
+
+    numbers = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(18, 50, (6,), generator=numbers).tolist() for _ in range(10)]
+    settings = {"max_new_tokens": 4, "length_penalty": 0.0}
+    scores = []
+    for width in (2, 10):
+        with torch.inference_mode():
+            scores.append(
+                [
+                    logprob(ids, one[0])
+                    for ids, one in zip(prompts, answered(scheduler, prompts, beams=width, **settings), strict=True)
+                ]
+            )
+    assert sum(scores[1]) > sum(scores[0])
+
+
+def test_an_engine_gives_the_same_at_once_and_as_a_stream(engine, image):
+    config = GenerationConfig(beams=3, max_new_tokens=6)
+    asked = user("What colour is the square?", image)
+    reply, stream = engine.chat(asked, config), engine.stream(asked, config)
+    assert "".join(stream).strip() == reply.text
+    assert reply.text
+    assert reply.tokens <= 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"temperature": 0.5}, "temperature cannot be set"),
+        ({"stop": ("a",)}, "stop cannot be set"),
+        ({"beams": 0}, "beams is 0; it must be 1 to 10"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan"),
+    ],
+)
+def test_what_beams_cannot_do_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        GenerationConfig(**{"beams": 2, **settings})
