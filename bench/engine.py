@@ -1,30 +1,37 @@
-"""Answering beside transformers: decoding alone and eight together, and the wait for the first token.
+"""Answering beside transformers and llama.cpp: decoding alone and eight together, the wait for the first token, memory.
 
-Run ``python bench/engine.py [--size 1B] [--dtype float32] [--backend torch] [--tiny] [--output FILE]``. The weights are
-random, and the same in all ways; nothing ends an answer early. A question is one tile and 64 tokens. What is measured:
+    python bench/engine.py [--way torch --way int4 ...] [--llama FOLDER] [--size 1B] [--dtype float32] [--output FILE]
 
-- seconds to the first token of a question, and of a second question about the same image;
+The weights are random, and the same in all ways but llama.cpp's; nothing ends an answer early. A question is one tile
+and 64 tokens. Each way is measured in a process of its own:
+
+- seconds to load, and to the first token of a question, and of a second question about the same image;
 - tokens a second of one answer, and of eight answers together, prompts not counted;
-- seconds for a whole question of 64 tokens with an answer of 64.
+- seconds for a whole question of 64 tokens with an answer of 64;
+- the process's highest memory, and what of it could not be taken back from it (not backed by files).
 
-``--backend`` may be given several times, and ``--quantised FOLDER`` of ``minivl quantize`` (made of the same shape with
-``scripts/full_size.py``); each is compared with transformers. Medians of
-the rounds are printed, and the ratios. Where the processor does not multiply bfloat16 natively, float32 is the type to
-compare in.
+Ways are the back ends, ``int4`` and ``int8`` (what ``minivl quantize`` writes, in OpenVINO), and ``transformers``, with
+which the others are compared. ``--llama`` is a folder of GGUF files (``minivl convert --to gguf``), which llama.cpp
+answers from one question at a time, without keeping anything for the second; it cuts its tile from a picture and reads
+its question as text. Medians of the rounds are printed, and the ratios. Where the processor does not multiply bfloat16
+natively, float32 is the type to compare in.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peers import official, write_models
 
@@ -35,16 +42,22 @@ from mini_internvl.engine.images import ImageInput
 from mini_internvl.engine.requests import Request
 from mini_internvl.engine.sampling import GenerationConfig
 from mini_internvl.engine.scheduler import Limits, Scheduler
+from mini_internvl.gguf.run import LlamaCpp
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.files import read_json
 
-QUESTION, ANSWER, TOGETHER = 64, 64, 8
+QUESTION, TOGETHER = 64, 8
+WORDS = ("the", "red", "car", "and", "blue", "house", "near", "tree")  # one token each in most vocabularies
+PEER = "transformers"
 ROWS = {
+    "load": "load, s",
     "first": "first token, s",
     "second": "first token of a second question, s",
     "alone": "one answer, tokens/s",
     "together": "eight answers together, tokens/s",
     "whole": "question and answer, s",
+    "peak": "highest memory, GB",
+    "held": "not backed by files, GB",
 }
 FASTER = {"alone", "together"}  # more is better
 
@@ -116,20 +129,48 @@ class Theirs:
         pass
 
 
+class Llama:
+    """llama.cpp, which is given words."""
+
+    def __init__(self, folder: Path, config: VLMConfig) -> None:
+        from PIL import Image
+
+        self.config = config
+        self.model = LlamaCpp(folder, context=2048)
+        side, numbers = config.image_size, np.random.default_rng(0)
+        self.image = Image.fromarray(numbers.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+    def answer(self, texts: Sequence[Sequence[int]], tile: torch.Tensor | None, answer: int) -> None:
+        for text in texts:
+            words = " ".join(WORDS[token % len(WORDS)] for token in text)
+            content = words if tile is None else f"{self.model.marker}\n{words}"
+            given = [] if tile is None else [self.image]
+            self.model.answer([{"role": "user", "content": content}], given, answer, end=False)
+
+    def decoding(self, texts: Sequence[Sequence[int]], answer: int) -> float:
+        return timed(lambda: self.answer(texts, None, answer)) - timed(lambda: self.answer(texts, None, 1))
+
+    def forget(self) -> None:
+        pass
+
+
+Way = Ours | Theirs | Llama
+
+
 def timed(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
 
 
-def measure(way: Ours | Theirs, rounds: int) -> dict[str, list[float]]:
+def measure(way: Way, rounds: int, answer: int) -> dict[str, list[float]]:
     """Each row's values, round by round; one more round before them warms up."""
     numbers = torch.Generator().manual_seed(0)
-    found = [one_round(way, numbers) for _ in range(rounds + 1)][1:]
-    return {name: [values[name] for values in found] for name in ROWS}
+    found = [one_round(way, numbers, answer) for _ in range(rounds + 1)][1:]
+    return {name: [values[name] for values in found] for name in found[0]}
 
 
-def one_round(way: Ours | Theirs, numbers: torch.Generator) -> dict[str, float]:
+def one_round(way: Way, numbers: torch.Generator, answer: int) -> dict[str, float]:
     """Each row's value, on texts and tiles that were never seen."""
     side = way.config.image_size
     tile, another = (torch.randn(1, 3, side, side, generator=numbers) for _ in range(2))
@@ -140,70 +181,125 @@ def one_round(way: Ours | Theirs, numbers: torch.Generator) -> dict[str, float]:
     values = {
         "first": timed(lambda: way.answer([text()], tile, 1)),
         "second": timed(lambda: way.answer([text()], tile, 1)),
-        "alone": (ANSWER - 1) / way.decoding([text()], ANSWER),
-        "together": TOGETHER * (ANSWER - 1) / way.decoding([text() for _ in range(TOGETHER)], ANSWER),
-        "whole": timed(lambda: way.answer([text()], another, ANSWER)),
+        "alone": (answer - 1) / way.decoding([text()], answer),
+        "together": TOGETHER * (answer - 1) / way.decoding([text() for _ in range(TOGETHER)], answer),
+        "whole": timed(lambda: way.answer([text()], another, answer)),
     }
     way.forget()
     return values
 
 
-def ways(
-    folder: Path, backends: Sequence[str], quantised: Sequence[Path], dtype: str
-) -> Iterator[tuple[str, Ours | Theirs]]:
-    """Each way by its name, loaded when it is its turn."""
-    for name in backends:
-        yield name, Ours(plugins.find("engine.backends", name).load(folder / "official", dtype=dtype, device="cpu"))
-    for small in quantised:
-        yield small.name, Ours(plugins.find("engine.backends", "openvino").load(small))
-    yield "transformers", Theirs(folder / "native", dtype)
+def open_way(name: str, place: Path, llama: Path | None, dtype: str) -> Way:
+    """A way by its name, loaded."""
+    if name == PEER:
+        return Theirs(place / "native", dtype)
+    if name == "llama.cpp":
+        assert llama is not None
+        return Llama(llama, VLMConfig.from_official(read_json(place / "official" / "config.json")))
+    if name.startswith("int"):
+        return Ours(plugins.find("engine.backends", "openvino").load(place / name))
+    return Ours(plugins.find("engine.backends", name).load(place / "official", dtype=dtype, device="cpu"))
+
+
+def memory(key: str) -> float:
+    """GB of this process, by a name in /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith(key))
+
+
+def measure_here(task: dict[str, Any]) -> dict[str, list[float]]:
+    """One way's values, in this process."""
+    began = time.monotonic()
+    llama = Path(task["llama"]) if task["llama"] else None
+    way = open_way(task["way"], Path(task["place"]), llama, task["dtype"])
+    loaded = time.monotonic() - began
+    values = measure(way, task["rounds"], task["answer"])
+    return {"load": [loaded], **values, "peak": [memory("VmHWM")], "held": [memory("RssAnon")]}
+
+
+def apart(task: dict[str, Any]) -> dict[str, list[float]]:
+    """The same in a process of its own, with its files in the page cache."""
+    for file in Path(task["place"]).rglob("*"):
+        if file.suffix in (".safetensors", ".bin") and file.parent.name in (task["way"], "official", "native"):
+            file.read_bytes()
+    command = [sys.executable, __file__, "--measure", json.dumps(task)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def quantise(place: Path, bits: int) -> None:
+    """Write the official folder's model as ``minivl quantize`` does, with ranges measured on noise."""
+    from mini_internvl.engine import load_model
+    from mini_internvl.quantize import export
+
+    official = place / "official"
+    model = load_model(official, dtype="float32").eval()
+    tiles = torch.randn(2, 3, *[model.config.image_size] * 2, generator=torch.Generator().manual_seed(1))
+    (place / f"int{bits}").mkdir()
+    source = export.Source(name="random", model=model, files=official, facts={})
+    export.write(source, export.Plan(bits=bits), list(tiles), place / f"int{bits}", lambda *_: None)
 
 
 def table(results: dict[str, dict[str, list[float]]]) -> str:
-    """Medians, and ratios to transformers: above 1 is faster."""
+    """Medians, and ratios to transformers: above 1 is better."""
     names = list(results)
-    lines = ["".join([f"{'':38}", *(f"{name:>16}" for name in names), *(f"{f'{n}: times':>18}" for n in names[:-1])])]
+    lines = [
+        f"| | {' | '.join(names)} | {' | '.join(f'{name}, times' for name in names[:-1])} |",
+        f"|---|{'---:|' * (2 * len(names) - 1)}",
+    ]
     for row, title in ROWS.items():
         medians = {name: statistics.median(values[row]) for name, values in results.items()}
         peer = medians[names[-1]]
         ratios = [medians[n] / peer if row in FASTER else peer / medians[n] for n in names[:-1]]
-        lines.append(
-            "".join([f"{title:38}", *(f"{medians[name]:16.3f}" for name in names), *(f"{r:18.2f}" for r in ratios)])
-        )
+        cells = [*(f"{medians[name]:.3g}" for name in names), *(f"{ratio:.2f}" for ratio in ratios)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="1B", help="released size whose shape is measured")
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
-    parser.add_argument("--backend", action="append", help="torch, openvino; may be given several times")
-    parser.add_argument("--quantised", action="append", type=Path, help="folder of minivl quantize; may be repeated")
+    parser.add_argument("--way", action="append", help="torch, openvino, int4, int8; may be given several times; torch")
+    parser.add_argument("--llama", type=Path, help="folder of GGUF files that llama.cpp answers from")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--layers", type=int, default=0, help="so many layers of encoder and decoder; 0 for all")
     parser.add_argument("--tiny", action="store_true", help="two layers and small tiles: does it run at all?")
     parser.add_argument("--output", type=Path, help="JSON file for the values of all rounds")
-    options = parser.parse_args()
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure_here(json.loads(given.measure))))
+        return
     results: dict[str, dict[str, list[float]]] = {}
+    layers = 2 if given.tiny else given.layers
     with tempfile.TemporaryDirectory() as place:
-        layers = 2 if options.tiny else options.layers
-        raw: dict[str, Any] = official(options.size, layers=layers, image_size=112 * options.tiny)
-        write_models(raw, Path(place), dtype=options.dtype)
-        for name, way in ways(Path(place), options.backend or ["torch"], options.quantised or [], options.dtype):
-            results[name] = measure(way, options.rounds)
-            print(f"{name}: {options.rounds} rounds measured", flush=True)
-            del way
-            gc.collect()
-    part = f", {layers} layers" if layers else ""
-    print(f"\n{options.size} shape{part}, random weights, {options.dtype}, {torch.get_num_threads()} threads\n")
-    print(table(results))
-    ours = results[next(iter(results))]
-    sooner = statistics.median(ours["first"]) / statistics.median(ours["second"])
-    print(f"\nthe second question's first token comes {sooner:.1f} times as soon as the first one's")
-    gain = statistics.median(ours["together"]) / statistics.median(ours["alone"])
-    print(f"eight answers together: {gain:.2f} times the tokens of one")
-    if options.output:
-        options.output.write_text(json.dumps({"dtype": options.dtype, "results": results}, indent=1) + "\n")
+        raw: dict[str, Any] = official(given.size, layers=layers, image_size=112 * given.tiny)
+        write_models(raw, Path(place), dtype=given.dtype)
+        for name in [*(given.way or ["torch"]), *(["llama.cpp"] if given.llama else []), PEER]:
+            if name.startswith("int"):
+                quantise(Path(place), int(name.removeprefix("int")))
+            llama = str(given.llama) if given.llama else None
+            task = {"way": name, "place": place, "llama": llama, "dtype": given.dtype}
+            results[name] = apart({**task, "rounds": given.rounds, "answer": given.answer})
+            print(f"{name}: {given.rounds} rounds measured", flush=True)
+    tell(results, f"{given.size} shape{f', {layers} layers' if layers else ''}", given)
+    if given.output:
+        given.output.write_text(json.dumps({"dtype": given.dtype, "results": results}, indent=1) + "\n")
+
+
+def tell(results: dict[str, dict[str, list[float]]], shape: str, given: argparse.Namespace) -> None:
+    """Print the table and what each way gains within itself."""
+    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(f"\n{shape}, random weights, {given.dtype}, {torch.get_num_threads()} threads, medians of {given.rounds}; "
+          f"load average {load}\n\n{table(results)}\n")  # fmt: skip
+    for name, values in results.items():
+        m = {row: statistics.median(values[row]) for row in ROWS}
+        print(f"{name}: second question's first token {m['first'] / m['second']:.1f} times as soon; "
+              f"eight answers together {m['together'] / m['alone']:.2f} times the tokens of one")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -37,19 +37,22 @@ def command(
     kind: Annotated[
         str | None, typer.Option("--type", help="Of GGUF files: f32, f16 (when left out), bf16, q8_0, q4_0, q4_k_m...")
     ] = None,
-    shard_gb: Annotated[float, typer.Option(help="Largest weight file in GB.")] = 5.0,
+    shard_gb: Annotated[float | None, typer.Option(help="Largest weight file in GB; 5.", show_default=False)] = None,
     json: AsJson = False,
 ) -> None:
     """Write a checkpoint in another layout, with its tokenizer, every value kept; or as GGUF files, adapters merged."""
     if to == GGUF:
-        if dtype is not None:
-            raise typer.BadParameter("GGUF files take their type from --type")
+        if dtype is not None or shard_gb is not None:
+            raise typer.BadParameter(
+                "GGUF files take their type from --type, and are one each; leave out --dtype and --shard-gb"
+            )
         _write_gguf(source, target, kind or "f16", as_json=json)
         return
     if kind is not None:
         raise typer.BadParameter("--type is of GGUF files (--to gguf); the other layouts have --dtype")
     counter = terminal.ProgressBar("converting, MB")
-    done = convert(source, target, to, dtype=dtype, shard_bytes=round(shard_gb * 1e9), progress=counter)
+    shard_bytes = SHARD_BYTES if shard_gb is None else round(shard_gb * 1e9)
+    done = convert(source, target, to, dtype=dtype, shard_bytes=shard_bytes, progress=counter)
     if json:
         echo_json(done)
         return

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mini_internvl.engine.engine import Engine, Prompt, user
-from mini_internvl.engine.sampling import GenerationConfig
+from mini_internvl.engine.sampling import GenerationConfig, LogitsError
 from mini_internvl.records import Message
 
 FLOAT32_TOLERANCE = 1e-3  # largest difference of logits that two float32 models may have
@@ -124,6 +124,14 @@ def default_prompts() -> dict[str, list[Message]]:
     }
 
 
+def _answer(engine: Engine, prompt: Prompt, config: GenerationConfig) -> list[int]:
+    """Tokens of an answer; none where the model's logits are no numbers, which the comparison of logits tells."""
+    try:
+        return [step.token for step in engine.generate([prompt], config)[0] if step.token is not None]
+    except LogitsError:
+        return []
+
+
 @torch.inference_mode()
 def _compare_prompt(
     first: Engine, second: Engine, name: str, messages: Sequence[Message], config: GenerationConfig
@@ -135,10 +143,7 @@ def _compare_prompt(
         return PromptComparison(name=name, tokens=length, tiles=tiles, problem=problem, prompt_difference=where)
     pairs = ((first, ours), (second, theirs))
     visual = [engine.encode([prompt])[0] for engine, prompt in pairs]
-    answers = [
-        [step.token for step in engine.generate([prompt], config)[0] if step.token is not None]
-        for engine, prompt in pairs
-    ]
+    answers = [_answer(engine, prompt, config) for engine, prompt in pairs]
     equal = sum(a == b for a, b in zip(*answers, strict=False))
     return PromptComparison(
         name=name,

@@ -83,6 +83,13 @@ class GenerationConfig:
             raise ValueError(f"beams is {self.beams}, with which {changed[0]} cannot be set; leave one of them out")
 
 
+class LogitsError(ValueError):
+    """Logits of which no token can be drawn: some are no numbers."""
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(f"the model's logits are {largest:g}, of which nothing can be drawn; try another dtype")
+
+
 class Step(NamedTuple):
     """What one step of generation gives one answer."""
 
@@ -187,12 +194,12 @@ class Sampler:
 def draw(logits: Tensor, config: GenerationConfig, generator: torch.Generator) -> int:
     """A token by (V,) logits at the temperature, top-k, top-p and min-p of ``config``.
 
-    ValueError where the logits are no numbers, or all of them minus infinity.
+    LogitsError where the logits are no numbers, or all of them minus infinity.
     """
     logits = logits.float()
     largest = logits.max()
     if not largest.isfinite():
-        raise ValueError(f"the model's logits are {largest:g}, of which nothing can be drawn; try another dtype")
+        raise LogitsError(float(largest))
     logits = (logits - largest) / max(config.temperature, LEAST_TEMPERATURE)  # at most 0: no overflow
     if config.top_k:
         smallest = logits.topk(min(config.top_k, logits.shape[-1])).values[-1]

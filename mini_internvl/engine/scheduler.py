@@ -12,6 +12,7 @@ Unusual: there is no thread of its own. Whoever waits for a token does the next 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
@@ -24,7 +25,7 @@ from torch import Tensor
 from mini_internvl.engine.backends import Backend, Piece
 from mini_internvl.engine.images import ImageCache, ImageInput
 from mini_internvl.engine.requests import Request, Ticket, common, make_ticket
-from mini_internvl.engine.sampling import Choice, FinishReason, Step
+from mini_internvl.engine.sampling import Choice, FinishReason, LogitsError, Step
 from mini_internvl.model.decoder import rotation_group
 
 SHORTEST_SHARED = 16  # tokens; a shorter common beginning is read anew
@@ -275,8 +276,8 @@ class Scheduler:
             self._unused = torch.tensor(ids, device=logits.device) if ids else None
         if self._unused is not None:
             logits = logits.index_fill(-1, self._unused, -torch.inf)
-        likeliest = logits.argmax(-1).tolist()
-        for ticket, count, row, token in zip(tickets, counts, logits, likeliest, strict=True):
+        largest, likeliest = (found.tolist() for found in logits.max(-1))
+        for ticket, count, row, most, token in zip(tickets, counts, logits, largest, likeliest, strict=True):
             ticket.read += count
             if ticket.reading:
                 unread = set(ticket.unread_images())
@@ -284,6 +285,8 @@ class Scheduler:
                 continue
             ticket.visual.clear()
             try:
+                if not math.isfinite(most):
+                    raise LogitsError(most)
                 self._add(ticket, token if ticket.sampler.greedy else None, row)
             except Exception as error:  # whatever its sampler or text met, the others go on
                 self._fail(ticket, error)

@@ -91,10 +91,11 @@ class LlamaCpp:
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = context
         settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
         settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
         self._context, self._room = llama_cpp.llama_init_from_model(self._model, settings), context
         vision = mtmd_cpp.mtmd_context_params_default()
-        vision.use_gpu, vision.print_timings = False, False
+        vision.use_gpu, vision.print_timings, vision.n_threads = False, False, torch.get_num_threads()
         self._vision = mtmd_cpp.mtmd_init_from_file(str(mmproj).encode(), self._model, vision)
         if not self._vision:
             raise FileError(f"llama.cpp cannot load {mmproj}; write it again")
@@ -114,9 +115,17 @@ class LlamaCpp:
         self._llama.llama_free(self._context)
         self._llama.llama_model_free(self._model)
 
-    def answer(self, messages: Sequence[dict[str, str]], images: Sequence[Image.Image], max_new_tokens: int) -> Answer:
+    def answer(
+        self,
+        messages: Sequence[dict[str, str]],
+        images: Sequence[Image.Image],
+        max_new_tokens: int,
+        *,
+        end: bool = True,
+    ) -> Answer:
         """The greedy answer to messages of plain text, each image a :attr:`marker` in it.
 
+        Without ``end`` no token ends it early.
         ValueError when prompt and answer are longer than the context.
         """
         chunks = self._mtmd.mtmd_input_chunks_init()
@@ -136,7 +145,7 @@ class LlamaCpp:
                 raise ValueError(f"llama.cpp could not compute the prompt (code {failed})")
         finally:
             self._mtmd.mtmd_input_chunks_free(chunks)
-        return self._generate(prompt, max_new_tokens)
+        return self._generate(prompt, max_new_tokens, end=end)
 
     def _text(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt without the BOS that llama.cpp puts in front itself."""
@@ -177,14 +186,14 @@ class LlamaCpp:
                 found += [IMAGE] * self._mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         return tuple(found)
 
-    def _generate(self, prompt: tuple[int, ...], max_new_tokens: int) -> Answer:
+    def _generate(self, prompt: tuple[int, ...], max_new_tokens: int, *, end: bool) -> Answer:
         tokens: list[int] = []
         rows: list[Tensor] = []
         while len(tokens) < max_new_tokens:
             row = self._llama.llama_get_logits_ith(self._context, -1)
             rows.append(torch.from_numpy(np.ctypeslib.as_array(row, (self.size,)).copy()))
             token = int(rows[-1].argmax())
-            if self._llama.llama_vocab_is_eog(self._vocabulary, token):
+            if end and self._llama.llama_vocab_is_eog(self._vocabulary, token):
                 break
             tokens.append(token)
             one = (self._llama.llama_token * 1)(token)

@@ -49,7 +49,7 @@ def make(llm, vision=VISION):
 
 def in_openvino(model):
     parts = graphs.encoder_graph(model), graphs.decoder_graph(model.language_model)
-    return backend_file.OpenVINOBackend(model.config, *parts, name="float32", exact=True, model=model)
+    return backend_file.OpenVINOBackend(model.config, parts, name="float32", exact=True, model=model)
 
 
 @torch.inference_mode()

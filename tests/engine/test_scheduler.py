@@ -17,7 +17,7 @@ from mini_internvl import plugins
 from mini_internvl.engine.backends import Piece
 from mini_internvl.engine.images import ImageInput
 from mini_internvl.engine.requests import Request
-from mini_internvl.engine.sampling import GenerationConfig
+from mini_internvl.engine.sampling import GenerationConfig, LogitsError
 from mini_internvl.engine.scheduler import Limits, Scheduler
 from mini_internvl.model.config import VLMConfig
 from mini_internvl.model.sizes import compose
@@ -251,6 +251,24 @@ def test_an_error_ends_those_that_run_and_not_those_that_wait():
     with pytest.raises(RuntimeError, match="out of memory"):
         scheduler.next(first)
     assert [step.token for step in scheduler.steps(second)] == expected([2, 2, 3], [], 50)
+
+
+def test_logits_that_are_no_numbers_end_their_own_answer_alone():
+    backend = FakeBackend(fake_config())
+    whole = backend.forward
+
+    def forward(pieces):
+        found = whole(pieces)
+        broken = torch.tensor([backend.slots[piece.slot][2][0] == 7 for piece in pieces])
+        return found.masked_fill(broken[:, None], torch.nan)
+
+    backend.forward = forward
+    scheduler = Scheduler(backend)
+    fine, broken = (scheduler.submit(request([1, 2, token], 50)) for token in (3, 7))
+    with pytest.raises(LogitsError, match="the model's logits are nan"):
+        list(scheduler.steps(broken))
+    assert [step.token for step in scheduler.steps(fine)] == expected([1, 2, 3], [], 50)
+    assert len(backend.slots) == 1  # what is kept of the answer that went well
 
 
 def test_a_request_that_is_refused_leaves_nothing_of_those_before_it():

@@ -322,7 +322,8 @@ def test_the_command(minivl, checkpoint, tmp_path):
     assert "a-Q8_0.gguf" in out
     assert "mmproj-a-F16.gguf" in out
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"a-Q8_0.gguf", "mmproj-a-F16.gguf"}
-    assert minivl("convert", checkpoint, tmp_path / "b", "--to", "gguf", "--dtype", "float16")[0] == 2
+    for option in (("--dtype", "float16"), ("--shard-gb", 1)):
+        assert minivl("convert", checkpoint, tmp_path / "b", "--to", "gguf", *option)[0] == 2
     assert minivl("convert", checkpoint, tmp_path / "b", "--to", "native", "--type", "f16")[0] == 2
     code, out, _ = minivl("convert", checkpoint, tmp_path / "c", "--to", "gguf", "--json")
     assert json.loads(out)["files"] == ["c-F16.gguf", "mmproj-c-F16.gguf"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def load(folder: Path, *, dtype: str = "auto", device: str = "auto") -> OpenVINO
     model = merge_lora(load_adapted(folder, base=files)) if adapted else load_model(folder, dtype=kind)
     check_supported(model.config, folder)
     config = replace(model.config, image_token_id=model.image_token_id)
-    parts = graphs.encoder_graph(model), graphs.decoder_graph(model.language_model)
-    return OpenVINOBackend(config, *parts, name=kind, exact=kind == "float32", model=model)
+    parts = (graphs.encoder_graph(model), graphs.decoder_graph(model.language_model))
+    return OpenVINOBackend(config, parts, name=kind, exact=kind == "float32", model=model)
 
 
 def _load_quantised(folder: Path, *, exact: bool) -> OpenVINOBackend:
@@ -85,9 +85,9 @@ def _load_quantised(folder: Path, *, exact: bool) -> OpenVINOBackend:
         for path in (folder / name, (folder / name).with_suffix(".bin")):
             check_file(path)
     try:
-        parts = [core.read_model(folder / name) for name in (ENCODER, DECODER)]
+        parts = (core.read_model(folder / name) for name in (ENCODER, DECODER))
         kind = f"int{facts['bits']} int{facts['encoder_bits']}" + " exact" * exact
-        return OpenVINOBackend(config, *parts, name=kind, exact=exact)
+        return OpenVINOBackend(config, parts, name=kind, exact=exact)
     except (RuntimeError, KeyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[-1]
         made = facts.get("openvino", "an unknown version")
@@ -112,13 +112,14 @@ class _Slot:
 class OpenVINOBackend:
     """One compiled model with its pool of blocks.
 
-    ``encoder`` and ``decoder`` are plain graphs; the decoder's is changed. ``exact``: everything in float32; otherwise
-    activations meet int4 and int8 weights as int8, and the encoder computes in bfloat16 where that is fast.
+    ``graphs`` are the encoder's plain graph, then the decoder's, which is changed. Neither is held once it is compiled,
+    so an iterator needs memory for one at a time. ``exact``: everything in float32; otherwise activations meet int4 and
+    int8 weights as int8, and the encoder computes in bfloat16 where that is fast.
     ``model``: the one whose weights the graphs share, if they do.
     """
 
     def __init__(
-        self, config: VLMConfig, encoder: Any, decoder: Any, *, name: str, exact: bool, model: InternVL | None = None
+        self, config: VLMConfig, graphs: Iterable[Any], *, name: str, exact: bool, model: InternVL | None = None
     ) -> None:
         import openvino as ov
 
@@ -129,11 +130,11 @@ class OpenVINOBackend:
         precise = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         narrow = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}
         fast = {"INFERENCE_PRECISION_HINT": "bf16"} if not exact and fast_bfloat16(torch.device("cpu")) else precise
-        core = ov.Core()
+        core, plain = ov.Core(), iter(graphs)
         self._encoding = threading.Lock()
         with kept_signal_stack():
-            self._encoder = core.compile_model(encoder, "CPU", {**threads, **fast}).create_infer_request()
-            compiled = core.compile_model(paged(decoder, config.llm), "CPU", {**threads, **precise, **narrow})
+            self._encoder = core.compile_model(next(plain), "CPU", {**threads, **fast}).create_infer_request()
+            compiled = core.compile_model(paged(next(plain), config.llm), "CPU", {**threads, **precise, **narrow})
             self._decoder = compiled.create_infer_request()
         self._caches = [
             (given.get_any_name(), given.element_type, [size.get_length() for size in list(given.partial_shape)[1:]])
