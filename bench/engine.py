@@ -193,8 +193,7 @@ def open_way(name: str, place: Path, llama: Path | None, dtype: str) -> Way:
     """A way by its name, loaded."""
     if name == PEER:
         return Theirs(place / "native", dtype)
-    if name == "llama.cpp":
-        assert llama is not None
+    if llama is not None:
         return Llama(llama, VLMConfig.from_official(read_json(place / "official" / "config.json")))
     if name.startswith("int"):
         return Ours(plugins.find("engine.backends", "openvino").load(place / name))
@@ -263,7 +262,7 @@ def main() -> None:
     parser.add_argument("--size", default="1B", help="released size whose shape is measured")
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
     parser.add_argument("--way", action="append", help="torch, openvino, int4, int8; may be given several times; torch")
-    parser.add_argument("--llama", type=Path, help="folder of GGUF files that llama.cpp answers from")
+    parser.add_argument("--llama", action="append", type=Path, help="folder of GGUF files; may be given several times")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--layers", type=int, default=0, help="so many layers of encoder and decoder; 0 for all")
@@ -279,11 +278,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         raw: dict[str, Any] = official(given.size, layers=layers, image_size=112 * given.tiny)
         write_models(raw, Path(place), dtype=given.dtype)
-        for name in [*(given.way or ["torch"]), *(["llama.cpp"] if given.llama else []), PEER]:
+        llamas = {f"llama.cpp {folder.name}": str(folder) for folder in given.llama or []}
+        for name in [*(given.way or ["torch"]), *llamas, PEER]:
             if name.startswith("int"):
                 quantise(Path(place), int(name.removeprefix("int")))
-            llama = str(given.llama) if given.llama else None
-            task = {"way": name, "place": place, "llama": llama, "dtype": given.dtype}
+            task = {"way": name, "place": place, "llama": llamas.get(name), "dtype": given.dtype}
             results[name] = apart({**task, "rounds": given.rounds, "answer": given.answer})
             print(f"{name}: {given.rounds} rounds measured", flush=True)
     tell(results, f"{given.size} shape{f', {layers} layers' if layers else ''}", given)

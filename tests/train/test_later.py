@@ -81,6 +81,17 @@ def write_recipe(folder, model):
     return folder / "recipe.yaml"
 
 
+def write_own(path):
+    """Ten pictures, each with a question."""
+    rows = []
+    for number in range(10):
+        Image.effect_noise((60 + number, 60), 90).convert("RGB").save(path.with_name(f"own{number}.png"))
+        turns = [{"from": "human", "value": "<image>\nWhich?"}, {"from": "gpt", "value": "ab"[number % 2]}]
+        rows.append({"id": str(number), "image": f"own{number}.png", "conversations": turns})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 @pytest.mark.parametrize("kind", CONTEXT)
 def test_a_later_generation_goes_the_whole_way(kind, later, run, tmp_path):
     source, other = later(kind), "mini" if kind.endswith("-Flash") else "native"
@@ -116,3 +127,10 @@ def test_a_later_generation_goes_the_whole_way(kind, later, run, tmp_path):
     )  # fmt: skip
     assert scored["results"][0]["items"] > 0
     assert not scored["failed"]
+    adapted = run(
+        "adapt", write_own(tmp_path / "own.jsonl"), "--model", tmp_path / "back", "--lora", 2, "--epochs", 0.2,
+        "--workers", 0, "--max-tiles", 1, "--general", "none", "--probe", "none", "--no-report",
+        "--output", tmp_path / "adapted", "--json",
+    )  # fmt: skip
+    assert (adapted["domain"], adapted["benchmarks"]) == ("own", ["own"])
+    assert is_adapter(tmp_path / "adapted" / "train" / "best")
