@@ -218,8 +218,9 @@ def measure_here(task: dict[str, Any]) -> dict[str, list[float]]:
 
 def apart(task: dict[str, Any]) -> dict[str, list[float]]:
     """The same in a process of its own, with its files in the page cache."""
-    for file in Path(task["place"]).rglob("*"):
-        if file.suffix in (".safetensors", ".bin") and file.parent.name in (task["way"], "official", "native"):
+    places = [Path(task["place"]), *([Path(task["llama"])] if task["llama"] else [])]
+    for file in (file for place in places for file in place.rglob("*")):
+        if file.suffix == ".gguf" or file.parent.name in (task["way"], "official", "native"):
             file.read_bytes()
     command = [sys.executable, __file__, "--measure", json.dumps(task)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -47,13 +47,16 @@ def model(quantised: Path, tmp_path: Path) -> Path:
     """A copy of nano with its quantised form, which was twice as fast."""
     folder = tmp_path / "copied"
     shutil.copytree(quantised.parent, folder)
-    edit(folder, **{beside.SECONDS: {"plain": 2.0, "quantised": 1.0}})
+    edit(folder, plain=2.0)
     return folder
 
 
-def edit(model: Path, **facts: object) -> None:
+def edit(model: Path, *, plain: float, **facts: object) -> None:
+    """Say that the plain model took so many seconds, and the quantised one a single one."""
     path = model / beside.FOLDER / backend.FACTS
-    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    told = json.loads(path.read_text())
+    told["agreement"]["seconds"] = {"plain": plain, "quantised": 1.0}
+    path.write_text(json.dumps(told | facts))
 
 
 @pytest.mark.slow
@@ -65,7 +68,7 @@ def test_a_quantised_nano_answers_as_before_and_says_what_it_is(quantised: Path)
     assert 0.99 < same["worst_cosine"] <= same["cosine"] <= 1
     assert same["tokens"] >= 0.9
     assert same["places"] > same["pictures"]
-    assert all(facts[beside.SECONDS][name] > 0 for name in ("plain", "quantised"))
+    assert all(same["seconds"][name] > 0 for name in ("plain", "quantised"))
     assert score["items"] == 6
     assert abs(score["plain"] - score["quantised"]) < 40
     assert "Drawn images" in (quantised / run.PAGE).read_text()
@@ -100,9 +103,9 @@ def test_what_lies_beside_a_model_answers_for_it_where_it_was_faster(model: Path
     plain = "torch cpu float32"
     for engine in (load(model, "own"), load(model, dtype="float32"), load_evaluated(str(model)).engine):
         assert (engine.arithmetic, engine.note) == (plain, "")
-    edit(model, **{beside.SECONDS: {"plain": 1.0, "quantised": 2.0}})
+    edit(model, plain=1.1)
     assert load(model).arithmetic == plain
-    edit(model, **{beside.SECONDS: {"plain": 2.0, "quantised": 1.0}, "problem": "too few tokens agree"})
+    edit(model, plain=2.0, problem="too few tokens agree")
     assert load(model).arithmetic == plain
 
 
@@ -113,10 +116,38 @@ def test_what_lies_beside_a_model_is_left_out_when_the_model_has_changed(model: 
         engine = load(model)
     assert engine.arithmetic == "torch cpu float32"
     assert engine.note.endswith(f"would answer 2.0 times as fast: OpenVINO is not installed; {backend.INSTALL}")
+    (model / "notes.txt").write_text("What decides no answer may change.")
+    assert load(model).arithmetic.startswith("openvino")
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")
     engine = load(model)
     assert engine.arithmetic == "torch cpu float32"
-    assert engine.note.endswith(f"was made of other files and is left out; write it again: minivl quantize {model}")
+    assert engine.note.endswith(f"was made of other files; write it again: minivl quantize {model}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["no graph", "a broken graph", "broken facts"])
+def test_a_damaged_form_beside_a_model_does_not_keep_the_model_from_answering(model: Path, damage: str) -> None:
+    form = model / beside.FOLDER
+    if damage == "no graph":
+        (form / backend.ENCODER).unlink()
+    else:
+        (form / (backend.DECODER if damage == "a broken graph" else backend.FACTS)).write_text("<net/>")
+    engine = load(model)
+    assert engine.arithmetic == "torch cpu float32"
+    assert engine.note.startswith("the quantised form is left out: ")
+    assert str(form) in engine.note
+
+
+@pytest.mark.slow
+def test_a_form_that_would_not_be_used_is_told(model: Path, minivl) -> None:
+    """Quantising again takes the place of the one that is there."""
+    (model / beside.FOLDER / "agreement").rename(model / "earlier")
+    code, out, err = minivl("quantize", model, "--tiles", 4, "--limit", 1, "--bits", 8, "--force")
+    assert code == 0, err
+    assert json.loads((model / beside.FOLDER / backend.FACTS).read_text())["bits"] == 8
+    used = load(model).arithmetic.startswith("openvino")
+    assert (f"--model {model} still answers as it is" in err) is not used
+    assert f"--model {model if used else model / beside.FOLDER}" in out.splitlines()[-1]
 
 
 def test_a_model_without_a_folder_needs_one_to_write(minivl) -> None:

@@ -14,7 +14,9 @@ TopP = Annotated[float, typer.Option(help="Sample among the likeliest tokens of 
 TopK = Annotated[int, typer.Option(help="Sample among this many likeliest tokens; 0 for all.")]
 MinP = Annotated[float, typer.Option(help="Sample among tokens at least this likely, as a share of the likeliest.")]
 Beams = Annotated[int, typer.Option(help="Answers followed side by side, of which the likeliest is printed.")]
-LengthPenalty = Annotated[float, typer.Option(help="With --beams: above 1 for longer answers, below for shorter ones.")]
+LengthPenalty = Annotated[
+    float, typer.Option(help="With --beams: the higher, the longer the answers; 0 compares whole probabilities.")
+]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, tokens that were there become less likely.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be given several times.")]

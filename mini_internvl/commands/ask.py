@@ -88,6 +88,8 @@ def command(
     from mini_internvl.inputs import thinking
     from mini_internvl.inputs.messages import image_parts, normalise
 
+    if think and beams > 1:
+        raise typer.BadParameter("--think draws its answer, which --beams does not; leave one of them out")
     limits = sampling(
         max_new_tokens=LONGEST + thinking.TOKENS * think if max_new_tokens is None else max_new_tokens,
         temperature=thinking.TEMPERATURE * think if temperature is None else temperature,

@@ -37,6 +37,7 @@ def command(
     It ends with what quantising changed: features, tokens, a score before and after, and a page of answers that
     differ. Where too much did, nothing is written, unless --force says so.
     """
+    from mini_internvl.engine import beside
     from mini_internvl.quantize import export, run
 
     plan = export.Plan(bits=bits, encoder_bits=encoder_bits or (16 if bits == 16 else 8))
@@ -59,7 +60,11 @@ def command(
     if done["problem"]:
         typer.secho(f"kept although {done['problem']}", err=True, fg="yellow" if terminal.err.is_terminal else None)
     typer.echo(f"quantised: {folder}\nwhat changed: {folder / run.PAGE}")
-    typer.echo(f'ask it: minivl ask IMAGE "QUESTION" --model {output or model}')
+    chosen = beside.choose(Path(model), "auto") if output is None else None
+    if chosen is not None and chosen.folder != folder:
+        typer.echo(f"--model {model} still answers as it is: {chosen.note or beside.SLOWER}", err=True)
+    asked = folder if chosen is None or chosen.folder != folder else model
+    typer.echo(f'ask it: minivl ask IMAGE "QUESTION" --model {asked}')
 
 
 def rows(done: dict[str, Any]) -> Sequence[tuple[str, str, str]]:

@@ -1,8 +1,9 @@
 """Beam search: among whole answers the likeliest that is found, instead of the likeliest next token each time.
 
-Of every beam, an answer so far, the scheduler draws the likeliest next tokens; what the beams share is read once. An
-answer counts by the sum of its tokens' log-probabilities over a power of their number. When and how a beam ends is as
-in transformers (``generate(num_beams=...)``, ``early_stopping=False``), whose answers these are.
+Of every beam, an answer so far, the scheduler draws the likeliest next tokens. It reads only what is new in a beam, as
+long as the beams' keys and values fit what it keeps of finished requests. An answer counts by the sum of its tokens'
+log-probabilities over a power of their number. When and how a beam ends is as in transformers
+(``generate(num_beams=...)``, ``early_stopping=False``), whose answers these are.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mini_internvl.engine.requests import Request
-from mini_internvl.engine.sampling import FinishReason, GenerationConfig, Step
+from mini_internvl.engine.sampling import MOST_LOGPROBS, FinishReason, GenerationConfig, Step
 from mini_internvl.engine.scheduler import Scheduler
+from mini_internvl.model.config import VLMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +31,28 @@ class Beam:
 
 def search(scheduler: Scheduler, requests: Sequence[Request]) -> list[list[Step]]:
     """The steps of the best answer to each request, whose configurations say how many beams it has."""
-    searches = [_Search(request, scheduler.backend.config.llm.rope.context_length) for request in requests]
-    while going := [one for one in searches if not one.done]:
-        wanted = [one.next() for one in going]
-        answers = scheduler.answer([request for own in wanted for request in own])
-        for one, own in zip(going, wanted, strict=True):
-            one.take([steps[0] for steps in answers[: len(own)]])
-            del answers[: len(own)]
+    searches = [_Search(request, scheduler.backend.config) for request in requests]
+    together = max(1, scheduler.limits.kept_requests // max(one.config.beams for one in searches))
+    for begin in range(0, len(searches), together):
+        while going := [one for one in searches[begin : begin + together] if not one.done]:
+            wanted = [one.next() for one in going]
+            answers = scheduler.answer([request for own in wanted for request in own])
+            for one, own in zip(going, wanted, strict=True):
+                one.take([steps[0] for steps in answers[: len(own)]])
+                del answers[: len(own)]
     return [one.steps() for one in searches]
 
 
 class _Search:
     """The beams of one request."""
 
-    def __init__(self, request: Request, context_length: int) -> None:
-        self.request, self.config = request, request.config
-        self.most = min(self.config.max_new_tokens, context_length - len(request.ids))
+    def __init__(self, request: Request, model: VLMConfig) -> None:
+        self.request, self.config, self.placeholder = request, request.config, model.image_token_id
+        self.most = min(self.config.max_new_tokens, model.llm.rope.context_length - len(request.ids))
         self.beams, self.finished, self.done = [Beam()], list[tuple[float, Beam]](), False
-        # So many next tokens of a beam that enough are left of them when all that end it are taken away.
-        self.one_token = GenerationConfig(max_new_tokens=1, logprobs=self.config.beams + len(request.stop_ids))
+        # So many next tokens of a beam that enough are left without those that end it and the placeholder.
+        count = min(self.config.beams + len(request.stop_ids) + 1, MOST_LOGPROBS)
+        self.one_token = GenerationConfig(max_new_tokens=1, logprobs=count)
 
     def next(self) -> list[Request]:
         """What gives the next tokens of all beams."""
@@ -61,7 +66,7 @@ class _Search:
             Beam(tokens=(*beam.tokens, token), logprob=beam.logprob + logprob)
             for beam, step in zip(self.beams, steps, strict=True)
             for token, logprob in step.top
-            if math.isfinite(logprob)
+            if math.isfinite(logprob) and token != self.placeholder  # in a prompt it would ask for an image
         ]
         found.sort(key=lambda beam: -beam.logprob)
         ended = [beam for beam in found[:width] if length == self.most or self._stops(beam)]

@@ -6,7 +6,7 @@ answers on a CPU where it was faster and agreed, while the model is still the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,22 @@ from mini_internvl.engine import hub
 from mini_internvl.engine.backends import openvino
 from mini_internvl.engine.device import resolve_device
 from mini_internvl.files import file_hash, read_object
+from mini_internvl.inputs.tokenizer_files import FILES
+from mini_internvl.model.files import ADAPTER, CONFIG, INDEX
 from mini_internvl.model.heads import SETTINGS as HEADS
 
 OWN = "own"
 """The back end that answers with a folder's own weights: OpenVINO for a quantised one, else torch."""
 FOLDER = "openvino"
 """Of a quantised model, inside its model's."""
-MADE_OF, SECONDS = "made_of", "seconds_to_answer"
-"""Keys of its facts: :func:`made_of`, and seconds by "plain" and "quantised" for the same pictures and tokens."""
-FILES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})  # that decide what a model answers
+MADE_OF = "made_of"
+"""Key of its facts: see :func:`made_of`."""
+PLAIN, QUANTISED = "plain", "quantised"
+"""The two sides, by which its facts give the seconds for the same pictures and tokens."""
+LEAST_TIMES = 1.2  # as fast as the model it must have been to answer in its place
+SLOWER = f"the quantised form agrees too little, or was not {LEAST_TIMES} times as fast"
+NAMES = frozenset({CONFIG, ADAPTER, INDEX, *FILES})
+"""Files that, beside the weights, decide what a model answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,37 +52,48 @@ def choose(folder: Path, backend: str, *, dtype: str = "auto", device: str = "au
         return own
     if resolve_device(device).type != "cpu":
         return own
-    facts = read_object(small / openvino.FACTS)
-    if not _is_made_of(facts.get(MADE_OF, {}), folder):
-        again = f"write it again: minivl quantize {folder}"
-        return replace(own, note=f"{small} was made of other files and is left out; {again}")
-    seconds = facts[SECONDS]
-    times = seconds["plain"] / seconds["quantised"]
-    if times <= 1 or facts["problem"]:
+    try:
+        facts = read_object(small / openvino.FACTS)
+        openvino.check_files(small)
+    except ValueError as error:
+        return left_out(own, error)
+    seconds = facts["agreement"]["seconds"]
+    times = seconds[PLAIN] / seconds[QUANTISED]
+    if facts["problem"] or times < LEAST_TIMES:
         return own
     if problem := openvino.missing():
         return replace(own, note=f"{small} would answer {times:.1f} times as fast: {problem}")
+    if not _is_made_of(facts[MADE_OF], folder):
+        return left_out(own, f"{small} was made of other files; write it again: minivl quantize {folder}")
     note = f"OpenVINO answers with int{facts['bits']} weights, {times:.1f} times as fast when it was measured"
     return Answering(folder=small, backend="openvino", note=f"{note}; --backend torch takes the model as it is")
+
+
+def left_out(own: Answering, why: object) -> Answering:
+    """The model itself, with why its quantised form does not answer."""
+    return replace(own, note=f"the quantised form is left out: {why}")
 
 
 def made_of(folder: Path) -> dict[str, Any]:
     """What tells whether a model is still the same: sizes and times of its files, and their SHA-256."""
     files = _files(folder)
-    return {"files": _stamps(files), "sha256": file_hash(*files)}
+    return {"sizes": _sizes(files), "times": [path.stat().st_mtime_ns for path in files], "sha256": file_hash(*files)}
 
 
 def _files(folder: Path) -> list[Path]:
     """Of a checkpoint, or of an adapter and its base."""
     folders = dict.fromkeys((folder, hub.base_folder(folder)))
-    return [path for own in folders for path in sorted(own.iterdir()) if path.suffix in FILES]
+    found = [path for own in folders for path in sorted(own.iterdir())]
+    return [path for path in found if path.suffix == ".safetensors" or path.name in NAMES]
 
 
-def _stamps(files: list[Path]) -> list[list[int]]:
-    return [[(facts := path.stat()).st_size, facts.st_mtime_ns] for path in files]
+def _sizes(files: Sequence[Path]) -> list[list[Any]]:
+    return [[path.name, path.stat().st_size] for path in files]
 
 
 def _is_made_of(told: Mapping[str, Any], folder: Path) -> bool:
-    """By sizes and times; a copied folder, whose times differ, by its bytes."""
+    """By names, sizes and times; a copied folder, whose times differ, by its bytes."""
     files = _files(folder)
-    return told.get("files") == _stamps(files) or told.get("sha256") == file_hash(*files)
+    if told["sizes"] != _sizes(files):
+        return False
+    return told["times"] == [path.stat().st_mtime_ns for path in files] or told["sha256"] == file_hash(*files)

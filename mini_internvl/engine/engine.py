@@ -190,7 +190,7 @@ class Engine:
         """Answer one conversation piece by piece; the generator's return value is the whole :class:`Reply`.
 
         A piece is held back while it ends inside a character that needs several tokens. Closing the generator ends the
-        answer.
+        answer. With beams all of it comes at once.
         """
         began = time.monotonic()
         [prompt] = self.route([self.prepare(messages, max_tiles=max_tiles)])
@@ -352,11 +352,14 @@ def load(
         raise ValueError(f'unknown backend "{backend}"; known: {", ".join(known)}')
     folder = hub.resolve(path_or_hub_id)
     chosen = beside.choose(folder, backend, dtype=dtype, device=device)
-    found = plugins.find("engine.backends", chosen.backend)
-    if problem := found.missing():
-        raise ValueError(problem)
     reduction = read_reduction(visual_tokens)
-    computing: Backend = found.load(chosen.folder, dtype=dtype, device=device)
+    try:
+        computing = _computing(chosen, dtype, device)
+    except ValueError as error:
+        if chosen.folder == folder:
+            raise
+        chosen = beside.left_out(beside.choose(folder, beside.OWN), error)
+        computing = _computing(chosen, dtype, device)
     llm = computing.config.llm
     heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
     engine = Engine(computing, hub.base_folder(chosen.folder), fast_images=fast_images)
@@ -364,6 +367,14 @@ def load(
     if heads is not None and isinstance(computing, TorchBackend):
         engine.heads = heads.to(computing.model.device)
     return engine
+
+
+def _computing(chosen: beside.Answering, dtype: str, device: str) -> Backend:
+    found = plugins.find("engine.backends", chosen.backend)
+    if problem := found.missing():
+        raise ValueError(problem)
+    backend: Backend = found.load(chosen.folder, dtype=dtype, device=device)
+    return backend
 
 
 def load_model(

@@ -70,7 +70,7 @@ class GenerationConfig:
             ("stop", all(self.stop), "one or more texts, none of them empty"),
             ("seed", self.seed is None or -(2**63) <= self.seed < 2**64, "a whole number of at most 64 bits"),
             ("beams", 1 <= self.beams <= MOST_BEAMS, f"1 to {MOST_BEAMS}"),
-            ("length_penalty", math.isfinite(self.length_penalty), "a number"),
+            ("length_penalty", -10 <= self.length_penalty <= 10, "between -10 and 10"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MOST_LOGPROBS, f"0 to {MOST_LOGPROBS}"),
         )
         for name, fine, wanted in checks:
@@ -79,6 +79,8 @@ class GenerationConfig:
         with_beams = ("max_new_tokens", "beams", "length_penalty", "seed")
         others = [own.name for own in fields(self) if own.name not in with_beams]
         changed = [name for name in others if getattr(self, name) != getattr(type(self), name)]
+        if self.beams == 1 and self.length_penalty != 1:
+            raise ValueError(f"length_penalty is {self.length_penalty:g}, which needs beams; set beams to 2 or more")
         if self.beams > 1 and changed:
             raise ValueError(f"beams is {self.beams}, with which {changed[0]} cannot be set; leave one of them out")
 

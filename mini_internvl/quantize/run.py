@@ -78,7 +78,7 @@ def quantise(
         scores = agreement.score(asked, (plain, Engine(small, folder)), told, folder / AGREEMENT, progress)
         problem = same.problem(plan.bits)
         facts |= {"agreement": agreement.facts(same, scores), "problem": problem}
-        facts |= {beside.MADE_OF: made_of, beside.SECONDS: same.seconds}
+        facts[beside.MADE_OF] = made_of
         facts["bytes"] = sum(path.stat().st_size for path in folder.glob("*coder.*"))
         facts["plain_bytes"] = sum(path.stat().st_size for path in source.files.glob("*.safetensors"))
         if problem and not force:

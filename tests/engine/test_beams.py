@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -96,8 +98,44 @@ def test_an_engine_gives_the_same_at_once_and_as_a_stream(engine, image):
     asked = user("What colour is the square?", image)
     reply, stream = engine.chat(asked, config), engine.stream(asked, config)
     assert "".join(stream).strip() == reply.text
-    assert reply.text
+    [prompt] = engine.prepare_batch([asked])
+    steps = beams.search(engine.scheduler, engine.requests([prompt], config))[0]
+    assert reply.text == "".join(step.text for step in steps).strip() != ""
     assert reply.tokens <= 6
+
+
+def test_many_prompts_are_read_once_each(models):
+    """More beams than the scheduler keeps requests: they take turns, or each token would read its prompt again."""
+    scheduler, _ = models
+    counted = CountingBackend(scheduler.backend)
+    prompts = [[*range(18, 48), n, n] for n in range(18, 48)]
+    answered(Scheduler(counted), prompts, beams=4, max_new_tokens=6)
+    assert counted.read < 30 * (32 + 4 * 6 * 2)
+
+
+class CountingBackend:
+    """A back end that counts the tokens it reads."""
+
+    def __init__(self, backend):
+        self.backend, self.read = backend, 0
+
+    def __getattr__(self, name):
+        return getattr(self.backend, name)
+
+    def forward(self, pieces):
+        self.read += sum(len(piece.ids) for piece in pieces)
+        return self.backend.forward(pieces)
+
+
+def test_an_answer_never_holds_the_placeholder(models):
+    """In the prompt of the next token the placeholder would ask for an image."""
+    scheduler, _ = models
+    backend = CountingBackend(scheduler.backend)
+    ids = [20, 21, 22]
+    [(tokens, _)] = answered(scheduler, [ids], beams=4, max_new_tokens=6)
+    backend.config = replace(scheduler.backend.config, image_token_id=tokens[0])
+    [(others, _)] = answered(Scheduler(backend), [ids], beams=4, max_new_tokens=6)
+    assert tokens[0] not in others
 
 
 @pytest.mark.parametrize(
@@ -107,6 +145,7 @@ def test_an_engine_gives_the_same_at_once_and_as_a_stream(engine, image):
         ({"stop": ("a",)}, "stop cannot be set"),
         ({"beams": 0}, "beams is 0; it must be 1 to 10"),
         ({"length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"beams": 1, "length_penalty": 2.0}, "needs beams"),
     ],
 )
 def test_what_beams_cannot_do_is_refused(settings, said):

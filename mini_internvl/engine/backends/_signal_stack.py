@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import sys
 from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 
 class _Stack(ctypes.Structure):
@@ -31,4 +34,5 @@ def kept_signal_stack() -> Iterator[None]:
     try:
         yield
     finally:
-        sigaltstack(ctypes.byref(before), None)
+        if sigaltstack(ctypes.byref(before), None):
+            logger.warning("the stack for signals could not be given back after OpenVINO compiled a model")

@@ -81,9 +81,7 @@ def _load_quantised(folder: Path, *, exact: bool) -> OpenVINOBackend:
 
     facts, config = read_object(folder / FACTS), read_config(folder)
     core = ov.Core()
-    for name in (ENCODER, DECODER):
-        for path in (folder / name, (folder / name).with_suffix(".bin")):
-            check_file(path)
+    check_files(folder)
     try:
         parts = (core.read_model(folder / name) for name in (ENCODER, DECODER))
         kind = f"int{facts['bits']} int{facts['encoder_bits']}" + " exact" * exact
@@ -95,6 +93,13 @@ def _load_quantised(folder: Path, *, exact: bool) -> OpenVINOBackend:
             f"{folder} was made by OpenVINO {made} and cannot be read by {ov.__version__} ({first}); "
             "write it again with minivl quantize"
         ) from error
+
+
+def check_files(folder: Path) -> None:
+    """FileError where a graph, or its weights, are missing."""
+    for name in (ENCODER, DECODER):
+        for path in (folder / name, (folder / name).with_suffix(".bin")):
+            check_file(path)
 
 
 def check_supported(config: VLMConfig, folder: Path) -> None:
