@@ -125,11 +125,13 @@ def test_what_lies_beside_a_model_is_left_out_when_the_model_has_changed(model: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["no graph", "a broken graph", "broken facts"])
+@pytest.mark.parametrize("damage", ["no graph", "a broken graph", "broken facts", "facts of before"])
 def test_a_damaged_form_beside_a_model_does_not_keep_the_model_from_answering(model: Path, damage: str) -> None:
     form = model / beside.FOLDER
     if damage == "no graph":
         (form / backend.ENCODER).unlink()
+    elif damage == "facts of before":
+        (form / backend.FACTS).write_text('{"bits": 4, "encoder_bits": 8}')
     else:
         (form / (backend.DECODER if damage == "a broken graph" else backend.FACTS)).write_text("<net/>")
     engine = load(model)

@@ -54,7 +54,7 @@ def command(
     finally:
         terminal.close()
     if json:
-        echo_json(done)
+        echo_json({"folder": str(folder), **done})
         return
     terminal.table(f"{done['model']} as int{bits}", ("", "plain", "quantised"), rows(done))
     if done["problem"]:

@@ -16,7 +16,7 @@ from mini_internvl.engine.backends import openvino
 from mini_internvl.engine.device import resolve_device
 from mini_internvl.files import file_hash, read_object
 from mini_internvl.inputs.tokenizer_files import FILES
-from mini_internvl.model.files import ADAPTER, CONFIG, INDEX
+from mini_internvl.model.files import ADAPTER, CONFIG, INDEX, CheckpointError
 from mini_internvl.model.heads import SETTINGS as HEADS
 
 OWN = "own"
@@ -52,20 +52,25 @@ def choose(folder: Path, backend: str, *, dtype: str = "auto", device: str = "au
         return own
     if resolve_device(device).type != "cpu":
         return own
+    again = f"write it again: minivl quantize {folder}"
     try:
         facts = read_object(small / openvino.FACTS)
         openvino.check_files(small)
+        seconds, bits, problem, files = facts["agreement"]["seconds"], facts["bits"], facts["problem"], facts[MADE_OF]
+        times = seconds[PLAIN] / seconds[QUANTISED]
+        if problem or times < LEAST_TIMES:
+            return own
+        if absent := openvino.missing():
+            return replace(own, note=f"{small} would answer {times:.1f} times as fast: {absent}")
+        if not _is_made_of(files, folder):
+            return left_out(own, f"{small} was made of other files; {again}")
+    except CheckpointError:
+        raise  # the model's own base is missing
     except ValueError as error:
         return left_out(own, error)
-    seconds = facts["agreement"]["seconds"]
-    times = seconds[PLAIN] / seconds[QUANTISED]
-    if facts["problem"] or times < LEAST_TIMES:
-        return own
-    if problem := openvino.missing():
-        return replace(own, note=f"{small} would answer {times:.1f} times as fast: {problem}")
-    if not _is_made_of(facts[MADE_OF], folder):
-        return left_out(own, f"{small} was made of other files; write it again: minivl quantize {folder}")
-    note = f"OpenVINO answers with int{facts['bits']} weights, {times:.1f} times as fast when it was measured"
+    except (KeyError, TypeError, ZeroDivisionError):
+        return left_out(own, f"{small / openvino.FACTS} does not say how fast it is and of what it was made; {again}")
+    note = f"OpenVINO answers with int{bits} weights, {times:.1f} times as fast when it was measured"
     return Answering(folder=small, backend="openvino", note=f"{note}; --backend torch takes the model as it is")
 
 
