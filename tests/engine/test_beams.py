@@ -108,7 +108,7 @@ def test_many_prompts_are_read_once_each(models):
     """More beams than the scheduler keeps requests: they take turns, or each token would read its prompt again."""
     scheduler, _ = models
     counted = CountingBackend(scheduler.backend)
-    prompts = [[*range(18, 48), n, n] for n in range(18, 48)]
+    prompts = [[n, *range(18, 48), n] for n in range(18, 48)]  # which share no beginning
     answered(Scheduler(counted), prompts, beams=4, max_new_tokens=6)
     assert counted.read < 30 * (32 + 4 * 6 * 2)
 
@@ -136,6 +136,17 @@ def test_an_answer_never_holds_the_placeholder(models):
     backend.config = replace(scheduler.backend.config, image_token_id=tokens[0])
     [(others, _)] = answered(Scheduler(backend), [ids], beams=4, max_new_tokens=6)
     assert tokens[0] not in others
+
+
+def test_an_answer_ends_where_the_models_positions_do(models):
+    scheduler, theirs = models
+    backend, ids = CountingBackend(scheduler.backend), [20, 21, 22]
+    config = scheduler.backend.config
+    rope = replace(config.llm.rope, max_positions=len(ids) + 2)
+    backend.config = replace(config, llm=replace(config.llm, rope=rope))
+    [(tokens, reason)] = answered(Scheduler(backend), [ids], beams=4, max_new_tokens=6, length_penalty=2.0)
+    assert (tokens, reason) == (wanted(theirs, ids, 4, 2.0, 2)[0], "context")
+    assert len(tokens) == 2
 
 
 @pytest.mark.parametrize(
