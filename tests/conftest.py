@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
 import os
 import shutil
 import sys
@@ -56,17 +55,6 @@ TINY_LLM = {
     "rms_norm_eps": 1e-6,
 }
 TEXTS = ("What is this? What is the word in the image?", "What does the car do? Why does the car turn?")
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> None:
-    """Messages of the package are seen whatever a library that an earlier test used has done to logging."""
-    logging.disable(logging.NOTSET)
-    logging.root.setLevel(logging.WARNING)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.partition(".")[0] == "mini_internvl" and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            logger.setLevel(logging.NOTSET)
 
 
 def pytest_unconfigure() -> None:

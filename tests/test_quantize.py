@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tmp_path_factory.mktemp("quantised") / "model"
     shutil.copytree(hub.NANO, model)
     told: list[str] = []
+    theirs = logging.NullHandler()
+    logging.getLogger("nncf").addHandler(theirs)
     folder, _ = run.quantise(
         str(model),
         None,
@@ -39,6 +42,8 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert folder == model / beside.FOLDER
     assert {"decoder", "encoder", "comparing"} <= set(told)
+    assert theirs.level == logging.NOTSET  # what listens to NNCF hears the rest as before
+    logging.getLogger("nncf").removeHandler(theirs)
     return folder
 
 

@@ -178,7 +178,7 @@ def _quiet_nncf() -> Iterator[Any]:
     from nncf.common.logging import nncf_logger
 
     level = nncf_logger.level
-    nncf.set_log_level(logging.ERROR)
+    nncf_logger.setLevel(logging.ERROR)  # nncf.set_log_level would set its handlers too, also those of others
     try:
         with (
             open(os.devnull, "w", encoding="utf-8") as nowhere,
