@@ -124,5 +124,7 @@ def on_cuda(module: nn.Module) -> nn.Module:
             for name, tensor in tensors.items():
                 if tensor is not None:
                     moved = torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)
-                    tensors[name] = nn.Parameter(moved) if isinstance(tensor, nn.Parameter) else moved
+                    tensors[name] = (
+                        nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+                    )
     return module

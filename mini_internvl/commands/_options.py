@@ -29,7 +29,8 @@ Backend = Annotated[
         help="torch or openvino; auto takes the form of minivl quantize in the model's folder if it is faster."
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8: the decoder's weights.")]
+EncoderDtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Flash = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+INT8 = "int8"
+"""The name, among those of types, of int8 weights for the decoder; see ``model/int8.py``."""
 SMALL_MODEL_BYTES = 200e6  # weights up to this size stay float32 on a CPU
 
 

@@ -61,7 +61,9 @@ class InternVL(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.language_model.embed_tokens.weight.dtype
+        """Of the arithmetic; int8 weights compute in that of the norms."""
+        weight = self.language_model.embed_tokens.weight
+        return weight.dtype if weight.is_floating_point() else self.language_model.norm.weight.dtype
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""

@@ -143,7 +143,8 @@ def _compressed(graph: Any, plan: Plan, group: int) -> Any:
     with _quiet_nncf() as nncf:
         if plan.bits == 8:
             return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
-        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=group, ratio=1.0)
+        kinds = {"mode": nncf.CompressWeightsMode.INT4_SYM, "backup_mode": nncf.BackupMode.INT8_SYM}
+        return nncf.compress_weights(graph, **kinds, group_size=group, ratio=1.0)
 
 
 def _calibrated(graph: Any, tiles: Sequence[Tensor], report: Report) -> Any:

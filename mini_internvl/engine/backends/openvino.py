@@ -21,7 +21,7 @@ from torch import Tensor
 from mini_internvl.engine import hub
 from mini_internvl.engine.backends import Piece
 from mini_internvl.engine.backends._signal_stack import kept_signal_stack
-from mini_internvl.engine.device import fast_bfloat16, resolve_dtype
+from mini_internvl.engine.device import INT8, fast_bfloat16, resolve_dtype
 from mini_internvl.files import check_file, read_object
 from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.checkpoint import load_model, read_config
@@ -62,6 +62,10 @@ def load(folder: Path, *, dtype: str = "auto", device: str = "auto") -> OpenVINO
         raise ValueError(problem)
     if device not in ("auto", "cpu"):
         raise ValueError(f'device is "{device}", but OpenVINO answers on the CPU here; leave it out, or use torch')
+    if dtype == INT8:
+        raise ValueError(
+            f'dtype is "{INT8}", but here minivl quantize {folder} --bits 8 makes int8 weights; or use torch'
+        )
     if is_quantised(folder):
         return _load_quantised(folder, exact=dtype == "float32")
     from mini_internvl.engine.backends import _openvino_graph as graphs

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from mini_internvl.engine import hub
 from mini_internvl.engine.backends import Piece
-from mini_internvl.engine.device import resolve_device, resolve_dtype
+from mini_internvl.engine.device import INT8, resolve_device, resolve_dtype
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.cache import NewTokens, SlotCache
 from mini_internvl.model.config import VLMConfig
+from mini_internvl.model.files import read_tensors
+from mini_internvl.model.int8 import quantise_decoder
+from mini_internvl.model.lora import merge_lora
 from mini_internvl.model.vlm import InternVL, TokenCountError
 
 KV_BYTES = 4 * 10**9
@@ -34,10 +37,25 @@ def missing() -> str:
 def load(folder: Path, *, dtype: str = "auto", device: str = "auto") -> TorchBackend:
     """A checkpoint or adapter folder; ValueError says why it cannot be used."""
     place, files = resolve_device(device), hub.base_folder(folder)
-    kind = resolve_dtype(dtype, place, files)
+    kind = resolve_dtype("auto" if dtype == INT8 else dtype, place, files)
+    if dtype == INT8:
+        return TorchBackend(_int8(folder, files).to(place, checkpoint.as_dtype(kind)))
     if is_adapter(folder):
         return TorchBackend(load_adapted(folder, base=files, dtype=kind, device=str(place)))
     return TorchBackend(checkpoint.load_model(folder, dtype=kind, device=str(place)))
+
+
+def _int8(folder: Path, files: Path) -> InternVL:
+    """A model on the CPU, its adapter merged, whose decoder's weights became int8 one after the other."""
+    if is_adapter(folder):
+        model = merge_lora(load_adapted(folder, base=files, dtype="float32"))
+    else:  # in the type of its files, which are read as they are needed
+        model = checkpoint.load_model(folder, dtype=next(tensor.dtype for _, tensor in read_tensors(files)))
+    try:
+        quantise_decoder(model.language_model)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return model
 
 
 class TorchBackend:
@@ -54,7 +72,8 @@ class TorchBackend:
 
     @property
     def arithmetic(self) -> str:
-        return f"torch {self.model.device.type} {str(self.model.dtype).removeprefix('torch.')}"
+        kinds = dict.fromkeys((self.model.dtype, self.model.language_model.lm_head.weight.dtype))
+        return f"torch {self.model.device.type} {' '.join(str(kind).removeprefix('torch.') for kind in kinds)}"
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> Tensor:
