@@ -1,8 +1,9 @@
-"""Answering beside transformers and llama.cpp: decoding alone and eight together, the wait for the first token, memory.
+"""Answering beside transformers, llama.cpp and OpenVINO GenAI: decoding alone and together, the first token, memory.
 
-    python bench/engine.py [--way torch --way int4 ...] [--llama FOLDER] [--size 1B] [--dtype float32] [--output FILE]
+    python bench/engine.py [--way torch --way int4 ...] [--llama FOLDER] [--genai FOLDER] [--size 1B] [--dtype float32]
+        [--output FILE]
 
-The weights are random, and the same in all ways but llama.cpp's; nothing ends an answer early. A question is one tile
+The weights are random, and the same in all ways without a folder; nothing ends an answer early. A question is one tile
 and 64 tokens. Each way is measured in a process of its own:
 
 - seconds to load, and to the first token of a question, and of a second question about the same image;
@@ -13,13 +14,17 @@ and 64 tokens. Each way is measured in a process of its own:
 Ways are the back ends, ``int4`` and ``int8`` (what ``minivl quantize`` writes, in OpenVINO), and ``transformers``, with
 which the others are compared. ``--llama`` is a folder of GGUF files (``minivl convert --to gguf``), which llama.cpp
 answers from one question at a time, without keeping anything for the second; it cuts its tile from a picture and reads
-its question as text. Medians of the rounds are printed, and the ratios. Where the processor does not multiply bfloat16
+its question as text. ``--genai`` is a folder of the language model alone, which OpenVINO GenAI answers from with its
+own settings; rows with a picture stay empty. To make one, write that language model with
+``scripts/language_model.py``, and give it to optimum-intel's ``optimum-cli export openvino``; the script's text shows
+both lines. Medians of the rounds are printed, and the ratios. Where the processor does not multiply bfloat16
 natively, float32 is the type to compare in.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -65,6 +70,8 @@ FASTER = {"alone", "together"}  # more is better
 class Ours:
     """A back end behind the scheduler."""
 
+    pictures = True
+
     def __init__(self, backend: Backend) -> None:
         self.config = backend.config
         self.scheduler = Scheduler(backend, limits=Limits())
@@ -100,6 +107,8 @@ class Ours:
 class Theirs:
     """transformers' own generation."""
 
+    pictures = True
+
     def __init__(self, folder: Path, dtype: str) -> None:
         from transformers import InternVLForConditionalGeneration
 
@@ -132,6 +141,8 @@ class Theirs:
 class Llama:
     """llama.cpp, which is given words."""
 
+    pictures = True
+
     def __init__(self, folder: Path, config: VLMConfig) -> None:
         from PIL import Image
 
@@ -154,7 +165,35 @@ class Llama:
         pass
 
 
-Way = Ours | Theirs | Llama
+class GenAI:
+    """OpenVINO GenAI's pipeline for language models, several texts as one batch."""
+
+    pictures = False
+
+    def __init__(self, folder: Path, config: VLMConfig) -> None:
+        import openvino
+        import openvino_genai
+
+        self.config, self.genai, self.tensor = config, openvino_genai, openvino.Tensor
+        self.pipeline = openvino_genai.LLMPipeline(folder, "CPU", INFERENCE_NUM_THREADS=torch.get_num_threads())
+
+    def answer(self, texts: Sequence[Sequence[int]], tile: torch.Tensor | None, answer: int) -> None:
+        ids = np.array(texts, dtype=np.int64)
+        given = self.genai.TokenizedInputs(self.tensor(ids), self.tensor(np.ones_like(ids)))
+        told = self.pipeline.generate(given, max_new_tokens=answer, ignore_eos=True, do_sample=False)
+        assert all(len(tokens) == answer for tokens in told.tokens)
+
+    def decoding(self, texts: Sequence[Sequence[int]], answer: int) -> float:
+        """Prompts that were read before are not read again, so those of the single tokens are others."""
+        others = [text[::-1] for text in texts]
+        return timed(lambda: self.answer(texts, None, answer)) - timed(lambda: self.answer(others, None, 1))
+
+    def forget(self) -> None:
+        pass
+
+
+Way = Ours | Theirs | Llama | GenAI
+PEERS = {"llama.cpp": Llama, "GenAI": GenAI}  # that are given a folder
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -178,23 +217,25 @@ def one_round(way: Way, numbers: torch.Generator, answer: int) -> dict[str, floa
     def text() -> list[int]:
         return torch.randint(1, 500, (QUESTION,), generator=numbers).tolist()
 
-    values = {
-        "first": timed(lambda: way.answer([text()], tile, 1)),
-        "second": timed(lambda: way.answer([text()], tile, 1)),
-        "alone": (answer - 1) / way.decoding([text()], answer),
-        "together": TOGETHER * (answer - 1) / way.decoding([text() for _ in range(TOGETHER)], answer),
-        "whole": timed(lambda: way.answer([text()], another, answer)),
-    }
+    values = {}
+    if way.pictures:
+        values["first"] = timed(lambda: way.answer([text()], tile, 1))
+        values["second"] = timed(lambda: way.answer([text()], tile, 1))
+    values["alone"] = (answer - 1) / way.decoding([text()], answer)
+    values["together"] = TOGETHER * (answer - 1) / way.decoding([text() for _ in range(TOGETHER)], answer)
+    if way.pictures:
+        values["whole"] = timed(lambda: way.answer([text()], another, answer))
     way.forget()
     return values
 
 
-def open_way(name: str, place: Path, llama: Path | None, dtype: str) -> Way:
+def open_way(name: str, place: Path, folder: Path | None, dtype: str) -> Way:
     """A way by its name, loaded."""
     if name == PEER:
         return Theirs(place / "native", dtype)
-    if llama is not None:
-        return Llama(llama, VLMConfig.from_official(read_json(place / "official" / "config.json")))
+    if folder is not None:
+        config = VLMConfig.from_official(read_json(place / "official" / "config.json"))
+        return PEERS[name.split()[0]](folder, config)
     if name.startswith("int"):
         return Ours(plugins.find("engine.backends", "openvino").load(place / name))
     return Ours(plugins.find("engine.backends", name).load(place / "official", dtype=dtype, device="cpu"))
@@ -209,8 +250,8 @@ def memory(key: str) -> float:
 def measure_here(task: dict[str, Any]) -> dict[str, list[float]]:
     """One way's values, in this process."""
     began = time.monotonic()
-    llama = Path(task["llama"]) if task["llama"] else None
-    way = open_way(task["way"], Path(task["place"]), llama, task["dtype"])
+    folder = Path(task["folder"]) if task["folder"] else None
+    way = open_way(task["way"], Path(task["place"]), folder, task["dtype"])
     loaded = time.monotonic() - began
     values = measure(way, task["rounds"], task["answer"])
     return {"load": [loaded], **values, "peak": [memory("VmHWM")], "held": [memory("RssAnon")]}
@@ -218,10 +259,11 @@ def measure_here(task: dict[str, Any]) -> dict[str, list[float]]:
 
 def apart(task: dict[str, Any]) -> dict[str, list[float]]:
     """The same in a process of its own, with its files in the page cache."""
-    places = [Path(task["place"]), *([Path(task["llama"])] if task["llama"] else [])]
-    for file in (file for place in places for file in place.rglob("*")):
-        if file.suffix == ".gguf" or file.parent.name in (task["way"], "official", "native"):
-            file.read_bytes()
+    ours = [Path(task["place"]) / name for name in (task["way"], "official", "native")]
+    for folder in [Path(task["folder"])] if task["folder"] else ours:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                file.read_bytes()
     command = [sys.executable, __file__, "--measure", json.dumps(task)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
@@ -249,10 +291,11 @@ def table(results: dict[str, dict[str, list[float]]]) -> str:
         f"|---|{'---:|' * (2 * len(names) - 1)}",
     ]
     for row, title in ROWS.items():
-        medians = {name: statistics.median(values[row]) for name, values in results.items()}
+        medians = {name: statistics.median(values[row]) for name, values in results.items() if row in values}
         peer = medians[names[-1]]
-        ratios = [medians[n] / peer if row in FASTER else peer / medians[n] for n in names[:-1]]
-        cells = [*(f"{medians[name]:.3g}" for name in names), *(f"{ratio:.2f}" for ratio in ratios)]
+        ratios = {name: value / peer if row in FASTER else peer / value for name, value in medians.items()}
+        cells = [f"{medians[name]:.3g}" if name in medians else "-" for name in names]
+        cells += [f"{ratios[name]:.2f}" if name in ratios else "-" for name in names[:-1]]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -264,6 +307,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
     parser.add_argument("--way", action="append", help="torch, openvino, int4, int8; may be given several times; torch")
     parser.add_argument("--llama", action="append", type=Path, help="folder of GGUF files; may be given several times")
+    parser.add_argument("--genai", action="append", type=Path, help="folder for GenAI; may be given several times")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--layers", type=int, default=0, help="so many layers of encoder and decoder; 0 for all")
@@ -274,16 +318,19 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure_here(json.loads(given.measure))))
         return
+    if given.genai and importlib.util.find_spec("openvino_genai") is None:
+        parser.error("--genai needs openvino-genai: pip install openvino-genai")
     results: dict[str, dict[str, list[float]]] = {}
     layers = 2 if given.tiny else given.layers
     with tempfile.TemporaryDirectory() as place:
         raw: dict[str, Any] = official(given.size, layers=layers, image_size=112 * given.tiny)
         write_models(raw, Path(place), dtype=given.dtype)
-        llamas = {f"llama.cpp {folder.name}": str(folder) for folder in given.llama or []}
-        for name in [*(given.way or ["torch"]), *llamas, PEER]:
+        folders = {f"llama.cpp {folder.name}": str(folder) for folder in given.llama or []}
+        folders |= {f"GenAI {folder.name}": str(folder) for folder in given.genai or []}
+        for name in [*(given.way or ["torch"]), *folders, PEER]:
             if name.startswith("int"):
                 quantise(Path(place), int(name.removeprefix("int")))
-            task = {"way": name, "place": place, "llama": llamas.get(name), "dtype": given.dtype}
+            task = {"way": name, "place": place, "folder": folders.get(name), "dtype": given.dtype}
             results[name] = apart({**task, "rounds": given.rounds, "answer": given.answer})
             print(f"{name}: {given.rounds} rounds measured", flush=True)
     tell(results, f"{given.size} shape{f', {layers} layers' if layers else ''}", given)
@@ -297,9 +344,9 @@ def tell(results: dict[str, dict[str, list[float]]], shape: str, given: argparse
     print(f"\n{shape}, random weights, {given.dtype}, {torch.get_num_threads()} threads, medians of {given.rounds}; "
           f"load average {load}\n\n{table(results)}\n")  # fmt: skip
     for name, values in results.items():
-        m = {row: statistics.median(values[row]) for row in ROWS}
-        print(f"{name}: second question's first token {m['first'] / m['second']:.1f} times as soon; "
-              f"eight answers together {m['together'] / m['alone']:.2f} times the tokens of one")  # fmt: skip
+        m = {row: statistics.median(found) for row, found in values.items()}
+        second = f"second question's first token {m['first'] / m['second']:.1f} times as soon; " if "first" in m else ""
+        print(f"{name}: {second}eight answers together {m['together'] / m['alone']:.2f} times the tokens of one")
 
 
 if __name__ == "__main__":
