@@ -11,14 +11,14 @@ and 64 tokens. Each way is measured in a process of its own:
 - seconds for a whole question of 64 tokens with an answer of 64;
 - the process's highest memory, and what of it could not be taken back from it (not backed by files).
 
-Ways are the back ends, ``int4`` and ``int8`` (what ``minivl quantize`` writes, in OpenVINO), and ``transformers``, with
-which the others are compared. ``--llama`` is a folder of GGUF files (``minivl convert --to gguf``), which llama.cpp
-answers from one question at a time, without keeping anything for the second; it cuts its tile from a picture and reads
-its question as text. ``--genai`` is a folder of the language model alone, which OpenVINO GenAI answers from with its
-own settings; rows with a picture stay empty. To make one, write that language model with
+Ways are the back ends, ``torch-int8``, ``int4`` and ``int8`` (what ``minivl quantize`` writes, in OpenVINO), and
+``transformers``, with which the others are compared. ``--llama`` is a folder of GGUF files (``minivl convert --to
+gguf``), which llama.cpp answers from one question at a time, without keeping anything for the second; it cuts its tile
+from a picture and reads its question as text. ``--genai`` is a folder of the language model alone, which OpenVINO GenAI
+answers from with its own settings; rows with a picture stay empty. To make one, write that language model with
 ``scripts/language_model.py``, and give it to optimum-intel's ``optimum-cli export openvino``; the script's text shows
-both lines. Medians of the rounds are printed, and the ratios. Where the processor does not multiply bfloat16
-natively, float32 is the type to compare in.
+both lines. Medians of the rounds are printed, and the ratios. Where the processor does not multiply bfloat16 natively,
+float32 is the type to compare in.
 """
 
 from __future__ import annotations
@@ -238,7 +238,9 @@ def open_way(name: str, place: Path, folder: Path | None, dtype: str) -> Way:
         return PEERS[name.split()[0]](folder, config)
     if name.startswith("int"):
         return Ours(plugins.find("engine.backends", "openvino").load(place / name))
-    return Ours(plugins.find("engine.backends", name).load(place / "official", dtype=dtype, device="cpu"))
+    backend, _, kind = name.partition("-")
+    found = plugins.find("engine.backends", backend)
+    return Ours(found.load(place / "official", dtype=kind or dtype, device="cpu"))
 
 
 def memory(key: str) -> float:
@@ -305,7 +307,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="1B", help="released size whose shape is measured")
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
-    parser.add_argument("--way", action="append", help="torch, openvino, int4, int8; may be given several times; torch")
+    parser.add_argument("--way", action="append", help="torch, torch-int8, openvino, int4, int8; repeatable; torch")
     parser.add_argument("--llama", action="append", type=Path, help="folder of GGUF files; may be given several times")
     parser.add_argument("--genai", action="append", type=Path, help="folder for GenAI; may be given several times")
     parser.add_argument("--rounds", type=int, default=3)
