@@ -115,5 +115,5 @@ def test_an_engine_answers_with_int8_weights(checkpoint, image, minivl):
 
 def test_openvino_says_how_it_gets_int8_weights(checkpoint):
     pytest.importorskip("openvino")
-    with pytest.raises(ValueError, match=r"minivl quantize .* --bits 8"):
+    with pytest.raises(ValueError, match=r"becomes int8 by minivl quantize .* --bits 8; or use torch"):
         load(checkpoint, "openvino", dtype="int8")

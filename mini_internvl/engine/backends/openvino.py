@@ -63,9 +63,9 @@ def load(folder: Path, *, dtype: str = "auto", device: str = "auto") -> OpenVINO
     if device not in ("auto", "cpu"):
         raise ValueError(f'device is "{device}", but OpenVINO answers on the CPU here; leave it out, or use torch')
     if dtype == INT8:
-        raise ValueError(
-            f'dtype is "{INT8}", but here minivl quantize {folder} --bits 8 makes int8 weights; or use torch'
-        )
+        done = is_quantised(folder)
+        remedy = "is quantised already" if done else f"becomes int8 by minivl quantize {folder} --bits 8; or use torch"
+        raise ValueError(f'dtype "{INT8}" is torch\'s, and {folder} {remedy}')
     if is_quantised(folder):
         return _load_quantised(folder, exact=dtype == "float32")
     from mini_internvl.engine.backends import _openvino_graph as graphs
