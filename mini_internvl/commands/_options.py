@@ -30,7 +30,7 @@ Backend = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8: the decoder's weights.")]
-EncoderDtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+FloatDtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Flash = Annotated[
     str | None,
     typer.Option(

@@ -35,7 +35,7 @@ def command(
     output: Annotated[Path | None, typer.Option(help="Folder of the results; runs/probe/MODEL when left out.")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     device: options.Device = "auto",
-    dtype: options.EncoderDtype = "auto",
+    dtype: options.FloatDtype = "auto",
     json: options.AsJson = False,
 ) -> None:
     """Probe encoders: nearest neighbours, a linear probe, retrieval, effective rank, agreement with a teacher."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mini_internvl import terminal
-from mini_internvl.commands._options import AsJson, Device, Dtype, echo_json
+from mini_internvl.commands._options import AsJson, Device, FloatDtype, echo_json
 from mini_internvl.data.rows import read_samples
 from mini_internvl.engine import load
 from mini_internvl.engine.compare import Comparison, PromptComparison, compare
@@ -33,7 +33,7 @@ def command(
         float | None, typer.Option(help="Allowed difference of logits; by the types when left out: 0.001 or 0.25.")
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: FloatDtype = "auto",
     json: AsJson = False,
 ) -> None:
     """Compare two checkpoints: token ids, logits and greedy answers. Exit code 1 when they differ.

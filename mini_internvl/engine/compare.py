@@ -89,7 +89,7 @@ def compare(
     """
     chosen = default_prompts() if prompts is None else prompts
     check(chosen, tolerance)
-    types = list(dict.fromkeys(str(engine.model.dtype).removeprefix("torch.") for engine in (first, second)))
+    types = list(dict.fromkeys(" ".join(engine.model.types) for engine in (first, second)))
     allowed, reason = FLOAT32_TOLERANCE, "both float32"
     if tolerance is not None:
         allowed, reason = tolerance, "as asked"

@@ -340,7 +340,7 @@ def load(
             "openvino" for what ``minivl quantize`` wrote, else "torch". "auto" is the same, but that a faster form
             which ``minivl quantize`` wrote beside a model answers for it on a CPU; ``Engine.note`` says so.
         dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`. With
-            "int8" the decoder's weights become int8 while they are read, and the rest is as with "auto".
+            "int8" the decoder's weights become int8 when they are loaded, and the rest is as with "auto".
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         fast_images: see :class:`Engine`.
         visual_tokens: how many visual tokens an image keeps: a share such as 0.5 or "50%", or tokens a tile, such as

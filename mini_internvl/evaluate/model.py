@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_internvl.engine import load
+from mini_internvl.engine.device import INT8
 from mini_internvl.engine.hub import base_folder, resolve
 from mini_internvl.engine.remote import Address, RemoteEngine, is_remote
 from mini_internvl.evaluate import keys
@@ -80,6 +81,8 @@ def load_evaluated(
     with shapes_only():  # a quantised model has no torch weights to count
         parameters = sum(p.numel() for p in InternVL(engine.config).parameters())
     facts = {"name": name, "path": str(model or "nano"), "sha256": weights, "parameters": parameters}
+    if dtype == INT8:
+        facts["weights"] = INT8
     if engine.visual_tokens:
         facts["visual_tokens"] = str(engine.visual_tokens)
     if not heads:

@@ -80,7 +80,7 @@ def benchmark_name(score: Path, facts: Mapping[str, Any]) -> str:
 def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False, think: bool = False) -> None:
     """Refuse a run folder that holds another model's scores, or its own to questions asked otherwise: with images where
     these are without (``blind``), at once where these are thought about (``think``), and the reverse, or with other
-    thresholds of a Flash model or other visual tokens. ValueError names the folder and the model."""
+    thresholds of a Flash model, other visual tokens or int8 weights. ValueError names the folder and the model."""
     for path in score_paths(folder):
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
@@ -96,6 +96,9 @@ def check_model(folder: Path, model: Mapping[str, Any], *, blind: bool = False, 
             raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
         if (tokens := other.get("visual_tokens")) != model.get("visual_tokens"):
             how = f"with --visual-tokens {tokens}" if tokens else "with all visual tokens"
+            raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
+        if (weights := other.get("weights")) != model.get("weights"):
+            how = f"with {weights} weights" if weights else "with the model's own weights"
             raise ValueError(f"{folder} holds answers given {how} ({path}); give another --output")
         if bool(held.get("blind")) != blind:
             asked = "with their images" if blind else "with grey in place of their images"

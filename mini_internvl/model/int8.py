@@ -25,12 +25,11 @@ def quantise_decoder(decoder: Decoder) -> None:
 
     ValueError names a matrix that holds NaN or infinity.
     """
-    for name, module in list(decoder.named_modules()):
-        kind = {nn.Linear: Int8Linear, nn.Embedding: Int8Embedding}.get(type(module))
-        if kind is None:
-            continue
+    kinds = {nn.Linear: Int8Linear, nn.Embedding: Int8Embedding}
+    found = {name: kinds[type(module)] for name, module in decoder.named_modules() if type(module) in kinds}
+    for name, kind in found.items():  # the plain ones are not held, so each goes as its int8 one comes
         try:
-            decoder.set_submodule(name, kind(module), strict=True)
+            decoder.set_submodule(name, kind(decoder.get_submodule(name)))
         except ValueError as error:
             raise ValueError(f"{name} {error}") from None
 
@@ -47,15 +46,15 @@ class Int8Linear(nn.Module):
         self.scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
-        width = self.weight.shape[1]
+        outer, width = self.weight.shape
+        rows = x.reshape(-1, width)
         if _KERNEL is not None and x.is_cpu and len(rows) <= FEW_ROWS and width % STEP == 0:
             y = _KERNEL(rows.bfloat16().contiguous(), self.weight, self.scale.bfloat16()).to(x.dtype)
         else:
             parts = self.weight.split(max(1, PART // width))
             y = torch.cat([F.linear(rows, part.to(x.dtype)) for part in parts], dim=-1) * self.scale.to(x.dtype)
         y = y if self.bias is None else y + self.bias
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], outer)
 
 
 class Int8Embedding(nn.Module):

@@ -65,6 +65,12 @@ class InternVL(nn.Module):
         weight = self.language_model.embed_tokens.weight
         return weight.dtype if weight.is_floating_point() else self.language_model.norm.weight.dtype
 
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the type of the arithmetic and, where it is another, of the decoder's weights."""
+        found = dict.fromkeys((self.dtype, self.language_model.embed_tokens.weight.dtype))
+        return tuple(str(kind).removeprefix("torch.") for kind in found)
+
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) normalised tiles -> (N, tokens per tile, LLM hidden) visual tokens."""
         return self.project(self.vision_model(pixel_values.to(self.vision_model.dtype), self.config.select_layer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from mini_internvl import plugins
 from mini_internvl.engine import load
+from mini_internvl.engine.compare import compare
 from mini_internvl.model import int8
 from mini_internvl.model.checkpoint import load_model
 from mini_internvl.model.config import VLMConfig
@@ -80,8 +82,24 @@ def test_large_matrices_are_widened_in_parts(monkeypatch):
 
 
 def test_empty_rows_stay_zero():
-    table = Int8Embedding(nn.Embedding.from_pretrained(torch.zeros(3, 8)))
-    assert torch.equal(table(torch.tensor([0, 2])), torch.zeros(2, 8))
+    table = Int8Embedding(nn.Embedding.from_pretrained(torch.cat([torch.zeros(1, 8), torch.ones(2, 8)])))
+    assert table.scale[0] == 1  # not 0, by which its values would be divided
+    torch.testing.assert_close(table(torch.tensor([0, 2])), torch.eye(2)[:, 1:].repeat(1, 8), atol=0, rtol=0.005)
+
+
+def test_plain_matrices_go_one_by_one(monkeypatch):
+    decoder = make("qwen2").language_model
+    plain = [weakref.ref(module.weight) for module in decoder.modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    left = []
+    rounded = int8._rounded
+
+    def counting(weight):
+        left.append(sum(one() is not None for one in plain))
+        return rounded(weight)
+
+    monkeypatch.setattr(int8, "_rounded", counting)
+    quantise_decoder(decoder)
+    assert left == list(range(len(plain), 0, -1))
 
 
 def test_a_model_on_a_gpu_keeps_everything_there():
@@ -111,6 +129,23 @@ def test_an_engine_answers_with_int8_weights(checkpoint, image, minivl):
     code, out, _ = minivl("ask", image, "What is this?", "--model", checkpoint, "--dtype", "int8")
     assert code == 0
     assert out.strip()
+
+
+def test_scores_of_int8_weights_are_kept_apart(checkpoint, tmp_path, minivl):
+    asked = ("eval", "synth", "--model", checkpoint, "--limit", 1, "--kinds", "shapes", "--output", tmp_path / "run")
+    code, _, err = minivl(*asked)
+    assert code == 0, err
+    code, _, err = minivl(*asked, "--dtype", "int8")
+    assert code == 1
+    assert "holds answers given with the model's own weights" in err
+    assert "give another --output" in " ".join(err.split())
+
+
+def test_a_comparison_names_int8_weights(checkpoint):
+    plain, narrow = load(checkpoint, "torch", dtype="float32"), load(checkpoint, "torch", dtype="int8")
+    found = compare(plain, narrow, {"short": QUESTION}, max_new_tokens=2)
+    assert found.reason == "float32 against float32 int8"
+    assert found.tolerance > compare(plain, plain, {"short": QUESTION}, max_new_tokens=2).tolerance
 
 
 def test_openvino_says_how_it_gets_int8_weights(checkpoint):

@@ -49,8 +49,9 @@ def _int8(folder: Path, files: Path) -> InternVL:
     """A model on the CPU, its adapter merged, whose decoder's weights became int8 one after the other."""
     if is_adapter(folder):
         model = merge_lora(load_adapted(folder, base=files, dtype="float32"))
-    else:  # in the type of its files, which are read as they are needed
-        model = checkpoint.load_model(folder, dtype=next(tensor.dtype for _, tensor in read_tensors(files)))
+    else:  # in the type of its files, if they have one, so that they are read as they are needed
+        kinds = {tensor.dtype for _, tensor in read_tensors(files, shapes_only=True)}
+        model = checkpoint.load_model(folder, dtype=kinds.pop() if len(kinds) == 1 else torch.float32)
     try:
         quantise_decoder(model.language_model)
     except ValueError as error:
@@ -72,8 +73,7 @@ class TorchBackend:
 
     @property
     def arithmetic(self) -> str:
-        kinds = dict.fromkeys((self.model.dtype, self.model.language_model.lm_head.weight.dtype))
-        return f"torch {self.model.device.type} {' '.join(str(kind).removeprefix('torch.') for kind in kinds)}"
+        return f"torch {self.model.device.type} {' '.join(self.model.types)}"
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> Tensor:
