@@ -330,6 +330,7 @@ def load(
     device: str = AUTO,
     fast_images: bool = False,
     visual_tokens: Setting = None,
+    cuda_graphs: bool = False,
 ) -> Engine:
     """Load an engine.
 
@@ -345,6 +346,7 @@ def load(
         fast_images: see :class:`Engine`.
         visual_tokens: how many visual tokens an image keeps: a share such as 0.5 or "50%", or tokens a tile, such as
             64; ``None`` keeps all.
+        cuda_graphs: repeat recorded steps while answers grow; torch on a CUDA device alone.
 
     ValueError says why the folder or hub id cannot be used.
     """
@@ -361,6 +363,10 @@ def load(
             raise
         chosen = beside.left_out(beside.choose(folder, beside.OWN), error)
         computing = _computing(chosen, dtype, device)
+    if cuda_graphs:
+        if not isinstance(computing, TorchBackend):
+            raise ValueError("cuda_graphs is of the torch back end; leave it out, or use torch")
+        computing.record_steps()
     llm = computing.config.llm
     heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
     engine = Engine(computing, hub.base_folder(chosen.folder), fast_images=fast_images)

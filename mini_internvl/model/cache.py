@@ -40,7 +40,7 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
-class _Slab:
+class Slab:
     """(layers, rows, K, capacity, D) keys and values; zeros at first: what is masked must still be a number."""
 
     def __init__(self, config: DecoderConfig, rows: int, capacity: int, dtype: torch.dtype, device: torch.device):
@@ -73,8 +73,8 @@ class SlotCache:
 
     def __init__(self, config: DecoderConfig, *, most_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.most_tokens, self.dtype, self.device = config, most_tokens, dtype, device
-        self._slabs: dict[int, list[_Slab]] = {}  # by capacity
-        self._places: dict[int, tuple[_Slab, int]] = {}  # slab and row of each slot
+        self._slabs: dict[int, list[Slab]] = {}  # by capacity
+        self._places: dict[int, tuple[Slab, int]] = {}  # slab and row of each slot
         self._numbers = 0
 
     @property
@@ -86,6 +86,14 @@ class SlotCache:
         slab, row = self._places[slot]
         return slab.lengths[row]
 
+    def slabs(self) -> set[Slab]:
+        """Those with slots."""
+        return {slab for slab, _ in self._places.values()}
+
+    def place_of(self, slot: int) -> tuple[Slab, int]:
+        """The slab of a slot, and its row there."""
+        return self._places[slot]
+
     def open(self, most_tokens: int) -> int:
         """A new slot with room for so many tokens."""
         capacity = _capacity(most_tokens)
@@ -93,7 +101,7 @@ class SlotCache:
         slab = next((slab for slab in slabs if slab.free), None)
         if slab is None:
             rows = max(1, min(SLAB_ROWS, self.most_tokens // 8 // capacity))
-            slab = _Slab(self.config, rows, capacity, self.dtype, self.device)
+            slab = Slab(self.config, rows, capacity, self.dtype, self.device)
             slabs.append(slab)
         row = min(slab.free)
         slab.free.remove(row)
@@ -150,7 +158,7 @@ def _capacity(tokens: int) -> int:
 class _Together:
     """Single tokens of slots in one slab."""
 
-    slab: _Slab
+    slab: Slab
     first: int  # row of the slab; ``end``: behind the last
     end: int
     rows: Tensor  # (n,) of each token
@@ -167,7 +175,7 @@ class _Together:
 class _Alone:
     """Several tokens of one slot."""
 
-    slab: _Slab
+    slab: Slab
     row: int
     start: int
     count: int
@@ -177,9 +185,7 @@ class _Alone:
 class SlotForward:
     """One packed row of T tokens of several slots, while a forward reads them."""
 
-    def __init__(
-        self, placed: Sequence[tuple[_Slab, int, NewTokens]], window: int | None, device: torch.device
-    ) -> None:
+    def __init__(self, placed: Sequence[tuple[Slab, int, NewTokens]], window: int | None, device: torch.device) -> None:
         self._placed = placed
         positions: list[int] = []
         lengths: list[int] = []
@@ -192,7 +198,7 @@ class SlotForward:
         self.lengths = torch.tensor([lengths], device=device)  # (1, T) as rotary_tables takes them
         self.last = torch.tensor([new.count for _, _, new in placed], device=device).cumsum(0) - 1  # (B,)
         self._parts: list[_Together | _Alone] = []
-        singles: list[tuple[_Slab, int]] = []
+        singles: list[tuple[Slab, int]] = []
         for slab, row, new in placed:
             if singles and (new.count > 1 or slab is not singles[0][0]):
                 self._parts.append(_together(singles, window, device))
@@ -224,7 +230,42 @@ class SlotForward:
             slab.lengths[row] += new.count
 
 
-def _together(singles: Sequence[tuple[_Slab, int]], window: int | None, device: torch.device) -> _Together:
+class SlabForward(SlotForward):
+    """One token for each row of a slab, in buffers that stay where they are, so that it can be recorded and repeated.
+
+    ``told`` is (4, rows) int64: a token's id, its place in the row, the length that its rotation goes by, and 1 where a
+    token is meant. Other rows go along: they look at their place 0 and keep what they hold.
+    """
+
+    def __init__(self, slab: Slab, window: int | None, device: torch.device) -> None:
+        rows = len(slab.lengths)
+        self.slab, self._window = slab, window
+        self.told = torch.zeros(4, rows, dtype=torch.int64, device=device)
+        self.ids, self.position_ids, self.lengths = self.told[:1], self.told[1:2], self.told[2:3]  # (1, rows) each
+        self._rows = torch.arange(rows, device=device)
+        self._columns = torch.arange(slab.capacity, device=device)
+        self._plan = AttentionPlan()
+
+    def begin(self) -> None:
+        """Work out which keys each row sees, for all layers."""
+        places = self.told[1, :, None]
+        seen = self._columns <= places
+        if self._window is not None:
+            seen = seen & (self._columns > places - self._window)
+        self._plan = AttentionPlan(mask=seen[:, None, None])
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        meant, place = self.told[3, :, None, None].bool(), (self._rows, slice(None), self.told[1])
+        keys, values = self.slab.keys[layer], self.slab.values[layer]
+        for held, new in ((keys, k), (values, v)):
+            held[place] = torch.where(meant, new[0].transpose(0, 1), held[place])
+        return attend(q[0].transpose(0, 1)[:, :, None], keys, values, self._plan)[:, :, 0].transpose(0, 1)[None]
+
+    def advance(self) -> None:
+        """Whoever tells the tokens counts them."""
+
+
+def _together(singles: Sequence[tuple[Slab, int]], window: int | None, device: torch.device) -> _Together:
     slab, rows = singles[0][0], [row for _, row in singles]
     first, end = min(rows), max(rows) + 1
     positions = [slab.lengths[row] for row in rows]

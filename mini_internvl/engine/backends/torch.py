@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mini_internvl.engine import hub
 from mini_internvl.engine.backends import Piece
+from mini_internvl.engine.backends._recorded import RecordedSteps, Recorder, record
 from mini_internvl.engine.device import INT8, resolve_device, resolve_dtype
 from mini_internvl.model import checkpoint
 from mini_internvl.model.adapter import is_adapter, load_adapted
@@ -66,6 +67,20 @@ class TorchBackend:
         self.model, self.kv_bytes, llm = model, kv_bytes, model.config.llm
         token_bytes = 2 * llm.layers * llm.kv_heads * llm.head_dim * model.dtype.itemsize
         self.slots = SlotCache(llm, most_tokens=kv_bytes // token_bytes, dtype=model.dtype, device=model.device)
+        self._recorded: RecordedSteps | None = None
+
+    def record_steps(self, recorder: Recorder = record) -> None:
+        """From now on repeat recorded steps where single tokens of answers are all that is computed.
+
+        ValueError where the model, or its device, cannot be recorded.
+        """
+        if recorder is record and self.model.device.type != "cuda":
+            raise ValueError(f"CUDA graphs need a CUDA device; the model is on {self.model.device.type}")
+        if self.config.llm.rope.kind == "longrope":
+            raise ValueError(
+                "a model with LongRoPE, such as the 4B, cannot be recorded: its factors are copied each step"
+            )
+        self._recorded = RecordedSteps(self.model, self.slots, recorder)
 
     @property
     def config(self) -> VLMConfig:
@@ -89,12 +104,16 @@ class TorchBackend:
 
     def close(self, slot: int) -> None:
         self.slots.close(slot)
+        if self._recorded is not None:
+            self._recorded.drop_gone()
 
     def free_tokens(self) -> int:
         return self.slots.free_tokens
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece]) -> Tensor:
+        if self._recorded is not None and (found := self._recorded.forward(pieces)) is not None:
+            return found
         new = [NewTokens(slot=piece.slot, count=len(piece.ids), prompt_length=piece.prompt_length) for piece in pieces]
         order = self.slots.order(new)
         placed = self.slots.place([new[place] for place in order])
