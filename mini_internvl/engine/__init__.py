@@ -1,6 +1,7 @@
 """Answering: messages in, text out, from one image or a batch of conversations, whole or as a stream."""
 
-from mini_internvl.engine.engine import Engine, load, load_model
+from mini_internvl.engine.engine import Engine
+from mini_internvl.engine.loading import load, load_model
 from mini_internvl.engine.reply import Reply
 from mini_internvl.engine.sampling import GenerationConfig
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mini_internvl import plugins
-from mini_internvl.engine import beams, beside, hub
+from mini_internvl.engine import beams
 from mini_internvl.engine.backends import Backend
 from mini_internvl.engine.backends.torch import TorchBackend
 from mini_internvl.engine.constraints import Constraints
@@ -37,16 +36,13 @@ from mini_internvl.inputs.hashes import content_hash
 from mini_internvl.inputs.messages import Messages, normalise
 from mini_internvl.inputs.prepare import Processor, Prompt
 from mini_internvl.inputs.tokenizer_files import load_tokenizer, stop_ids
-from mini_internvl.model import checkpoint
-from mini_internvl.model.adapter import is_adapter, load_adapted
 from mini_internvl.model.config import FlashConfig
-from mini_internvl.model.heads import Heads, Value, load_heads
-from mini_internvl.model.reduction import Reduction, Setting, read_reduction
+from mini_internvl.model.heads import Heads, Value
+from mini_internvl.model.reduction import Reduction
 from mini_internvl.model.vlm import InternVL
 from mini_internvl.records import Message
 
 TILES_TOGETHER = 64  # tiles that the encoder reads at a time, since the memory it needs grows with them
-AUTO = "auto"
 
 
 class Engine:
@@ -251,7 +247,7 @@ class Engine:
     def _renew(self) -> None:
         """Drop all that is kept where the model's weights were changed in place: none of it holds any longer."""
         if isinstance(self.backend, TorchBackend) and self._weights_version() != self._weights:
-            self._use(TorchBackend(self.model, kv_bytes=self.backend.kv_bytes))
+            self._use(self.backend.renewed())
 
     def _weights_version(self) -> int:
         return weights_version(self.backend.model) if isinstance(self.backend, TorchBackend) else 0
@@ -320,82 +316,6 @@ def _images(prompt: Prompt) -> list[ImageInput]:
         return [ImageInput(key=prompt.visual_key or content_hash(visual.float().cpu().numpy()), visual=visual)]
     pairs = zip(image_keys(prompt), prompt.pixel_values.split(list(prompt.tiles)), strict=True)
     return [ImageInput(key=key, pixel_values=pixels) for key, pixels in pairs]
-
-
-def load(
-    path_or_hub_id: str | Path | None = None,
-    backend: str = AUTO,
-    *,
-    dtype: str = AUTO,
-    device: str = AUTO,
-    fast_images: bool = False,
-    visual_tokens: Setting = None,
-    cuda_graphs: bool = False,
-) -> Engine:
-    """Load an engine.
-
-    Args:
-        path_or_hub_id: a checkpoint or adapter folder, a hub id such as ``"OpenGVLab/InternVL2-1B"``, or ``None`` for
-            the nano model that ships with the package.
-        backend: "auto", "own", or the name of a back end: a file of ``engine/backends`` such as "torch". "own" is
-            "openvino" for what ``minivl quantize`` wrote, else "torch". "auto" is the same, but that a faster form
-            which ``minivl quantize`` wrote beside a model answers for it on a CPU; ``Engine.note`` says so.
-        dtype: "auto", "float32", "bfloat16" or "float16"; see :func:`mini_internvl.engine.device.resolve_dtype`. With
-            "int8" the decoder's weights become int8 when they are loaded, and the rest is as with "auto".
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        fast_images: see :class:`Engine`.
-        visual_tokens: how many visual tokens an image keeps: a share such as 0.5 or "50%", or tokens a tile, such as
-            64; ``None`` keeps all.
-        cuda_graphs: repeat recorded steps while answers grow; torch on a CUDA device alone.
-
-    ValueError says why the folder or hub id cannot be used.
-    """
-    known = [AUTO, beside.OWN, *plugins.list_names("engine.backends")]
-    if backend not in known:
-        raise ValueError(f'unknown backend "{backend}"; known: {", ".join(known)}')
-    folder = hub.resolve(path_or_hub_id)
-    chosen = beside.choose(folder, backend, dtype=dtype, device=device)
-    reduction = read_reduction(visual_tokens)
-    try:
-        computing = _computing(chosen, dtype, device)
-    except ValueError as error:
-        if chosen.folder == folder:
-            raise
-        chosen = beside.left_out(beside.choose(folder, beside.OWN), error)
-        computing = _computing(chosen, dtype, device)
-    if cuda_graphs:
-        if not isinstance(computing, TorchBackend):
-            raise ValueError("cuda_graphs is of the torch back end; leave it out, or use torch")
-        computing.record_steps()
-    llm = computing.config.llm
-    heads = load_heads(folder, hidden_size=llm.hidden_size, layers=llm.layers)
-    engine = Engine(computing, hub.base_folder(chosen.folder), fast_images=fast_images)
-    engine.visual_tokens, engine.note = reduction, chosen.note
-    if heads is not None and isinstance(computing, TorchBackend):
-        engine.heads = heads.to(computing.model.device)
-    return engine
-
-
-def _computing(chosen: beside.Answering, dtype: str, device: str) -> Backend:
-    found = plugins.find("engine.backends", chosen.backend)
-    if problem := found.missing():
-        raise ValueError(problem)
-    backend: Backend = found.load(chosen.folder, dtype=dtype, device=device)
-    return backend
-
-
-def load_model(
-    path_or_hub_id: str | Path, dtype: str | torch.dtype = "float32", device: str = "cpu", *, strict: bool = True
-) -> InternVL:
-    """Load the bare model, a ``torch.nn.Module``, from a checkpoint folder of any layout, an adapter, or a hub id.
-
-    No tokenizer is needed. See :func:`mini_internvl.model.checkpoint.load_model` for the options. CheckpointError or
-    ConfigError says why the folder or hub id cannot be used.
-    """
-    folder = hub.resolve(path_or_hub_id)
-    if is_adapter(folder):
-        return load_adapted(folder, base=hub.base_folder(folder), dtype=dtype, device=device, strict=strict)
-    return checkpoint.load_model(folder, dtype=dtype, device=device, strict=strict)
 
 
 def user(text: str, *images: object) -> list[Message]:

@@ -34,16 +34,24 @@ def quantise_decoder(decoder: Decoder) -> None:
             raise ValueError(f"{name} {error}") from None
 
 
-class Int8Linear(nn.Module):
+class _Int8(nn.Module):
+    """A matrix (rows, columns) as int8, with a scale (rows,)."""
+
+    scale: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        values, scale = _rounded(weight.detach())
+        self.weight = nn.Parameter(values, requires_grad=False)
+        self.register_buffer("scale", scale)
+
+
+class Int8Linear(_Int8):
     """``nn.Linear`` with int8 weights: (..., in) -> (..., out) in the type of the input."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        weight, scale = _rounded(layer.weight.detach())
-        self.weight = nn.Parameter(weight, requires_grad=False)  # (out, in)
-        self.register_buffer("scale", scale)  # (out,)
+        super().__init__(layer.weight)
         self.bias = layer.bias
-        self.scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         outer, width = self.weight.shape
@@ -57,15 +65,11 @@ class Int8Linear(nn.Module):
         return y.view(*x.shape[:-1], outer)
 
 
-class Int8Embedding(nn.Module):
+class Int8Embedding(_Int8):
     """``nn.Embedding`` with int8 rows: ids (...) -> (..., width) in the type of the scales."""
 
     def __init__(self, table: nn.Embedding) -> None:
-        super().__init__()
-        weight, scale = _rounded(table.weight.detach())
-        self.weight = nn.Parameter(weight, requires_grad=False)  # (ids, width)
-        self.register_buffer("scale", scale)  # (ids,)
-        self.scale: Tensor
+        super().__init__(table.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight) * self.scale[ids][..., None]

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from mini_internvl.engine import load
+from mini_internvl.engine import GenerationConfig, load
 from mini_internvl.engine.backends import Piece, _recorded
 from mini_internvl.engine.backends.torch import TorchBackend
 from mini_internvl.model.config import VLMConfig
@@ -27,6 +27,9 @@ def make(llm):
 def model(request):
     """On both sides of its limits of length, which lie within the slots."""
     return make(request.param)
+
+
+QUESTION = [{"role": "user", "content": "What is this?"}]
 
 
 class Repeating:
@@ -87,24 +90,20 @@ def test_random_schedules_give_the_logits_of_the_ordinary_forward(model):
     assert 1 < recorder.recorded < recorder.repeated
 
 
-@torch.inference_mode()
-def test_replaced_weights_are_recorded_again(engine):
-    recorder = Repeating()
-    backend = TorchBackend(engine.model)
-    backend.record_steps(recorder)
-    slot = backend.open(40)
-    backend.forward([Piece(slot=slot, ids=[1, 2, 3], prompt_length=3)])
-    for token in (4, 5, 6):
-        backend.forward([Piece(slot=slot, ids=[token], prompt_length=3)])
-    assert (recorder.recorded, recorder.repeated) == (1, 2)
-    head = engine.model.language_model.lm_head
-    before = head.weight
-    try:
-        head.weight = torch.nn.Parameter(before * 2)
-        backend.forward([Piece(slot=slot, ids=[7], prompt_length=3)])
-    finally:
-        head.weight = before
-    assert recorder.recorded == 2
+def test_replaced_weights_are_recorded_again(checkpoint):
+    """An engine notices them before the next request, and goes on recording."""
+    recorder, plain = Repeating(), load(checkpoint, "torch", device="cpu", dtype="float32")
+    engine = load(checkpoint, "torch", device="cpu", dtype="float32")
+    engine.backend.record_steps(recorder)
+    config = GenerationConfig(max_new_tokens=8)
+    assert engine.chat(QUESTION, config).text == plain.chat(QUESTION, config).text
+    before = recorder.recorded
+    assert before > 0
+    for one in (engine, plain):
+        head = one.model.language_model.lm_head
+        head.weight = torch.nn.Parameter(head.weight.flip(0))
+    assert engine.chat(QUESTION, config).text == plain.chat(QUESTION, config).text
+    assert recorder.recorded > before
 
 
 @torch.inference_mode()
@@ -138,6 +137,23 @@ def test_what_cannot_be_recorded_is_told(checkpoint):
         load(checkpoint, "torch", device="cpu", cuda_graphs=True)
     with pytest.raises(ValueError, match="a model with LongRoPE, such as the 4B, cannot be recorded"):
         TorchBackend(make("phi3")).record_steps(Repeating())
+
+
+@torch.inference_mode()
+def test_a_recording_that_fails_names_the_setting(engine):
+    def refuse(compute):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    backend = TorchBackend(engine.model)
+    backend.record_steps(refuse)
+    slot = backend.open(40)
+    backend.forward([Piece(slot=slot, ids=[1, 2], prompt_length=2)])
+    backend.forward([Piece(slot=slot, ids=[3], prompt_length=2)])
+    with pytest.raises(
+        RuntimeError, match=r"cannot be recorded \(operation not permitted .*\); load without cuda_graphs"
+    ):
+        backend.forward([Piece(slot=slot, ids=[4], prompt_length=2)])
+    assert backend.slots.length(slot) == 3
 
 
 @torch.inference_mode()

@@ -41,22 +41,17 @@ def record(compute: Compute) -> tuple[Callable[[], object], Tensor]:
 
 
 class RecordedSteps:
-    """The recorded steps of a model's slabs."""
+    """The recorded steps of a model's slabs; like what the slots hold, they are of the weights that the model had."""
 
     def __init__(self, model: InternVL, slots: SlotCache, recorder: Recorder) -> None:
-        self._model, self._slots, self._recorder = model, slots, recorder
+        self._model, self._slots, self.recorder = model, slots, recorder
         self._given: dict[Slab, int] = {}  # steps of each slab so far
         self._steps: dict[Slab, _Step] = {}
-        self._weights: tuple[int, ...] = ()
 
     def forward(self, pieces: Sequence[Piece]) -> Tensor | None:
         """(B, V) logits as of :meth:`Backend.forward`; ``None`` where the ordinary forward has to compute."""
         if any(len(piece.ids) > 1 or piece.visual is not None for piece in pieces):
             return None
-        weights = tuple(parameter.data_ptr() for parameter in self._model.parameters())
-        if weights != self._weights:  # a graph would go on reading those that were replaced
-            self._weights = weights
-            self._steps.clear()
         groups: dict[Slab, list[int]] = {}
         for number, piece in enumerate(pieces):
             groups.setdefault(self._slots.place_of(piece.slot)[0], []).append(number)
@@ -67,7 +62,7 @@ class RecordedSteps:
         found: list[Tensor | None] = [None] * len(pieces)
         for slab, numbers in groups.items():
             if slab not in self._steps:
-                self._steps[slab] = _Step(self._model, slab, self._recorder)
+                self._steps[slab] = _Step(self._model, slab, self.recorder)
             own = [pieces[number] for number in numbers]
             rows = [self._slots.place_of(piece.slot)[1] for piece in own]
             for number, logits in zip(numbers, self._steps[slab].run(own, rows), strict=True):
@@ -91,8 +86,11 @@ class _Step:
         self._llm, device = model.language_model, model.device
         self._cache = SlabForward(slab, model.config.llm.sliding_window, device)
         self._host = torch.zeros(self._cache.told.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
-        with _current(device):
-            self._replay, self._logits = recorder(self._compute)
+        try:
+            with _current(device):
+                self._replay, self._logits = recorder(self._compute)
+        except RuntimeError as error:
+            raise RuntimeError(f"a step of answers cannot be recorded ({error}); load without cuda_graphs") from error
 
     def _compute(self) -> Tensor:
         self._cache.begin()

@@ -82,6 +82,13 @@ class TorchBackend:
             )
         self._recorded = RecordedSteps(self.model, self.slots, recorder)
 
+    def renewed(self) -> TorchBackend:
+        """The same with nothing held or recorded yet, for a model whose weights were changed or replaced."""
+        new = TorchBackend(self.model, kv_bytes=self.kv_bytes)
+        if self._recorded is not None:
+            new.record_steps(self._recorded.recorder)
+        return new
+
     @property
     def config(self) -> VLMConfig:
         return replace(self.model.config, image_token_id=self.model.image_token_id)
